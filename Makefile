@@ -1,0 +1,73 @@
+# rnncc's chores. `make` alone lists them; every target sets up .venv first if it has to.
+
+PYTHON  ?= python3
+VENV    := .venv
+PY      := $(VENV)/bin/python
+STAMP   := $(VENV)/.installed
+WORKERS ?= 2
+TESTS   ?= tests
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# pip, quietly: on a terminal one line that says what it is at; its complaints only if it fails.
+define INSTALL
+$(PY) -m pip install -c constraints.txt $(1) 2>$(VENV)/pip.log | while read -r word what; do \
+  case "$$word" in Collecting|Downloading|Installing) \
+    if [ -t 1 ]; then printf '\r\033[K  %.76s' "$$word $$what"; fi;; esac; \
+done || { cat $(VENV)/pip.log >&2; echo "venv: pip failed; see above" >&2; exit 1; }; \
+if [ -t 1 ]; then printf '\r\033[K'; fi
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lint format test test-fast golden demo bench wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## create .venv with the pinned dependencies and rnncc itself, editable
+	@:
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "venv: $(VENV), with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "venv: '$(PYTHON) -m venv' failed. Fix: install it (Debian: apt install python3-venv)," \
+	       "or name another Python >= 3.10: make PYTHON=..."; exit 1; }
+	@echo "venv: installing the pinned packages (a minute or two the first time)"
+	@$(call INSTALL,hatchling editables)
+	@$(call INSTALL,--no-build-isolation -e '.[dev]')
+	@touch $@
+	@echo "venv: ready"
+
+lint: $(STAMP)  ## ruff check, ruff format --check, mypy
+	@echo "lint: ruff check"; $(VENV)/bin/ruff check
+	@echo "lint: ruff format"; $(VENV)/bin/ruff format --check
+	@echo "lint: mypy"; $(VENV)/bin/mypy
+
+format: $(STAMP)  ## mend what ruff can mend by itself
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+test: $(STAMP)  ## all tests (TESTS=tests/test_x.py for some, WORKERS=n)
+	@$(PY) -m pytest -n $(WORKERS) $(TESTS)
+
+test-fast: $(STAMP)  ## the tests that take seconds
+	@$(PY) -m pytest -n $(WORKERS) -m "not slow and not gpu" $(TESTS)
+
+golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
+	@$(PY) -m tests.golden --update
+
+demo: $(STAMP)  ## compile a cell and train a small language model on it
+	@$(PY) examples/train_bytes.py
+
+bench: $(STAMP)  ## time the kernels against their rivals on this machine
+	@$(PY) -m rnncc bench
+
+wheel: $(STAMP)  ## build the wheel and the sdist into dist/
+	@$(PY) -m hatchling build -d dist
+
+clean:  ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

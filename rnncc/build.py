@@ -1,0 +1,193 @@
+"""Build: emitted text -> loaded library. System C++ compiler and ctypes, cached by content."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from rnncc.errors import BuildError
+
+IO_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "bfloat16": "rnncc::bfloat16",
+    "float16": "rnncc::float16",
+}
+FLAGS = (
+    "-std=c++17 -O3 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math "
+    "-fno-signed-zeros -ffp-contract=fast -fvisibility=hidden"
+).split()
+CACHE_LIMIT = 512 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler: how it is called and where it was found."""
+
+    command: tuple[str, ...]
+    origin: str
+
+    def version(self) -> str:
+        result = subprocess.run([*self.command, "--version"], capture_output=True, text=True)
+        return result.stdout.splitlines()[0] if result.stdout else "unknown version"
+
+
+def find_compiler() -> Compiler | None:
+    """CXX, else g++, else clang++, else the ziglang wheel."""
+    if os.environ.get("CXX"):
+        return Compiler(tuple(shlex.split(os.environ["CXX"])), "the variable CXX")
+    for name in ("g++", "clang++"):
+        path = shutil.which(name)
+        if path:
+            return Compiler((path,), "PATH")
+    if importlib.util.find_spec("ziglang") is not None:
+        return Compiler((sys.executable, "-m", "ziglang", "c++"), "the wheel ziglang")
+    return None
+
+
+def cache_dir() -> Path:
+    """RNNCC_CACHE_DIR, else the user's cache folder."""
+    given = os.environ.get("RNNCC_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("rnncc"))
+
+
+@functools.cache
+def cpu_identity() -> str:
+    """What -march=native depends on, so that a shared home never serves another machine's code."""
+    text = f"{platform.system()} {platform.machine()} {platform.processor()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return text
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return text + "".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+@functools.cache
+def _native_flags() -> tuple[str, ...]:
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("-mcpu=native",)
+    wide = ("-mprefer-vector-width=512",) if "avx512f" in cpu_identity() else ()
+    return ("-march=native", *wide)
+
+
+def library_path(name: str, source: str, dtype: str) -> Path:
+    """Where the library of this source and dtype lies, or will lie, in the cache."""
+    flags = (*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}")
+    parts = (source, *flags, cpu_identity(), os.environ.get("CXX", ""))
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    return cache_dir() / f"{name}-{dtype}-{digest}.so"
+
+
+def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
+    """The library of one kernel source for one dtype, built at most once.
+
+    Safe under concurrent processes: a lock that dies with its process, and a rename at the end.
+
+    Raises:
+        BuildError: no compiler was found, it refused the source, or the cache can't be written.
+    """
+    path = library_path(name, source, dtype)
+    if not path.exists():
+        _build_locked(name, source, dtype, path)
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BuildError(
+            f"the cached kernel {path} can't be loaded: {error}.\nFix: delete it; it is built again"
+        ) from error
+
+
+def _build_locked(name: str, source: str, dtype: str, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                _build(name, source, dtype, path)
+                _trim(path.parent, keep=path)
+    except (PermissionError, OSError) as error:
+        if isinstance(error, subprocess.SubprocessError):
+            raise
+        raise BuildError(
+            f"the kernel cache {path.parent} can't be written: {error}.\n"
+            "Fix: set RNNCC_CACHE_DIR to a folder that can"
+        ) from error
+
+
+def _build(name: str, source: str, dtype: str, path: Path) -> None:
+    compiler = find_compiler()
+    if compiler is None:
+        raise BuildError(
+            f"no C++ compiler was found to build the kernel '{name}' for {dtype}.\n"
+            "Looked for: the variable CXX, g++, clang++, the wheel ziglang.\n"
+            'Fix: pip install "rnncc[zig]", or install g++ or clang++, or set CXX'
+        )
+    text = path.with_suffix(".cpp")
+    text.write_text(source)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
+    ) as file:
+        temporary = Path(file.name)
+    flags = [*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}"]
+    command = [*compiler.command, *flags, str(text), "-o", str(temporary), "-lpthread"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        temporary.unlink(missing_ok=True)
+        raise BuildError(
+            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) does not exist.\n"
+            "Fix: correct CXX, or unset it to use g++ or clang++"
+        ) from error
+    if result.returncode != 0:
+        temporary.unlink(missing_ok=True)
+        raise BuildError(_refusal(name, dtype, source, text, command, result.stderr))
+    os.chmod(temporary, 0o755)
+    os.replace(temporary, path)
+
+
+def _refusal(
+    name: str, dtype: str, source: str, text: Path, command: list[str], stderr: str
+) -> str:
+    equations = [
+        line.removeprefix("// ") for line in source.splitlines()[:60] if line.startswith("//   ")
+    ]
+    return (
+        f"the compiler refused the kernel '{name}' for {dtype}.\n"
+        + "\n".join(equations)
+        + f"\nFull source: {text}\nCommand: {shlex.join(command)}\n{stderr.strip()[:2000]}\n"
+        "Fix: try another compiler (CXX=clang++); if the message names rnncc's own code, report it"
+    )
+
+
+def _trim(folder: Path, keep: Path) -> None:
+    """Delete the least recently used libraries beyond the limit."""
+    files = sorted(folder.glob("*.so"), key=lambda f: f.stat().st_atime, reverse=True)
+    total = 0
+    for file in files:
+        total += file.stat().st_size
+        if total > CACHE_LIMIT and file != keep:
+            for suffix in (".so", ".cpp"):
+                file.with_suffix(suffix).unlink(missing_ok=True)
+
+
+@functools.cache
+def thread_pool() -> int:
+    """The address of GOMP_parallel in the OpenMP that PyTorch has loaded; 0 if there is none."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value or 0
+    except (AttributeError, OSError, TypeError):
+        return 0

@@ -1,0 +1,78 @@
+"""cell.json: what a compiled cell is, for whoever runs its kernels without tracing it again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InitSpec(_Frozen):
+    """How a learnt value starts: uniform in [a, b], normal of mean a and deviation b, or a."""
+
+    kind: Literal["uniform", "normal", "constant"]
+    a: float
+    b: float = 0.0
+
+
+class StateSpec(_Frozen):
+    name: str
+    start: float = 0.0
+
+
+class InputSpec(_Frozen):
+    name: str
+    shared: bool = False
+
+
+class ParamSpec(_Frozen):
+    """A param [N] (or [1] if shared), or with `block` = k a matrix [N / k, k, k]."""
+
+    name: str
+    init: InitSpec
+    shared: bool = False
+    block: int | None = None
+
+
+class StructureSpec(_Frozen):
+    """What was proved of the Jacobian; the fields of `ir.Structure`."""
+
+    kind: Literal["diagonal", "block"]
+    group: int
+    block: int
+    pattern: tuple[str, ...]
+    affine: bool
+    smooth: bool
+    spiking: bool
+    readouts: tuple[str, ...]
+
+
+class KernelSpec(_Frozen):
+    """Everything that the run time needs to know of a cell.
+
+    Attributes:
+        arguments: inputs and params in the order of the cell's signature.
+        param_slots, shared_inputs: sizes of the kernel's workspace.
+        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+    """
+
+    name: str
+    states: tuple[StateSpec, ...]
+    inputs: tuple[InputSpec, ...]
+    params: tuple[ParamSpec, ...]
+    outputs: tuple[str, ...]
+    constants: dict[str, float | int]
+    structure: StructureSpec
+    arguments: tuple[str, ...]
+    param_slots: int
+    shared_inputs: int
+    tile: int
+    kept: int
+
+    @property
+    def group(self) -> int:
+        return self.structure.group
