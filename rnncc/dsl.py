@@ -14,20 +14,12 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rnncc.errors import CellError, Problem
+from rnncc.ir import Init
 
 if TYPE_CHECKING:
     from sympy import Expr
 
 # --- roles -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Init:
-    """How a learnt value starts: `uniform(a, b)`, `normal(mean, std)` or `constant(v)`."""
-
-    kind: str
-    a: float
-    b: float = 0.0
 
 
 def uniform(a: float, b: float) -> Init:

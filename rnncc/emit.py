@@ -124,48 +124,95 @@ def _init(argument: Any) -> InitSpec:
 
 def _cell_text(compiled: Compiled) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
-    program, reverse = compiled.program, compiled.adjoint
-    local = {s.symbol.name: text for s, text in _lane_reads(program)}
-    kept_reads = {name: f"kept[{i} * kTile + i]" for i, name in enumerate(reverse.kept)}
-    slots = {
-        "states": _slots(program.states),
-        "inputs": _slots(program.inputs),
-        "params": _slots(program.params),
-        "outputs": _slots(_output_slots(compiled)),
-    }
+    program, reverse, cell = compiled.program, compiled.adjoint, compiled.cell
+    rows = _Rows(program, reverse)
+    arguments = [rows.read[s.name] for s in program.arguments]
+    k = program.group
     return {
         "name": program.name,
-        "group": program.group,
-        "unit": "one channel"
-        if program.group == 1
-        else f"a group of {program.group} consecutive channels",
+        "group": k,
+        "unit": "one channel" if k == 1 else f"a group of {k} consecutive channels",
         "tensors": {
-            "states": len(compiled.cell.states),
-            "inputs": len(compiled.cell.inputs),
-            "params": len(compiled.cell.params),
-            "outputs": len(compiled.cell.outputs),
+            "states": len(cell.states),
+            "inputs": len(cell.inputs),
+            "params": len(cell.params),
+            "outputs": len(cell.outputs),
         },
-        "slots": slots,
-        "states": [s.symbol.name for s in program.states],
-        "inputs": [s.symbol.name for s in program.inputs],
-        "params": [s.symbol.name for s in program.params],
-        "outputs": [_lane_value(v, local) for v in program.outputs],
-        "next": [_lane_value(v, local) for v in program.next],
+        "counts": {
+            "states": len(program.states),
+            "inputs": len(program.inputs),
+            "params": len(program.params),
+            "outputs": len(program.outputs),
+        },
+        "slots": {
+            "states": _slots(program.states),
+            "inputs": _slots(program.inputs),
+            "params": _slots(program.params),
+            "outputs": _slots(_output_slots(compiled)),
+        },
+        "next": [v.name for v in program.next],
         "kept": list(reverse.kept),
-        "shared_inputs": sum(a.shared for a in compiled.cell.inputs),
-        "start": [f"real({a.start!r})" for a in compiled.cell.states],
-        "entries": _entry_reads(compiled.jacobian),
+        "shared_inputs": sum(a.shared for a in cell.inputs),
+        "start": [f"real({a.start!r})" for a in cell.states],
+        "rows": rows.declared,
         "call": {
-            "states": _call([local[s.symbol.name] for s in program.states]),
-            "inputs": _call([local[s.symbol.name] for s in program.inputs]),
-            "params": _call([local[s.symbol.name] for s in program.params]),
-            "kept": _call(list(kept_reads.values())),
+            "arguments": _call(arguments),
+            "arguments_and_kept": _call([*arguments, *(f"k_{name}[i]" for name in reverse.kept)]),
             "upstream": _call(_upstream_reads(program)),
         },
-        "step": _step_text(program, reverse),
+        "step": _step_text(program, reverse, rows),
         "jacobian": _jacobian_text(program, reverse, compiled.jacobian),
         "adjoint": _adjoint_text(program, reverse),
     }
+
+
+class _Rows:
+    """The rows of lanes that each loop walks over.
+
+    Their prefixes (h_ state, x_ input, p_ param, k_ kept, y_ output, g_ and d_ gradients) keep them
+    apart from each other and, with `out_` for results, from every name of the cell.
+    """
+
+    def __init__(self, program: Program, reverse: AdjointIR) -> None:
+        states = [s.symbol.name for s in program.states]
+        inputs = [s.symbol.name for s in program.inputs]
+        params = [s.symbol.name for s in program.params]
+        outputs = [str(o) for o in range(len(program.outputs))]
+        self.read = {name: f"h_{name}[i]" for name in states}
+        self.read |= {name: f"x_{name}[i]" for name in inputs}
+        self.read |= {name: f"p_{name}[i]" for name in params}
+
+        def packed(prefix: str, names: list[str], array: str, const: str = "const ") -> Any:
+            return [
+                {"type": f"{const}real*", "name": f"{prefix}_{n}", "value": f"{array} + {i} * kTile"}
+                for i, n in enumerate(names)
+            ]
+
+        def separate(prefix: str, names: list[str], array: str, const: str = "const ") -> Any:
+            return [
+                {"type": f"{const}real*", "name": f"{prefix}_{n}", "value": f"{array}[{i}]"}
+                for i, n in enumerate(names)
+            ]
+
+        arguments = [*separate("x", inputs, "x"), *packed("p", params, "p")]
+        kept = list(reverse.kept)
+        fixed = [*packed("h", states, "h"), *arguments, *packed("k", kept, "kept")]
+        self.declared = {
+            "step": [
+                *packed("h", states, "h", ""),
+                *arguments,
+                *separate("y", outputs, "y", ""),
+                *packed("k", kept, "kept", ""),
+            ],
+            "jacobian": fixed,
+            "adjoint": [
+                *fixed,
+                *packed("g", states, "g", ""),
+                *separate("dy", outputs, "dy"),
+                *separate("dx", inputs, "dx", ""),
+                *packed("dp", params, "dp", ""),
+            ],
+        }
 
 
 def _slots(slots: tuple[Slot, ...]) -> str:
@@ -196,28 +243,16 @@ def _call(reads: list[str]) -> str:
     return _wrap(reads, " " * 12)
 
 
-def _lane_reads(program: Program) -> list[tuple[Slot, str]]:
-    """How the scalar of each argument is read inside the loop over lanes."""
-    reads = [(s, f"h[{i} * kTile + i]") for i, s in enumerate(program.states)]
-    reads += [(s, f"x[{i}][i]") for i, s in enumerate(program.inputs)]
-    return reads + [(s, f"p[{i} * kTile + i]") for i, s in enumerate(program.params)]
-
-
-def _lane_value(symbol: Symbol, local: dict[str, str]) -> dict[str, Any]:
-    """A result: an argument handed on, or a local of the step."""
-    return {"value": local.get(symbol.name, f"out_{symbol.name}"), "is_argument": symbol.name in local}
-
-
 def _upstream_reads(program: Program) -> list[str]:
     """g for a next state, plus dy wherever that state is an output; dy alone for a readout."""
     reads = []
     for s, value in enumerate(program.next):
         first = program.next.index(value) == s
-        terms = [f"g[{s} * kTile + i]"]
-        terms += [f"dy[{o}][i]" for o, v in enumerate(program.outputs) if first and v == value]
+        terms = [f"g_{program.states[s].symbol.name}[i]"]
+        terms += [f"dy_{o}[i]" for o, v in enumerate(program.outputs) if first and v == value]
         reads.append(" + ".join(terms))
     for value in program.readouts:
-        reads.append(" + ".join(f"dy[{o}][i]" for o, v in enumerate(program.outputs) if v == value))
+        reads.append(" + ".join(f"dy_{o}[i]" for o, v in enumerate(program.outputs) if v == value))
     return reads
 
 
@@ -234,7 +269,7 @@ def _results(program: Program, reverse: AdjointIR) -> list[str]:
     return [let.name for let in program.lets if let.name in wanted]
 
 
-def _step_text(program: Program, reverse: AdjointIR) -> dict[str, Any]:
+def _step_text(program: Program, reverse: AdjointIR, rows: _Rows) -> dict[str, Any]:
     outs = _results(program, reverse)
     results = {*outs}
     lines = [
@@ -248,9 +283,25 @@ def _step_text(program: Program, reverse: AdjointIR) -> dict[str, Any]:
     return {
         "locals": _locals(outs),
         "lines": lines,
+        "stores": _step_stores(program, rows),
         "cost": _cost([let.expr for let in program.lets]),
         "signature": _signature(program, [], outs, "next state and lets"),
     }
+
+
+def _step_stores(program: Program, rows: _Rows) -> list[str]:
+    """Outputs and next states; an argument handed on is read before any state is overwritten."""
+
+    def value(v: Symbol) -> str:
+        return rows.read.get(v.name, f"out_{v.name}")
+
+    lines = [f"y_{o}[i] = {value(v)};" for o, v in enumerate(program.outputs)]
+    moved = [(s, v) for s, v in enumerate(program.next) if v.name in rows.read]
+    lines += [f"const real next_{s} = {value(v)};" for s, v in moved]
+    for s, v in enumerate(program.next):
+        source = f"next_{s}" if (s, v) in moved else value(v)
+        lines.append(f"h_{program.states[s].symbol.name}[i] = {source};")
+    return lines
 
 
 def _jacobian_text(program: Program, reverse: AdjointIR, jacobian: JacobianIR) -> dict[str, Any]:
@@ -263,6 +314,7 @@ def _jacobian_text(program: Program, reverse: AdjointIR, jacobian: JacobianIR) -
     return {
         "locals": _locals(outs or ["none"]),
         "lines": lines or [{"code": "none = 0.0f;", "note": "no state feeds back"}],
+        "stores": _entry_stores(jacobian),
         "cost": _cost([let.expr for let in jacobian.lets]),
         "signature": _signature(
             program, [("lets of the step", list(reverse.kept))], outs or ["none"], "entries"
@@ -270,34 +322,32 @@ def _jacobian_text(program: Program, reverse: AdjointIR, jacobian: JacobianIR) -
     }
 
 
-def _entry_reads(jacobian: JacobianIR) -> list[str]:
+def _entry_stores(jacobian: JacobianIR) -> list[str]:
+    size = len(jacobian.states)
     return [
-        f"out_J_{row}_{column}" if entry != 0 else "0"
-        for row, entries in zip(jacobian.states, jacobian.entries, strict=True)
-        for column, entry in zip(jacobian.states, entries, strict=True)
+        f"J[{r * size + c} * kTile + i] = {f'out_J_{row}_{column}' if entries[c] != 0 else '0'};"
+        for r, (row, entries) in enumerate(zip(jacobian.states, jacobian.entries, strict=True))
+        for c, column in enumerate(jacobian.states)
     ]
 
 
 def _adjoint_text(program: Program, reverse: AdjointIR) -> dict[str, Any]:
     upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
     lines = _assignments(reverse.lets)
-    named = {}
-    for kind, slots, values in (
-        ("state", program.states, reverse.states),
-        ("input", program.inputs, reverse.inputs),
-        ("param", program.params, reverse.params),
-    ):
-        named[f"{kind}_outs"] = [f"d_{slot.symbol.name}" for slot in slots]
-        lines += [
-            {"code": f"d_{slot.symbol.name} = {PRINTER.text(value)};", "note": ""}
-            for slot, value in zip(slots, values, strict=True)
-        ]
-    outs = [name for group in named.values() for name in group]
+    values = [*reverse.states, *reverse.inputs, *reverse.params]
+    outs = [f"d_{symbol.name}" for symbol in program.arguments]
+    lines += [
+        {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
+        for out, value in zip(outs, values, strict=True)
+    ]
+    stores = [f"g_{s.symbol.name}[i] = out_d_{s.symbol.name};" for s in program.states]
+    stores += [f"dx_{s.symbol.name}[i] = out_d_{s.symbol.name};" for s in program.inputs]
+    stores += [f"dp_{s.symbol.name}[i] += out_d_{s.symbol.name};" for s in program.params]
     before = [("lets of the step", list(reverse.kept)), ("upstream gradients", upstream)]
     return {
-        **named,
         "locals": _locals(outs),
         "lines": lines,
+        "stores": stores,
         "cost": _cost([*(let.expr for let in reverse.lets), *reverse.states, *reverse.params]),
         "signature": _signature(program, before, outs, "gradients"),
     }
@@ -351,7 +401,7 @@ def _header(compiled: Compiled, template: str, comment: str) -> str:
         f"Generated by rnncc from {source} and {template}: do not edit.",
         f"To write it again: rnncc compile {source}{constants}",
         "",
-        *cell.doc.splitlines(),
+        *_doc(cell),
         "",
         "The recurrence:",
         *(f"  {line}" for line in _equations(compiled)),
@@ -379,11 +429,39 @@ def class_name(name: str) -> str:
 
 def _module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
     cell = compiled.cell
+    starts = sorted({s.start for s in spec.states})
     return {
         "header": _header(compiled, "templates/module.py.j2", "#"),
         "name": cell.name,
         "class_name": class_name(cell.name),
-        "doc": [line.replace("\\", "\\\\").replace('"""', "'''") for line in cell.doc.splitlines()],
-        "spec": spec,
+        "doc": [line.replace("\\", "\\\\").replace('"""', "'''") for line in _doc(cell)],
         "equations": _equations(compiled),
+        "arguments": [
+            {"name": a.name, "text": _argument_text(a)}
+            for a in cell.of_kind("input", "param", "matrix")
+        ],
+        "states": len(cell.states),
+        "state_text": "[..., N], the state"
+        if len(cell.states) == 1
+        else f"the states ({', '.join(s.name for s in cell.states)}), [..., N] each,",
+        "start_text": "zeros" if starts == [0.0] else "the cell's own start values",
+        "output_text": "[..., T, N]"
+        if len(spec.outputs) == 1
+        else f"the outputs ({', '.join(spec.outputs)}), [..., T, N] each,",
     }
+
+
+def _doc(cell: CellIR) -> list[str]:
+    return cell.doc.splitlines() or [f"The recurrence '{cell.name}'."]
+
+
+def _argument_text(argument: Any) -> str:
+    if argument.kind == "input":
+        dtypes = "float32, bfloat16, float16 or float64; any strides."
+        return f"[..., T], shared by all channels; {dtypes}" if argument.shared else (
+            f"[..., T, N], {dtypes}"
+        )
+    if argument.kind == "matrix":
+        k = argument.block
+        return f"[N / {k}, {k}, {k}], one matrix for each {k} consecutive channels."
+    return "[1], one value for all channels." if argument.shared else "[N], one value per channel."

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
 
-    from rnncc.dsl import Init
-
 
 @dataclass(frozen=True)
 class Let:
@@ -23,6 +21,15 @@ class Let:
     def __str__(self) -> str:
         text = f"{self.name} = {self.expr}"
         return f"{text:<50}  # {self.note}" if self.note else text
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a learnt value starts: uniform in [a, b], normal of mean a and deviation b, or a."""
+
+    kind: str
+    a: float
+    b: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnncc import build
-from rnncc.errors import ArgumentError
+from rnncc.errors import ArgumentError, LoadError
 from rnncc.plan import LANE_BYTES, STEPS_SAVED, Plan, plan
 from rnncc.spec import KernelSpec
 
@@ -53,6 +54,22 @@ class Kernel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kernel, (self.spec, self.sources)
+
+    @classmethod
+    def read(cls, folder: Path) -> Kernel:
+        """The kernel of a generated folder: cell.json and kernel.cpp.
+
+        Raises:
+            LoadError: a file is missing or was written by another version of rnncc.
+        """
+        try:
+            spec = KernelSpec.model_validate_json((folder / "cell.json").read_text())
+            return cls(spec, {"cpp": (folder / "kernel.cpp").read_text()})
+        except (OSError, ValueError) as error:
+            raise LoadError(
+                f"the generated folder {folder} can't be read: {error}.\n"
+                "Fix: write it again with rnncc compile"
+            ) from error
 
     def function(self, name: str, dtype: torch.dtype) -> Function:
         """`forward` or `backward` for a dtype; builds the library if it isn't built yet."""

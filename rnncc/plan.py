@@ -48,10 +48,7 @@ def plan(
     Raises:
         ArgumentError: an unknown solver.
     """
-    if solver not in SOLVERS:
-        raise ArgumentError(
-            f"solver: got {solver!r}, expected one of {', '.join(SOLVERS)}.\nFix: solver='auto'"
-        )
+    check_solver(solver)
     lanes = LANE_BYTES // itemsize
     groups = channels // spec.group
     largest = spec.tile * 4 // itemsize if itemsize > 4 else spec.tile
@@ -64,6 +61,14 @@ def plan(
         every=STEPS_SAVED,
         threads=threads,
     )
+
+
+def check_solver(solver: str) -> None:
+    """Refuse a solver that there is none of."""
+    if solver not in SOLVERS:
+        raise ArgumentError(
+            f"solver: got {solver!r}, expected one of {', '.join(SOLVERS)}.\nFix: solver='auto'"
+        )
 
 
 def _tile(batch: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:

@@ -35,6 +35,8 @@ from rnncc.ir import Argument, CellIR, Let
 
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
+OPTIONS = frozenset("h0 return_state return_states solver lengths cu_seqlens reset reverse".split())
+
 KEYWORDS = frozenset(
     """
     alignas alignof and and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool
@@ -135,6 +137,13 @@ def _read_signature(
                 f"the argument '{name}' {reason}",
                 "Names go unchanged into C++ and CUDA.",
                 f"rename it, for example '{name.strip('_')}_'",
+                line,
+            )
+        elif name in OPTIONS:
+            problems.add(
+                f"the argument '{name}' has the name of an option",
+                f"The generated function has the options {', '.join(sorted(OPTIONS))}.",
+                f"rename it, for example '{name}_'",
                 line,
             )
         if parameter.default is not inspect.Parameter.empty:

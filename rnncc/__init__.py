@@ -1,0 +1,94 @@
+"""rnncc: a compiler for recurrent cells.
+
+Write the recurrence of one channel under `@cell`; `rnncc compile cell.py` makes a PyTorch layer
+of it whose forward and backward run as fused kernels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rnncc.dsl import (
+    Cell,
+    Input,
+    Matrix,
+    Param,
+    State,
+    abs,
+    cell,
+    clip,
+    constant,
+    cos,
+    cosh,
+    erf,
+    exp,
+    expm1,
+    gelu,
+    log,
+    log1p,
+    logsigmoid,
+    maximum,
+    mean,
+    minimum,
+    normal,
+    relu,
+    rsqrt,
+    shift,
+    sigmoid,
+    sign,
+    silu,
+    sin,
+    sinh,
+    softplus,
+    spike,
+    sqrt,
+    tanh,
+    uniform,
+    where,
+)
+from rnncc.errors import (
+    ArgumentError,
+    BuildError,
+    CellError,
+    LoadError,
+    RnnccError,
+    StructureError,
+)
+
+if TYPE_CHECKING:
+    from rnncc.compiler import CompiledCell
+
+__version__ = "0.1.0"
+
+
+def compile(cell: Cell, **constants: float) -> CompiledCell:
+    """Compile a cell in memory; `rnncc compile` on the command line writes files.
+
+    Args:
+        cell: a function under `@cell`.
+        constants: new values for its compile-time constants, by name.
+    Raises:
+        CellError: the cell uses something that can't be compiled.
+        StructureError: its channels couple.
+    """
+    from rnncc.compiler import compile_cell
+
+    return compile_cell(cell, **constants)
+
+
+def __getattr__(name: str) -> Any:
+    """`rnncc.CompiledCell`, without its imports until somebody asks."""
+    if name == "CompiledCell":
+        from rnncc.compiler import CompiledCell
+
+        return CompiledCell
+    raise AttributeError(f"module 'rnncc' has no attribute '{name}'")
+
+
+__all__ = [
+    "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "Input", "LoadError",
+    "Matrix", "Param", "RnnccError", "State", "StructureError", "abs", "cell", "clip", "compile",
+    "constant", "cos", "cosh", "erf", "exp", "expm1", "gelu", "log", "log1p", "logsigmoid",
+    "maximum", "mean", "minimum", "normal", "relu", "rsqrt", "shift", "sigmoid", "sign", "silu",
+    "sin", "sinh", "softplus", "spike", "sqrt", "tanh", "uniform", "where",
+]  # fmt: skip

@@ -1,0 +1,98 @@
+"""Compiler: all stages of a cell in one call, and the compiled cell without files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rnncc.dsl import Cell
+from rnncc.emit import Compiled, analyse, emit, kernel_spec
+from rnncc.errors import ArgumentError
+from rnncc.ir import Structure
+from rnncc.trace import trace
+
+if TYPE_CHECKING:
+    from rnncc.launch import Kernel
+    from rnncc.layer import CellLayer
+
+SOURCES = {"cpp": "kernel.cpp"}
+
+
+class CompiledCell:
+    """A cell that runs: `c(xz, ...)` is the recurrence, `c.layer(256, 512)` a module.
+
+    Attributes:
+        stages: every stage's result, from the traced recurrence to the adjoint.
+        files: what `rnncc compile` writes, by name.
+    """
+
+    def __init__(self, cell: Cell, constants: Mapping[str, float]) -> None:
+        self.stages: Compiled = analyse(trace(cell, constants))
+        self.files: dict[str, str] = emit(self.stages)
+
+    @property
+    def name(self) -> str:
+        return self.stages.cell.name
+
+    @property
+    def structure(self) -> Structure:
+        """What was proved of the Jacobian."""
+        return self.stages.structure
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The kernel, built at its first run."""
+        from rnncc.launch import Kernel
+
+        return Kernel(kernel_spec(self.stages), {"cpp": self.files["kernel.cpp"]})
+
+    def source(self, target: str = "cpp") -> str:
+        """The emitted text for a target.
+
+        Raises:
+            ArgumentError: there is no such target.
+        """
+        if target not in SOURCES:
+            raise ArgumentError(
+                f"target: got {target!r}, expected one of {', '.join(SOURCES)}.\nFix: source('cpp')"
+            )
+        return self.files[SOURCES[target]]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Solve the recurrence; arguments as in `rnncc.layer.run`."""
+        from rnncc.layer import run
+
+        options = {k: kwargs.pop(k) for k in ("h0", "return_state", "solver") if k in kwargs}
+        return run(self.kernel, args, kwargs, **options)
+
+    def layer(self, input_size: int, hidden_size: int, **options: Any) -> CellLayer:
+        """An nn.Module with input projection, like torch.nn.GRU, batch first."""
+        from rnncc.layer import CellLayer
+
+        return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)
+
+    def explain(self, batch: int, steps: int, channels: int, dtype: str = "float32") -> str:
+        """Which solver a call of this shape runs, how it cuts its work, and why."""
+        import torch
+
+        plan = self.kernel.plan(batch, channels, getattr(torch, dtype))
+        return f"[{batch}, {steps}, {channels}] {dtype}: {plan}"
+
+    def __repr__(self) -> str:
+        return f"<compiled cell '{self.name}', {self.structure.kind}>"
+
+
+def compile_cell(cell: Cell, **constants: float) -> CompiledCell:
+    """Compile a cell in memory, with new values for its compile-time constants by name.
+
+    Raises:
+        CellError: the cell uses something that can't be compiled.
+        StructureError: its channels couple.
+    """
+    if not isinstance(cell, Cell):
+        raise ArgumentError(
+            f"cell: got {type(cell).__name__}, expected a function under @cell.\n"
+            "Fix: put @cell (from rnncc import cell) above it"
+        )
+    return CompiledCell(cell, constants)

@@ -1,0 +1,100 @@
+"""Reference: CellIR -> the plain PyTorch loop, the oracle that every kernel is held to.
+
+It prints the traced lets as PyTorch and runs them step by step; gradients are autograd's. It shares
+no derivative, no lowering and no template with the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.ir import CellIR
+from rnncc.printer import TorchPrinter
+
+Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+
+
+def plain_source(cell: CellIR) -> str:
+    """The step as a user would write it in PyTorch: (states, inputs, params) -> (states, outputs)."""
+    printer = TorchPrinter()
+    states = [a.name for a in cell.states]
+    arguments = [*states, *(a.name for a in (*cell.inputs, *cell.params))]
+    lines = [f"    {let.name} = {printer.text(let.expr)}" for let in cell.lets]
+    nexts = ", ".join(printer.text(e) for e in cell.next.values())
+    outputs = ", ".join(printer.text(e) for e in cell.outputs.values())
+    head = f"def {cell.name}({', '.join(arguments)}):"
+    return "\n".join([head, *lines, f"    return ({nexts},), ({outputs},)"])
+
+
+def plain_step(cell: CellIR, dtype: torch.dtype = torch.float64) -> Step:
+    """The step as a function of tensors of one dtype."""
+    names: dict[str, Any] = {
+        "torch": torch,
+        "_tensor": lambda value: torch.tensor(float(value), dtype=dtype),
+        "_heaviside": _heaviside,
+        "_mix": _mix,
+    }
+    exec(compile(plain_source(cell), f"<plain {cell.name}>", "exec"), names)
+    return names[cell.name]  # type: ignore[no-any-return]
+
+
+def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
+    """[u > 0] with the gradient of the surrogate's integral."""
+    return (u > 0).to(u.dtype) + integral - integral.detach()
+
+
+def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
+    """R [N / k, k, k] @ e [..., N], group by group."""
+    groups = vector.unflatten(-1, matrix.shape[:2])
+    return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
+
+
+def plain_loop(
+    cell: CellIR,
+    arguments: Mapping[str, Tensor],
+    h0: Sequence[Tensor] | None = None,
+    step: Step | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run step by step, in the dtype of the arguments.
+
+    Args:
+        arguments: inputs [B, T, N] (shared ones [B, T]) and params by name.
+        h0: [B, N] for each state, or None for the cell's start values.
+        step: a step made before (or compiled); else `plain_step`.
+    Returns:
+        outputs [B, T, N] and the states after the last step [B, N].
+    """
+    inputs = [arguments[a.name] for a in cell.inputs]
+    inputs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
+    params = [arguments[a.name] for a in cell.params]
+    shape = _shape(cell, inputs, params)
+    dtype = inputs[0].dtype
+    step = step or plain_step(cell, dtype)
+    if h0 is None:
+        states = tuple(
+            torch.full((shape[0], shape[2]), a.start, dtype=dtype) for a in cell.states
+        )
+    else:
+        states = tuple(h0)
+    rows: list[tuple[Tensor, ...]] = []
+    # unbind once: x[:, t] in the loop would make every step's backward allocate a full gradient
+    for xs in zip(*(x.unbind(1) for x in inputs), strict=True):
+        states, outputs = step(*states, *xs, *params)
+        rows.append(tuple(y.expand(shape[0], shape[2]) for y in outputs))
+    columns = list(zip(*rows, strict=True)) or [()] * len(cell.outputs)
+    ys = [torch.stack(c, 1) if c else torch.empty(shape, dtype=dtype) for c in columns]
+    return ys, [s.expand(shape[0], shape[2]) for s in states]
+
+
+def _shape(
+    cell: CellIR, inputs: Sequence[Tensor], params: Sequence[Tensor]
+) -> tuple[int, int, int]:
+    channels = max(x.shape[-1] for x in inputs)
+    for argument, value in zip(cell.params, params, strict=True):
+        if not argument.shared:
+            channels = value.shape[0] * (argument.block or 1)
+    return inputs[0].shape[0], inputs[0].shape[1], channels
