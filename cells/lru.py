@@ -18,7 +18,7 @@ def lru(
     nu = exp(nu_log)
     theta = exp(theta_log)  # phase
     radius = exp(-nu)  # |lambda|
-    gamma = sqrt(-expm1(-2 * nu))  # sqrt(1 - |lambda|^2), accurate where |lambda| is near 1
+    gamma = sqrt(-expm1(-2 * nu))  # sqrt(1 - |lambda|^2)
     lambda_re = radius * cos(theta)
     lambda_im = radius * sin(theta)
     re_new = lambda_re * re - lambda_im * im + gamma * bx_re

@@ -2,7 +2,7 @@
 
 Can revise what it stored: an input gate is not bounded by 1. m keeps every exponential at or below
 1; it starts far down, so that the first step sets n to 1 and n stays at 1 or above.
-Source: Beck et al. 2024, arXiv:2405.04517, equations 8 to 17, forget gate sigmoid.
+Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 """
 
 from rnncc import Input, Param, State, cell, exp, logsigmoid, maximum, sigmoid, tanh, uniform

@@ -13,6 +13,8 @@ from rnncc.ir import Structure
 from rnncc.trace import trace
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rnncc.launch import Kernel
     from rnncc.layer import CellLayer
 
@@ -65,6 +67,12 @@ class CompiledCell:
 
         options = {k: kwargs.pop(k) for k in ("h0", "return_state", "solver") if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
+
+    def jacobians(self, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
+        """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""
+        from rnncc.layer import jacobians
+
+        return jacobians(self.kernel, args, kwargs, h0=h0)
 
     def layer(self, input_size: int, hidden_size: int, **options: Any) -> CellLayer:
         """An nn.Module with input projection, like torch.nn.GRU, batch first."""

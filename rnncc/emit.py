@@ -27,7 +27,7 @@ from rnncc.spec import (
 )
 from rnncc.structure import classify
 
-TILE = 128
+TILE = 256
 WIDTH = 100
 PRINTER = CPrinter()
 

@@ -188,7 +188,7 @@ def _smooth_rows() -> None:
             # x = 0 has the finite gradient 0, as in PyTorch, not 0 * -inf
             g * y * call("log", _where(call("eq", y, Integer(0)), Integer(1), x)),
         ),
-        "torch.pow({0}, torch.as_tensor({1}, dtype=_dtype))",
+        "torch.pow({0}, {1})",
         math.pow,
     )
     _row(
@@ -303,16 +303,16 @@ SURROGATES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     # Fang et al. 2021, arXiv:2007.05785
     "atan": (
         lambda u, k: k / (2 * (1 + (Float(math.pi / 2) * k * u) ** 2)),
-        "torch.atan({0} * ({1} * torch.pi / 2)) / torch.pi",
+        "torch.atan(({0}) * ({1} * torch.pi / 2)) / torch.pi",
     ),
     "sigmoid": (
         lambda u, k: k * call("sigmoid", k * u) * (1 - call("sigmoid", k * u)),
-        "torch.sigmoid({0} * {1})",
+        "torch.sigmoid(({0}) * {1})",
     ),
     # Bellec et al. 2018, arXiv:1803.09574
     "triangle": (
         lambda u, k: k * call("relu", 1 - k * call("abs", u)),
-        "torch.where(torch.abs({0}) * {1} < 1, {0} * {1} - torch.sign({0}) * ({0} * {1})**2 / 2,"
+        "torch.where(torch.abs({0}) * {1} < 1, ({0}) * {1} - torch.sign({0}) * (({0}) * {1})**2 / 2,"
         " torch.sign({0}) / 2)",
     ),
 }

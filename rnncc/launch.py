@@ -76,7 +76,7 @@ class Kernel:
         kind = str(dtype).removeprefix("torch.")
         if (name, kind) not in self._functions:
             library = build.load(self.spec.name, self.sources["cpp"], kind)
-            for part in ("forward", "backward"):
+            for part in ("forward", "backward", "jacobian"):
                 function = getattr(library, f"{self.spec.name}_{part}")
                 function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
                 self._functions[part, kind] = function
@@ -201,13 +201,39 @@ def forward(
     arguments = _head(p, batch, steps, channels // spec.group)
     arguments += _flat(views(spec, inputs, packed)) + _pointers(params) + [_pointer(h0)]
     arguments += _flat([_view(t) for t in y]) + [h_last.data_ptr(), _pointer(saved)]
-    arguments += [0] * (_size_of_backward(spec))
+    arguments += _no_backward(spec) + [0, 0, 0]
     _run(kernel.function("forward", y[0].dtype), arguments)
 
 
-def _size_of_backward(spec: KernelSpec) -> int:
-    views_ = len(spec.outputs) + 1 + len(spec.inputs) + 1
-    return 4 * views_ + 1 + len(spec.params) + 1 + 1 + 2
+def _no_forward(spec: KernelSpec) -> list[int]:
+    return [*NO_VIEW] * (len(spec.outputs) + 1) + [0]
+
+
+def _no_backward(spec: KernelSpec) -> list[int]:
+    views_ = [*NO_VIEW] * (len(spec.outputs) + 1 + len(spec.inputs) + 1)
+    return [*views_, 0, *([0] * (len(spec.params) + 1)), 0]
+
+
+def jacobian(
+    kernel: Kernel, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
+) -> Tensor:
+    """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
+
+    Rows and columns run over the states in declared order, and within each over the group.
+    """
+    spec = kernel.spec
+    shapes = shapes_of(spec, inputs, params)
+    batch, steps, channels = shapes.y
+    groups, size = channels // spec.group, spec.group * len(spec.states)
+    dtype = inputs[0].dtype
+    result = torch.empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
+    if result.numel():
+        p = kernel.plan(batch, channels, dtype)
+        arguments = _head(p, batch, steps, groups)
+        arguments += _flat(views(spec, inputs, False)) + _pointers(params) + [_pointer(h0)]
+        arguments += _no_forward(spec) + [0] + _no_backward(spec) + [result.data_ptr(), 0, 0]
+        _run(kernel.function("jacobian", dtype), arguments)
+    return result.transpose(0, 1)
 
 
 def backward(
@@ -234,8 +260,8 @@ def backward(
     shared = torch.empty(blocks * batch * steps * spec.shared_inputs, dtype=COMPUTE[dtype])
     arguments = _head(p, batch, steps, groups)
     arguments += _flat(views(spec, inputs, packed)) + _pointers(params) + [0]
-    arguments += [0] * (4 * (len(spec.outputs) + 1)) + [0, saved.data_ptr()]
+    arguments += _no_forward(spec) + [saved.data_ptr()]
     arguments += _flat([_view(t) for t in dy]) + [_pointer(dh_last)]
     arguments += _flat(views(spec, dx, packed)) + _pointers(dparams) + [dh0.data_ptr()]
-    arguments += [sums.data_ptr(), shared.data_ptr()]
+    arguments += [0, sums.data_ptr(), shared.data_ptr()]
     _run(kernel.function("backward", dtype), arguments)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rnncc import ops
+from rnncc import launch, ops
 from rnncc.errors import ArgumentError
 from rnncc.launch import COMPUTE, Kernel
 from rnncc.plan import check_solver
@@ -215,9 +215,42 @@ def run(
     Raises:
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
-    spec = kernel.spec
     check_solver(solver)
-    bound = _bind(spec, args, kwargs or {})
+    call = _prepare(kernel.spec, args, kwargs or {}, h0)
+    y, h = ops.solve(kernel.key, call.inputs, False, call.params, call.h0)
+    return _unpack(kernel.spec, y, h, call.lead, return_state)
+
+
+def jacobians(
+    kernel: Kernel, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, h0: Any = None
+) -> Tensor:
+    """The step Jacobians d h_t / d h_(t-1) along the sequence, from the emitted code.
+
+    Args:
+        args, kwargs, h0: as in `run`.
+    Returns:
+        [..., T, N / group, D, D] with D = group * states, not differentiable.
+    """
+    call = _prepare(kernel.spec, args, kwargs or {}, h0)
+    tensors = [t.detach() for t in (*call.inputs, *call.params)]
+    n = len(call.inputs)
+    start = None if call.h0 is None else call.h0.detach().contiguous()
+    params = [p.contiguous() for p in tensors[n:]]
+    result = launch.jacobian(kernel, tensors[:n], params, start)
+    return result.reshape(*call.lead, *result.shape[1:])
+
+
+class _Call(NamedTuple):
+    """A checked call: tensors as the operators want them, and the leading dimensions."""
+
+    inputs: list[Tensor]
+    params: list[Tensor]
+    h0: Tensor | None
+    lead: tuple[int, ...]
+
+
+def _prepare(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any], h0: Any) -> _Call:
+    bound = _bind(spec, args, kwargs)
     for name, value in bound.items():
         _check_tensor(name, value)
     names = [i.name for i in spec.inputs]
@@ -233,9 +266,7 @@ def run(
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = _compute_params(spec, bound, dtype)
-    start = _stack_states(spec, h0, lead, channels, dtype)
-    y, h = ops.solve(kernel.key, inputs, False, params, start)
-    return _unpack(spec, y, h, lead, return_state)
+    return _Call(inputs, params, _stack_states(spec, h0, lead, channels, dtype), lead)
 
 
 def _check_groups(spec: KernelSpec, channels: int) -> None:

@@ -29,6 +29,8 @@ struct Args {
   View dx[Lanes::kInputTensors + 1];
   real* dparams[Lanes::kParamTensors + 1];
   real* dh0;
+  // Jacobians along the sequence: [steps, batch, groups, kStates, kStates]
+  real* jacobians;
   // workspace
   double* param_sums;              // [batch, params, groups]
   real* shared_sums;               // [blocks of lanes, batch, steps, shared inputs]
@@ -188,6 +190,43 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
     for (int i = 0; i < Lanes::kOutputs; ++i) y[i].store(step);
   }
   store_states(a, t, h, a.h_last);
+}
+
+// ---- Jacobians, to look at -------------------------------------------------------------------------
+
+static int64_t jacobian_space(const Args& a) {
+  return forward_space(a) +
+         (Lanes::kStates + Lanes::kKept + Lanes::kStates * Lanes::kStates) * int64_t(kTile);
+}
+
+static void jacobian_tile(const Args& a, int64_t index, real* space) {
+  constexpr int entries = Lanes::kStates * Lanes::kStates;
+  const Tile t = tile_at(a, index);
+  real* p = space;
+  real* h = p + Lanes::kParams * kTile;
+  real* before = h + Lanes::kStates * kTile;
+  real* kept = before + Lanes::kStates * kTile;
+  real* J = kept + Lanes::kKept * kTile;
+  real* buffers = J + entries * kTile;
+  Stream x[Lanes::kInputs + 1];
+  const real* x_rows[Lanes::kInputs + 1];
+  real* y_rows[Lanes::kOutputs];
+  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kTile) y_rows[i] = buffers;
+  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kTile)
+    x[i].open(a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, buffers);
+  load_params(a, t, p);
+  load_states(a, t, a.h0, h);
+  for (int64_t step = 0; step < a.steps; ++step) {
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
+    memcpy(before, h, sizeof(real) * Lanes::kStates * kTile);
+    Lanes::step<true>(x_rows, p, h, y_rows, kept, t.width());
+    Lanes::jacobian(x_rows, p, before, kept, J, t.width());
+    for (int64_t r = 0; r < t.rows; ++r)
+      for (int64_t c = 0; c < t.columns; ++c)
+        for (int e = 0; e < entries; ++e)
+          a.jacobians[((step * a.batch + t.row + r) * a.groups + t.column + c) * entries + e] =
+              J[e * kTile + r * t.columns + c];
+  }
 }
 
 // ---- backward ------------------------------------------------------------------------------------
@@ -370,6 +409,8 @@ static int run_forward(const Args& a) {
   for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
   return run(a, forward_space(a), forward_tile);
 }
+
+static int run_jacobian(const Args& a) { return run(a, jacobian_space(a), jacobian_tile); }
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);

@@ -1,0 +1,73 @@
+"""Cost: a cell's program and adjoint -> operations and bytes, per channel and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sympy
+from sympy import Expr
+
+from rnncc.functions import Opaque
+from rnncc.ir import AdjointIR, Program
+from rnncc.spec import KernelSpec
+
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over time does for one channel and step, in float32.
+
+    Attributes:
+        operations: additions, multiplications and the like.
+        functions: calls by name.
+        reads, writes: bytes by tensor; what is read once a sequence (params) counts nothing.
+    """
+
+    operations: float
+    functions: dict[str, float]
+    reads: dict[str, float]
+    writes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both passes. The backward runs the step again, so it does the forward's work as well."""
+
+    forward: Pass
+    backward: Pass
+
+
+def cost(program: Program, adjoint: AdjointIR, spec: KernelSpec, every: int) -> Cost:
+    """Count both passes.
+
+    Args:
+        every: steps between the states that training saves.
+    """
+    step = [let.expr for let in program.lets]
+    back = [let.expr for let in adjoint.lets]
+    back += [*adjoint.states, *adjoint.inputs, *adjoint.params]
+    inputs = {i.name: 0.0 if i.shared else float(FLOAT) for i in spec.inputs}
+    outputs = {name: float(FLOAT) for name in spec.outputs}
+    saved = {f"states, every {every} steps": FLOAT * len(spec.states) / every}
+    return Cost(
+        forward=Pass(*_work(step, spec.group), inputs, outputs | saved),
+        backward=Pass(
+            *_work([*step, *back], spec.group),
+            inputs | {f"d{name}": size for name, size in outputs.items()} | saved,
+            {f"d{name}": size for name, size in inputs.items()},
+        ),
+    )
+
+
+def _work(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
+    """Operations and function calls of one channel of a group."""
+    calls: Counter[str] = Counter()
+    operations = 0
+    for expr in exprs:
+        opaque = expr.atoms(Opaque)
+        calls.update(type(part).__name__ for part in opaque)
+        operations += int(sympy.count_ops(expr)) - len(opaque)
+    return operations / group, {name: calls[name] / group for name in sorted(calls)}

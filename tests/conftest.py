@@ -1,0 +1,57 @@
+"""What all tests share: one kernel cache, few threads, a known Hypothesis profile, markers."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("explore", settings.get_profile("ci"), derandomize=False)
+settings.load_profile("ci")  # pytest --hypothesis-profile=explore draws new examples
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before torch is imported: workers build each kernel once, and don't fight for the cores."""
+    kernels = config.rootpath / ".pytest_cache" / "d" / "kernels"
+    os.environ.setdefault("RNNCC_CACHE_DIR", str(kernels))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+
+@pytest.fixture
+def filled_with_nan() -> Iterator[None]:
+    """What `torch.empty` returns holds NaN, so that whatever a kernel leaves unwritten shows."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

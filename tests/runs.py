@@ -1,0 +1,229 @@
+"""Random calls of a cell, run by its kernel and by the oracle; what every run-time test builds on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rnncc
+from rnncc import reference
+from rnncc.find import find, shipped
+from rnncc.ir import Argument, CellIR
+from rnncc.launch import COMPUTE
+from rnncc.reference import plain_loop, plain_step
+from tests.tolerances import assert_close
+
+CELLS = [path.stem for path in shipped()]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SPIKE_MARGIN = 1e-5  # float32 keeps the state of a spiking cell to about 1e-6
+
+
+@functools.cache
+def compiled(name: str) -> rnncc.CompiledCell:
+    """A shipped cell, compiled once per process."""
+    return rnncc.compile(find(name))
+
+
+@functools.cache
+def step_of(name: str) -> reference.Step:
+    """The oracle's step of a shipped cell, in float64."""
+    return plain_step(compiled(name).stages.cell)
+
+
+def is_spiking(name: str) -> bool:
+    return compiled(name).structure.spiking
+
+
+def fitting(name: str, channels: int) -> int:
+    """The next number of channels that the groups of a cell divide."""
+    group = compiled(name).structure.group
+    return -(-channels // group) * group
+
+
+@dataclass
+class Call:
+    """Arguments of one call, and the gradients that flow back into its results.
+
+    Attributes:
+        arguments: inputs [B, T, N] and params by name, in `dtype`.
+        h0: [B, N] of each state in the compute dtype; None for the cell's own start.
+        dy, dh: the upstream gradients of the outputs and of the states after the last step.
+    """
+
+    dtype: torch.dtype
+    arguments: dict[str, Tensor]
+    h0: tuple[Tensor, ...] | None
+    dy: list[Tensor] = field(default_factory=list)
+    dh: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What came out of a call: outputs, last states, and the gradient of every argument."""
+
+    y: list[Tensor]
+    h: list[Tensor]
+    gradients: dict[str, Tensor]
+
+
+# --- random calls ----------------------------------------------------------------------------
+
+
+def random_call(
+    name: str,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    *,
+    seed: int = 0,
+    start: bool = True,
+    weights: float | None = None,
+) -> Call:
+    """Standard normal inputs and upstream gradients, params as the cell starts them.
+
+    Args:
+        shape: (B, T, N).
+        start: begin at states that the cell reaches, not at its own.
+        weights: draw params uniformly within this bound instead.
+    """
+    cell = compiled(name).stages.cell
+    batch, steps, channels = shape
+    for attempt in range(50):
+        generator = torch.Generator().manual_seed(1000 * seed + attempt)
+
+        def normal(*size: int, generator: torch.Generator = generator) -> Tensor:
+            return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+        params = {p.name: _random_param(p, channels, weights, generator) for p in cell.params}
+        inputs = {
+            i.name: normal(batch, steps, *(() if i.shared else (channels,))) for i in cell.inputs
+        }
+        arguments = {n: t.to(dtype) for n, t in (inputs | params).items()}
+        call = Call(dtype, arguments, None)
+        if start:
+            warm = {i.name: normal(batch, 3, *inputs[i.name].shape[2:]) for i in cell.inputs}
+            _, states = plain_loop(cell, _wide(arguments) | warm, step=step_of(name))
+            call.h0 = tuple(h.to(COMPUTE[dtype]) for h in states)
+        call.dy = [normal(*shape).to(dtype) for _ in cell.outputs]
+        call.dh = [normal(batch, channels).to(COMPUTE[dtype]) for _ in cell.states]
+        if not is_spiking(name) or _spike_margin(name, call) > SPIKE_MARGIN:
+            return call
+    raise AssertionError(f"{name} {shape}: every draw comes too close to its threshold")
+
+
+def _random_param(
+    param: Argument, channels: int, weights: float | None, generator: torch.Generator
+) -> Tensor:
+    size = (1,) if param.shared else (channels,)
+    if param.block is not None:
+        size = (channels // param.block, param.block, param.block)
+    unit = 2 * torch.rand(*size, generator=generator, dtype=torch.float64) - 1
+    if weights is not None:
+        return weights * unit
+    if param.init is None:
+        return unit * float(param.block or 1) ** -0.5
+    if param.init.kind == "uniform":
+        middle, reach = (param.init.b + param.init.a) / 2, (param.init.b - param.init.a) / 2
+        return middle + reach * unit
+    return param.init.a + 0.1 * unit
+
+
+def _spike_margin(name: str, call: Call) -> float:
+    """How near to its threshold any neuron comes."""
+    nearest = [float("inf")]
+
+    def recorded(u: Tensor, integral: Tensor) -> Tensor:
+        nearest.extend(u.detach().abs().flatten().tolist())
+        return (u > 0).to(u.dtype)
+
+    step = plain_step(compiled(name).stages.cell)
+    step.__globals__["_heaviside"] = recorded  # type: ignore[attr-defined]
+    plain_loop(compiled(name).stages.cell, _wide(call.arguments), _wide_states(call), step)
+    return min(nearest)
+
+
+def _wide(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.double() for name, t in arguments.items()}
+
+
+def _wide_states(call: Call) -> tuple[Tensor, ...] | None:
+    return None if call.h0 is None else tuple(h.double() for h in call.h0)
+
+
+# --- running one -----------------------------------------------------------------------------
+
+
+def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outcome:
+    """The plain PyTorch loop and autograd, on the rounded arguments."""
+    cell = compiled(name).stages.cell
+    leaves = {n: t.detach().to(dtype).requires_grad_() for n, t in call.arguments.items()}
+    states = None
+    if call.h0 is not None:
+        states = tuple(h.detach().to(dtype).requires_grad_() for h in call.h0)
+        leaves |= {f"h0 ({s.name})": h for s, h in zip(cell.states, states, strict=True)}
+    step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
+    y, h = plain_loop(cell, {n: leaves[n] for n in call.arguments}, states, step)
+    upstream = [g.to(dtype) for g in (*call.dy, *call.dh)]
+    return Outcome(y, h, _gradients([*y, *h], upstream, leaves))
+
+
+def by_kernel(name: str, call: Call) -> Outcome:
+    """The functional form of the compiled cell."""
+    c = compiled(name)
+    leaves = {n: t.detach().clone().requires_grad_() for n, t in call.arguments.items()}
+    states = None
+    if call.h0 is not None:
+        states = tuple(h.detach().clone().requires_grad_() for h in call.h0)
+        leaves |= {f"h0 ({s.name})": h for s, h in zip(c.stages.cell.states, states, strict=True)}
+    arguments = {n: leaves[n] for n in call.arguments}
+    y, h = solve(name, arguments, states)
+    return Outcome(y, h, _gradients([*y, *h], [*call.dy, *call.dh], leaves))
+
+
+def solve(
+    name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The functional form with lists out, however many outputs and states there are."""
+    start = None if h0 is None else tuple(h0)
+    y, h = compiled(name)(**arguments, h0=start, return_state=True, **options)
+    return listed(y), listed(h)
+
+
+def listed(values: Any) -> list[Tensor]:
+    return [values] if isinstance(values, Tensor) else list(values)
+
+
+def _gradients(
+    results: list[Tensor], upstream: list[Tensor], leaves: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Zeros where nothing flows, as through a sequence of no steps."""
+    pairs = [(r, g) for r, g in zip(results, upstream, strict=True) if r.requires_grad]
+    if not pairs:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    results, upstream = (list(column) for column in zip(*pairs, strict=True))
+    found = torch.autograd.grad(results, list(leaves.values()), upstream, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+# --- comparing -------------------------------------------------------------------------------
+
+
+def assert_agree(
+    cell: CellIR, got: Outcome, expected: Outcome, dtype: torch.dtype, what: str = ""
+) -> None:
+    """Outputs, states and all gradients within the limits of a dtype.
+
+    States and their gradients are float32 for half dtypes, but follow rounded params.
+    """
+    for output, a, e in zip(cell.outputs, got.y, expected.y, strict=True):
+        assert_close(a, e, dtype, f"{what} output {output}")
+    for state, a, e in zip(cell.states, got.h, expected.h, strict=True):
+        assert_close(a, e, COMPUTE[dtype], f"{what} last state {state.name}")
+    assert got.gradients.keys() == expected.gradients.keys()
+    for argument, e in expected.gradients.items():
+        limit = COMPUTE[dtype] if argument.startswith("h0") else dtype
+        assert_close(got.gradients[argument], e, limit, f"{what} gradient of {argument}", gradient=True)
