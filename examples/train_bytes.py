@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import importlib
 import json
-import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-STARTED = time.perf_counter()  # before torch is imported, so that the total is all of it
-
 import click
 import torch
+from byte_model import ByteModel, Corpus, bits_per_byte, with_plain_loops, write_on
+from byte_training import Recipe, progress, step, train
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
 import rnncc
-from byte_model import ByteModel, Corpus, bits_per_byte, with_plain_loops, write_on
 from rnncc import build
 from rnncc.find import find
 from rnncc.reference import plain_loop
@@ -36,78 +33,69 @@ from rnncc.write import write
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = ROOT / "cells" / "para_gru.py"
-LIMITS = {"output": 1e-5, "gradient": 1e-4}  # float32, docs/numerics.md
+LIMITS = {"output": 1e-5, "gradient": 1e-4}  # for float32, from docs/numerics.md
+SAME_LOSS = 1e-4
 CONSOLE = Console(highlight=False)
+
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is; the whole of it fits into 90 s on two cores."""
+    """How large everything is; by default the whole takes under 90 s on two cores."""
 
     width: int = 128
     layers: int = 2
     rows: int = 8
     length: int = 512
+    steps: int | None = None  # train by the clock
     held_out: tuple[int, int] = (32, 2048)
     oracle: tuple[int, int, int] = (4, 512, 64)  # B, T, N
     timed: int = 3
     sample: int = 400
-    rate: float = 3e-3
-    steps: int | None = None  # train by the clock
-    files: int | None = None
+    files: int | None = None  # all of them
 
 
 QUICK = Size(
     width=64,
-    rows=4,
-    length=128,
+    length=64,
+    steps=60,
     held_out=(4, 512),
     oracle=(2, 64, 16),
+    timed=1,
     sample=40,
-    steps=40,
     files=40,
 )
 
 
-@dataclass
-class Report:
-    """What was measured, for --json."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.values[name] = value
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=55.0, show_default=True, help="How long to train.")
-@click.option("--seed", default=0, show_default=True, help="Of the parameters, batches and sample.")
-@click.option("--threads", type=int, help="Of PyTorch; as many as it takes by itself if left out.")
-@click.option("--quick", is_flag=True, help="A small model and a few steps: does everything work?")
-@click.option(
-    "--out", default=ROOT / "build" / "demo", type=Path, help="Where the emitted code goes."
-)
+@click.option("--seed", default=0, show_default=True, help="Of parameters, batches and sample.")
+@click.option("--threads", type=click.IntRange(1), help="Of PyTorch; by default its own choice.")
+@click.option("--quick", is_flag=True, help="A small model and few steps: does everything work?")
+@click.option("--out", default=ROOT / "build" / "demo", type=Path, help="For the emitted code.")
 @click.option("--json", "json_file", type=Path, help="Also write the figures into this file.")
 def main(
     seconds: float, seed: int, threads: int | None, quick: bool, out: Path, json_file: Path | None
 ) -> None:
-    """Compile a recurrent cell, prove it right, and train a language model of bytes with it."""
+    """Compile a recurrent cell, check its kernels, and train a language model of bytes with it."""
+    started = time.perf_counter()
     size = QUICK if quick else Size()
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    report = Report()
-    compiled, module = compile_cell(out, report)
-    agree(compiled, size, report)
+    figures: Figures = {"threads": torch.get_num_threads()}
+    compiled, module = compile_cell(out, figures)
+    agree(compiled, size, figures)
     corpus = Corpus(size.files)
     model = ByteModel(size.width, size.layers, module.ParaGRU)
-    train(model, corpus, size, seconds, seed, report)
-    sample(model, size, seed, report)
-    compare(model, compiled, corpus, size, seed, report)
-    report["total_seconds"] = time.perf_counter() - STARTED
-    CONSOLE.print(f"\nDone in {report.values['total_seconds']:.0f} s, start to end.")
+    learn(model, corpus, size, seconds, seed, figures)
+    sample(model, size, seed, figures)
+    compare(model, compiled, corpus, size, figures)
+    figures["seconds"] = time.perf_counter() - started
+    CONSOLE.print(f"\nDone in {figures['seconds']:.0f} s.")
     if json_file:
-        json_file.write_text(json.dumps(report.values, indent=2) + "\n")
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def section(title: str) -> None:
@@ -115,55 +103,63 @@ def section(title: str) -> None:
 
 
 def line(name: str, text: str) -> None:
-    CONSOLE.print(f"  {name:<21} {text}", markup=False, soft_wrap=True)
+    CONSOLE.print(f"  {name:<20} {text}", markup=False, soft_wrap=True)
+
+
+def block(lines: list[str]) -> None:
+    for text in lines:
+        CONSOLE.print(f"      {text}", markup=False, soft_wrap=True)
 
 
 # --- the compiler ----------------------------------------------------------------------------
 
 
-def compile_cell(out: Path, report: Report) -> tuple[rnncc.CompiledCell, ModuleType]:
+def compile_cell(out: Path, figures: Figures) -> tuple[rnncc.CompiledCell, ModuleType]:
     """cells/para_gru.py -> a generated package in `out`, imported from there."""
     section("1. The cell and its emitted code")
     started = time.perf_counter()
     compiled = rnncc.compile(find(str(CELL)))
     files = write(compiled.files, out / "para_gru")
-    line("compiled", f"{shown(CELL)} in {time.perf_counter() - started:.2f} s; the recurrence:")
-    text(str(compiled.stages.cell).splitlines()[1:-2])
-    line("proved", "the structure, from the symbolic Jacobian:")
-    text(str(compiled.structure).splitlines())
-    for file in files:
-        line("written", f"{shown(file)} ({len(file.read_text().splitlines())} lines)")
+    figures["compile_seconds"] = time.perf_counter() - started
+    line("compiled", f"{_shown(CELL)} in {figures['compile_seconds']:.2f} s")
+    block([str(let) for let in compiled.stages.cell.lets])
+    line("structure, proved", "from the symbolic Jacobian")
+    block(str(compiled.structure).splitlines())
+    figures["structure"] = compiled.structure.kind
+    line("written", "")
+    block([f"{_shown(f)}, {len(f.read_text().splitlines())} lines" for f in files])
     source = compiled.source().splitlines()
     first = next(i for i, s in enumerate(source) if "void para_gru_step(" in s)
     last = source.index("}", first)
-    line("the emitted step", f"{shown(out / 'para_gru' / 'kernel.cpp')}:{first + 1}-{last + 1}")
-    text(source[first : last + 1])
-    started = time.perf_counter()
-    sys.path.insert(0, str(out))
-    module = importlib.import_module("para_gru")
-    module.ParaGRU(1, 1)(torch.zeros(1, 1))
-    compiler = build.find_compiler()
-    line("built", f"in {time.perf_counter() - started:.2f} s (0 if cached) in {build.cache_dir()}")
-    line("compiler", f"{' '.join(compiler.command)}" if compiler else "none: the cache had it")
-    report["structure"] = compiled.structure.kind
-    return compiled, module
+    line("the emitted step", f"{_shown(out / 'para_gru/kernel.cpp')}:{first + 1}-{last + 1}")
+    block(source[first : last + 1])
+    return compiled, _import(out, figures)
 
 
-def shown(path: Path) -> str:
+def _shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def text(lines: list[str]) -> None:
-    for row in lines:
-        CONSOLE.print(f"      {row}", markup=False, soft_wrap=True)
+def _import(out: Path, figures: Figures) -> ModuleType:
+    """Import the generated package and run it once, which builds its kernel."""
+    sys.path.insert(0, str(out))
+    module = importlib.import_module("para_gru")
+    started = time.perf_counter()
+    module.ParaGRU(1, 1)(torch.zeros(1, 1))
+    figures["build_seconds"] = time.perf_counter() - started
+    compiler = build.find_compiler()
+    used = " ".join(compiler.command) if compiler else "no compiler"
+    line("built and run", f"in {figures['build_seconds']:.2f} s, {used}, unless cached already in")
+    block([str(build.cache_dir())])
+    return module
 
 
 # --- the oracle ------------------------------------------------------------------------------
 
 
-def agree(compiled: rnncc.CompiledCell, size: Size, report: Report) -> None:
-    """The float32 kernel against the step-by-step loop in float64: outputs and all gradients."""
-    section("2. Agreement with the oracle")
+def agree(compiled: rnncc.CompiledCell, size: Size, figures: Figures) -> None:
+    """The float32 kernel against the step-by-step loop in float64: output and all gradients."""
+    section("2. The kernel against the oracle")
     cell = compiled.stages.cell
     batch, steps, channels = size.oracle
     tensors = {a.name: torch.randn(batch, steps, channels) for a in cell.inputs}
@@ -173,159 +169,89 @@ def agree(compiled: rnncc.CompiledCell, size: Size, report: Report) -> None:
     kernel = {name: t.requires_grad_() for name, t in tensors.items()}
     oracle = {name: t.detach().double().requires_grad_() for name, t in tensors.items()}
     y = compiled(**kernel)
-    (y_oracle,), _ = plain_loop(cell, oracle, h0=[oracle["h0"]])
+    (expected,), _ = plain_loop(cell, oracle, h0=[oracle["h0"]])
     (y * weight).sum().backward()
-    (y_oracle * weight).sum().backward()
-    line(
-        "compared",
-        f"float32 kernel, float64 loop in PyTorch; B, T, N = {batch}, {steps}, {channels}",
-    )
-    errors = {"output": float((y.detach() - y_oracle.detach()).abs().max())}
+    (expected * weight).sum().backward()
+    line("kernel", f"float32, B, T, N = {batch}, {steps}, {channels}")
+    line("oracle", "a loop over the traced equations in PyTorch, float64; gradients by autograd")
+    errors = {"output": float((y - expected).detach().abs().max())}
     for name in kernel:
-        got, wanted = gradient(kernel[name]), gradient(oracle[name])
+        got, wanted = _gradient(kernel[name]), _gradient(oracle[name])
         errors[f"gradient of {name}"] = float((got - wanted).abs().max() / wanted.abs().max())
     for name, error in errors.items():
         limit = LIMITS[name.split()[0]]
-        line(name, f"largest error {error:.1e}  (limit {limit:.0e})")
+        line(name, f"largest error {error:.1e}, limit {limit:.0e}")
         if not error <= limit:
-            raise click.ClickException(f"{name}: error {error:.1e} is over the limit {limit:.0e}")
-    report["errors"] = errors
+            raise click.ClickException(f"{name}: error {error:.1e}, over its limit {limit:.0e}")
+    figures["errors"] = errors
 
 
-def gradient(tensor: Tensor) -> Tensor:
+def _gradient(tensor: Tensor) -> Tensor:
     assert tensor.grad is not None
     return tensor.grad
 
 
-# --- training --------------------------------------------------------------------------------
+# --- the language model ----------------------------------------------------------------------
 
 
-def train(
-    model: ByteModel, corpus: Corpus, size: Size, seconds: float, seed: int, report: Report
+def learn(
+    model: ByteModel, corpus: Corpus, size: Size, seconds: float, seed: int, figures: Figures
 ) -> None:
-    """AdamW with warm-up and cosine; progress is counted in time, or in steps where they are set."""
     section("3. A language model of bytes")
+    (n_train, n_held_out), threads = corpus.files, torch.get_num_threads()
+    line("text", f"{corpus.root}/**/*.py, without tests")
+    line("to train on", f"{n_train} files, {len(corpus.train) / 1e6:.1f} MB")
+    line("held out", f"{n_held_out} other files, {len(corpus.held_out) / 1e6:.1f} MB")
     parameters = sum(p.numel() for p in model.parameters())
-    line("text", f"{corpus.root}/**/*.py")
-    line("", f"train {corpus.files[0]} files, {len(corpus.train) / 1e6:.2f} MB; "
-             f"held out {corpus.files[1]} files, {len(corpus.held_out) / 1e6:.2f} MB")  # fmt: skip
-    line("model", f"{size.layers} x (ParaGRU + MLP), width {size.width}, {parameters:,} parameters")
-    line("step", f"{size.rows} x {size.length} bytes, {torch.get_num_threads()} threads, float32")
+    line("model", f"{size.layers} x (ParaGRU, MLP), width {size.width}, {parameters:,} parameters")
+    line("a step", f"{size.rows} x {size.length} bytes, float32, {threads} threads")
     windows = corpus.windows(*size.held_out)
     before = bits_per_byte(model, windows)
     line("held out, before", f"{before:.3f} bits per byte")
-    steps, losses, spent = 0, [0.0], 0.0
-    for steps, spent, loss in shown_progress(
-        training(model, corpus, size, seconds, seed), size, seconds
-    ):
-        losses.append(loss)
+    recipe = Recipe(size.rows, size.length, rate=3e-3, seconds=seconds, steps=size.steps)
+    with progress(CONSOLE) as show:
+        steps, spent = train(model, corpus, recipe, seed, show)
     after = bits_per_byte(model, windows)
-    rate = steps * size.rows * size.length / spent
-    line("trained", f"{steps} steps in {spent:.1f} s, {rate:,.0f} bytes per second, "
-                    f"{steps * size.rows * size.length / 1e6:.2f} MB in all")  # fmt: skip
-    line("held out, after", f"{after:.3f} bits per byte  ({windows.numel():,} bytes)")
-    report["bits_per_byte"] = {"before": before, "after": after}
-    report["training"] = {"steps": steps, "seconds": spent, "bytes_per_second": rate}
+    seen = steps * size.rows * size.length
+    line("trained", f"{steps} steps, {seen / 1e6:.2f} MB in {spent:.1f} s")
+    line("", f"{seen / spent:,.0f} bytes per second")
+    line("held out, after", f"{after:.3f} bits per byte")
+    figures["bits_per_byte"] = {"before": before, "after": after}
+    figures["training"] = {"steps": steps, "seconds": spent, "bytes_per_second": seen / spent}
 
 
-def training(
-    model: ByteModel, corpus: Corpus, size: Size, seconds: float, seed: int
-) -> Iterator[tuple[int, float, float]]:
-    """Yields (steps, seconds, bits per byte of the batch) after each step."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=size.rate, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-    started, steps, spent = time.perf_counter(), 0, 0.0
-    while (done := steps / size.steps if size.steps else spent / seconds) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                size.rate * min(1, done / 0.05 + 0.02) * (1.02 + math.cos(math.pi * done)) / 2
-            )
-        loss = step(model, corpus.batch(size.rows, size.length, generator), optimizer)
-        steps, spent = steps + 1, time.perf_counter() - started
-        yield steps, spent, loss
-
-
-def step(model: ByteModel, window: Tensor, optimizer: torch.optim.Optimizer | None = None) -> float:
-    """Forward, backward and, with an optimizer, the update."""
-    model.zero_grad()
-    loss = model.loss(window)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    if optimizer is not None:
-        optimizer.step()
-    return float(loss.detach())
-
-
-def shown_progress(
-    steps: Iterator[tuple[int, float, float]], size: Size, seconds: float
-) -> Iterator[tuple[int, float, float]]:
-    """The same steps: a bar on a terminal, a line at every tenth elsewhere."""
-    columns = (
-        SpinnerColumn(), TextColumn("training"), BarColumn(), TextColumn("{task.fields[what]}"),
-        TimeRemainingColumn(compact=True),
-    )  # fmt: skip
-    tenth, mean = 0, 8.0
-    with Progress(
-        *columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=1.0, what="")
-        for count, spent, loss in steps:
-            mean = loss if count == 1 else 0.9 * mean + 0.1 * loss
-            done = min(1.0, count / size.steps if size.steps else spent / seconds)
-            what = f"{mean:.3f} bits per byte, step {count}"
-            bar.update(task, completed=done, what=what)
-            if int(10 * done) > tenth and not CONSOLE.is_terminal:
-                line(f"  {done:4.0%}", what)
-            tenth = int(10 * done)
-            yield count, spent, loss
-
-
-# --- what comes of it ------------------------------------------------------------------------
-
-
-def sample(model: ByteModel, size: Size, seed: int, report: Report) -> None:
-    section("4. A sample, byte by byte with `layer.step`")
+def sample(model: ByteModel, size: Size, seed: int, figures: Figures) -> None:
+    section("4. A sample, byte by byte with layer.step, the states carried")
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    written = write_on(model, b"def ", size.sample, generator)
-    spent = time.perf_counter() - started
-    printable = "".join(
-        c if c.isprintable() or c == "\n" else "?" for c in written.decode(errors="replace")
-    )
-    text(printable.splitlines())
-    line("speed", f"{size.sample / spent:,.0f} bytes per second, one sequence")
-    report["sample"] = printable
+    written = write_on(model, b"def ", size.sample, torch.Generator().manual_seed(seed))
+    rate = size.sample / (time.perf_counter() - started)
+    text = written.decode(errors="replace").expandtabs(4)
+    figures["sample"] = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+    block(figures["sample"].split("\n"))
+    line("speed", f"{rate:,.0f} bytes per second, one sequence")
 
 
 def compare(
-    model: ByteModel,
-    compiled: rnncc.CompiledCell,
-    corpus: Corpus,
-    size: Size,
-    seed: int,
-    report: Report,
+    model: ByteModel, compiled: rnncc.CompiledCell, corpus: Corpus, size: Size, figures: Figures
 ) -> None:
     """The same model, parameters and batch, its recurrences as plain PyTorch loops."""
-    section("5. One training step, fused and as a plain PyTorch loop")
-    window = corpus.batch(size.rows, size.length, torch.Generator().manual_seed(seed + 1))
+    section("5. One training step, fused and with a plain PyTorch loop")
+    window = corpus.windows(size.rows, size.length)
     plain = with_plain_loops(model, compiled.stages.cell)
-    losses, times = {}, {}
-    for name, candidate in (("fused", model), ("plain loop", plain)):
-        losses[name], times[name] = timed(lambda m=candidate: step(m, window), size.timed)
-        line(name, f"{1e3 * times[name]:8.1f} ms   loss {losses[name]:.6f}")
-    ratio = times["plain loop"] / times["fused"]
-    line("ratio", f"{ratio:.1f} (medians of {size.timed}; the matrix products are in both)")
-    if not abs(losses["fused"] - losses["plain loop"]) < 1e-4:
-        raise click.ClickException("the two losses differ")
-    report["step"] = {"seconds": times, "loss": losses, "ratio": ratio}
+    losses, seconds = {}, {}
+    for name, candidate in {"fused": model, "plain loop": plain}.items():
+        losses[name], seconds[name] = timed(lambda: step(candidate, window), size.timed)  # noqa: B023
+        line(name, f"{1e3 * seconds[name]:8.1f} ms, loss {losses[name]:.6f}")
+    ratio = seconds["plain loop"] / seconds["fused"]
+    line("ratio", f"{ratio:.1f}; both hold the same matrix products (medians of {size.timed})")
+    if not abs(losses["fused"] - losses["plain loop"]) < SAME_LOSS:
+        raise click.ClickException("the losses differ: the two models don't compute the same")
+    figures["step"] = {"seconds": seconds, "loss": losses, "ratio": ratio}
 
 
 def timed(function: Callable[[], float], repetitions: int) -> tuple[float, float]:
-    """(its result, median seconds) after one call to warm up."""
-    result = function()
-    times = []
+    """(its result, median seconds), after one call to warm up."""
+    result, times = function(), []
     for _ in range(repetitions):
         started = time.perf_counter()
         function()

@@ -82,6 +82,12 @@ class Timing:
         }
 
 
+def use_threads(count: int | None) -> None:
+    """Let PyTorch, and so the kernels, use so many threads; None leaves it as it is."""
+    if count:
+        torch.set_num_threads(count)
+
+
 def machine() -> dict[str, Any]:
     """What the times were measured on."""
     return {
@@ -222,7 +228,7 @@ def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[
         if not upstream:
             generator = torch.Generator().manual_seed(1)
             upstream.extend(torch.randn(y.shape, generator=generator) for y in ys)
-        return torch.autograd.grad(ys, list(leaves.values()), upstream)
+        return torch.autograd.grad(ys, list(leaves.values()), upstream, materialize_grads=True)
 
     return run
 

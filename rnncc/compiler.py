@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rnncc.dsl import Cell
-from rnncc.emit import Compiled, analyse, emit, kernel_spec
+from rnncc.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
-from rnncc.ir import Structure
+from rnncc.ir import Compiled, Structure
 from rnncc.trace import trace
 
 if TYPE_CHECKING:

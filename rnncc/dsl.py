@@ -142,6 +142,7 @@ class Tracer:
     """What the symbols of a running trace know: which cell, and which line is running."""
 
     cell: Cell
+    returned: int = 0  # once the body has run, the line of its return
 
     def line(self) -> int:
         """The line of the cell's own frame, seen from any helper that it calls."""
@@ -150,7 +151,7 @@ class Tracer:
             if frame.f_code is self.cell.code:
                 return frame.f_lineno
             frame = frame.f_back
-        return self.cell.line
+        return self.returned or self.cell.line
 
     def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
         problem = Problem(self.cell.file, self.line(), self.cell.name, seen, expected, fix)

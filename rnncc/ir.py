@@ -218,3 +218,14 @@ class Structure:
             "spiking": self.spiking,
             "readouts": list(self.readouts),
         }
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Every stage of one cell, in order."""
+
+    cell: CellIR
+    structure: Structure
+    program: Program
+    jacobian: JacobianIR
+    adjoint: AdjointIR

@@ -91,6 +91,7 @@ KERNELS: dict[str, Kernel] = {}
 
 
 def kernel_of(key: str) -> Kernel:
+    """The kernel that an operator names."""
     if key not in KERNELS:
         raise ArgumentError(
             f"the kernel '{key}' is not loaded in this process.\n"
@@ -125,6 +126,7 @@ def shapes_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tenso
 
 
 def channels_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tensor]) -> Any:
+    """N: an int, or symbolic under torch.compile."""
     for tensor in inputs:
         if tensor.dim() >= 3:
             return tensor.shape[-1]
@@ -135,53 +137,86 @@ def channels_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Ten
 
 
 # --- marshalling -----------------------------------------------------------------------------
-# The struct Args of templates/cpp/driver.h, whose members are all of 8 bytes, in order.
 
-NO_VIEW = (0, 0, 0, 0)
+View = tuple[int, ...]
+NO_VIEW: View = (0, 0, 0, 0)
 
 
-def views(spec: KernelSpec, inputs: Sequence[Tensor | None], packed: bool) -> list[tuple[int, ...]]:
-    """Pointer and element strides over batch, time and channel of each input in the cell's order."""
-    rest = list(inputs)
-    whole = rest.pop(0) if packed else None
-    place = 0
-    result: list[tuple[int, ...]] = []
-    for described in spec.inputs:
-        if packed and not described.shared:
-            result.append(_view(None if whole is None else whole.select(2, place)))
-            place += 1
+def _fields(spec: KernelSpec) -> dict[str, int]:
+    """The members of the struct Args in templates/cpp/driver.h after its head: 8-byte words each.
+
+    Arrays there have one element more than the cell needs, as C++ has no empty ones.
+    """
+    x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
+    return {
+        **{"x": x, "params": params, "h0": 1},
+        **{"y": y, "h_last": 1, "saved": 1},
+        **{"dy": y, "dh_last": 1, "dx": x, "dparams": params, "dh0": 1},
+        **{"jacobians": 1, "param_sums": 1, "shared_sums": 1},
+    }
+
+
+def _call(
+    kernel: Kernel,
+    part: str,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+    **given: Sequence[Any] | Tensor | None,
+) -> None:
+    """Call one function of the kernel; a member of Args that is not given is null.
+
+    Args:
+        shape: batch, steps, channels.
+        given: tensors by member: one, or a list of tensors (params) or of views (x, y, ...).
+    """
+    spec = kernel.spec
+    batch, steps, channels = shape
+    p = kernel.plan(batch, channels, dtype)
+    words = [batch, steps, channels // spec.group, p.rows, p.columns, p.every, p.threads]
+    words.append(build.thread_pool())
+    for member, size in _fields(spec).items():
+        listed = given.get(member)
+        values = _words(listed if isinstance(listed, (list, tuple)) else [listed])
+        words += values + [0] * (size - len(values))
+    packed = array("q", words)
+    if kernel.function(part, dtype)(packed.buffer_info()[0]):
+        raise MemoryError("a kernel could not allocate its scratch memory")
+
+
+def _words(listed: Sequence[Any]) -> list[int]:
+    """Addresses of tensors, views as they are, 0 for None."""
+    words: list[int] = []
+    for item in listed:
+        if isinstance(item, tuple):
+            words += item
         else:
-            result.append(_view(rest.pop(0)))
-    return result
+            words.append(0 if item is None else item.data_ptr())
+    return words
 
 
-def _view(tensor: Tensor | None) -> tuple[int, ...]:
+def _view(tensor: Tensor | None) -> View:
+    """Address and element strides over batch, time and channel."""
     if tensor is None:
         return NO_VIEW
     strides = tensor.stride()
     return (tensor.data_ptr(), *strides) if len(strides) == 3 else (tensor.data_ptr(), *strides, 0)
 
 
-def _head(p: Plan, batch: int, steps: int, groups: int) -> list[int]:
-    return [batch, steps, groups, p.rows, p.columns, p.every, p.threads, build.thread_pool()]
+def _views(tensors: Sequence[Tensor | None]) -> list[View]:
+    return [_view(tensor) for tensor in tensors]
 
 
-def _pointers(tensors: Sequence[Tensor]) -> list[int]:
-    return [*(t.data_ptr() for t in tensors), 0]
-
-
-def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _flat(groups: Sequence[tuple[int, ...]], spare: bool = True) -> list[int]:
-    return [v for group in (*groups, *([NO_VIEW] if spare else [])) for v in group]
-
-
-def _run(function: Function, arguments: list[int]) -> None:
-    packed = array("q", arguments)
-    if function(packed.buffer_info()[0]):
-        raise MemoryError("a kernel could not allocate its scratch memory")
+def _input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool) -> list[View]:
+    """A view for each input of the cell; with `packed` the first tensor holds all unshared ones."""
+    if not packed:
+        return _views(tensors)
+    whole, *shared = tensors
+    places = iter(range(len(spec.inputs)))
+    rest = iter(shared)
+    return [
+        _view(next(rest) if i.shared else None if whole is None else whole.select(2, next(places)))
+        for i in spec.inputs
+    ]
 
 
 def forward(
@@ -195,45 +230,19 @@ def forward(
     saved: Tensor | None,
 ) -> None:
     """Run the forward kernel into `y`, `h_last` and `saved` (states every few steps, or None)."""
-    spec = kernel.spec
     batch, steps, channels = y[0].shape
-    p = kernel.plan(batch, channels, y[0].dtype)
-    arguments = _head(p, batch, steps, channels // spec.group)
-    arguments += _flat(views(spec, inputs, packed)) + _pointers(params) + [_pointer(h0)]
-    arguments += _flat([_view(t) for t in y]) + [h_last.data_ptr(), _pointer(saved)]
-    arguments += _no_backward(spec) + [0, 0, 0]
-    _run(kernel.function("forward", y[0].dtype), arguments)
-
-
-def _no_forward(spec: KernelSpec) -> list[int]:
-    return [*NO_VIEW] * (len(spec.outputs) + 1) + [0]
-
-
-def _no_backward(spec: KernelSpec) -> list[int]:
-    views_ = [*NO_VIEW] * (len(spec.outputs) + 1 + len(spec.inputs) + 1)
-    return [*views_, 0, *([0] * (len(spec.params) + 1)), 0]
-
-
-def jacobian(
-    kernel: Kernel, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
-) -> Tensor:
-    """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
-
-    Rows and columns run over the states in declared order, and within each over the group.
-    """
-    spec = kernel.spec
-    shapes = shapes_of(spec, inputs, params)
-    batch, steps, channels = shapes.y
-    groups, size = channels // spec.group, spec.group * len(spec.states)
-    dtype = inputs[0].dtype
-    result = torch.empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
-    if result.numel():
-        p = kernel.plan(batch, channels, dtype)
-        arguments = _head(p, batch, steps, groups)
-        arguments += _flat(views(spec, inputs, False)) + _pointers(params) + [_pointer(h0)]
-        arguments += _no_forward(spec) + [0] + _no_backward(spec) + [result.data_ptr(), 0, 0]
-        _run(kernel.function("jacobian", dtype), arguments)
-    return result.transpose(0, 1)
+    _call(
+        kernel,
+        "forward",
+        y[0].dtype,
+        (batch, steps, channels),
+        x=_input_views(kernel.spec, inputs, packed),
+        params=params,
+        h0=h0,
+        y=_views(y),
+        h_last=h_last,
+        saved=saved,
+    )
 
 
 def backward(
@@ -248,20 +257,50 @@ def backward(
     dparams: Sequence[Tensor],
     dh0: Tensor,
 ) -> None:
-    """Run the backward kernel into `dx`, `dparams` and `dh0`."""
-    spec = kernel.spec
+    """Run the backward kernel into `dx` (None: not wanted), `dparams` and `dh0`."""
+    spec, dtype = kernel.spec, inputs[0].dtype
     batch, steps = inputs[0].shape[:2]
-    groups = dh0.shape[-1] // spec.group
-    dtype = inputs[0].dtype
-    p = kernel.plan(batch, dh0.shape[-1], dtype)
-    sums = torch.empty(batch * spec.param_slots * groups, dtype=torch.float64)
-    lanes = LANE_BYTES // COMPUTE[dtype].itemsize
-    blocks = -(-groups // lanes) if spec.shared_inputs else 0
-    shared = torch.empty(blocks * batch * steps * spec.shared_inputs, dtype=COMPUTE[dtype])
-    arguments = _head(p, batch, steps, groups)
-    arguments += _flat(views(spec, inputs, packed)) + _pointers(params) + [0]
-    arguments += _no_forward(spec) + [saved.data_ptr()]
-    arguments += _flat([_view(t) for t in dy]) + [_pointer(dh_last)]
-    arguments += _flat(views(spec, dx, packed)) + _pointers(dparams) + [dh0.data_ptr()]
-    arguments += [0, sums.data_ptr(), shared.data_ptr()]
-    _run(kernel.function("backward", dtype), arguments)
+    channels = dh0.shape[-1]
+    groups = channels // spec.group
+    blocks = -(-groups // (LANE_BYTES // COMPUTE[dtype].itemsize))
+    _call(
+        kernel,
+        "backward",
+        dtype,
+        (batch, steps, channels),
+        x=_input_views(spec, inputs, packed),
+        params=params,
+        saved=saved,
+        dy=_views(dy),
+        dh_last=dh_last,
+        dx=_input_views(spec, dx, packed),
+        dparams=dparams,
+        dh0=dh0,
+        param_sums=torch.empty(batch * spec.param_slots * groups, dtype=torch.float64),
+        shared_sums=saved.new_empty(blocks * batch * steps * spec.shared_inputs),
+    )
+
+
+def jacobian(
+    kernel: Kernel, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
+) -> Tensor:
+    """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
+
+    Rows and columns run over the states in declared order, and within each over the group.
+    """
+    spec, dtype = kernel.spec, inputs[0].dtype
+    batch, steps, channels = shapes_of(spec, inputs, params).y
+    groups, size = channels // spec.group, spec.group * len(spec.states)
+    result = torch.empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
+    if result.numel():
+        _call(
+            kernel,
+            "jacobian",
+            dtype,
+            (batch, steps, channels),
+            x=_views(inputs),
+            params=params,
+            h0=h0,
+            jacobians=result,
+        )
+    return result.transpose(0, 1)

@@ -188,9 +188,7 @@ class _Writer:
         block = argument.block or k
         return [
             # row i of the tensor [N / block, block, block], written out row by row
-            Slot(
-                self.entry(argument.name, i, i - i % block + j), tensor, i * block + j, k * block
-            )
+            Slot(self.entry(argument.name, i, i - i % block + j), tensor, i * block + j, k * block)
             for i in range(k)
             for j in range(block)
         ]

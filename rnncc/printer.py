@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
 import sympy
 from sympy import Expr
@@ -92,7 +93,7 @@ class Printer:
 class CPrinter(Printer):
     """C++ and CUDA: `real` is float or double, so no literal may be a double by accident."""
 
-    OPERATORS = {"both": "&&", "either": "||"}
+    OPERATORS: ClassVar = {"both": "&&", "either": "||"}
 
     def number(self, value: Expr) -> str:
         number = float(value)
@@ -111,20 +112,18 @@ class CPrinter(Printer):
     def opaque(self, expr: Expr) -> tuple[str, int]:
         name = type(expr).__name__
         if name == "where":
-            condition, yes, no = (self.text(arg) for arg in expr.args)
-            return f"({condition} ? {self.cast(yes)} : {self.cast(no)})", ATOM
+            condition, yes, no = expr.args
+            choice = f"{self.text(condition)} ? {self.argument(yes)} : {self.argument(no)}"
+            return f"({choice})", ATOM
         if name == "div":
             return f"{self.bracket(expr.args[0], MUL)} / {self.bracket(expr.args[1], UNARY)}", MUL
         if name.startswith("spike_"):
             return f"heaviside({self.text(expr.args[0])})", ATOM
-        return f"{name}({', '.join(self.cast(self.text(arg)) for arg in expr.args)})", ATOM
+        return f"{name}({', '.join(self.argument(arg) for arg in expr.args)})", ATOM
 
-    @staticmethod
-    def cast(text: str) -> str:
-        """Literals as arguments take the type of the kernel: 1.0f is a float beside a double."""
-        return f"real({text.rstrip('f')})" if text.lstrip("-").replace(".", "").replace(
-            "e", ""
-        ).replace("-", "").rstrip("f").isdigit() else text
+    def argument(self, expr: Expr) -> str:
+        """A literal as an argument has the kernel's type: 1.0f would be a float beside a double."""
+        return f"real({float(expr)!r})" if expr.is_Number else self.text(expr)
 
 
 class TorchPrinter(Printer):

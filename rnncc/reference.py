@@ -75,9 +75,7 @@ def plain_loop(
     dtype = inputs[0].dtype
     step = step or plain_step(cell, dtype)
     if h0 is None:
-        states = tuple(
-            torch.full((shape[0], shape[2]), a.start, dtype=dtype) for a in cell.states
-        )
+        states = tuple(torch.full((shape[0], shape[2]), a.start, dtype=dtype) for a in cell.states)
     else:
         states = tuple(h0)
     rows: list[tuple[Tensor, ...]] = []

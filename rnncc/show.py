@@ -199,5 +199,17 @@ def report(compiled: CompiledCell) -> dict[str, Any]:
     }
 
 
+def summary(cell: CellIR, structure: Structure) -> dict[str, Any]:
+    """What `rnncc list` tells of a cell, as data."""
+    return {
+        "name": cell.name,
+        "file": cell.file,
+        "states": [state.name for state in cell.states],
+        "structure": structure.summary(),
+        "doc": cell.doc.partition("\n")[0],
+        "source": source_of(cell.doc),
+    }
+
+
 def _let(let: Let) -> dict[str, Any]:
     return {"name": let.name, "expr": str(let.expr), "note": let.note, "line": let.line}

@@ -6,7 +6,7 @@ import keyword
 import re
 from pathlib import Path
 
-import rnncc
+from rnncc import dsl
 from rnncc.errors import ArgumentError, LoadError
 
 TEXT = '''\
@@ -57,7 +57,9 @@ def write_starter(name: str, folder: Path, force: bool = False) -> Path:
         ) from error
     except OSError as error:
         reason = error.strerror or error
-        raise LoadError(f"{path}: can't be written: {reason}.\nFix: --dir another folder") from error
+        raise LoadError(
+            f"{path}: can't be written: {reason}.\nFix: --dir another folder"
+        ) from error
     return path
 
 
@@ -65,19 +67,22 @@ def check_name(name: str) -> None:
     """Refuse a name that Python, C++ or rnncc has taken."""
     reason = _taken(name)
     if reason:
-        example = re.sub(r"\W+|__+", "_", name.removesuffix(".py")).strip("_0123456789") or "my_cell"
+        example = (
+            re.sub(r"\W+|__+", "_", name.removesuffix(".py")).strip("_0123456789") or "my_cell"
+        )
         example = f"{example}_cell" if _taken(example) else example
         raise ArgumentError(f"NAME: got {name!r}, which {reason}.\nFix: rnncc new {example}")
 
 
 def _taken(name: str) -> str:
     """Why the name can't be a cell's; empty if it can."""
+    from rnncc.functions import TABLE
     from rnncc.trace import KEYWORDS
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
         return "is not a plain name (ASCII letters, digits, single underscores, a letter first)"
     if keyword.iskeyword(name) or name in KEYWORDS:
         return "is a reserved word of Python, C++ or CUDA"
-    if name in rnncc.__all__ or name.startswith("RNNCC"):
+    if hasattr(dsl, name) or name in TABLE or name.startswith("RNNCC"):
         return "is a name of rnncc's own"
     return ""

@@ -196,9 +196,7 @@ def _depends_on_state(program: Program, jacobian: JacobianIR):  # type: ignore[n
     return lambda expr: bool(moving & {s.name for s in expr.free_symbols})
 
 
-def _readouts(
-    cell: CellIR, program: Program, jacobian: JacobianIR, group: int
-) -> tuple[str, ...]:
+def _readouts(cell: CellIR, program: Program, jacobian: JacobianIR, group: int) -> tuple[str, ...]:
     """States whose columns of the Jacobian are zero: nothing is fed back from them."""
     columns = range(len(program.states))
     return tuple(

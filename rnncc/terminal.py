@@ -109,6 +109,15 @@ def progress(text: str, wanted: bool = True) -> Iterator[Progress]:
 # --- errors ----------------------------------------------------------------------------------
 
 
+class Failures(Exception):
+    """Some of several things failed; `done` is what `--json` says of the others."""
+
+    def __init__(self, errors: Sequence[Exception], done: dict[str, Any]) -> None:
+        super().__init__("\n\n".join(error_message(error) for error in errors))
+        self.errors = tuple(errors)
+        self.done = done
+
+
 class Commands(click.Group):
     """Commands in the order of their definition; every error is a message and an exit code.
 
@@ -135,7 +144,8 @@ def fail(error: Exception, words: Sequence[str]) -> int:
     if "--traceback" in words or os.environ.get("RNNCC_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if "--json" in words:
-        as_json({"error": error_data(error)})
+        done = error.done if isinstance(error, Failures) else {}
+        as_json({**done, "error": error_data(error)})
     elif isinstance(error, click.ClickException):
         error.show()
     else:
@@ -145,6 +155,8 @@ def fail(error: Exception, words: Sequence[str]) -> int:
 
 def exit_status(error: Exception) -> int:
     """0 done, 1 the cell or input is at fault, 2 wrong usage, 3 the environment."""
+    if isinstance(error, Failures):
+        return max(exit_status(each) for each in error.errors)
     if isinstance(error, click.ClickException):
         return error.exit_code
     if isinstance(error, click.Abort):
@@ -153,10 +165,11 @@ def exit_status(error: Exception) -> int:
 
 
 def error_data(error: Exception) -> dict[str, Any]:
-    """What `--json` says of an error."""
-    problems = error.problems if isinstance(error, ProblemsError) else ()
+    """What `--json` says of an error: the type of the first, the problems of all."""
+    errors = error.errors if isinstance(error, Failures) else (error,)
+    problems = [p for each in errors if isinstance(each, ProblemsError) for p in each.problems]
     return {
-        "type": type(error).__name__,
+        "type": type(errors[0]).__name__,
         "message": error_message(error),
         "problems": [vars(problem) for problem in problems],
     }
@@ -164,7 +177,7 @@ def error_data(error: Exception) -> dict[str, Any]:
 
 def error_message(error: Exception) -> str:
     """What is wrong and how to fix it, in words."""
-    if isinstance(error, RnnccError):
+    if isinstance(error, (RnnccError, Failures)):
         return str(error)
     if isinstance(error, click.ClickException):
         return error.format_message()

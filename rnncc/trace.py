@@ -72,6 +72,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     token = TRACER.set(tracer)
     try:
         returned = recorder.run({**symbols, **values})
+        tracer.returned = _return_line(cell)
         next_, outputs = _read_return(cell, recorder, arguments, returned)
     finally:
         TRACER.reset(token)
@@ -162,6 +163,10 @@ def _read_signature(
     if not any(a.kind == "state" for a in arguments) and not problems.found:
         problems.add(
             "it has no state", "A recurrence carries at least one State.", "annotate one: h: State"
+        )
+    if not any(a.kind == "input" for a in arguments) and not problems.found:
+        problems.add(
+            "it has no input", "The inputs say how many steps there are.", "annotate one: x: Input"
         )
     problems.raise_any()
     return tuple(arguments), values
@@ -274,6 +279,7 @@ class _Recorder:
         self.first_line: dict[str, int] = {}
         self.lets: list[Let] = []
         self.problems = _Problems(cell)
+        self._before = cell.line
 
     def run(self, arguments: dict[str, Any]) -> Any:
         self._known = {name: id(value) for name, value in arguments.items()}
@@ -297,12 +303,14 @@ class _Recorder:
             for name, value in list(frame.f_locals.items()):
                 if isinstance(value, (Value, Condition)):
                     self._bind(name, value)
+            self._before = frame.f_lineno
         return self._step
 
     def _bind(self, name: str, value: Any) -> None:
         bound = self.bindings.get(name)
         if bound is value:
             return
+        line = value.line or self._before  # an argument under a second name has no line of its own
         if bound is not None:
             first = self.first_line.get(name)
             earlier = f"line {first}" if first else "the signature"
@@ -310,11 +318,11 @@ class _Recorder:
                 f"'{name}' is assigned again (first in {earlier})",
                 "A name stands for one value, here and in the emitted code.",
                 f"give the second value its own name, for example {name}_new",
-                value.line,
+                line,
             )
             return
         self.bindings[name] = value
-        self.first_line[name] = value.line
+        self.first_line[name] = line
         if isinstance(value, Value) and not value.expr.is_Symbol and not value.expr.is_number:
             self.let(name, value)
 
@@ -402,6 +410,13 @@ def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
                     'return {"h": ..., "y": ...}',
                     line,
                 )
+            elif reason := _reserved(key):
+                problems.add(
+                    f"the returned key '{key}' {reason}",
+                    "Names go unchanged into C++ and CUDA.",
+                    'rename it, for example "y"',
+                    line,
+                )
         problems.raise_any()
         return returned
     values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
@@ -429,7 +444,7 @@ def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> 
         value.misused()
     result = Value(lift(value))
     result.line = getattr(value, "line", recorder.cell.line)
-    let = f"{name}_next" if is_state else name
+    let = f"{name.rstrip('_')}_next" if is_state else name
     if result.expr.is_Symbol and (is_state or result.expr.name != name):
         return result.expr
     if let in recorder.bindings and not result.expr.is_Symbol:

@@ -32,7 +32,9 @@ def write(files: Mapping[str, str], folder: Path) -> list[Path]:
             _replace(_fill(Path(beside) / "new", files), folder, Path(beside))
     except OSError as error:
         reason = error.strerror or error
-        raise LoadError(f"{folder}: can't be written: {reason}.\nFix: --out another folder") from error
+        raise LoadError(
+            f"{folder}: can't be written: {reason}.\nFix: --out another folder"
+        ) from error
     return [folder / name for name in files]
 
 

@@ -36,18 +36,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture
-def filled_with_nan() -> Iterator[None]:
-    """What `torch.empty` returns holds NaN, so that whatever a kernel leaves unwritten shows."""
-    import torch
-
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture
 def two_threads() -> Iterator[None]:
     import torch
 

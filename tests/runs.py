@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +53,8 @@ class Call:
     Attributes:
         arguments: inputs [B, T, N] and params by name, in `dtype`.
         h0: [B, N] of each state in the compute dtype; None for the cell's own start.
-        dy, dh: the upstream gradients of the outputs and of the states after the last step.
+        dy, dh: the upstream gradients of the outputs and of the states after the last step; without
+            them there is no backward.
     """
 
     dtype: torch.dtype
@@ -134,16 +136,17 @@ def _random_param(
 
 def _spike_margin(name: str, call: Call) -> float:
     """How near to its threshold any neuron comes."""
-    nearest = [float("inf")]
+    nearest = float("inf")
 
     def recorded(u: Tensor, integral: Tensor) -> Tensor:
-        nearest.extend(u.detach().abs().flatten().tolist())
+        nonlocal nearest
+        nearest = min([nearest, *u.abs().flatten().tolist()])
         return (u > 0).to(u.dtype)
 
     step = plain_step(compiled(name).stages.cell)
     step.__globals__["_heaviside"] = recorded  # type: ignore[attr-defined]
     plain_loop(compiled(name).stages.cell, _wide(call.arguments), _wide_states(call), step)
-    return min(nearest)
+    return nearest
 
 
 def _wide(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,9 +171,21 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
     step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
     y, h = plain_loop(cell, {n: leaves[n] for n in call.arguments}, states, step)
     upstream = [g.to(dtype) for g in (*call.dy, *call.dh)]
-    return Outcome(y, h, _gradients([*y, *h], upstream, leaves))
+    return Outcome(y, h, _gradients([*y, *h], upstream, leaves) if upstream else {})
 
 
+@contextmanager
+def memory_full_of_nan() -> Iterator[None]:
+    """What `torch.empty` returns holds NaN, so that whatever a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@memory_full_of_nan()
 def by_kernel(name: str, call: Call) -> Outcome:
     """The functional form of the compiled cell."""
     c = compiled(name)
@@ -181,7 +196,8 @@ def by_kernel(name: str, call: Call) -> Outcome:
         leaves |= {f"h0 ({s.name})": h for s, h in zip(c.stages.cell.states, states, strict=True)}
     arguments = {n: leaves[n] for n in call.arguments}
     y, h = solve(name, arguments, states)
-    return Outcome(y, h, _gradients([*y, *h], [*call.dy, *call.dh], leaves))
+    upstream = [*call.dy, *call.dh]
+    return Outcome(y, h, _gradients([*y, *h], upstream, leaves) if upstream else {})
 
 
 def solve(

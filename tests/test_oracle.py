@@ -43,7 +43,7 @@ def shapes_for(name: str) -> list[tuple[int, int, int]]:
 @each_dtype
 @each_cell
 def test_outputs_states_and_all_gradients_equal_the_oracle(
-    name: str, dtype: torch.dtype, filled_with_nan: None
+    name: str, dtype: torch.dtype
 ) -> None:
     for seed, shape in enumerate(shapes_for(name)):
         call = random_call(name, shape, dtype, seed=seed)
@@ -52,7 +52,7 @@ def test_outputs_states_and_all_gradients_equal_the_oracle(
 
 
 @each_cell
-def test_the_cells_own_start_equals_the_oracles(name: str, filled_with_nan: None) -> None:
+def test_the_cells_own_start_equals_the_oracles(name: str) -> None:
     for shape in ((1, 1, 4), (3, 17, 20), (2, 40, 64)):
         call = random_call(name, (*shape[:2], fitting(name, shape[2])), torch.float32, start=False)
         got, expected = by_kernel(name, call), by_oracle(name, call)

@@ -10,6 +10,7 @@ struct View {
   int64_t batch, time, channel;
 };
 
+// Every member has 8 bytes; rnncc/launch.py fills them in this order.
 struct Args {
   int64_t batch, steps, groups;    // sequences, time steps, groups of channels
   int64_t rows, columns;           // a tile: so many sequences by so many groups

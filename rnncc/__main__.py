@@ -1,0 +1,6 @@
+"""`python -m rnncc`: the command line."""
+
+from rnncc.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="rnncc")

@@ -1,0 +1,358 @@
+"""The command line. Heavy imports stand inside the commands, so that help and `new` are quick."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnncc import __version__, options, terminal
+from rnncc.errors import LoadError, RnnccError
+from rnncc.options import Shape, ShapeType
+from rnncc.show import STAGES
+
+if TYPE_CHECKING:
+    from rnncc.compiler import CompiledCell
+
+Constants = Sequence[tuple[str, float]]
+
+TARGETS = ("cpp",)
+BENCH_SHAPES: tuple[Shape, ...] = ((8, 512, 256), (1, 4096, 64))
+
+
+@click.group(
+    cls=terminal.Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+PATH is a file, file.py:name where a file holds several cells, or a shipped cell's name.
+Exit codes: 0 done, 1 the cell or input is at fault, 2 wrong usage, 3 the environment.
+
+\b
+Examples:
+  rnncc list                     the cells that ship
+  rnncc new my_cell              a cell to start from: my_cell.py
+  rnncc check my_cell.py         what rnncc makes of it
+  rnncc compile my_cell.py       the layer: generated/my_cell/""",
+)
+@click.version_option(__version__, prog_name="rnncc", message="%(prog)s %(version)s")
+def main() -> None:
+    """Compile recurrent cells to fused PyTorch layers."""
+
+
+def load(path: str, constants: Mapping[str, float]) -> CompiledCell:
+    """Find and compile; what the cell's own file prints goes to stderr, away from the results."""
+    from rnncc.compiler import CompiledCell
+    from rnncc.find import find
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return CompiledCell(find(path), constants)
+
+
+# --- check -----------------------------------------------------------------------------------
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc check cells/para_gru.py
+  rnncc check lif --set slope=10
+  rnncc check para_gru --shape 8x2048x256 --json"""
+)
+@click.argument("path")
+@options.constants
+@click.option("--shape", type=ShapeType(), help="Also say how a call of this shape runs.")
+@options.common
+def check(path: str, constants: Constants, shape: Shape | None, json: bool) -> None:
+    """Show what rnncc makes of a cell: equations, Jacobian, structure, arguments, cost.
+
+    Exits with 1 if the cell can't be compiled, and says why.
+    """
+    from rnncc import pages, show
+
+    compiled = load(path, dict(constants))
+    plan = compiled.explain(*shape) if shape else None
+    if json:
+        terminal.as_json({**show.report(compiled), "plan": plan})
+        return
+    pages.check(compiled, plan)
+    terminal.line(f"\nNext: rnncc compile {path}")
+
+
+# --- compile ---------------------------------------------------------------------------------
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc compile cells/para_gru.py             -> generated/para_gru/
+  rnncc compile lif --set slope=10 --out my_layers
+  rnncc compile --all --build                 every shipped cell, kernels built right away"""
+)
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@click.option("--all", "everything", is_flag=True, help="All cells that ship.")
+@click.option("--out", default="generated", show_default=True, help="The folder to write into.")
+@click.option("--target", type=click.Choice(TARGETS), default="cpp", show_default=True)
+@options.constants
+@click.option("--build/--no-build", help="Also build the float32 kernel, into the cache.")
+@options.common
+def compile(
+    paths: tuple[str, ...],
+    everything: bool,
+    out: str,
+    target: str,
+    constants: Constants,
+    build: bool,
+    json: bool,
+) -> None:
+    """Compile cells to importable packages, OUT/NAME/ each.
+
+    A cell that can't be compiled leaves what was there before as it was; the others are written.
+    """
+    from rnncc import pages
+
+    if everything == bool(paths):
+        raise click.UsageError("give one or several PATHs, or --all for all cells that ship")
+    paths = _all_shipped() if everything else paths
+    written: dict[str, dict[str, Any]] = {}
+    errors: list[Exception] = []
+    with terminal.progress("compiling", wanted=not json and len(paths) > 1) as progress:
+        for count, path in enumerate(paths):
+            progress.say(f"compiling {Path(path).stem} ({count + 1} of {len(paths)})")
+            try:
+                _compile_one(path, Path(out), dict(constants), build, written)
+            except (RnnccError, OSError) as error:
+                errors.append(error)
+    results = list(written.values())
+    if results and not json:
+        pages.compiled_cells(results)
+    if errors:
+        raise terminal.Failures(errors, {"cells": results})
+    if json:
+        terminal.as_json({"cells": results})
+    else:
+        terminal.line(f"\nNext: {pages.import_line(results[0])}")
+
+
+def _all_shipped() -> tuple[str, ...]:
+    from rnncc.find import shipped
+
+    return tuple(str(path) for path in shipped())
+
+
+def _compile_one(
+    path: str,
+    out: Path,
+    constants: Mapping[str, float],
+    build: bool,
+    written: dict[str, dict[str, Any]],
+) -> None:
+    """Compile into OUT/NAME and note in `written` what came of it."""
+    from rnncc.emit import class_name
+    from rnncc.write import write
+
+    start = time.perf_counter()
+    compiled = load(path, constants)
+    name, folder = compiled.name, out / compiled.name
+    if name in written:
+        raise LoadError(
+            f"{path}: a second cell called '{name}'; both would be written to {folder}.\n"
+            "Fix: rename one, or compile it with another --out"
+        )
+    write(compiled.files, folder)
+    written[name] = {
+        "name": name,
+        "class": class_name(name),
+        "folder": str(folder),
+        "files": {file: text.count("\n") for file, text in compiled.files.items()},
+        "structure": compiled.structure.summary(),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    if build:
+        written[name] |= _build(compiled)
+
+
+def _build(compiled: CompiledCell) -> dict[str, Any]:
+    """Build the float32 kernel, or find it in the cache."""
+    from rnncc.build import library_path, load
+
+    source = compiled.source("cpp")
+    library = library_path(compiled.name, source, "float32")
+    cached = library.exists()
+    start = time.perf_counter()
+    load(compiled.name, source, "float32")
+    seconds = round(time.perf_counter() - start, 3)
+    return {"kernel": str(library), "cached": cached, "build_seconds": seconds}
+
+
+# --- show, list, new -------------------------------------------------------------------------
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc show para_gru --stage jacobian
+  rnncc show cells/lstm.py --stage adjoint
+  rnncc show para_gru --stage cpp | less
+
+\b
+Stages:
+"""
+    + "\n".join(f"  {name:<10}  {text}" for name, text in STAGES.items())
+)
+@click.argument("path")
+@click.option("--stage", type=click.Choice(list(STAGES)), default="recurrence", show_default=True)
+@options.constants
+@options.common
+def show(path: str, stage: str, constants: Constants, json: bool) -> None:
+    """Show one stage of a cell's way from equations to code."""
+    from rnncc.show import stage_text
+
+    compiled = load(path, dict(constants))
+    text = stage_text(compiled, stage)
+    if json:
+        terminal.as_json({"name": compiled.name, "stage": stage, "text": text})
+    else:
+        terminal.code(text, "cpp" if stage == "cpp" else "python")
+
+
+@main.command(
+    name="list",
+    epilog="""\b
+Examples:
+  rnncc list
+  rnncc list --json | jq '.cells[].name'""",
+)
+@options.common
+def list_(json: bool) -> None:
+    """List the cells that ship: states, structure, what they are, source."""
+    from rnncc import pages
+    from rnncc.find import find, shipped
+    from rnncc.show import summary
+    from rnncc.structure import classify
+    from rnncc.trace import trace
+
+    cells = [trace(find(str(path))) for path in shipped()]
+    found = [(cell, classify(cell)) for cell in cells]
+    if json:
+        terminal.as_json({"cells": [summary(cell, structure) for cell, structure in found]})
+    else:
+        pages.shipped_cells(found)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc new my_cell
+  rnncc new my_cell --dir cells"""
+)
+@click.argument("name")
+@click.option("--dir", "folder", default=".", show_default=True, help="Where to write it.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@options.common
+def new(name: str, folder: str, force: bool, json: bool) -> None:
+    """Write NAME.py, a commented cell to start from; it compiles as it is."""
+    from rnncc.starter import write_starter
+
+    path = write_starter(name, Path(folder), force)
+    if json:
+        terminal.as_json({"name": name, "file": str(path)})
+    else:
+        terminal.line(f"{path}: written.\nNext: rnncc check {path}")
+
+
+# --- bench, doctor ---------------------------------------------------------------------------
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc bench
+  rnncc bench cells/lstm.py --shape 8x2048x256 --threads 4
+  rnncc bench para_gru --against-compile --json > times.json"""
+)
+@click.argument("path", default="para_gru")
+@click.option(
+    "--shape",
+    "shapes",
+    type=ShapeType(),
+    multiple=True,
+    help="Batch, steps and channels; repeatable.  [default: 8x512x256, 1x4096x64]",
+)
+@click.option(
+    "--against-compile",
+    is_flag=True,
+    help="Also time the loop under torch.compile, 32 steps at a time (compiles for 10 to 40 s).",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="How many threads PyTorch uses.")
+@options.constants
+@options.common
+def bench(
+    path: str,
+    shapes: tuple[Shape, ...],
+    against_compile: bool,
+    threads: int | None,
+    constants: Constants,
+    json: bool,
+) -> None:
+    """Time a cell's kernel against the plain PyTorch loop, on this machine, in float32.
+
+    Before that it holds the kernel's outputs and gradients to those of the loop.
+    """
+    from rnncc import bench as bench_
+    from rnncc import pages
+
+    compiled = load(path, dict(constants))
+    bench_.use_threads(threads)
+    timings = []
+    for shape in shapes or BENCH_SHAPES:
+        text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
+        with terminal.progress(text, wanted=not json):
+            timings += list(bench_.measure(compiled, shape, against_compile))
+    found = bench_.machine()
+    if json:
+        results = [timing.data() for timing in timings]
+        head = {"cell": compiled.name, "dtype": "float32", "rnncc": __version__}
+        terminal.as_json({**head, "machine": found, "results": results})
+        return
+    title = f"{compiled.name}, float32, {found['device']}, {found['threads']} threads"
+    pages.timings(f"{title}, PyTorch {found['torch']}", timings)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  rnncc doctor
+  rnncc doctor --json
+  rnncc doctor --clear-cache"""
+)
+@click.option("--clear-cache", is_flag=True, help="Delete all cached kernels, and do no more.")
+@options.common
+@click.pass_context
+def doctor(ctx: click.Context, clear_cache: bool, json: bool) -> None:
+    """Say what this machine has of what rnncc needs, and what to install.
+
+    Exits with 3 if no kernel could be built and run here.
+    """
+    from rnncc import doctor as doctor_
+    from rnncc import pages
+
+    if clear_cache:
+        cleared = doctor_.clear_cache()
+        if json:
+            terminal.as_json({"cleared": cleared})
+        else:
+            size = f"{cleared['bytes'] / 2**20:.1f} MiB"
+            terminal.line(f"{cleared['folder']}: {cleared['files']} files deleted, {size}.")
+        return
+    findings = doctor_.examine()
+    healthy = doctor_.healthy(findings)
+    if json:
+        terminal.as_json({"healthy": healthy, "findings": [vars(f) for f in findings]})
+    else:
+        pages.findings(findings, healthy)
+    ctx.exit(0 if healthy else 3)

@@ -1,0 +1,128 @@
+"""Pages: what each command prints for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnncc import show, terminal
+from rnncc.errors import shorten
+from rnncc.ir import CellIR, Structure
+
+if TYPE_CHECKING:
+    from rnncc.bench import Timing
+    from rnncc.compiler import CompiledCell
+    from rnncc.doctor import Finding
+
+
+def check(compiled: CompiledCell, plan: str | None) -> None:
+    """Equations, Jacobian, structure, arguments, cost and, for a shape, the plan."""
+    cell = compiled.stages.cell
+    terminal.line(f"{cell.name} ({shorten(cell.file)}:{cell.line})")
+    terminal.block(cell.doc)
+    terminal.heading("Recurrence")
+    terminal.block("\n".join(show.equations(cell)))
+    terminal.heading("Jacobian")
+    terminal.block(str(compiled.stages.jacobian))
+    terminal.heading("Structure")
+    terminal.block(compiled.structure.proof)
+    if compiled.structure.block > 1:
+        terminal.block(show.pattern_text(compiled))
+    terminal.heading("Arguments")
+    terminal.table(("name", "role", "shape", "start"), show.argument_rows(compiled))
+    terminal.heading("Cost of one channel and step, float32")
+    terminal.table(("pass", "operations", "functions", "reads", "writes"), show.cost_rows(compiled))
+    if plan:
+        terminal.heading("Plan")
+        terminal.block(plan)
+
+
+# --- compile ---------------------------------------------------------------------------------
+
+
+def compiled_cells(results: Sequence[Mapping[str, Any]]) -> None:
+    """A row for each cell that was written."""
+    headers = ("cell", "written to", "structure", "lines", "time")
+    terminal.table(headers, [_compiled_row(result) for result in results])
+
+
+def _compiled_row(result: Mapping[str, Any]) -> show.Row:
+    words = show.structure_words(Structure(**result["structure"], proof=""))
+    time = f"{result['seconds']:.2f} s"
+    if "kernel" in result:
+        how = "kernel from the cache" if result["cached"] else "kernel built"
+        time += f", {how} in {result['build_seconds']:.2f} s"
+    lines = str(sum(result["files"].values()))
+    return result["name"], result["folder"], ", ".join(words), lines, time
+
+
+def import_line(result: Mapping[str, Any]) -> str:
+    """The Python line that uses a compiled cell, from the working directory if it can."""
+    parts = Path(result["folder"]).parts
+    package = ".".join(parts) if all(p.isidentifier() for p in parts) else result["name"]
+    return f"from {package} import {result['class']}, {result['name']}"
+
+
+# --- list ------------------------------------------------------------------------------------
+
+
+def shipped_cells(cells: Sequence[tuple[CellIR, Structure]]) -> None:
+    """A row for each cell that ships."""
+    rows = [
+        (
+            cell.name,
+            ", ".join(state.name for state in cell.states),
+            ", ".join(show.structure_words(structure)),
+            cell.doc.partition("\n")[0],
+            show.source_of(cell.doc),
+        )
+        for cell, structure in cells
+    ]
+    terminal.table(("cell", "states", "structure", "what", "source"), rows)
+
+
+# --- bench -----------------------------------------------------------------------------------
+
+
+def timings(title: str, found: Sequence[Timing]) -> None:
+    """A row for each shape and pass; milliseconds."""
+    terminal.line(f"{title}; milliseconds, medians of runs in turns")
+    terminal.line()
+    against = any(timing.compiled is not None for timing in found)
+    rivals = ("torch.compile", "ratio") if against else ()
+    headers = ("shape", "pass", "rnncc", "plain loop", "ratio", *rivals, "copy", "rnncc / copy")
+    terminal.table(headers, [_timing_row(timing) for timing in found])
+
+
+def _timing_row(timing: Timing) -> show.Row:
+    rivals = ()
+    if timing.compiled is not None:
+        rivals = (_ms(timing.compiled), f"{timing.compiled / timing.fused:.1f}x")
+    return (
+        "x".join(map(str, timing.shape)),
+        timing.direction,
+        _ms(timing.fused),
+        _ms(timing.loop),
+        f"{timing.ratio:.1f}x",
+        *rivals,
+        _ms(timing.copy),
+        f"{timing.fused / timing.copy:.1f}",
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}"
+
+
+# --- doctor ----------------------------------------------------------------------------------
+
+
+def findings(found: Sequence[Finding], healthy: bool) -> None:
+    """What was found, then what to do."""
+    terminal.table(("", "state", "found"), [(f.topic, f.state, f.seen) for f in found])
+    terminal.line()
+    for finding in found:
+        if finding.fix:
+            terminal.line(f"{finding.topic}: {finding.fix}")
+    terminal.line("Kernels can be built and run here." if healthy else "No kernel can run here.")
