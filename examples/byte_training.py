@@ -97,7 +97,7 @@ def progress(console: Console) -> Iterator[Show]:
             what = f"{mean:.2f} bits per byte, step {steps}"
             bar.update(task, completed=done, what=what)
             if int(10 * done) > tenth and not console.is_terminal:
-                console.print(f"    {done:4.0%} {what:>40}", markup=False)
+                console.print(f"    {done:4.0%}               {what}", markup=False)
             tenth = int(10 * done)
 
         yield show

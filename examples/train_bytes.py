@@ -46,18 +46,19 @@ class Size:
 
     width: int = 128
     layers: int = 2
-    rows: int = 8
-    length: int = 512
+    rows: int = 4
+    length: int = 256
     steps: int | None = None  # train by the clock
     held_out: tuple[int, int] = (32, 2048)
     oracle: tuple[int, int, int] = (4, 512, 64)  # B, T, N
-    timed: int = 3
+    timed: int = 5
     sample: int = 400
     files: int | None = None  # all of them
 
 
 QUICK = Size(
     width=64,
+    rows=8,
     length=64,
     steps=60,
     held_out=(4, 512),
@@ -126,7 +127,7 @@ def compile_cell(out: Path, figures: Figures) -> tuple[rnncc.CompiledCell, Modul
     line("structure, proved", "from the symbolic Jacobian")
     block(str(compiled.structure).splitlines())
     figures["structure"] = compiled.structure.kind
-    line("written", "")
+    line("written", f"the package {out.name}/para_gru")
     block([f"{_shown(f)}, {len(f.read_text().splitlines())} lines" for f in files])
     source = compiled.source().splitlines()
     first = next(i for i, s in enumerate(source) if "void para_gru_step(" in s)
@@ -204,11 +205,12 @@ def learn(
     line("held out", f"{n_held_out} other files, {len(corpus.held_out) / 1e6:.1f} MB")
     parameters = sum(p.numel() for p in model.parameters())
     line("model", f"{size.layers} x (ParaGRU, MLP), width {size.width}, {parameters:,} parameters")
-    line("a step", f"{size.rows} x {size.length} bytes, float32, {threads} threads")
+    plural = "" if threads == 1 else "s"
+    line("a step", f"{size.rows} x {size.length} bytes, float32, {threads} thread{plural}")
     windows = corpus.windows(*size.held_out)
     before = bits_per_byte(model, windows)
     line("held out, before", f"{before:.3f} bits per byte")
-    recipe = Recipe(size.rows, size.length, rate=3e-3, seconds=seconds, steps=size.steps)
+    recipe = Recipe(size.rows, size.length, rate=6e-3, seconds=seconds, steps=size.steps)
     with progress(CONSOLE) as show:
         steps, spent = train(model, corpus, recipe, seed, show)
     after = bits_per_byte(model, windows)

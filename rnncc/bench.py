@@ -1,4 +1,4 @@
-"""Bench: a compiled cell and shapes -> times of its kernel beside those of the plain PyTorch loop."""
+"""Bench: a compiled cell and shapes -> times of its kernel and of the plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -147,6 +147,7 @@ def random_arguments(spec: KernelSpec, shape: Shape, seed: int = 0) -> dict[str,
     batch, steps, channels = shape
     generator = torch.Generator().manual_seed(seed)
     arguments = {}
+    size: tuple[int, ...]
     for i in spec.inputs:
         draw = torch.rand if i.shared else torch.randn
         size = (batch, steps) if i.shared else (batch, steps, channels)

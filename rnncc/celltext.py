@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sympy
 from sympy import Expr, Symbol
 
 from rnncc.functions import Opaque
-from rnncc.ir import AdjointIR, Compiled, JacobianIR, Let, Program, Slot
+from rnncc.ir import Compiled, Let, Program, Slot
+from rnncc.keep import needed
 from rnncc.printer import CPrinter
 
 WIDTH = 100
@@ -19,8 +21,8 @@ Row = dict[str, str]
 
 def cell_text(compiled: Compiled) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
-    program, reverse, cell = compiled.program, compiled.adjoint, compiled.cell
-    rows = _Rows(program, reverse)
+    program, cell, stored = compiled.program, compiled.cell, compiled.kept.stored
+    rows = _Rows(program, stored)
     arguments = [rows.read[s.name] for s in program.arguments]
     k = program.group
     return {
@@ -46,18 +48,18 @@ def cell_text(compiled: Compiled) -> dict[str, Any]:
             "outputs": _slots(_output_slots(compiled)),
         },
         "next": [v.name for v in program.next],
-        "kept": list(reverse.kept),
+        "kept": list(stored),
         "shared_inputs": sum(a.shared for a in cell.inputs),
         "start": [f"real({a.start!r})" for a in cell.states],
         "rows": rows.declared,
         "call": {
             "arguments": _call(arguments),
-            "arguments_and_kept": _call([*arguments, *(f"k_{name}[i]" for name in reverse.kept)]),
+            "arguments_and_kept": _call([*arguments, *(f"k_{name}[i]" for name in stored)]),
             "upstream": _call(_upstream_reads(program)),
         },
-        "step": _step_text(program, reverse, rows),
-        "jacobian": _jacobian_text(program, reverse, compiled.jacobian),
-        "adjoint": _adjoint_text(program, reverse),
+        "step": _step_text(program, stored, rows),
+        "jacobian": _jacobian_text(compiled),
+        "adjoint": _adjoint_text(compiled),
     }
 
 
@@ -68,7 +70,7 @@ class _Rows:
     apart from each other and, with `out_` for results, from every name of the cell.
     """
 
-    def __init__(self, program: Program, reverse: AdjointIR) -> None:
+    def __init__(self, program: Program, stored: tuple[str, ...]) -> None:
         states = [s.symbol.name for s in program.states]
         inputs = [s.symbol.name for s in program.inputs]
         params = [s.symbol.name for s in program.params]
@@ -77,7 +79,7 @@ class _Rows:
         self.read |= {name: f"x_{name}[i]" for name in inputs}
         self.read |= {name: f"p_{name}[i]" for name in params}
 
-        kept = list(reverse.kept)
+        kept = list(stored)
         read_x, read_p = _separate("x", inputs), _packed("p", params)
         fixed = [*_packed("h", states), *read_x, *read_p, *_packed("k", kept, "kept")]
         self.declared = {
@@ -166,14 +168,14 @@ def _output_slots(compiled: Compiled) -> tuple[Slot, ...]:
     )
 
 
-def _results(program: Program, reverse: AdjointIR) -> list[str]:
-    """The lets that leave the step: next states, outputs, and what the adjoint reads."""
-    wanted = {v.name for v in (*program.next, *program.outputs)} | set(reverse.kept)
+def _results(program: Program, stored: tuple[str, ...]) -> list[str]:
+    """The lets that leave the step: next states, outputs, and what is kept."""
+    wanted = {v.name for v in (*program.next, *program.outputs)} | set(stored)
     return [let.name for let in program.lets if let.name in wanted]
 
 
-def _step_text(program: Program, reverse: AdjointIR, rows: _Rows) -> dict[str, Any]:
-    outs = _results(program, reverse)
+def _step_text(program: Program, stored: tuple[str, ...], rows: _Rows) -> dict[str, Any]:
+    outs = _results(program, stored)
     results = {*outs}
     lines = [
         {
@@ -207,56 +209,77 @@ def _step_stores(program: Program, rows: _Rows) -> list[str]:
     return lines
 
 
-def _jacobian_text(program: Program, reverse: AdjointIR, jacobian: JacobianIR) -> dict[str, Any]:
-    outs, lines = [], _assignments(jacobian.lets)
-    for row, entries in zip(jacobian.states, jacobian.entries, strict=True):
-        for column, entry in zip(jacobian.states, entries, strict=True):
-            if entry != 0:
-                outs.append(f"J_{row}_{column}")
-                lines.append({"code": f"J_{row}_{column} = {PRINTER.text(entry)};", "note": ""})
-    return {
-        "locals": _locals(outs or ["none"]),
-        "lines": lines or [{"code": "none = 0.0f;", "note": "no state feeds back"}],
-        "stores": _entry_stores(jacobian),
-        "cost": _cost([let.expr for let in jacobian.lets]),
-        "signature": _signature(
-            program, [("lets of the step", list(reverse.kept))], outs or ["none"], "entries"
-        ),
-    }
-
-
-def _entry_stores(jacobian: JacobianIR) -> list[str]:
-    size = len(jacobian.states)
-    return [
-        f"J[{r * size + c} * kTile + i] = {f'out_J_{row}_{column}' if entries[c] != 0 else '0'};"
-        for r, (row, entries) in enumerate(zip(jacobian.states, jacobian.entries, strict=True))
-        for c, column in enumerate(jacobian.states)
-    ]
-
-
-def _adjoint_text(program: Program, reverse: AdjointIR) -> dict[str, Any]:
-    upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
-    lines = _assignments(reverse.lets)
-    values = [*reverse.states, *reverse.inputs, *reverse.params]
-    outs = [f"d_{symbol.name}" for symbol in program.arguments]
-    lines += [
-        {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
-        for out, value in zip(outs, values, strict=True)
-    ]
-    stores = [f"g_{s.symbol.name}[i] = out_d_{s.symbol.name};" for s in program.states]
-    stores += [f"dx_{s.symbol.name}[i] = out_d_{s.symbol.name};" for s in program.inputs]
-    stores += [f"dp_{s.symbol.name}[i] += out_d_{s.symbol.name};" for s in program.params]
-    before = [("lets of the step", list(reverse.kept)), ("upstream gradients", upstream)]
+def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
+    jacobian, kept = compiled.jacobian, compiled.kept
+    names = _Fresh(compiled)
+    readers = [*(let.expr for let in jacobian.lets), *(e for row in jacobian.entries for e in row)]
+    lines = _assignments([*needed(kept.recomputed, readers), *jacobian.lets])
+    outs, stores, size = [], [], len(jacobian.states)
+    for r, row in enumerate(jacobian.states):
+        for c, column in enumerate(jacobian.states):
+            entry, place = jacobian.entries[r][c], f"J[{r * size + c} * kTile + i]"
+            if entry == 0:
+                stores.append(f"{place} = 0;")
+                continue
+            outs.append(names.new(f"J_{row}_{column}"))
+            lines.append({"code": f"{outs[-1]} = {PRINTER.text(entry)};", "note": ""})
+            stores.append(f"{place} = out_{outs[-1]};")
+    if not outs:
+        outs.append(names.new("none"))
+        lines.append({"code": f"{outs[0]} = 0.0f;", "note": "no state feeds back"})
+    before = [("lets of the step", list(kept.stored))]
     return {
         "locals": _locals(outs),
         "lines": lines,
         "stores": stores,
-        "cost": _cost([*(let.expr for let in reverse.lets), *reverse.states, *reverse.params]),
+        "cost": _cost(readers),
+        "signature": _signature(compiled.program, before, outs, "entries"),
+    }
+
+
+def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
+    program, reverse, kept = compiled.program, compiled.adjoint, compiled.kept
+    names = _Fresh(compiled)
+    upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
+    values = [*reverse.states, *reverse.inputs, *reverse.params]
+    readers = [*(let.expr for let in reverse.lets), *values]
+    lines = _assignments([*needed(kept.recomputed, readers), *reverse.lets])
+    outs = [names.new(f"d_{symbol.name}") for symbol in program.arguments]
+    lines += [
+        {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
+        for out, value in zip(outs, values, strict=True)
+    ]
+    places = [f"g_{s.symbol.name}[i] =" for s in program.states]
+    places += [f"dx_{s.symbol.name}[i] =" for s in program.inputs]
+    places += [f"dp_{s.symbol.name}[i] +=" for s in program.params]
+    before = [("lets of the step", list(kept.stored)), ("upstream gradients", upstream)]
+    return {
+        "locals": _locals(outs),
+        "lines": lines,
+        "stores": [f"{place} out_{out};" for place, out in zip(places, outs, strict=True)],
+        "cost": _cost(readers),
         "signature": _signature(program, before, outs, "gradients"),
     }
 
 
-def _assignments(lets: tuple[Let, ...]) -> list[dict[str, str]]:
+class _Fresh:
+    """Names for results beside every name of the cell and of its derivatives."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        reverse = compiled.adjoint
+        upstream = (*reverse.upstream_states, *reverse.upstream_outputs)
+        lets = (*compiled.program.lets, *compiled.jacobian.lets, *reverse.lets)
+        self.taken = {s.name for s in (*compiled.program.arguments, *upstream)}
+        self.taken |= {let.name for let in lets}
+
+    def new(self, wanted: str) -> str:
+        while wanted in self.taken:
+            wanted += "_"
+        self.taken.add(wanted)
+        return wanted
+
+
+def _assignments(lets: Iterable[Let]) -> list[dict[str, str]]:
     return [
         {"code": f"const real {let.name} = {PRINTER.text(let.expr)};", "note": let.note}
         for let in lets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,16 @@ import click
 
 from rnncc import __version__, options, terminal
 from rnncc.errors import LoadError, RnnccError
-from rnncc.options import Shape, ShapeType
+from rnncc.options import Shape
 from rnncc.show import STAGES
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
 
-Constants = Sequence[tuple[str, float]]
+Constants = dict[str, float]
 
 TARGETS = ("cpp",)
-BENCH_SHAPES: tuple[Shape, ...] = ((8, 512, 256), (1, 4096, 64))
+BENCH_SHAPES: list[Shape] = [(8, 512, 256), (1, 4096, 64)]
 
 
 @click.group(
@@ -65,16 +65,16 @@ Examples:
 )
 @click.argument("path")
 @options.constants
-@click.option("--shape", type=ShapeType(), help="Also say how a call of this shape runs.")
+@options.shape("Also say how a call of this shape runs.")
 @options.common
 def check(path: str, constants: Constants, shape: Shape | None, json: bool) -> None:
-    """Show what rnncc makes of a cell: equations, Jacobian, structure, arguments, cost.
+    """Show what rnncc makes of a cell.
 
-    Exits with 1 if the cell can't be compiled, and says why.
+    Its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if the cell can't be compiled, and says why.
     """
     from rnncc import pages, show
 
-    compiled = load(path, dict(constants))
+    compiled = load(path, constants)
     plan = compiled.explain(*shape) if shape else None
     if json:
         terminal.as_json({**show.report(compiled), "plan": plan})
@@ -109,7 +109,7 @@ def compile(
     build: bool,
     json: bool,
 ) -> None:
-    """Compile cells to importable packages, OUT/NAME/ each.
+    """Compile cells to packages, OUT/NAME/ each.
 
     A cell that can't be compiled leaves what was there before as it was; the others are written.
     """
@@ -124,14 +124,14 @@ def compile(
         for count, path in enumerate(paths):
             progress.say(f"compiling {Path(path).stem} ({count + 1} of {len(paths)})")
             try:
-                _compile_one(path, Path(out), dict(constants), build, written)
+                _compile_one(path, Path(out), constants, build, written)
             except (RnnccError, OSError) as error:
                 errors.append(error)
     results = list(written.values())
     if results and not json:
         pages.compiled_cells(results)
     if errors:
-        raise terminal.Failures(errors, {"cells": results})
+        raise terminal.SeveralError(errors, {"cells": results})
     if json:
         terminal.as_json({"cells": results})
     else:
@@ -209,10 +209,10 @@ Stages:
 @options.constants
 @options.common
 def show(path: str, stage: str, constants: Constants, json: bool) -> None:
-    """Show one stage of a cell's way from equations to code."""
+    """Show one stage from equations to code."""
     from rnncc.show import stage_text
 
-    compiled = load(path, dict(constants))
+    compiled = load(path, constants)
     text = stage_text(compiled, stage)
     if json:
         terminal.as_json({"name": compiled.name, "stage": stage, "text": text})
@@ -229,7 +229,7 @@ Examples:
 )
 @options.common
 def list_(json: bool) -> None:
-    """List the cells that ship: states, structure, what they are, source."""
+    """List the cells that ship."""
     from rnncc import pages
     from rnncc.find import find, shipped
     from rnncc.show import summary
@@ -255,7 +255,10 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @options.common
 def new(name: str, folder: str, force: bool, json: bool) -> None:
-    """Write NAME.py, a commented cell to start from; it compiles as it is."""
+    """Write NAME.py, a cell to start from.
+
+    It is commented and compiles as it is.
+    """
     from rnncc.starter import write_starter
 
     path = write_starter(name, Path(folder), force)
@@ -276,12 +279,8 @@ Examples:
   rnncc bench para_gru --against-compile --json > times.json"""
 )
 @click.argument("path", default="para_gru")
-@click.option(
-    "--shape",
-    "shapes",
-    type=ShapeType(),
-    multiple=True,
-    help="Batch, steps and channels; repeatable.  [default: 8x512x256, 1x4096x64]",
+@options.shape(
+    "Batch, steps and channels; repeatable.  [default: 8x512x256, 1x4096x64]", multiple=True
 )
 @click.option(
     "--against-compile",
@@ -293,20 +292,21 @@ Examples:
 @options.common
 def bench(
     path: str,
-    shapes: tuple[Shape, ...],
+    shapes: list[Shape],
     against_compile: bool,
     threads: int | None,
     constants: Constants,
     json: bool,
 ) -> None:
-    """Time a cell's kernel against the plain PyTorch loop, on this machine, in float32.
+    """Time a cell against the plain PyTorch loop.
 
-    Before that it holds the kernel's outputs and gradients to those of the loop.
+    In float32, on this machine. Before that the kernel's outputs and gradients are held to those of
+    the loop.
     """
     from rnncc import bench as bench_
     from rnncc import pages
 
-    compiled = load(path, dict(constants))
+    compiled = load(path, constants)
     bench_.use_threads(threads)
     timings = []
     for shape in shapes or BENCH_SHAPES:
@@ -334,9 +334,9 @@ Examples:
 @options.common
 @click.pass_context
 def doctor(ctx: click.Context, clear_cache: bool, json: bool) -> None:
-    """Say what this machine has of what rnncc needs, and what to install.
+    """Say what rnncc finds and misses here.
 
-    Exits with 3 if no kernel could be built and run here.
+    And what to install. Exits with 3 if no kernel could be built and run here.
     """
     from rnncc import doctor as doctor_
     from rnncc import pages

@@ -51,7 +51,7 @@ def cost(program: Program, adjoint: AdjointIR, spec: KernelSpec, every: int) -> 
     back += [*adjoint.states, *adjoint.inputs, *adjoint.params]
     inputs = {i.name: 0.0 if i.shared else float(FLOAT) for i in spec.inputs}
     outputs = {name: float(FLOAT) for name in spec.outputs}
-    saved = {f"states, every {every} steps": FLOAT * len(spec.states) / every}
+    saved = {f"states, every {every} steps in training": FLOAT * len(spec.states) / every}
     return Cost(
         forward=Pass(*_work(step, spec.group), inputs, outputs | saved),
         backward=Pass(

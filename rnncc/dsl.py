@@ -369,6 +369,8 @@ class Condition(Symbolic):
     def _arithmetic(self, *_: Any) -> NoReturn:
         self.misused()
 
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _arithmetic  # type: ignore[assignment]
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _arithmetic
     __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _arithmetic
 
@@ -379,6 +381,8 @@ class MatrixValue(Symbolic):
     def __matmul__(self, other: Any) -> Value:
         from rnncc import functions
 
+        if isinstance(other, (Condition, MatrixValue)):
+            other.misused()
         if not isinstance(other, Value):
             _refuse_operand(other)
         return Value(functions.MatVec(self.expr, other.expr))
@@ -392,6 +396,8 @@ class MatrixValue(Symbolic):
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = misused
     __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __rmatmul__ = misused
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = misused  # type: ignore[assignment]
 
 
 # --- functions -------------------------------------------------------------------------------

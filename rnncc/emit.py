@@ -12,6 +12,7 @@ from rnncc import paths
 from rnncc.celltext import WIDTH, cell_text
 from rnncc.ir import Argument, CellIR, Compiled
 from rnncc.jacobian import adjoint, differentiate
+from rnncc.keep import keep
 from rnncc.lower import lower
 from rnncc.spec import (
     InitSpec,
@@ -34,7 +35,9 @@ def analyse(cell: CellIR) -> Compiled:
     """
     structure = classify(cell)
     program = lower(cell, structure.group)
-    return Compiled(cell, structure, program, differentiate(program), adjoint(program))
+    jacobian, reverse = differentiate(program), adjoint(program)
+    kept = keep(program, jacobian, reverse)
+    return Compiled(cell, structure, program, jacobian, reverse, kept)
 
 
 def emit(compiled: Compiled) -> dict[str, str]:
@@ -91,7 +94,7 @@ def kernel_spec(compiled: Compiled) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
-        kept=len(program.states) + len(compiled.adjoint.kept) + len(program.inputs),
+        kept=len(program.states) + len(compiled.kept.stored) + len(program.inputs),
     )
 
 

@@ -58,7 +58,8 @@ def _split(where: str) -> tuple[Path, str | None]:
         return _file(path), name
     if colon and Path(path).is_file() and not Path(where).exists():
         raise LoadError(
-            f"{where}: names no cell after the colon.\nFix: {path}, or {path}:NAME for one of several"
+            f"{where}: names no cell after the colon.\n"
+            f"Fix: {path}, or {path}:NAME for one of several"
         )
     return _file(where), None
 

@@ -163,7 +163,6 @@ class AdjointIR:
         upstream_outputs: gradient of each readout (an output that is no next state).
         lets: in reverse order of the recurrence.
         states, inputs, params: the gradient of each slot.
-        kept: names of the recurrence's lets that the adjoint reads.
     """
 
     upstream_states: tuple[Symbol, ...]
@@ -172,10 +171,17 @@ class AdjointIR:
     states: tuple[Expr, ...]
     inputs: tuple[Expr, ...]
     params: tuple[Expr, ...]
-    kept: tuple[str, ...]
 
     def __str__(self) -> str:
         return "\n".join(str(let) for let in self.lets)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What Jacobian and adjoint read of the step: lets stored, and lets computed again."""
+
+    stored: tuple[str, ...]
+    recomputed: tuple[Let, ...]
 
 
 @dataclass(frozen=True)
@@ -229,3 +235,4 @@ class Compiled:
     program: Program
     jacobian: JacobianIR
     adjoint: AdjointIR
+    kept: Kept

@@ -74,7 +74,7 @@ class _Forward:
         row = functions.row_of(let.expr)
         assert row is not None, let.expr
         slopes = row.partials(Symbol(let.name, real=True), let.expr.args)
-        result: dict[Symbol, Expr] = {s: ZERO for s in moving}
+        result: dict[Symbol, Expr] = dict.fromkeys(moving, ZERO)
         for argument, slope in zip(let.expr.args, slopes, strict=True):
             if slope is None or slope == 0 or not argument.free_symbols & set(moving):
                 continue
@@ -136,7 +136,6 @@ class _Reverse:
             states=states,
             inputs=inputs,
             params=params,
-            kept=self.kept(lets, [*states, *inputs, *params]),
         )
 
     def upstream(self, values: Iterable[Symbol], names: list[str]) -> tuple[Symbol, ...]:
@@ -158,12 +157,19 @@ class _Reverse:
         row = functions.row_of(let.expr)
         assert row is not None, let.expr
         pulled = row.pull(gradient, Symbol(let.name, real=True), *let.expr.args)
+        self.distribute(let, list(pulled))
+
+    def distribute(self, let: Let, pulled: list[Any]) -> None:
+        """The gradients of an opaque function's arguments, each named once and shared."""
         several = sum(p is not None and p != 0 for p in pulled) > 1
-        for i, (argument, g) in enumerate(zip(let.expr.args, pulled, strict=True)):
+        for i, argument in enumerate(let.expr.args):
+            g = pulled[i]
             if g is None or g == 0 or not argument.free_symbols:
                 continue
-            if not argument.is_Symbol:
-                g = self.name(f"g_{let.name}_arg{i if several else ''}", g, let)
+            if several or not argument.is_Symbol:
+                named = self.name(f"g_{let.name}_arg{i if several else ''}", g, let)
+                pulled = [p if p is None else sympy.sympify(p).subs(g, named) for p in pulled]
+                g = named
             self.spread(argument, g)
 
     def spread(self, expr: Expr, gradient: Expr) -> None:
@@ -178,10 +184,6 @@ class _Reverse:
         symbol = self.names.new(wanted)
         self.lets.append(Let(symbol.name, expr, source.line))
         return symbol
-
-    def kept(self, lets: tuple[Let, ...], results: list[Any]) -> tuple[str, ...]:
-        read = {s.name for e in [*(let.expr for let in lets), *results] for s in e.free_symbols}
-        return tuple(let.name for let in self.program.lets if let.name in read)
 
 
 def _sorted(symbols: Iterable[Symbol]) -> list[Symbol]:

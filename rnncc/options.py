@@ -1,4 +1,4 @@
-"""Options: what the commands share, and the types of their values."""
+"""Options: what the commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -12,38 +12,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Shape = tuple[int, int, int]
 
 
-class ConstantType(click.ParamType):
-    """NAME=NUMBER -> (name, number)."""
-
-    name = "NAME=NUMBER"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        name, _, number = str(value).partition("=")
-        for read in (int, float):
-            with contextlib.suppress(ValueError):
-                if name.isidentifier():
-                    return name, read(number)
-        self.fail(f"got {value!r}, expected NAME=NUMBER, for example slope=10", param, ctx)
-
-
-class ShapeType(click.ParamType):
-    """8x2048x256 -> (8, 2048, 256)."""
-
-    name = "BxTxN"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Shape:
-        sizes = str(value).lower().split("x")
-        if len(sizes) == 3 and all(s.isascii() and s.isdigit() and int(s) > 0 for s in sizes):
-            return int(sizes[0]), int(sizes[1]), int(sizes[2])
-        self.fail(
-            f"got {value!r}, expected BATCHxSTEPSxCHANNELS, for example 8x2048x256", param, ctx
-        )
-
-
 def common(command: Command) -> Command:
     """The options of every command."""
     where = click.option(
@@ -53,11 +21,49 @@ def common(command: Command) -> Command:
 
 
 def constants(command: Command) -> Command:
-    """`--set name=value`, repeatable."""
+    """`--set name=value`, repeatable; the command receives a dict."""
     return click.option(
         "--set",
         "constants",
-        type=ConstantType(),
+        metavar="NAME=NUMBER",
         multiple=True,
+        callback=_read_constants,
         help="A new value for a compile-time constant of the cell; repeatable.",
     )(command)
+
+
+def shape(text: str, multiple: bool = False) -> Callable[[Command], Command]:
+    """`--shape 8x2048x256`; the command receives a tuple, or with `multiple` a list of them."""
+    name = "shapes" if multiple else "shape"
+    read = _read_shapes if multiple else _read_shape
+    return click.option(
+        "--shape", name, metavar="BxTxN", multiple=multiple, callback=read, help=text
+    )
+
+
+def _read_constants(_: Any, __: Any, values: tuple[str, ...]) -> dict[str, float]:
+    return dict(map(_constant, values))
+
+
+def _constant(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    for read in (int, float):
+        with contextlib.suppress(ValueError):
+            if name.isidentifier():
+                return name, read(number)
+    raise click.BadParameter(f"got {text!r}, expected NAME=NUMBER, for example slope=10")
+
+
+def _read_shapes(_: Any, __: Any, values: tuple[str, ...]) -> list[Shape]:
+    return list(map(_shape, values))
+
+
+def _read_shape(_: Any, __: Any, value: str | None) -> Shape | None:
+    return None if value is None else _shape(value)
+
+
+def _shape(text: str) -> Shape:
+    sizes = text.lower().split("x")
+    if len(sizes) == 3 and all(s.isascii() and s.isdigit() and int(s) > 0 for s in sizes):
+        return int(sizes[0]), int(sizes[1]), int(sizes[2])
+    raise click.BadParameter(f"got {text!r}, expected BATCHxSTEPSxCHANNELS, such as 8x2048x256")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
     from rnncc.doctor import Finding
 
+LONGEST = 24  # lines of a Jacobian; there is `show` for the rest
+
 
 def check(compiled: CompiledCell, plan: str | None) -> None:
     """Equations, Jacobian, structure, arguments, cost and, for a shape, the plan."""
@@ -24,7 +26,7 @@ def check(compiled: CompiledCell, plan: str | None) -> None:
     terminal.heading("Recurrence")
     terminal.block("\n".join(show.equations(cell)))
     terminal.heading("Jacobian")
-    terminal.block(str(compiled.stages.jacobian))
+    terminal.block(_shortened(show.jacobian_text(compiled), cell.name))
     terminal.heading("Structure")
     terminal.block(compiled.structure.proof)
     if compiled.structure.block > 1:
@@ -36,6 +38,14 @@ def check(compiled: CompiledCell, plan: str | None) -> None:
     if plan:
         terminal.heading("Plan")
         terminal.block(plan)
+
+
+def _shortened(text: str, name: str) -> str:
+    lines = text.splitlines()
+    if len(lines) <= LONGEST:
+        return text
+    more = f"... {len(lines) - LONGEST} more lines: rnncc show {name} --stage jacobian"
+    return "\n".join([*lines[:LONGEST], more])
 
 
 # --- compile ---------------------------------------------------------------------------------
@@ -96,7 +106,7 @@ def timings(title: str, found: Sequence[Timing]) -> None:
 
 
 def _timing_row(timing: Timing) -> show.Row:
-    rivals = ()
+    rivals: show.Row = ()
     if timing.compiled is not None:
         rivals = (_ms(timing.compiled), f"{timing.compiled / timing.fused:.1f}x")
     return (

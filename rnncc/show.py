@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def stage_text(compiled: CompiledCell, stage: str) -> str:
     if stage == "lets":
         return str(stages.program)
     if stage == "jacobian":
-        return str(stages.jacobian)
+        return jacobian_text(compiled)
     if stage == "structure":
         return f"{stages.structure.proof}\n\n{pattern_text(compiled)}"
     if stage == "adjoint":
@@ -66,16 +67,30 @@ def equations(cell: CellIR) -> list[str]:
     ]
 
 
+def jacobian_text(compiled: CompiledCell) -> str:
+    """The Jacobian; what it reads and the cell's author did not name stands above it."""
+    stages = compiled.stages
+    text = str(stages.jacobian)
+    if stages.program.group > 1:
+        return text
+    named = {let.name for let in stages.cell.lets}
+    lines: list[str] = []
+    for let in reversed(stages.program.lets):
+        if let.name not in named and re.search(rf"\b{let.name}\b", "\n".join([*lines, text])):
+            lines.insert(0, str(let))
+    return "\n".join([*lines, text])
+
+
 def pattern_text(compiled: CompiledCell) -> str:
     """The zero pattern of a block: a row for each next state, a column for each state."""
     names = compiled.stages.jacobian.states
     width = max(len(name) for name in names)
-    head = " " * (width + 4) + " ".join(f"{name:>{width}}" for name in names)
+    head = " " * (width + 2) + " ".join(f"{name:>{width}}" for name in names)
     rows = [
-        f"  {name + chr(39):<{width + 1}} " + " ".join(f"{entry:>{width}}" for entry in row)
+        f"{name + chr(39):<{width + 1}} " + " ".join(f"{entry:>{width}}" for entry in row)
         for name, row in zip(names, compiled.structure.pattern, strict=True)
     ]
-    return "\n".join([head, *rows, "  (0: always zero, 1: constant, x: varies)"])
+    return "\n".join([head, *rows, "(0: always zero, 1: constant, x: varies)"])
 
 
 def structure_words(structure: Structure) -> list[str]:
@@ -102,7 +117,7 @@ def argument_rows(compiled: CompiledCell) -> list[Row]:
     """Name, role, shape and start of every argument and constant, in the signature's order."""
     cell, spec = compiled.stages.cell, _spec(compiled)
     inits = {p.name: _init_text(p.init) for p in spec.params}
-    rows = [
+    rows: list[Row] = [
         (a.name, _role(a), _shape(a), inits.get(a.name) or _start_text(a)) for a in cell.arguments
     ]
     return rows + [

@@ -109,7 +109,7 @@ def progress(text: str, wanted: bool = True) -> Iterator[Progress]:
 # --- errors ----------------------------------------------------------------------------------
 
 
-class Failures(Exception):
+class SeveralError(Exception):
     """Some of several things failed; `done` is what `--json` says of the others."""
 
     def __init__(self, errors: Sequence[Exception], done: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def fail(error: Exception, words: Sequence[str]) -> int:
     if "--traceback" in words or os.environ.get("RNNCC_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if "--json" in words:
-        done = error.done if isinstance(error, Failures) else {}
+        done = error.done if isinstance(error, SeveralError) else {}
         as_json({**done, "error": error_data(error)})
     elif isinstance(error, click.ClickException):
         error.show()
@@ -155,7 +155,7 @@ def fail(error: Exception, words: Sequence[str]) -> int:
 
 def exit_status(error: Exception) -> int:
     """0 done, 1 the cell or input is at fault, 2 wrong usage, 3 the environment."""
-    if isinstance(error, Failures):
+    if isinstance(error, SeveralError):
         return max(exit_status(each) for each in error.errors)
     if isinstance(error, click.ClickException):
         return error.exit_code
@@ -166,7 +166,7 @@ def exit_status(error: Exception) -> int:
 
 def error_data(error: Exception) -> dict[str, Any]:
     """What `--json` says of an error: the type of the first, the problems of all."""
-    errors = error.errors if isinstance(error, Failures) else (error,)
+    errors = error.errors if isinstance(error, SeveralError) else (error,)
     problems = [p for each in errors if isinstance(each, ProblemsError) for p in each.problems]
     return {
         "type": type(errors[0]).__name__,
@@ -177,7 +177,7 @@ def error_data(error: Exception) -> dict[str, Any]:
 
 def error_message(error: Exception) -> str:
     """What is wrong and how to fix it, in words."""
-    if isinstance(error, (RnnccError, Failures)):
+    if isinstance(error, (RnnccError, SeveralError)):
         return str(error)
     if isinstance(error, click.ClickException):
         return error.format_message()

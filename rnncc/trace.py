@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import math
 import re
 import sys
 import tokenize
@@ -31,7 +32,7 @@ from rnncc.dsl import (
     lift,
 )
 from rnncc.errors import CellError, Problem
-from rnncc.ir import Argument, CellIR, Let
+from rnncc.ir import Argument, CellIR, Init, Let
 
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
@@ -149,6 +150,13 @@ def _read_signature(
             )
         if parameter.default is not inspect.Parameter.empty:
             values[name] = _constant(parameter, changed, problems, line)
+            if _as_role(parameter.annotation) is not None:
+                problems.add(
+                    f"the argument '{name}' has a role and a default",
+                    "A default makes an argument a compile-time constant.",
+                    f"no default and Param(init=constant({parameter.default!r})), or no role",
+                    line,
+                )
         else:
             role = _role(parameter, problems, line)
             if role is not None:
@@ -236,10 +244,15 @@ def _constant(
     return value  # type: ignore[no-any-return]
 
 
+def _as_role(annotation: Any) -> Role | None:
+    role = annotation() if isinstance(annotation, type) and annotation in KINDS else annotation
+    return role if isinstance(role, Role) else None
+
+
 def _role(parameter: inspect.Parameter, problems: _Problems, line: int) -> Argument | None:
     annotation: Any = parameter.annotation
-    role = annotation() if isinstance(annotation, type) and annotation in KINDS else annotation
-    if not isinstance(role, Role):
+    role = _as_role(annotation)
+    if role is None:
         seen = "no role" if annotation is inspect.Parameter.empty else f"the role {annotation!r}"
         problems.add(
             f"the argument '{parameter.name}' has {seen}",
@@ -249,11 +262,23 @@ def _role(parameter: inspect.Parameter, problems: _Problems, line: int) -> Argum
         )
         return None
     block = role.block if isinstance(role, Matrix) else None
-    if block is not None and (not isinstance(block, int) or block < 1):
+    if block is not None and (type(block) is not int or block < 1):
         problems.add(
             f"'{parameter.name}' is a Matrix with block={block!r}",
             "block is how many consecutive channels it mixes.",
             "block=2, 4 or 8",
+            line,
+        )
+        return None
+    start = getattr(role, "init", None)
+    if not _is_init(role, start):
+        wanted = (
+            "a finite number" if isinstance(role, State) else "uniform, normal or constant(...)"
+        )
+        problems.add(
+            f"'{parameter.name}' has init={start!r}",
+            f"The init of a {type(role).__name__} is {wanted}.",
+            "State(init=0.0)" if isinstance(role, State) else "init=uniform(-1, 1)",
             line,
         )
         return None
@@ -264,6 +289,16 @@ def _role(parameter: inspect.Parameter, problems: _Problems, line: int) -> Argum
         block=block,
         start=float(role.init) if isinstance(role, State) else 0.0,
         init=role.init if isinstance(role, (Param, Matrix)) else None,
+    )
+
+
+def _is_init(role: Role, init: Any) -> bool:
+    if isinstance(role, State):
+        return type(init) in (int, float) and math.isfinite(init)
+    return (
+        isinstance(role, Input)
+        or (isinstance(role, Matrix) and init is None)
+        or (isinstance(init, Init) and math.isfinite(init.a) and math.isfinite(init.b))
     )
 
 
@@ -287,7 +322,7 @@ class _Recorder:
         sys.settrace(self._enter)
         try:
             return self.cell.function(**arguments)
-        except (CellError, RecursionError):
+        except CellError:
             raise
         except Exception as error:
             raise self._explain(error) from error
@@ -311,7 +346,8 @@ class _Recorder:
         if bound is value:
             return
         line = value.line or self._before  # an argument under a second name has no line of its own
-        if bound is not None:
+        if bound is not None and not self._is_alias(name, bound):
+            self.bindings[name] = value
             first = self.first_line.get(name)
             earlier = f"line {first}" if first else "the signature"
             self.problems.add(
@@ -325,6 +361,10 @@ class _Recorder:
         self.first_line[name] = line
         if isinstance(value, Value) and not value.expr.is_Symbol and not value.expr.is_number:
             self.let(name, value)
+
+    def _is_alias(self, name: str, value: Any) -> bool:
+        """A second name for a value, such as a loop's variable; it is never emitted."""
+        return isinstance(value, Value) and value.expr.is_Symbol and value.expr.name != name
 
     def let(self, name: str, value: Value) -> None:
         """Name the value: from now on it is a symbol."""
@@ -488,7 +528,9 @@ def _check(cell: Cell, cell_ir: CellIR, recorder: _Recorder) -> None:
                 _argument_line(cell, argument.name),
             )
     for let in cell_ir.lets:
-        if let.expr.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        if let.expr.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo) or any(
+            abs(number) > sys.float_info.max for number in let.expr.atoms(sympy.Number)
+        ):
             problems.add(
                 f"'{let.name}' is {let.expr}",
                 "Constants of a cell are finite numbers.",
