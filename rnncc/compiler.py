@@ -84,7 +84,7 @@ class CompiledCell:
         """Which solver a call of this shape runs, how it cuts its work, and why."""
         import torch
 
-        plan = self.kernel.plan(batch, channels, getattr(torch, dtype))
+        plan = self.kernel.plan((batch, steps, channels), getattr(torch, dtype))
         return f"[{batch}, {steps}, {channels}] {dtype}: {plan}"
 
     def __repr__(self) -> str:

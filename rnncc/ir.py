@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -27,7 +27,7 @@ class Let:
 class Init:
     """How a learnt value starts: uniform in [a, b], normal of mean a and deviation b, or a."""
 
-    kind: str
+    kind: Literal["uniform", "normal", "constant"]
     a: float
     b: float = 0.0
 

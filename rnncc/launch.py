@@ -82,9 +82,10 @@ class Kernel:
                 self._functions[part, kind] = function
         return self._functions[name, kind]
 
-    def plan(self, batch: int, channels: int, dtype: torch.dtype, solver: str = "auto") -> Plan:
+    def plan(self, shape: tuple[int, int, int], dtype: torch.dtype, solver: str = "auto") -> Plan:
+        """How a call of shape [batch, steps, channels] cuts its work on this machine."""
         itemsize = COMPUTE[dtype].itemsize
-        return plan(self.spec, batch, channels, itemsize, torch.get_num_threads(), solver)
+        return plan(self.spec, shape, itemsize, torch.get_num_threads(), solver)
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -171,7 +172,7 @@ def _call(
     """
     spec = kernel.spec
     batch, steps, channels = shape
-    p = kernel.plan(batch, channels, dtype)
+    p = kernel.plan(shape, dtype)
     words = [batch, steps, channels // spec.group, p.rows, p.columns, p.every, p.threads]
     words.append(build.thread_pool())
     for member, size in _fields(spec).items():

@@ -121,7 +121,7 @@ class Recurrence(torch.autograd.Function):
     """The recurrence with its gradient; arguments: key, packed, counts, then all tensors."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         key: str, packed: bool, n_inputs: int, n_params: int, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         inputs, params = tensors[:n_inputs], tensors[n_inputs : n_inputs + n_params]
@@ -137,7 +137,7 @@ class Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         *tensors, saved = ctx.saved_tensors
         inputs, params = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
@@ -170,7 +170,8 @@ def solve(
     """
     tensors = [*inputs, *params, *([] if h0 is None else [h0])]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        results = Recurrence.apply(key, packed, len(inputs), len(params), *inputs, *params, h0)
+        apply: Any = Recurrence.apply
+        results = apply(key, packed, len(inputs), len(params), *inputs, *params, h0)
     else:
         results = torch.ops.rnncc.forward(key, inputs, packed, params, h0, False)
     *y, h_last, _ = results

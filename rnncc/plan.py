@@ -10,6 +10,7 @@ from rnncc.spec import KernelSpec
 SOLVERS = ("auto", "sequential")
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 STEPS_SAVED = 16
+WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,27 @@ class Plan:
 
 
 def plan(
-    spec: KernelSpec, batch: int, channels: int, itemsize: int, threads: int, solver: str = "auto"
+    spec: KernelSpec,
+    shape: tuple[int, int, int],
+    itemsize: int,
+    threads: int,
+    solver: str = "auto",
 ) -> Plan:
-    """Cut [batch, channels] into tiles so that all threads work with full vectors.
+    """Cut [batch, steps, channels] into tiles so that all threads work with full vectors.
 
     Args:
         itemsize: bytes of the type that the recurrence is computed in.
+        threads: how many may work; a small call takes one.
     Raises:
         ArgumentError: an unknown solver.
     """
     check_solver(solver)
+    batch, steps, channels = shape
+    if batch * steps * channels < WORTH_A_THREAD:
+        threads = 1
     lanes = LANE_BYTES // itemsize
-    groups = channels // spec.group
-    largest = spec.tile * 4 // itemsize if itemsize > 4 else spec.tile
-    rows, columns = _tile(batch, groups, lanes, largest, threads)
+    largest = spec.tile * 4 // max(4, itemsize)
+    rows, columns = _tile(batch, channels // spec.group, lanes, largest, threads)
     return Plan(
         solver="sequential",
         reason="one fused pass over time, parallel over batch and channels",
@@ -72,15 +80,21 @@ def check_solver(solver: str) -> None:
 
 
 def _tile(batch: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
-    """Rows by columns; whole vectors, a tile for each thread, many vectors in flight."""
+    """Rows by columns: whole vectors, many of them in flight, and as much work for each thread."""
     if groups < lanes:
         # few channels: several sequences side by side fill a vector
-        wanted = max(lanes, _round_up(-(-batch * groups // threads), lanes))
-        return max(1, min(batch, min(wanted, largest) // groups)), groups
-    tiles = -(-groups // largest)
-    while batch * tiles < threads and groups // (tiles + 1) >= lanes:
-        tiles += 1
-    return 1, min(_round_up(-(-groups // tiles), lanes), largest)
+        wanted = min(_round_up(-(-batch * groups // threads), lanes), largest)
+        return max(1, min(batch, wanted // max(1, groups))), groups
+    fewest = -(-groups // largest)
+    most = max(fewest, groups // lanes)
+    counts = range(fewest, min(most, fewest + 2 * threads) + 1)
+    best = min(counts, key=lambda tiles: (round(_idle(batch * tiles, threads), 1), tiles))
+    return 1, min(_round_up(-(-groups // best), lanes), largest)
+
+
+def _idle(tiles: int, threads: int) -> float:
+    """The share of the threads' time that is lost when tiles don't divide among them."""
+    return -(-tiles // threads) * threads / max(1, tiles) - 1
 
 
 def _round_up(value: int, multiple: int) -> int:

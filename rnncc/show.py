@@ -170,7 +170,7 @@ def cost_of(compiled: CompiledCell) -> Cost:
     from rnncc.plan import plan
 
     spec = _spec(compiled)
-    every = plan(spec, batch=1, channels=spec.group, itemsize=4, threads=1).every
+    every = plan(spec, (1, 1, spec.group), itemsize=4, threads=1).every
     return cost(compiled.stages.program, compiled.stages.adjoint, spec, every)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +53,7 @@ class Call:
     Attributes:
         arguments: inputs [B, T, N] and params by name, in `dtype`.
         h0: [B, N] of each state in the compute dtype; None for the cell's own start.
-        dy, dh: the upstream gradients of the outputs and of the states after the last step; without
-            them there is no backward.
+        dy, dh: the upstream gradients of the outputs and of the states after the last step.
     """
 
     dtype: torch.dtype
@@ -136,17 +135,23 @@ def _random_param(
 
 def _spike_margin(name: str, call: Call) -> float:
     """How near to its threshold any neuron comes."""
-    nearest = float("inf")
+    nearest = torch.tensor(torch.inf, dtype=torch.float64)
 
     def recorded(u: Tensor, integral: Tensor) -> Tensor:
         nonlocal nearest
-        nearest = min([nearest, *u.abs().flatten().tolist()])
+        nearest = torch.cat([nearest.reshape(1), u.abs().flatten()]).min()
         return (u > 0).to(u.dtype)
 
-    step = plain_step(compiled(name).stages.cell)
-    step.__globals__["_heaviside"] = recorded  # type: ignore[attr-defined]
-    plain_loop(compiled(name).stages.cell, _wide(call.arguments), _wide_states(call), step)
-    return nearest
+    cell = compiled(name).stages.cell
+    plain_loop(cell, _wide(call.arguments), _wide_states(call), _step(cell, recorded))
+    return float(nearest)
+
+
+def _step(cell: CellIR, heaviside: Callable[..., Tensor]) -> reference.Step:
+    """The oracle's step with another Heaviside function."""
+    step = plain_step(cell)
+    step.__globals__["_heaviside"] = heaviside  # type: ignore[attr-defined]
+    return step
 
 
 def _wide(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,7 +176,29 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
     step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
     y, h = plain_loop(cell, {n: leaves[n] for n in call.arguments}, states, step)
     upstream = [g.to(dtype) for g in (*call.dy, *call.dh)]
-    return Outcome(y, h, _gradients([*y, *h], upstream, leaves) if upstream else {})
+    return Outcome(y, h, _gradients([*y, *h], upstream, leaves))
+
+
+def forward_by_oracle(
+    name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, seed: int | None = None
+) -> list[Tensor]:
+    """Outputs and last states without gradients, so that a spike is a plain step.
+
+    Args:
+        seed: disturb arguments and start by a few units of float32's last place.
+    """
+    cell = compiled(name).stages.cell
+    generator = torch.Generator().manual_seed(seed or 0)
+
+    def disturbed(t: Tensor) -> Tensor:
+        noise = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+        return t.double() * (1 + 2e-7 * noise) if seed is not None else t.double()
+
+    wide = {n: disturbed(t.detach()) for n, t in arguments.items()}
+    start = None if h0 is None else [disturbed(h.detach()) for h in h0]
+    step = _step(cell, lambda u, _: (u > 0).to(u.dtype))
+    y, h = plain_loop(cell, wide, start, step)
+    return [*y, *h]
 
 
 @contextmanager
@@ -196,8 +223,7 @@ def by_kernel(name: str, call: Call) -> Outcome:
         leaves |= {f"h0 ({s.name})": h for s, h in zip(c.stages.cell.states, states, strict=True)}
     arguments = {n: leaves[n] for n in call.arguments}
     y, h = solve(name, arguments, states)
-    upstream = [*call.dy, *call.dh]
-    return Outcome(y, h, _gradients([*y, *h], upstream, leaves) if upstream else {})
+    return Outcome(y, h, _gradients([*y, *h], [*call.dy, *call.dh], leaves))
 
 
 def solve(
@@ -228,18 +254,33 @@ def _gradients(
 # --- comparing -------------------------------------------------------------------------------
 
 
-def assert_agree(
-    cell: CellIR, got: Outcome, expected: Outcome, dtype: torch.dtype, what: str = ""
-) -> None:
-    """Outputs, states and all gradients within the limits of a dtype.
+def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: str = "") -> None:
+    """Outputs, states and all gradients within the limits of the call's dtype.
 
-    States and their gradients are float32 for half dtypes, but follow rounded params.
+    States and their gradients are float32 for half dtypes. Where a float32 loop itself misses its
+    limit (the contract ends there), the kernel may miss it as far.
     """
-    for output, a, e in zip(cell.outputs, got.y, expected.y, strict=True):
-        assert_close(a, e, dtype, f"{what} output {output}")
-    for state, a, e in zip(cell.states, got.h, expected.h, strict=True):
-        assert_close(a, e, COMPUTE[dtype], f"{what} last state {state.name}")
-    assert got.gradients.keys() == expected.gradients.keys()
-    for argument, e in expected.gradients.items():
-        limit = COMPUTE[dtype] if argument.startswith("h0") else dtype
-        assert_close(got.gradients[argument], e, limit, f"{what} gradient of {argument}", gradient=True)
+    got_all, expected_all = _named(name, got), _named(name, expected)
+    assert got_all.keys() == expected_all.keys()
+    loop: dict[str, Tensor] = {}
+    for label, e in expected_all.items():
+        gradient = label.startswith("gradient")
+        a, dtype = got_all[label], got_all[label].dtype
+        tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        e = torch.where((a - e).abs() <= tiny, a.to(e.dtype), e)
+        try:
+            assert_close(a, e, dtype, f"{what} {label}", gradient=gradient)
+        except AssertionError:
+            if COMPUTE[call.dtype] != torch.float32:
+                raise
+            loop = loop or _named(name, by_oracle(name, call, torch.float32))
+            error = (a.double() - e).abs().max()
+            if not error <= 3 * (loop[label].double() - e).abs().max():
+                raise
+
+
+def _named(name: str, outcome: Outcome) -> dict[str, Tensor]:
+    cell = compiled(name).stages.cell
+    result = {f"output {o}": y for o, y in zip(cell.outputs, outcome.y, strict=True)}
+    result |= {f"last {s.name}": h for s, h in zip(cell.states, outcome.h, strict=True)}
+    return result | {f"gradient of {a}": g for a, g in outcome.gradients.items()}

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
 
 from rnncc.launch import COMPUTE
 from tests.runs import (
@@ -18,6 +17,7 @@ from tests.runs import (
     by_oracle,
     compiled,
     fitting,
+    forward_by_oracle,
     is_spiking,
     random_call,
     solve,
@@ -48,7 +48,7 @@ def test_outputs_states_and_all_gradients_equal_the_oracle(
     for seed, shape in enumerate(shapes_for(name)):
         call = random_call(name, shape, dtype, seed=seed)
         got, expected = by_kernel(name, call), by_oracle(name, call)
-        assert_agree(compiled(name).stages.cell, got, expected, dtype, f"{name} {shape}")
+        assert_agree(name, call, got, expected, f"{name} {shape}")
 
 
 @each_cell
@@ -56,30 +56,29 @@ def test_the_cells_own_start_equals_the_oracles(name: str) -> None:
     for shape in ((1, 1, 4), (3, 17, 20), (2, 40, 64)):
         call = random_call(name, (*shape[:2], fitting(name, shape[2])), torch.float32, start=False)
         got, expected = by_kernel(name, call), by_oracle(name, call)
-        assert_agree(compiled(name).stages.cell, got, expected, torch.float32, f"{name} {shape}")
+        assert_agree(name, call, got, expected, f"{name} {shape}")
 
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_with_large_weights_it_agrees_wherever_a_float32_loop_does(name: str) -> None:
     limit = TOLERANCES[torch.float32].output
     compared = 0
-    for seed in range(3):
+    for seed in range(2):
         shape = (2, 300, 40)
         call = random_call(name, shape, torch.float32, seed=seed, start=False, weights=5.0)
-        exact, loop = by_oracle(name, call), by_oracle(name, call, torch.float32)
-        got = by_kernel(name, call)
-        for g, o, e in zip((*got.y, *got.h), (*loop.y, *loop.h), (*exact.y, *exact.h), strict=True):
-            # a chaotic channel is off in any float32 arithmetic; one far within the limit is not
-            error = _worst_of_channel((o - e).abs() / e.abs().clamp(min=1))
-            steady = error < limit / 10
+        exact = forward_by_oracle(name, call.arguments, None)
+        # what the last bit of an argument can do, rounding within the loop can do as well
+        spread = [forward_by_oracle(name, call.arguments, None, seed=s) for s in range(4)]
+        loop = by_oracle(name, call, torch.float32)
+        spread.append([*loop.y, *loop.h])
+        y, h = solve(name, call.arguments, None)
+        for got, e, *others in zip([*y, *h], exact, *spread, strict=True):
+            errors = torch.stack([(o - e).abs() / e.abs().clamp(min=1) for o in others])
+            steady = errors.reshape(-1, shape[2]).amax(0) < limit / 4
             compared += int(steady.sum())
-            assert_close(g[..., steady], e[..., steady], torch.float32, f"{name}, seed {seed}")
-            assert not (e.isfinite().all() and not g.isfinite().all())
+            assert_close(got[..., steady], e[..., steady], torch.float32, f"{name}, seed {seed}")
+            assert bool(got.isfinite().all()) == bool(e.isfinite().all())
     assert compared > 100
-
-
-def _worst_of_channel(error: Tensor) -> Tensor:
-    return error.detach().reshape(-1, error.shape[-1]).amax(0)
 
 
 # --- one recurrence, however it is run -------------------------------------------------------
@@ -145,11 +144,10 @@ def test_nan_stays_in_its_sequence_and_group_from_that_step_on(name: str) -> Non
         spoilt[x.name][1, step, 13] = torch.nan
         reached = torch.zeros(2, 20, channels, dtype=torch.bool)
         reached[1, step:, 13 // group * group : (13 // group + 1) * group] = True
-        exact = by_oracle(name, Call(torch.float32, spoilt, call.h0)).y
-        for got, before, e in zip(solve(name, spoilt, call.h0)[0], clean, exact, strict=True):
+        exact = forward_by_oracle(name, spoilt, call.h0)
+        for got, before, e in zip(solve(name, spoilt, call.h0)[0], clean, exact, strict=False):
             assert torch.equal(got[~reached], before[~reached])
             assert torch.equal(got.isnan(), e.isnan())
-            assert got[1, step:, 13].isnan().any() == e[1, step:, 13].isnan().any()
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
@@ -160,10 +158,8 @@ def test_infinite_inputs_give_what_the_oracle_gives(name: str, value: float) -> 
         spoilt = dict(call.arguments)
         spoilt[x.name] = spoilt[x.name].clone()
         spoilt[x.name][1, 9, 5] = value
-        wild = Call(torch.float32, spoilt, call.h0)
         y, h = solve(name, spoilt, call.h0)
-        expected = by_oracle(name, wild)
-        for got, e in zip((*y, *h), (*expected.y, *expected.h), strict=True):
+        for got, e in zip([*y, *h], forward_by_oracle(name, spoilt, call.h0), strict=True):
             assert_close(got, e, torch.float32, f"{name}: {x.name} = {value}")
 
 
@@ -179,10 +175,9 @@ def test_a_nan_in_the_start_reaches_only_its_channel(name: str) -> None:
     for s in range(len(call.h0)):
         start = [h.clone() for h in call.h0]
         start[s][0, 7] = torch.nan
-        exact = by_oracle(name, Call(torch.float32, call.arguments, tuple(start)))
-        for got, before, e in zip(
-            solve(name, call.arguments, start)[0], clean, exact.y, strict=True
-        ):
+        exact = forward_by_oracle(name, call.arguments, start)
+        spoilt = solve(name, call.arguments, start)[0]
+        for got, before, e in zip(spoilt, clean, exact, strict=False):
             kept = outside.unsqueeze(1).expand_as(got)
             assert torch.equal(got[kept], before[kept])
             assert torch.equal(got.isnan(), e.isnan())
