@@ -65,7 +65,7 @@ class Corpus:
 
 
 def _read(paths: Sequence[Path]) -> Tensor:
-    text = b"".join(p.read_bytes() for p in paths)
+    text = b"".join(p.read_bytes() for p in paths) or b" "  # frombuffer takes no empty buffer
     return torch.frombuffer(bytearray(text), dtype=torch.uint8)
 
 

@@ -81,7 +81,7 @@ def progress(console: Console) -> Iterator[Show]:
     columns = (
         SpinnerColumn(),
         TextColumn("training"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         TextColumn("{task.fields[what]}"),
         TimeRemainingColumn(compact=True),
     )

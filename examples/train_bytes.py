@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+# Threads that wait for each other sleep instead of spinning: beside other work on few cores a step
+# is up to 10 times faster so. OpenMP reads it as torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
 import torch
@@ -35,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CELL = ROOT / "cells" / "para_gru.py"
 LIMITS = {"output": 1e-5, "gradient": 1e-4}  # for float32, from docs/numerics.md
 SAME_LOSS = 1e-4
+MOST_THREADS = 8  # the model is small
 CONSOLE = Console(highlight=False)
 
 Figures = dict[str, Any]
@@ -72,7 +78,9 @@ QUICK = Size(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=55.0, show_default=True, help="How long to train.")
 @click.option("--seed", default=0, show_default=True, help="Of parameters, batches and sample.")
-@click.option("--threads", type=click.IntRange(1), help="Of PyTorch; by default its own choice.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Of PyTorch; its own choice, but at most 8."
+)
 @click.option("--quick", is_flag=True, help="A small model and few steps: does everything work?")
 @click.option("--out", default=ROOT / "build" / "demo", type=Path, help="For the emitted code.")
 @click.option("--json", "json_file", type=Path, help="Also write the figures into this file.")
@@ -82,13 +90,17 @@ def main(
     """Compile a recurrent cell, check its kernels, and train a language model of bytes with it."""
     started = time.perf_counter()
     size = QUICK if quick else Size()
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), MOST_THREADS))
     torch.manual_seed(seed)
     figures: Figures = {"threads": torch.get_num_threads()}
-    compiled, module = compile_cell(out, figures)
+    try:
+        compiled, module = compile_cell(out, figures)
+    except rnncc.RnnccError as error:  # no compiler, or a folder that can't be written
+        raise click.ClickException(str(error)) from error
     agree(compiled, size, figures)
     corpus = Corpus(size.files)
+    if not all(corpus.files):
+        raise click.ClickException(f"{corpus.root} holds no source text (*.py) to train on")
     model = ByteModel(size.width, size.layers, module.ParaGRU)
     learn(model, corpus, size, seconds, seed, figures)
     sample(model, size, seed, figures)

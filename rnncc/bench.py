@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rnncc.compiler import CompiledCell
 from rnncc.doctor import cpu_name
-from rnncc.errors import RnnccError
+from rnncc.errors import ArgumentError, RnnccError
 from rnncc.ir import CellIR
 from rnncc.reference import plain_loop, plain_step
 from rnncc.spec import InitSpec, KernelSpec
@@ -114,11 +114,14 @@ def measure(
         RnnccError: the kernel and the loop don't agree.
     """
     cell, spec = compiled.stages.cell, compiled.kernel.spec
+    if shape[-1] % spec.group:
+        raise ArgumentError(
+            f"--shape: got {shape[-1]} channels, expected a multiple of {spec.group}, "
+            f"the group that '{spec.name}' mixes.\n"
+            f"Fix: {-(-shape[-1] // spec.group) * spec.group} channels"
+        )
     arguments = random_arguments(spec, shape)
-    loops: dict[str, Loop] = {
-        "fused": lambda a: _listed(compiled(**a)),
-        "loop": _plain(cell),
-    }
+    loops = {"fused": fused_loop(compiled), "loop": plain(cell)}
     check(loops["fused"], loops["loop"], arguments, spec)
     if against_compile:
         loops["compiled"] = chunked(cell)
@@ -168,11 +171,18 @@ def _drawn(init: InitSpec, size: tuple[int, ...], generator: torch.Generator) ->
     return torch.full(size, init.a)
 
 
-def _listed(y: Any) -> list[Tensor]:
-    return [y] if isinstance(y, Tensor) else list(y)
+def fused_loop(compiled: CompiledCell) -> Loop:
+    """The kernel, as users call it."""
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        y = compiled(**arguments)
+        return [y] if isinstance(y, Tensor) else list(y)
+
+    return run
 
 
-def _plain(cell: CellIR) -> Loop:
+def plain(cell: CellIR) -> Loop:
+    """The loop that a user would write in PyTorch."""
     step = plain_step(cell, torch.float32)
     return lambda arguments: plain_loop(cell, arguments, step=step)[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -27,9 +28,10 @@ IO_TYPES = {
     "bfloat16": "rnncc::bfloat16",
     "float16": "rnncc::float16",
 }
+# no -fno-signed-zeros: with it, g++ makes x * (c ? 1 : 0) a mask, and NaN * 0 becomes 0
 FLAGS = (
     "-std=c++17 -O3 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math "
-    "-fno-signed-zeros -ffp-contract=fast -fvisibility=hidden"
+    "-ffp-contract=fast -fvisibility=hidden"
 ).split()
 CACHE_LIMIT = 512 * 2**20  # bytes
 
@@ -119,9 +121,7 @@ def _build_locked(name: str, source: str, dtype: str, path: Path) -> None:
             if not path.exists():
                 _build(name, source, dtype, path)
                 _trim(path.parent, keep=path)
-    except (PermissionError, OSError) as error:
-        if isinstance(error, subprocess.SubprocessError):
-            raise
+    except OSError as error:
         raise BuildError(
             f"the kernel cache {path.parent} can't be written: {error}.\n"
             "Fix: set RNNCC_CACHE_DIR to a folder that can"
@@ -145,18 +145,25 @@ def _build(name: str, source: str, dtype: str, path: Path) -> None:
     flags = [*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}"]
     command = [*compiler.command, *flags, str(text), "-o", str(temporary), "-lpthread"]
     try:
+        stderr = _run(compiler, command)
+        if stderr is not None:
+            raise BuildError(_refusal(name, dtype, source, text, command, stderr))
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _run(compiler: Compiler, command: list[str]) -> str | None:
+    """What the compiler complained of, or None if it succeeded."""
+    try:
         result = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
         raise BuildError(
-            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) does not exist.\n"
-            "Fix: correct CXX, or unset it to use g++ or clang++"
+            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) can't be run: "
+            f"{error.strerror}.\nFix: correct CXX, or unset it to use g++ or clang++"
         ) from error
-    if result.returncode != 0:
-        temporary.unlink(missing_ok=True)
-        raise BuildError(_refusal(name, dtype, source, text, command, result.stderr))
-    os.chmod(temporary, 0o755)
-    os.replace(temporary, path)
+    return result.stderr if result.returncode else None
 
 
 def _refusal(
@@ -175,10 +182,13 @@ def _refusal(
 
 def _trim(folder: Path, keep: Path) -> None:
     """Delete the least recently used libraries beyond the limit."""
-    files = sorted(folder.glob("*.so"), key=lambda f: f.stat().st_atime, reverse=True)
+    found = []
+    for file in folder.glob("*.so"):
+        with contextlib.suppress(FileNotFoundError):  # another process trims as well
+            found.append((file.stat(), file))
     total = 0
-    for file in files:
-        total += file.stat().st_size
+    for stat, file in sorted(found, key=lambda pair: pair[0].st_atime, reverse=True):
+        total += stat.st_size
         if total > CACHE_LIMIT and file != keep:
             for suffix in (".so", ".cpp"):
                 file.with_suffix(suffix).unlink(missing_ok=True)

@@ -84,10 +84,11 @@ class _Rows:
         fixed = [*_packed("h", states), *read_x, *read_p, *_packed("k", kept, "kept")]
         self.declared = {
             "step": [
-                *_packed("h", states, const=False),
+                *_packed("h", states),
+                *_packed("next", states, const=False),
                 *read_x,
                 *read_p,
-                *_separate("y", outputs, const=False),
+                *_rows("y", outputs, [f"again ? nullptr : y[{o}]" for o in outputs], const=False),
                 *_packed("k", kept, "kept", const=False),
             ],
             "jacobian": fixed,
@@ -103,7 +104,7 @@ class _Rows:
 
 def _packed(prefix: str, names: list[str], array: str = "", const: bool = True) -> list[Row]:
     """Rows of one array [scalar][lane]."""
-    values = [f"{array or prefix} + {i} * kTile" for i in range(len(names))]
+    values = [f"{array or prefix} + {i} * kRow" for i in range(len(names))]
     return _rows(prefix, names, values, const)
 
 
@@ -188,25 +189,21 @@ def _step_text(program: Program, stored: tuple[str, ...], rows: _Rows) -> dict[s
     return {
         "locals": _locals(outs),
         "lines": lines,
-        "stores": _step_stores(program, rows),
+        "state_stores": [
+            f"next_{slot.symbol.name}[i] = {_lane_value(v, rows)};"
+            for slot, v in zip(program.states, program.next, strict=True)
+        ],
+        "output_stores": [
+            f"y_{o}[i] = {_lane_value(v, rows)};" for o, v in enumerate(program.outputs)
+        ],
         "cost": _cost([let.expr for let in program.lets]),
         "signature": _signature(program, [], outs, "next state and lets"),
     }
 
 
-def _step_stores(program: Program, rows: _Rows) -> list[str]:
-    """Outputs and next states; an argument handed on is read before any state is overwritten."""
-
-    def value(v: Symbol) -> str:
-        return rows.read.get(v.name, f"out_{v.name}")
-
-    lines = [f"y_{o}[i] = {value(v)};" for o, v in enumerate(program.outputs)]
-    moved = [(s, v) for s, v in enumerate(program.next) if v.name in rows.read]
-    lines += [f"const real next_{s} = {value(v)};" for s, v in moved]
-    for s, v in enumerate(program.next):
-        source = f"next_{s}" if (s, v) in moved else value(v)
-        lines.append(f"h_{program.states[s].symbol.name}[i] = {source};")
-    return lines
+def _lane_value(value: Symbol, rows: _Rows) -> str:
+    """A result inside the loop: an argument handed on, or a result of the step."""
+    return rows.read.get(value.name, f"out_{value.name}")
 
 
 def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
@@ -217,7 +214,7 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     outs, stores, size = [], [], len(jacobian.states)
     for r, row in enumerate(jacobian.states):
         for c, column in enumerate(jacobian.states):
-            entry, place = jacobian.entries[r][c], f"J[{r * size + c} * kTile + i]"
+            entry, place = jacobian.entries[r][c], f"J[{r * size + c} * kRow + i]"
             if entry == 0:
                 stores.append(f"{place} = 0;")
                 continue

@@ -40,6 +40,7 @@ Examples:
   rnncc compile my_cell.py       the layer: generated/my_cell/""",
 )
 @click.version_option(__version__, prog_name="rnncc", message="%(prog)s %(version)s")
+@options.traceback
 def main() -> None:
     """Compile recurrent cells to fused PyTorch layers."""
 
@@ -70,7 +71,8 @@ Examples:
 def check(path: str, constants: Constants, shape: Shape | None, json: bool) -> None:
     """Show what rnncc makes of a cell.
 
-    Its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if the cell can't be compiled, and says why.
+    Its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if the cell
+    can't be compiled, and says why.
     """
     from rnncc import pages, show
 

@@ -1,4 +1,4 @@
-"""Cost: a cell's program and adjoint -> operations and bytes, per channel and step."""
+"""Cost: a cell's step and adjoint -> operations and bytes, per channel and step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import sympy
 from sympy import Expr
 
 from rnncc.functions import Opaque
-from rnncc.ir import AdjointIR, Program
+from rnncc.ir import Compiled
+from rnncc.keep import needed
 from rnncc.spec import KernelSpec
 
 FLOAT = 4  # bytes of a float32
@@ -40,15 +41,17 @@ class Cost:
     backward: Pass
 
 
-def cost(program: Program, adjoint: AdjointIR, spec: KernelSpec, every: int) -> Cost:
+def cost(compiled: Compiled, spec: KernelSpec, every: int) -> Cost:
     """Count both passes.
 
     Args:
         every: steps between the states that training saves.
     """
-    step = [let.expr for let in program.lets]
+    adjoint = compiled.adjoint
+    step = [let.expr for let in compiled.program.lets]
     back = [let.expr for let in adjoint.lets]
     back += [*adjoint.states, *adjoint.inputs, *adjoint.params]
+    back += [let.expr for let in needed(compiled.kept.recomputed, back)]
     inputs = {i.name: 0.0 if i.shared else float(FLOAT) for i in spec.inputs}
     outputs = {name: float(FLOAT) for name in spec.outputs}
     saved = {f"states, every {every} steps in training": FLOAT * len(spec.states) / every}

@@ -59,7 +59,7 @@ def _python() -> Finding:
 def _torch() -> Finding:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         fix = "pip install torch, as pytorch.org says for this machine"
         return Finding("PyTorch", "missing", f"can't be imported: {error}", fix)
     cuda = torch.version.cuda

@@ -277,7 +277,7 @@ def backward(
         dx=_input_views(spec, dx, packed),
         dparams=dparams,
         dh0=dh0,
-        param_sums=torch.empty(batch * spec.param_slots * groups, dtype=torch.float64),
+        param_sums=saved.new_empty(batch * spec.param_slots * groups, dtype=torch.float64),
         shared_sums=saved.new_empty(blocks * batch * steps * spec.shared_inputs),
     )
 
@@ -292,7 +292,7 @@ def jacobian(
     spec, dtype = kernel.spec, inputs[0].dtype
     batch, steps, channels = shapes_of(spec, inputs, params).y
     groups, size = channels // spec.group, spec.group * len(spec.states)
-    result = torch.empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
+    result = inputs[0].new_empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
     if result.numel():
         _call(
             kernel,

@@ -110,19 +110,20 @@ def _broadcast(
 
 
 def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:
-    """All params have the right shape; returns N."""
+    """All params have the right shape; returns N. Inputs of one channel broadcast."""
+    given = "the inputs have" if channels not in (None, 1) else ""
     for param in spec.params:
         value = bound[param.name]
         if param.shared:
             continue
         size = _channels_of_param(param.name, value, param.block)
-        if channels is None or channels == 1:
-            channels = size
+        if not given:
+            channels, given = size, f"{param.name} has"
         if size != channels:
             raise _refuse(
                 param.name,
                 _show(value),
-                f"{_param_shape(param.block, channels)}: the inputs have {channels} channels",
+                f"{_param_shape(param.block, channels)}: {given} {channels} channels",
                 "give params and inputs the same number of channels",
             )
     for param in spec.params:
@@ -161,7 +162,7 @@ def _stack_states(
     if h0 is None:
         return None
     names = [s.name for s in spec.states]
-    values = (h0,) if isinstance(h0, Tensor) else tuple(h0)
+    values = tuple(h0) if isinstance(h0, (tuple, list)) else (h0,)
     if len(values) != len(names):
         raise _refuse(
             "h0",
@@ -307,6 +308,8 @@ def _unpack(
 
 # --- the module ------------------------------------------------------------------------------
 
+TAKEN = {"kernel", "projection", "input_size", "hidden_size", *nn.Module().__dict__}
+
 
 class CellLayer(nn.Module):
     """A compiled cell with its input projection, used like torch.nn.GRU, batch first.
@@ -360,8 +363,7 @@ class CellLayer(nn.Module):
 
     def _attribute(self, name: str) -> str:
         """The attribute of a param: its own name, with an underscore where a Module has that."""
-        taken = hasattr(CellLayer, name) or name in ("projection", "input_size", "hidden_size")
-        return f"{name}_" if taken or name in nn.Module().__dict__ else name
+        return f"{name}_" if name in TAKEN or hasattr(CellLayer, name) else name
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: the projection as nn.Linear does, the rest as the cell says."""
@@ -385,7 +387,8 @@ class CellLayer(nn.Module):
         self._check_x(x, "[..., T, input_size]", 2, shared)
         spec, n = self.kernel.spec, self.hidden_size
         lead, steps = tuple(x.shape[:-2]), x.shape[-2]
-        packed = self.projection(x).reshape(math.prod(lead), steps, -1, n)
+        width = max(1, self._projected)
+        packed = self.projection(x).reshape(math.prod(lead), steps, width, n)
         inputs = [packed]
         for name in self._shared:
             _check_tensor(name, shared[name])
@@ -407,6 +410,8 @@ class CellLayer(nn.Module):
     def step(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
         """Run one step, for decoding: x [..., input_size] -> (y [..., N], state)."""
         self._check_x(x, "[..., input_size]", 1, shared)
+        for name, value in shared.items():
+            _check_tensor(name, value)
         shared = {name: value.unsqueeze(-1) for name, value in shared.items()}
         y, h = self(x.unsqueeze(-2), state, **shared)
         return (tuple(v.squeeze(-2) for v in y) if isinstance(y, tuple) else y.squeeze(-2)), h

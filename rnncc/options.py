@@ -12,12 +12,16 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Shape = tuple[int, int, int]
 
 
+def traceback(command: Command) -> Command:
+    """`--traceback`, which `terminal.fail` looks for in the command line."""
+    return click.option(
+        "--traceback", is_flag=True, expose_value=False, help="On an error, show where it arose."
+    )(command)
+
+
 def common(command: Command) -> Command:
     """The options of every command."""
-    where = click.option(
-        "--traceback", is_flag=True, expose_value=False, help="On an error, show where it arose."
-    )
-    return click.option("--json", is_flag=True, help="Print one JSON object.")(where(command))
+    return click.option("--json", is_flag=True, help="Print one JSON object.")(traceback(command))
 
 
 def constants(command: Command) -> Command:

@@ -171,7 +171,7 @@ def cost_of(compiled: CompiledCell) -> Cost:
 
     spec = _spec(compiled)
     every = plan(spec, (1, 1, spec.group), itemsize=4, threads=1).every
-    return cost(compiled.stages.program, compiled.stages.adjoint, spec, every)
+    return cost(compiled.stages, spec, every)
 
 
 def _spec(compiled: CompiledCell) -> KernelSpec:

@@ -47,14 +47,13 @@ def write_starter(name: str, folder: Path, force: bool = False) -> Path:
     """
     check_name(name)
     path = folder / f"{name}.py"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(TEXT.format(name=name))
-    except FileExistsError as error:
+    if path.exists() and not force:
         raise LoadError(
             f"{path}: exists.\nFix: another name, --dir another folder, or --force to replace it"
-        ) from error
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEXT.format(name=name), encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(
@@ -67,11 +66,10 @@ def check_name(name: str) -> None:
     """Refuse a name that Python, C++ or rnncc has taken."""
     reason = _taken(name)
     if reason:
-        example = (
-            re.sub(r"\W+|__+", "_", name.removesuffix(".py")).strip("_0123456789") or "my_cell"
-        )
-        example = f"{example}_cell" if _taken(example) else example
-        raise ArgumentError(f"NAME: got {name!r}, which {reason}.\nFix: rnncc new {example}")
+        plain = re.sub(r"[\W_]+", "_", name.removesuffix(".py"), flags=re.ASCII)
+        plain = plain.strip("_").lstrip("0123456789_") or "my_cell"
+        plain = f"{plain}_cell" if _taken(plain) else plain
+        raise ArgumentError(f"NAME: got {name!r}, which {reason}.\nFix: rnncc new {plain}")
 
 
 def _taken(name: str) -> str:

@@ -64,7 +64,9 @@ def table(headers: Row, rows: Sequence[Row]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*headers, box=box.SIMPLE_HEAD, header_style="bold")
+    shown = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for header in headers:
+        shown.add_column(header, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     Console().print(shown)

@@ -17,22 +17,24 @@ from rnncc.find import find, shipped
 from rnncc.ir import Argument, CellIR
 from rnncc.launch import COMPUTE
 from rnncc.reference import plain_loop, plain_step
+from tests.small import SMALL
 from tests.tolerances import assert_close
 
-CELLS = [path.stem for path in shipped()]
+SHIPPED = [path.stem for path in shipped()]
+CELLS = [*SHIPPED, *SMALL]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 SPIKE_MARGIN = 1e-5  # float32 keeps the state of a spiking cell to about 1e-6
 
 
 @functools.cache
 def compiled(name: str) -> rnncc.CompiledCell:
-    """A shipped cell, compiled once per process."""
-    return rnncc.compile(find(name))
+    """A shipped cell or one of `small`, compiled once per process."""
+    return rnncc.compile(SMALL[name] if name in SMALL else find(name))
 
 
 @functools.cache
 def step_of(name: str) -> reference.Step:
-    """The oracle's step of a shipped cell, in float64."""
+    """The oracle's step, in float64."""
     return plain_step(compiled(name).stages.cell)
 
 
@@ -182,7 +184,7 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
 def forward_by_oracle(
     name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, seed: int | None = None
 ) -> list[Tensor]:
-    """Outputs and last states without gradients, so that a spike is a plain step.
+    """Outputs and last states without gradients, so that a spike is a plain step (of NaN: NaN).
 
     Args:
         seed: disturb arguments and start by a few units of float32's last place.
@@ -196,7 +198,7 @@ def forward_by_oracle(
 
     wide = {n: disturbed(t.detach()) for n, t in arguments.items()}
     start = None if h0 is None else [disturbed(h.detach()) for h in h0]
-    step = _step(cell, lambda u, _: (u > 0).to(u.dtype))
+    step = _step(cell, lambda u, _: torch.where(u.isnan(), u, (u > 0).to(u.dtype)))
     y, h = plain_loop(cell, wide, start, step)
     return [*y, *h]
 

@@ -22,12 +22,14 @@ from tests.runs import (
     random_call,
     solve,
 )
+from tests.small import SMALL
 from tests.tolerances import TOLERANCES, assert_close
 
 SHAPES = [
     *itertools.product((0, 1, 3), (0, 1, 2, 31, 63, 64), (1, 7, 32, 100)),
     *((0, 1000, 7), (1, 1000, 32), (3, 1000, 1)),
 ]
+FEW = [*itertools.product((0, 1, 3), (0, 1, 31, 64), (7, 100)), (3, 300, 18)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 
 each_cell = pytest.mark.parametrize("name", CELLS)
@@ -35,8 +37,9 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).remov
 
 
 def shapes_for(name: str) -> list[tuple[int, int, int]]:
-    """Rounded up to whole groups of channels."""
-    rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in SHAPES]
+    """Rounded up to whole groups of channels; a few shapes for cells that are there for a feature."""
+    chosen = FEW if name in SMALL else SHAPES
+    rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in chosen]
     return list(dict.fromkeys(rounded))
 
 
@@ -64,7 +67,7 @@ def test_with_large_weights_it_agrees_wherever_a_float32_loop_does(name: str) ->
     limit = TOLERANCES[torch.float32].output
     compared = 0
     for seed in range(2):
-        shape = (2, 300, 40)
+        shape = (2, 150, 40)
         call = random_call(name, shape, torch.float32, seed=seed, start=False, weights=5.0)
         exact = forward_by_oracle(name, call.arguments, None)
         # what the last bit of an argument can do, rounding within the loop can do as well
@@ -78,7 +81,7 @@ def test_with_large_weights_it_agrees_wherever_a_float32_loop_does(name: str) ->
             compared += int(steady.sum())
             assert_close(got[..., steady], e[..., steady], torch.float32, f"{name}, seed {seed}")
             assert bool(got.isfinite().all()) == bool(e.isfinite().all())
-    assert compared > 100
+    assert compared > 20
 
 
 # --- one recurrence, however it is run -------------------------------------------------------
@@ -141,9 +144,10 @@ def test_nan_stays_in_its_sequence_and_group_from_that_step_on(name: str) -> Non
     for x in compiled(name).stages.cell.inputs:
         spoilt = dict(call.arguments)
         spoilt[x.name] = spoilt[x.name].clone()
-        spoilt[x.name][1, step, 13] = torch.nan
+        spoilt[x.name][(1, step) if x.shared else (1, step, 13)] = torch.nan
         reached = torch.zeros(2, 20, channels, dtype=torch.bool)
-        reached[1, step:, 13 // group * group : (13 // group + 1) * group] = True
+        first, last = (0, channels) if x.shared else (13 // group * group, (13 // group + 1) * group)
+        reached[1, step:, first:last] = True
         exact = forward_by_oracle(name, spoilt, call.h0)
         for got, before, e in zip(solve(name, spoilt, call.h0)[0], clean, exact, strict=False):
             assert torch.equal(got[~reached], before[~reached])
@@ -157,7 +161,7 @@ def test_infinite_inputs_give_what_the_oracle_gives(name: str, value: float) -> 
     for x in compiled(name).stages.cell.inputs:
         spoilt = dict(call.arguments)
         spoilt[x.name] = spoilt[x.name].clone()
-        spoilt[x.name][1, 9, 5] = value
+        spoilt[x.name][(1, 9) if x.shared else (1, 9, 5)] = value
         y, h = solve(name, spoilt, call.h0)
         for got, e in zip([*y, *h], forward_by_oracle(name, spoilt, call.h0), strict=True):
             assert_close(got, e, torch.float32, f"{name}: {x.name} = {value}")
@@ -191,7 +195,7 @@ def test_neither_repetition_nor_threads_change_a_bit(name: str) -> None:
     threads = torch.get_num_threads()
     try:
         for dtype, shape in itertools.product(
-            (torch.float32, torch.bfloat16), ((1, 40, 300), (5, 33, 7), (3, 20, 70))
+            (torch.float32, torch.bfloat16), ((1, 80, 300), (70, 40, 7), (3, 90, 70))
         ):
             call = random_call(name, (*shape[:2], fitting(name, shape[2])), dtype)
             outcomes = []

@@ -75,9 +75,7 @@ def test_cells_in_the_language_page_compile(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "message"), REFUSAL.findall((ROOT / "docs" / "language.md").read_text("utf-8"))
 )
-def test_a_refusal_reads_as_the_language_page_says(
-    cell: str, message: str, tmp_path: Path
-) -> None:
+def test_a_refusal_reads_as_the_language_page_says(cell: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "refused.py"
     file.write_text(f"{IMPORTS}\n\n@cell\ndef {cell}\n", encoding="utf-8")
     with pytest.raises(ProblemsError) as caught:

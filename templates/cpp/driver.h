@@ -137,7 +137,7 @@ static void load_params(const Args& a, const Tile& t, real* p) {
     const Slot& slot = Lanes::params[k];
     for (int64_t r = 0; r < t.rows; ++r)
       for (int64_t c = 0; c < t.columns; ++c)
-        p[k * kTile + r * t.columns + c] =
+        p[k * kRow + r * t.columns + c] =
             a.params[slot.tensor][slot.offset + (t.column + c) * slot.stride];
   }
 }
@@ -147,9 +147,9 @@ static void load_states(const Args& a, const Tile& t, const real* from, real* h)
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     if (from)
-      copy_lanes(t, channels, slot, from + slot.tensor * a.batch * channels, h + s * kTile, true);
+      copy_lanes(t, channels, slot, from + slot.tensor * a.batch * channels, h + s * kRow, true);
     else
-      for (int i = 0; i < kTile; ++i) h[s * kTile + i] = Lanes::start[slot.tensor];
+      for (int i = 0; i < kRow; ++i) h[s * kRow + i] = Lanes::start[slot.tensor];
   }
 }
 
@@ -157,28 +157,29 @@ static void store_states(const Args& a, const Tile& t, const real* h, real* to) 
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    copy_lanes(t, channels, slot, h + s * kTile, to + slot.tensor * a.batch * channels, false);
+    copy_lanes(t, channels, slot, h + s * kRow, to + slot.tensor * a.batch * channels, false);
   }
 }
 
 // ---- forward -------------------------------------------------------------------------------------
 
 static int64_t forward_space(const Args&) {
-  return (Lanes::kParams + Lanes::kStates + Lanes::kInputs + Lanes::kOutputs) * int64_t(kTile);
+  return (Lanes::kParams + 2 * Lanes::kStates + Lanes::kInputs + Lanes::kOutputs) * int64_t(kRow);
 }
 
 static void forward_tile(const Args& a, int64_t index, real* space) {
   const Tile t = tile_at(a, index);
   const int64_t state_size = Lanes::kStateTensors * a.batch * a.groups * Lanes::kGroup;
   real* p = space;
-  real* h = p + Lanes::kParams * kTile;
-  real* buffers = h + Lanes::kStates * kTile;
+  real* h = p + Lanes::kParams * kRow;
+  real* next = h + Lanes::kStates * kRow;
+  real* buffers = next + Lanes::kStates * kRow;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs];
   const real* x_rows[Lanes::kInputs + 1];
   real* y_rows[Lanes::kOutputs];
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kTile)
+  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow)
     x[i].open(a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, buffers);
-  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kTile)
+  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kRow)
     y[i].open(a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, buffers);
   load_params(a, t, p);
   load_states(a, t, a.h0, h);
@@ -187,8 +188,10 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
       store_states(a, t, h, a.saved + step / a.every * state_size);
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
     for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
-    Lanes::step<false>(x_rows, p, h, y_rows, nullptr, t.width());
+    Lanes::step<false>(x_rows, p, h, next, y_rows, nullptr, t.width());
     for (int i = 0; i < Lanes::kOutputs; ++i) y[i].store(step);
+    real* const before = h;
+    h = next, next = before;
   }
   store_states(a, t, h, a.h_last);
 }
@@ -197,36 +200,35 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
 
 static int64_t jacobian_space(const Args& a) {
   return forward_space(a) +
-         (Lanes::kStates + Lanes::kKept + Lanes::kStates * Lanes::kStates) * int64_t(kTile);
+         (Lanes::kKept + Lanes::kStates * Lanes::kStates) * int64_t(kRow);
 }
 
 static void jacobian_tile(const Args& a, int64_t index, real* space) {
   constexpr int entries = Lanes::kStates * Lanes::kStates;
   const Tile t = tile_at(a, index);
   real* p = space;
-  real* h = p + Lanes::kParams * kTile;
-  real* before = h + Lanes::kStates * kTile;
-  real* kept = before + Lanes::kStates * kTile;
-  real* J = kept + Lanes::kKept * kTile;
-  real* buffers = J + entries * kTile;
+  real* h = p + Lanes::kParams * kRow;
+  real* next = h + Lanes::kStates * kRow;
+  real* kept = next + Lanes::kStates * kRow;
+  real* J = kept + Lanes::kKept * kRow;
+  real* buffers = J + entries * kRow;
   Stream x[Lanes::kInputs + 1];
   const real* x_rows[Lanes::kInputs + 1];
-  real* y_rows[Lanes::kOutputs];
-  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kTile) y_rows[i] = buffers;
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kTile)
+  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow)
     x[i].open(a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, buffers);
   load_params(a, t, p);
   load_states(a, t, a.h0, h);
   for (int64_t step = 0; step < a.steps; ++step) {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
-    memcpy(before, h, sizeof(real) * Lanes::kStates * kTile);
-    Lanes::step<true>(x_rows, p, h, y_rows, kept, t.width());
-    Lanes::jacobian(x_rows, p, before, kept, J, t.width());
+    Lanes::step<true>(x_rows, p, h, next, nullptr, kept, t.width());
+    Lanes::jacobian(x_rows, p, h, kept, J, t.width());
+    real* const before = h;
+    h = next, next = before;
     for (int64_t r = 0; r < t.rows; ++r)
       for (int64_t c = 0; c < t.columns; ++c)
         for (int e = 0; e < entries; ++e)
           a.jacobians[((step * a.batch + t.row + r) * a.groups + t.column + c) * entries + e] =
-              J[e * kTile + r * t.columns + c];
+              J[e * kRow + r * t.columns + c];
   }
 }
 
@@ -237,7 +239,7 @@ static void jacobian_tile(const Args& a, int64_t index, real* space) {
 static int64_t backward_space(const Args& a) {
   const int64_t kept = Lanes::kStates + Lanes::kKept + Lanes::kInputs;
   return (kept * (a.every + 1) + Lanes::kParams * 4 + Lanes::kStates + Lanes::kInputs +
-          Lanes::kOutputs * 2) * int64_t(kTile);
+          Lanes::kOutputs) * int64_t(kRow);
 }
 
 static void reduce_shared(const Args& a, const Tile& t, int shared, int64_t step, const real* row) {
@@ -257,12 +259,12 @@ static void backward_tile(const Args& a, int64_t index, real* space) {
   const Tile t = tile_at(a, index);
   const int width = t.width();
   const int64_t state_size = Lanes::kStateTensors * a.batch * a.groups * Lanes::kGroup;
-  const int64_t h_size = Lanes::kStates * kTile, kept_size = Lanes::kKept * kTile,
-                x_size = Lanes::kInputs * kTile;
+  const int64_t h_size = Lanes::kStates * kRow, kept_size = Lanes::kKept * kRow,
+                x_size = Lanes::kInputs * kRow;
   double* sums = reinterpret_cast<double*>(space);
-  real* p = space + Lanes::kParams * kTile * 2;
-  real* dp = p + Lanes::kParams * kTile;
-  real* g = dp + Lanes::kParams * kTile;
+  real* p = space + Lanes::kParams * kRow * 2;
+  real* dp = p + Lanes::kParams * kRow;
+  real* g = dp + Lanes::kParams * kRow;
   real* h = g + h_size;                              // [every + 1, states]
   real* kept = h + h_size * (a.every + 1);           // [every, kept]
   real* x_buffers = kept + kept_size * a.every;      // [every, inputs]
@@ -271,18 +273,15 @@ static void backward_tile(const Args& a, int64_t index, real* space) {
   const real* x_rows[Lanes::kInputs + 1];
   const real* dy_rows[Lanes::kOutputs];
   real* dx_rows[Lanes::kInputs + 1];
-  real* y_rows[Lanes::kOutputs];
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kTile) {
+  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow) {
     const Slot& slot = Lanes::inputs[i];
     x[i].open(a.x[slot.tensor], slot, t, nullptr);
     dx[i].open(slot.stride ? a.dx[slot.tensor] : View{}, slot, t, buffers);
   }
-  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += 2 * kTile) {
+  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kRow)
     dy[i].open(a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, buffers);
-    y_rows[i] = buffers + kTile;
-  }
   load_params(a, t, p);
-  for (int64_t i = 0; i < Lanes::kParams * kTile; ++i) sums[i] = 0;
+  for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
   if (a.dh_last) load_states(a, t, a.dh_last, g);
   else for (int64_t i = 0; i < h_size; ++i) g[i] = 0;
 
@@ -293,17 +292,15 @@ static void backward_tile(const Args& a, int64_t index, real* space) {
     load_states(a, t, a.saved + segment * state_size, h);
     for (int64_t k = 0; k < count; ++k) {
       for (int i = 0; i < Lanes::kInputs; ++i)
-        x_rows[i] = x[i].load(first + k, x_buffers + k * x_size + i * kTile);
-      real* next = h + (k + 1) * h_size;
-      for (int s = 0; s < Lanes::kStates; ++s)
-        for (int i = 0; i < width; ++i) next[s * kTile + i] = next[(s - Lanes::kStates) * kTile + i];
-      Lanes::step<true>(x_rows, p, next, y_rows, kept + k * kept_size, width);
+        x_rows[i] = x[i].load(first + k, x_buffers + k * x_size + i * kRow);
+      real* before = h + k * h_size;
+      Lanes::step<true>(x_rows, p, before, before + h_size, nullptr, kept + k * kept_size, width);
     }
-    for (int64_t i = 0; i < Lanes::kParams * kTile; ++i) dp[i] = 0;
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
     for (int64_t k = count - 1; k >= 0; --k) {
       const int64_t step = first + k;
       for (int i = 0; i < Lanes::kInputs; ++i) {
-        x_rows[i] = x[i].direct ? x[i].load(step, nullptr) : x_buffers + k * x_size + i * kTile;
+        x_rows[i] = x[i].direct ? x[i].load(step, nullptr) : x_buffers + k * x_size + i * kRow;
         dx_rows[i] = dx[i].row(step);
       }
       for (int i = 0; i < Lanes::kOutputs; ++i) dy_rows[i] = dy[i].load(step, dy[i].buffer);
@@ -315,14 +312,14 @@ static void backward_tile(const Args& a, int64_t index, real* space) {
       }
     }
     for (int k = 0; k < Lanes::kParams; ++k)
-      for (int i = 0; i < width; ++i) sums[k * kTile + i] += dp[k * kTile + i];
+      for (int i = 0; i < width; ++i) sums[k * kRow + i] += dp[k * kRow + i];
   }
   store_states(a, t, g, a.dh0);
   for (int k = 0; k < Lanes::kParams; ++k)
     for (int64_t r = 0; r < t.rows; ++r)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[((t.row + r) * Lanes::kParams + k) * a.groups + t.column + c] =
-            sums[k * kTile + r * t.columns + c];
+            sums[k * kRow + r * t.columns + c];
 }
 
 // Sums over the batch (and, for shared params, over channels) in a fixed order.

@@ -1,0 +1,754 @@
+"""The command line: every command, its --json, its exit codes, and what each failure says."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from rnncc import __version__, bench, cli, starter, terminal
+from rnncc.errors import BuildError, LoadError, RnnccError
+from rnncc.find import find, shipped
+from rnncc.show import STAGES
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("check", "compile", "show", "list", "new", "bench", "doctor")
+
+COUPLED = """
+from rnncc import Input, Matrix, State, cell, tanh
+
+@cell
+def mix(h: State, x: Input, R: Matrix):
+    return tanh(R @ h + x)
+"""
+WRONG = """
+from rnncc import Input, State, cell
+
+@cell
+def wrong(h: State, x: Input, y: Input):
+    return h + x
+"""
+LOUD = """
+from rnncc import Input, State, cell
+print("hello from the file")
+
+@cell
+def loud(h: State, x: Input):
+    print("hello from the cell")
+    return 0.5 * h + x
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with cells that can't be compiled in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RNNCC_TRACEBACK", raising=False)
+    for name, text in (("mix", COUPLED), ("wrong", WRONG), ("loud", LOUD)):
+        Path(f"{name}.py").write_text(text)
+    return tmp_path
+
+
+def call(*words: str) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(cli.main, words, prog_name="rnncc")
+
+
+def good(*words: str) -> str:
+    result = call(*words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def data(*words: str, exit_code: int = 0) -> dict[str, Any]:
+    """What --json prints: one object on stdout, and nothing on stderr."""
+    result = call(*words, "--json")
+    assert (result.exit_code, result.stderr) == (exit_code, "")
+    found = json.loads(result.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def refused(exit_code: int, *words: str) -> str:
+    """What a failure says on stderr; stdout stays empty."""
+    result = call(*words)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    return result.stderr
+
+
+def process(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m rnncc` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rnncc", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+# --- all commands ----------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands_in_the_order_of_use() -> None:
+    text = good("--help")
+    found = [text.index(f"\n  {command} ") for command in COMMANDS]
+    assert found == sorted(found)
+    assert "Exit codes: 0 done, 1 the cell or input is at fault" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_ends_with_examples(command: str) -> None:
+    examples = re.findall(rf"^  +rnncc {command}\b", good(command, "--help"), re.MULTILINE)
+    assert 2 <= len(examples) <= 3 + (command == "list")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_json_and_traceback(command: str) -> None:
+    text = good(command, "-h")
+    assert "--json" in text
+    assert "--traceback" in text
+
+
+def test_version_is_the_packages() -> None:
+    assert process("--version").stdout == f"rnncc {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["--help"], ["torch", "sympy", "pydantic", "rich"]),
+        (["new", "some_cell"], ["torch", "pydantic", "rich"]),
+        (["check", "elman"], ["torch", "rich"]),
+        (["compile", "elman"], ["torch", "rich"]),
+        (["list"], ["torch", "rich"]),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_imports_no_more_than_it_needs(words: list[str], heavy: list[str]) -> None:
+    program = (
+        "import sys\nfrom rnncc.cli import main\n"
+        f"try: main({words})\nexcept SystemExit as end: assert not end.code\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+# --- check -----------------------------------------------------------------------------------
+
+
+def test_check_shows_equations_jacobian_proof_arguments_and_cost() -> None:
+    text = good("check", "para_gru")
+    sections = "Recurrence Jacobian Structure Arguments Cost".split()
+    found = [re.search(rf"^{section}", text, re.MULTILINE) for section in sections]
+    assert [m.start() for m in found if m] == sorted(m.start() for m in found if m)
+    assert len([m for m in found if m]) == len(sections)
+    for line in (
+        "  z = sigmoid(az*h + xz)                              # update gate",
+        "  d h' / d h = dh_next_dh",
+        "is zero between channels, so each channel stands alone.",
+        "  az    param  [N]        uniform(-1, 1)",
+        "2 sigmoid, 1 tanh",
+        "12 B (xz; xr; xc)",
+        "4.25 B (h; states, every 16 steps in training)",
+        "12 B (dxz; dxr; dxc)",
+        "Next: rnncc compile para_gru",
+    ):
+        assert line in text
+
+
+def test_check_names_what_the_jacobian_reads_and_the_author_did_not_name() -> None:
+    assert "u_0 = clip(beta, 0, 1)" in good("check", "lif").partition("Jacobian")[2]
+
+
+def test_check_shows_the_pattern_of_a_block_and_shortens_a_long_jacobian() -> None:
+    text = good("check", "block_elman")
+    assert "  h_ch0'     x     x     x     x" in text.splitlines()
+    assert "more lines: rnncc show block_elman --stage jacobian" in text
+    assert "matrix  [N / 4, 4, 4]  uniform(-0.5, 0.5)" in text
+
+
+def test_check_as_data_holds_the_same() -> None:
+    found = data("check", "para_gru")
+    assert found["recurrence"]["lets"][0] == {
+        "name": "z",
+        "expr": "sigmoid(az*h + xz)",
+        "note": "update gate",
+        "line": 15,
+    }
+    assert found["jacobian"]["entries"] == [["dh_next_dh"]]
+    assert found["structure"]["kind"] == "diagonal"
+    assert found["arguments"][4] == {
+        "name": "az",
+        "role": "param",
+        "shape": "[N]",
+        "start": "uniform(-1, 1)",
+    }
+    assert found["cost"]["forward"]["functions"] == {"sigmoid": 2, "tanh": 1}
+    assert found["cost"]["backward"]["writes"] == {"dxz": 4, "dxr": 4, "dxc": 4}
+    assert found["source"] == "Danieli et al. 2025, arXiv:2510.21450."
+
+
+def test_check_for_a_shape_tells_the_plan() -> None:
+    assert "[8, 64, 32] float32: sequential" in good("check", "elman", "--shape", "8x64x32")
+    assert data("check", "elman", "--shape", "8x64x32")["plan"].startswith("[8, 64, 32] float32")
+
+
+def test_set_changes_a_constant() -> None:
+    assert data("check", "lif", "--set", "slope=10", "--set", "threshold=0.5")["constants"] == {
+        "threshold": 0.5,
+        "slope": 10,
+    }
+
+
+def test_check_exits_with_1_and_a_witness_where_channels_couple() -> None:
+    message = refused(1, "check", "mix.py")
+    assert message.startswith("mix.py:6: cell 'mix': channels couple: d h[0] / d h[1] = ")
+    assert "\nFix: mix within groups with Matrix(block=k)" in message
+
+
+def test_check_exits_with_1_where_an_argument_is_not_used() -> None:
+    assert refused(1, "check", "wrong.py").startswith(
+        "wrong.py:5: cell 'wrong': the argument 'y' is not used.\n"
+    )
+
+
+def test_what_the_cells_file_prints_stays_away_from_the_results() -> None:
+    result = call("check", "loud.py", "--json")
+    assert json.loads(result.stdout)["name"] == "loud"
+    assert "hello from the file" in result.stderr
+    assert "hello from the cell" in result.stderr
+
+
+# --- compile ---------------------------------------------------------------------------------
+
+
+def written(folder: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in Path(folder).iterdir()}
+
+
+def test_compile_writes_a_package_and_says_how_to_use_it() -> None:
+    text = good("compile", "para_gru")
+    assert sorted(written("generated/para_gru")) == ["__init__.py", "cell.json", "kernel.cpp"]
+    structure = "diagonal, blocks of 1, nonlinear, smooth"
+    assert re.search(rf"  para_gru  generated/para_gru  {structure}  \d+ +\d\.\d\d s\n", text)
+    assert text.endswith("Next: from generated.para_gru import ParaGRU, para_gru\n")
+
+
+def test_compile_as_data_tells_files_and_structure() -> None:
+    (found,) = data("compile", "elman", "--out", "some/where")["cells"]
+    assert found["name"] == "elman"
+    assert found["class"] == "Elman"
+    assert found["folder"] == str(Path("some", "where", "elman"))
+    assert found["files"] == {n: t.count("\n") for n, t in written("some/where/elman").items()}
+    assert found["structure"]["kind"] == "diagonal"
+    assert 0 < found["seconds"] < 60
+
+
+def test_compile_all_writes_every_shipped_cell() -> None:
+    found = data("compile", "--all", "--out", "out")["cells"]
+    assert [cell["name"] for cell in found] == [path.stem for path in shipped()]
+    assert sorted(path.name for path in Path("out").iterdir()) == [c["name"] for c in found]
+
+
+def test_compile_with_a_constant_says_so_in_the_command_that_repeats_it() -> None:
+    good("compile", "lif", "--set", "slope=10")
+    assert "rnncc compile cells/lif.py" in written("generated/lif")["kernel.cpp"]
+    assert "--set slope=10" in written("generated/lif")["kernel.cpp"]
+
+
+def test_compile_and_build_fills_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(folder / "cache"))
+    (first,) = data("compile", "elman", "--build")["cells"]
+    assert (first["cached"], Path(first["kernel"]).parent) == (False, folder / "cache")
+    assert Path(first["kernel"]).is_file()
+    assert "kernel from the cache in 0." in good("compile", "elman", "--build")
+
+
+def test_a_failed_compile_leaves_the_old_output_in_place() -> None:
+    Path("mix.py").write_text(COUPLED.replace("R @ h", "h").replace(", R: Matrix", ""))
+    good("compile", "mix.py")
+    before = written("generated/mix")
+    Path("mix.py").write_text(COUPLED)
+    refused(1, "compile", "mix.py")
+    assert written("generated/mix") == before
+    assert [path.name for path in Path("generated").iterdir()] == ["mix"]
+
+
+def test_one_cell_that_fails_does_not_stop_the_others() -> None:
+    result = call("compile", "mix.py", "elman", "nothing_like_it", "min_gru")
+    assert result.exit_code == 1
+    assert sorted(path.name for path in Path("generated").iterdir()) == ["elman", "min_gru"]
+    assert "  min_gru  generated/min_gru" in result.stdout
+    assert "mix.py:6: cell 'mix': channels couple" in result.stderr
+    assert "nothing_like_it: no such file" in result.stderr
+
+
+def test_as_data_what_was_compiled_stands_beside_the_error() -> None:
+    found = data("compile", "mix.py", "elman", "wrong.py", exit_code=1)
+    assert [cell["name"] for cell in found["cells"]] == ["elman"]
+    assert found["error"]["type"] == "StructureError"
+    assert [problem["cell"] for problem in found["error"]["problems"]] == ["mix", "wrong"]
+
+
+def test_two_cells_of_one_name_are_not_written_over_each_other() -> None:
+    Path("elman.py").write_text(LOUD.replace("loud", "elman"))
+    result = call("compile", "elman", "elman.py")
+    assert result.exit_code == 1
+    assert "elman.py: a second cell called 'elman'; both would be written to" in result.stderr
+
+
+def test_compile_does_not_replace_what_it_did_not_write() -> None:
+    Path("generated/elman").mkdir(parents=True)
+    Path("generated/elman/notes.txt").write_text("mine")
+    message = refused(1, "compile", "elman")
+    assert "generated/elman: exists and holds other things than rnncc writes: notes.txt" in message
+    assert written("generated/elman") == {"notes.txt": "mine"}
+
+
+def test_compile_without_a_compiler_to_build_with_exits_with_3(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(folder / "cache"))
+    result = call("compile", "elman", "--build")
+    assert result.exit_code == 3
+    assert "the compiler 'no-such-compiler' (from the variable CXX) does not exist" in result.stderr
+    assert data("compile", "elman", "--build", exit_code=3)["error"]["type"] == "BuildError"
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        ({"folder": "out/lif"}, "from out.lif import LIF, lif"),
+        ({"folder": "/tmp/out/lif"}, "from lif import LIF, lif"),
+        ({"folder": "my-out/lif"}, "from lif import LIF, lif"),
+    ],
+)
+def test_the_import_line_is_one_that_python_takes(result: dict[str, str], line: str) -> None:
+    from rnncc import pages
+
+    assert pages.import_line(result | {"name": "lif", "class": "LIF"}) == line
+
+
+# --- show ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("recurrence", "  z = sigmoid(az*h + xz)                              # update gate"),
+        ("lets", "r = sigmoid(ar*h + xr)                              # reset gate"),
+        ("jacobian", "d h' / d h = dh_next_dh"),
+        ("structure", "h' x"),
+        ("adjoint", "d_xz = g_z_arg"),
+        ("cpp", "RNNCC_FN void para_gru_adjoint("),
+        ("torch", "    z = (torch.sigmoid(az*h + xz))"),
+    ],
+)
+def test_show_prints_a_stage(stage: str, line: str) -> None:
+    text = good("show", "para_gru", "--stage", stage)
+    assert line in text.splitlines()
+    assert data("show", "para_gru", "--stage", stage) == {
+        "name": "para_gru",
+        "stage": stage,
+        "text": text.removesuffix("\n"),
+    }
+
+
+def test_every_stage_is_explained_in_the_help() -> None:
+    text = good("show", "--help")
+    for stage, words in STAGES.items():
+        assert re.search(rf"^ +{stage} +{re.escape(words)}$", text, re.MULTILINE)
+
+
+def test_the_emitted_code_that_show_prints_is_what_compile_writes() -> None:
+    good("compile", "elman")
+    assert good("show", "elman", "--stage", "cpp") == written("generated/elman")["kernel.cpp"]
+
+
+@pytest.mark.parametrize("stage", ["cuda", "ptx", "sass"])
+def test_a_stage_that_does_not_exist_is_wrong_usage(stage: str) -> None:
+    message = refused(2, "show", "para_gru", "--stage", stage)
+    assert f"'{stage}' is not one of 'recurrence', 'lets', 'jacobian'" in message
+
+
+# --- list and new ----------------------------------------------------------------------------
+
+
+def test_list_has_a_line_for_every_shipped_cell() -> None:
+    lines = {line.split()[0]: line for line in good("list").splitlines()[1:]}
+    assert sorted(lines) == [path.stem for path in shipped()]
+    assert re.match(r"  lru +re, im +diagonal, blocks of 2, affine, smooth ", lines["lru"])
+    assert "groups of 4 channels, blocks of 4, nonlinear, smooth" in lines["block_elman"]
+    assert "nonlinear, spiking" in lines["lif"]
+    assert lines["para_gru"].endswith("  Danieli et al. 2025, arXiv:2510.21450.")
+
+
+def test_list_as_data_tells_states_structure_and_source() -> None:
+    found = {cell["name"]: cell for cell in data("list")["cells"]}
+    assert sorted(found) == [path.stem for path in shipped()]
+    assert found["lstm"]["states"] == ["c", "h"]
+    assert found["lru"]["structure"]["affine"]
+    assert all(cell["doc"] and cell["source"] for cell in found.values())
+
+
+def test_new_writes_a_cell_that_compiles_as_it_is() -> None:
+    assert good("new", "my_cell") == "my_cell.py: written.\nNext: rnncc check my_cell.py\n"
+    assert data("check", "my_cell.py")["constants"] == {"bias": 0}
+    good("compile", "my_cell.py", "--set", "bias=1")
+
+
+def test_new_writes_into_a_folder_that_it_makes() -> None:
+    assert data("new", "my_cell", "--dir", "my/cells") == {
+        "name": "my_cell",
+        "file": "my/cells/my_cell.py",
+    }
+    assert find("my/cells/my_cell.py").name == "my_cell"
+
+
+def test_new_replaces_a_file_only_by_force() -> None:
+    Path("my_cell.py").write_text("mine")
+    assert refused(1, "new", "my_cell") == (
+        "my_cell.py: exists.\nFix: another name, --dir another folder, or --force to replace it\n"
+    )
+    assert Path("my_cell.py").read_text() == "mine"
+    good("new", "my_cell", "--force")
+    assert "def my_cell(" in Path("my_cell.py").read_text()
+
+
+def test_new_says_why_it_can_not_write() -> None:
+    assert refused(1, "new", "my_cell", "--dir", "mix.py").startswith(
+        "mix.py/my_cell.py: can't be written: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "instead"),
+    [
+        ("my-cell", "is not a plain name", "my_cell"),
+        ("my_cell.py", "is not a plain name", "my_cell"),
+        ("2nd", "is not a plain name", "nd"),
+        ("a__b", "is not a plain name", "a_b"),
+        ("", "is not a plain name", "my_cell"),
+        ("grün", "is not a plain name", "gr_n"),
+        ("class", "is a reserved word of Python, C++ or CUDA", "class_cell"),
+        ("switch", "is a reserved word of Python, C++ or CUDA", "switch_cell"),
+        ("tanh", "is a name of rnncc's own", "tanh_cell"),
+        ("Input", "is a name of rnncc's own", "Input_cell"),
+    ],
+)
+def test_new_refuses_a_name_that_can_not_be_a_cells(name: str, reason: str, instead: str) -> None:
+    message = refused(1, "new", name)
+    assert message.startswith(f"NAME: got {name!r}, which {reason}")
+    assert message.endswith(f"Fix: rnncc new {instead}\n")
+    starter.check_name(instead)
+
+
+# --- bench -----------------------------------------------------------------------------------
+
+
+def test_bench_measures_both_passes_at_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "MOST_ROUNDS", 3)
+    found = data("bench", "elman", "--shape", "2x20x8", "--shape", "1x33x16")
+    passes = [(result["shape"], result["pass"]) for result in found["results"]]
+    both = ("forward", "forward+backward")
+    assert passes == [(shape, name) for shape in ([2, 20, 8], [1, 33, 16]) for name in both]
+    for result in found["results"]:
+        assert result["ratio"] == pytest.approx(result["loop_ms"] / result["fused_ms"])
+        assert (result["compiled_ms"], result["copy_ms"] > 0) == (None, True)
+    assert [r["bytes"] for r in found["results"][:2]] == [4 * 2 * 20 * 8 * n for n in (2, 5)]
+    assert set(found["machine"]) == {"device", "threads", "torch", "python", "system"}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_bench_prints_a_row_for_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "MOST_ROUNDS", 3)
+    text = good("bench", "elman", "--shape", "2x20x8", "--threads", "1")
+    assert text.startswith("elman, float32, ")
+    assert " 1 threads, PyTorch " in text
+    assert re.search(r"^  2x20x8  forward+ .* \d+\.\dx ", text, re.MULTILINE)
+
+
+def test_bench_refuses_channels_that_do_not_fill_a_group() -> None:
+    message = refused(1, "bench", "block_elman", "--shape", "1x4x7")
+    assert message == (
+        "--shape: got 7 channels, expected a multiple of 4, the group that 'block_elman' mixes.\n"
+        "Fix: 8 channels\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["lif", "block_elman"])
+def test_bench_holds_the_kernel_to_the_loop_before_it_times(name: str) -> None:
+    compiled = cli.load(name, {})
+    arguments = bench.random_arguments(compiled.kernel.spec, (2, 33, 8))
+    kernel, loop = bench.fused_loop(compiled), bench.plain(compiled.stages.cell)
+    bench.check(kernel, loop, arguments, compiled.kernel.spec)
+
+    def wrong(given: bench.Arguments) -> list[Any]:
+        return [1.1 * y + 0.1 for y in loop(given)]
+
+    with pytest.raises(RnnccError, match="of the kernel differs from the plain loop's by up to"):
+        bench.check(kernel, wrong, arguments, compiled.kernel.spec)
+
+
+def test_the_chunked_loop_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    compiled = cli.load("lstm", {})
+    arguments = bench.random_arguments(compiled.kernel.spec, (2, 21, 4))
+    (chunked,) = bench.chunked(compiled.stages.cell, size=8)(arguments)
+    (plain,) = bench.plain(compiled.stages.cell)(arguments)
+    assert torch.equal(chunked, plain)
+
+
+# --- doctor ----------------------------------------------------------------------------------
+
+
+def test_doctor_finds_what_it_takes_to_run_a_kernel() -> None:
+    text = good("doctor")
+    for topic in ("Python", "PyTorch", "C++ compiler", "Kernel cache"):
+        assert re.search(rf"^  {re.escape(topic)} +ok ", text, re.MULTILINE)
+    assert "not needed on a CPU" in text
+    assert text.endswith("Kernels can be built and run here.\n")
+
+
+def test_doctor_as_data_holds_the_facts() -> None:
+    found = data("doctor")
+    facts = {finding["topic"]: finding["facts"] for finding in found["findings"]}
+    assert found["healthy"]
+    assert facts["C++ compiler"]["builds"]
+    assert set(facts["Kernel cache"]) == {"folder", "files", "bytes", "writable"}
+    assert set(facts["PyTorch"]) == {"version", "threads", "cuda", "gpu"}
+    assert set(facts["Threads"]) == {"shares_pool"}
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_doctor_exits_with_3_where_no_kernel_can_be_built(
+    monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    result = call("doctor")
+    assert result.exit_code == 3
+    said = f"{compiler} (from the variable CXX) does not build a tiny program"
+    assert said in result.stdout
+    assert "C++ compiler: correct or unset CXX" in result.stdout
+    assert not data("doctor", exit_code=3)["healthy"]
+
+
+def test_doctor_says_where_the_cache_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(Path("mix.py").resolve() / "cache"))
+    result = call("doctor")
+    assert result.exit_code == 3
+    assert "can't be written" in result.stdout
+    assert "Kernel cache: set RNNCC_CACHE_DIR to a folder that can" in result.stdout
+
+
+def test_clearing_the_cache_deletes_what_rnncc_built_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = folder / "cache"
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(cache))
+    good("compile", "elman", "--build")
+    (cache / "notes.cpp").write_text("mine")
+    built = {path.name: path.stat().st_size for path in cache.iterdir()}
+    del built["notes.cpp"]
+    assert data("doctor", "--clear-cache") == {
+        "cleared": {"folder": str(cache), "files": len(built), "bytes": sum(built.values())}
+    }
+    assert [path.name for path in cache.iterdir()] == ["notes.cpp"]
+    assert good("doctor", "--clear-cache") == f"{cache}: 0 files deleted, 0.0 MiB.\n"
+
+
+# --- failures --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compile"], "give one or several PATHs, or --all for all cells that ship"),
+        (["compile", "lif", "--all"], "give one or several PATHs, or --all"),
+        (["compile", "lif", "--target", "cuda"], "'cuda' is not 'cpp'"),
+        (["check"], "Missing argument 'PATH'"),
+        (["check", "lif", "--set", "slope"], "got 'slope', expected NAME=NUMBER"),
+        (["check", "lif", "--set", "slope=x"], "got 'slope=x', expected NAME=NUMBER"),
+        (["check", "lif", "--set", "=1"], "got '=1', expected NAME=NUMBER"),
+        (["check", "lif", "--shape", "8x4"], "got '8x4', expected BATCHxSTEPSxCHANNELS"),
+        (["bench", "--shape", "8x4x0"], "got '8x4x0', expected BATCHxSTEPSxCHANNELS"),
+        (["bench", "--threads", "0"], "0 is not in the range x>=1"),
+        (["nothing_like_it"], "No such command 'nothing_like_it'"),
+        (["list", "--nothing-like-it"], "No such option"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(words: list[str], message: str) -> None:
+    said = refused(2, *words)
+    assert message in said
+    assert "--help" in said
+    error = data(*words, exit_code=2)["error"]
+    assert message in error["message"]
+    assert error["problems"] == []
+
+
+def test_a_problem_as_data_has_its_parts() -> None:
+    error = data("check", "mix.py", exit_code=1)["error"]
+    (problem,) = error["problems"]
+    assert error["type"] == "StructureError"
+    assert error["message"].startswith("mix.py:6: cell 'mix': channels couple")
+    assert set(problem) == {"file", "line", "cell", "seen", "expected", "fix"}
+    assert (problem["line"], problem["cell"]) == (6, "mix")
+
+
+def test_a_load_error_as_data_has_no_problems() -> None:
+    error = data("check", "nothing_like_it", exit_code=1)["error"]
+    assert (error["type"], error["problems"]) == ("LoadError", [])
+
+
+def test_an_unknown_constant_is_the_inputs_fault() -> None:
+    assert "--set names 'nope', which is no constant" in refused(
+        1, "check", "lif", "--set", "nope=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (LoadError("x: no.\nFix: y"), 1, "x: no.\nFix: y"),
+        (BuildError("no compiler.\nFix: y"), 3, "no compiler.\nFix: y"),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            3,
+            "a package is missing or broken: No module named 'torch'.\nFix: pip install torch",
+        ),
+        (OSError(28, "No space left"), 3, "No space left"),
+        (MemoryError(), 3, "there is not enough memory.\nFix: a smaller shape"),
+        (click.Abort(), 130, "stopped."),
+        (KeyError("x"), 1, "rnncc itself failed: KeyError: 'x'.\nFix: this is a fault of rnncc"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_every_class_of_failure_has_its_status_and_its_words(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "load", fail)
+    said = refused(status, "check", "lif")
+    assert message in said
+    assert "Traceback" not in said
+    assert data("check", "lif", exit_code=status)["error"]["type"] == type(error).__name__
+
+
+def test_a_missing_torch_is_told_without_a_traceback(folder: Path) -> None:
+    text = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    (folder / "torch.py").write_text(text)
+    path = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    done = process("show", "lif", "--stage", "torch", **path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "a package is missing or broken: No module named 'torch'.\nFix: pip install torch\n"
+    )
+    done = process("doctor", **path)
+    assert done.returncode == 3
+    assert re.search(r"^  PyTorch +missing +can't be imported", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("how", ["option", "group option", "variable"])
+def test_a_traceback_is_shown_on_request_only(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    assert "Traceback" not in refused(1, "check", "mix.py")
+    if how == "variable":
+        monkeypatch.setenv("RNNCC_TRACEBACK", "1")
+    words = ["check", "mix.py", *(["--traceback"] if how == "option" else [])]
+    said = refused(1, *(["--traceback"] if how == "group option" else []), *words)
+    assert "Traceback (most recent call last)" in said
+    assert "in _refuse_coupled" in said
+
+
+# --- terminals and pipes ---------------------------------------------------------------------
+
+
+def in_terminal(*words: str, **env: str) -> str:
+    """What a process prints whose stdout and stderr are a terminal."""
+    ours, theirs = pty.openpty()
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | env
+    child = subprocess.Popen(
+        [sys.executable, "-m", "rnncc", *words],
+        env=env | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    pieces = []
+    while piece := _read(ours):
+        pieces.append(piece)
+    os.close(ours)
+    child.wait()
+    return b"".join(pieces).decode().replace("\r\n", "\n")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way of saying that the other end was closed
+        return b""
+
+
+BOXES = re.compile("[\u2500-\u257f\x1b]")
+
+
+def test_piped_output_is_plain_and_never_wrapped() -> None:
+    found = process("check", "slstm", COLUMNS="40", TERM="xterm-256color")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert not BOXES.search(found.stdout)
+    assert max(map(len, found.stdout.splitlines())) > 120
+
+
+def test_a_piped_error_is_plain() -> None:
+    found = process("check", "mix.py")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "\x1b" not in found.stderr
+
+
+def test_a_terminal_gets_progress_tables_and_colours_unless_no_color_is_set() -> None:
+    colour = re.compile(r"\x1b\[(\d+;)*(3|4|9)\d[;m]")
+    shown = in_terminal("compile", "elman", "mix.py")
+    assert "compiling elman (1 of 2)" in shown
+    assert "\u2500" in shown
+    assert "\x1b[32mFix:" in shown
+    plain = in_terminal("compile", "elman", "mix.py", NO_COLOR="1")
+    assert "\u2500" in plain
+    assert not colour.search(plain)
+
+
+def test_a_reader_that_stops_early_is_no_failure_to_tell() -> None:
+    command = f"{sys.executable} -m rnncc show slstm --stage cpp | head -n 1"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("// Generated by rnncc")
+    assert done.stderr == ""
+
+
+def test_the_exit_status_of_several_errors_is_the_gravest() -> None:
+    several = terminal.SeveralError([LoadError("a"), BuildError("b")], {})
+    assert terminal.exit_status(several) == 3
+    assert terminal.error_data(several) == {
+        "type": "LoadError",
+        "message": "a\n\nb",
+        "problems": [],
+    }

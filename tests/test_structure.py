@@ -1,0 +1,253 @@
+"""Structure: what couples to what is proved from the symbolic Jacobian, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rnncc.errors import StructureError
+from rnncc.find import find, shipped
+from rnncc.ir import Structure
+from rnncc.structure import classify
+from rnncc.trace import trace
+from tests.cells import traced
+
+ONE = "h: State, x: Input, a: Param"
+TWO = "c: State, h: State, x: Input"
+BLOCK = "h: State, x: Input, R: Matrix(block=2)"
+
+# kind, group, block, affine, smooth, spiking, pattern
+SHIPPED = {
+    "block_elman": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
+    "elman": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "lif": ("diagonal", 1, 1, False, False, True, ("x",)),
+    "lru": ("diagonal", 1, 2, True, True, False, ("xx", "xx")),
+    "lstm": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
+    "min_gru": ("diagonal", 1, 1, True, True, False, ("x",)),
+    "para_gru": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "para_lstm": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
+    "slstm": ("diagonal", 1, 4, False, False, False, ("x0xx", "0xxx", "00xx", "xxxx")),
+}
+
+
+def structure_of(folder: Path, body: str, signature: str = ONE) -> Structure:
+    return classify(traced(folder, body, signature))
+
+
+def test_every_shipped_cell_has_its_structure_here() -> None:
+    assert sorted(SHIPPED) == [path.stem for path in shipped()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_cell_has_the_structure_of_its_paper(name: str) -> None:
+    s = classify(trace(find(name)))
+    got = (s.kind, s.group, s.block, s.affine, s.smooth, s.spiking, s.pattern)
+    assert got == SHIPPED[name]
+
+
+# --- which channels couple -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "signature", "kind", "group", "block"),
+    [
+        ("return a * h + x", ONE, "diagonal", 1, 1),
+        ("return c + x * h, h", TWO, "diagonal", 1, 2),
+        ("return R @ h + x", BLOCK, "block", 2, 2),
+        ("return R @ h + x", "h: State, x: Input, R: Matrix(block=8)", "block", 8, 8),
+        ("return R @ h + x", "h: State, x: Input, R: Matrix(block=3)", "block", 3, 3),
+        ("return R @ c + h, h + x", TWO + ", R: Matrix(block=4)", "block", 4, 8),
+        # a matrix of one channel couples nothing; nor does one that mixes inputs only
+        ("return R @ h + x", "h: State, x: Input, R: Matrix(block=1)", "diagonal", 1, 1),
+        ("return h * 0.5 + R @ x", BLOCK, "diagonal", 2, 1),
+        # blocks of 2 and 4 in one cell: groups of 4
+        ("return R @ h + Q @ x", BLOCK + ", Q: Matrix(block=4)", "block", 4, 2),
+        ("return R @ x + Q @ h", BLOCK + ", Q: Matrix(block=4)", "block", 4, 4),
+        ("return R @ h + Q @ h", BLOCK + ", Q: Matrix(block=4)", "block", 4, 4),
+        ("return R @ h + Q @ h", BLOCK + ", Q: Matrix(block=3)", "block", 6, 6),
+        # through lets, and only in one of two states
+        ("u = R @ h\nreturn tanh(u * x)", BLOCK, "block", 2, 2),
+        ("return c * x, h + R @ h", TWO + ", R: Matrix(block=2)", "block", 2, 4),
+    ],
+)
+def test_channels_couple_where_a_matrix_reads_the_state(
+    body: str, signature: str, kind: str, group: int, block: int, tmp_path: Path
+) -> None:
+    s = structure_of(tmp_path, body, signature)
+    assert (s.kind, s.group, s.block) == (kind, group, block)
+
+
+def test_coupling_that_cancels_is_none(tmp_path: Path) -> None:
+    s = structure_of(tmp_path, "u = R @ h\nreturn h + x + (u - u)", BLOCK.replace("R:", "R:")
+                     .replace("h: State, ", "h: State, q: Input, ") if False else BLOCK)  # fmt: skip
+    assert s.kind == "diagonal"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return R @ h + x",
+        "u = tanh(R @ h)\nreturn u * x",
+        "return h + R @ x",
+    ],
+)
+def test_a_matrix_without_block_is_refused(body: str, tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="channels couple"):
+        structure_of(tmp_path, body, "h: State, x: Input, R: Matrix")
+
+
+@pytest.mark.parametrize("steps", [-90, -3, -1, 1, 2, 23, 24, 90])
+def test_a_shift_of_any_distance_is_refused(steps: int, tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="channels couple"):
+        structure_of(tmp_path, f"return a * shift(h, {steps}) + x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return a * mean(h) + x",
+        "return a * h + mean(x)",
+        "return mean(a) * h + x",
+        "u = h * x\nv = mean(u)\nreturn v + a * h",
+    ],
+)
+def test_a_mean_of_anything_is_refused(body: str, tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="channels couple"):
+        structure_of(tmp_path, body)
+
+
+@pytest.mark.parametrize(("block", "states"), [(9, 1), (5, 2), (3, 3), (16, 1)])
+def test_blocks_of_more_than_8_are_refused(block: int, states: int, tmp_path: Path) -> None:
+    names = [f"s{i}" for i in range(states)]
+    signature = ", ".join(f"{n}: State" for n in names) + f", x: Input, R: Matrix(block={block})"
+    body = f"return {', '.join(f'R @ {n} + x' for n in names)}"
+    with pytest.raises(StructureError, match=f"give blocks of {block * states}"):
+        structure_of(tmp_path, body, signature)
+
+
+@pytest.mark.parametrize(("block", "states"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_blocks_of_8_are_proved(block: int, states: int, tmp_path: Path) -> None:
+    names = [f"s{i}" for i in range(states)]
+    signature = ", ".join(f"{n}: State" for n in names) + f", x: Input, R: Matrix(block={block})"
+    total = " + ".join(names)
+    body = f"u = R @ ({total}) + x\nreturn {', '.join(f'tanh(u * {n})' for n in names)}"
+    s = structure_of(tmp_path, body, signature)
+    assert s.block == 8
+    assert s.pattern == ("x" * 8,) * 8
+
+
+# --- inside a block --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "pattern"),
+    [
+        ("return c, h + x", ("10", "01")),
+        ("return h, c + x", ("01", "10")),
+        ("return x * 2, c * h", ("00", "xx")),
+        ("return c + h, h + x", ("11", "01")),
+        ("return 0.5 * c + h, x * h", ("11", "0x")),
+        ("return tanh(c) + x, x * c + h", ("x0", "x1")),
+        ("u = c * x\nreturn u, tanh(u) * h", ("x0", "xx")),
+    ],
+)
+def test_zeros_and_constants_of_the_jacobian_are_seen(
+    body: str, pattern: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert structure_of(tmp_path, body, TWO).pattern == pattern
+
+
+def test_the_pattern_of_a_group_orders_states_then_channels(tmp_path: Path) -> None:
+    signature = TWO + ", R: Matrix(block=2)"
+    s = structure_of(tmp_path, "return R @ c + x, h * 0.5 + c", signature)
+    assert s.pattern == ("xx00", "xx00", "1010", "0101")
+
+
+@pytest.mark.parametrize(
+    ("body", "affine"),
+    [
+        ("return a * h + x", True),
+        ("return sigmoid(x) * h + tanh(a)", True),
+        ("return h / (1 + x * x) + a", True),
+        ("return (h + x) * (a + x)", True),
+        ("return where(x > a, h, 0.5 * h)", True),
+        ("u = h * a\nreturn u * x + u", True),
+        ("return h * h * a + x", False),
+        ("return tanh(h * a) + x", False),
+        ("return a / h + x", False),
+        ("return abs(h) * a + x", False),
+        ("return where(h > 0, a, x)", False),
+        ("return where(h > x, h, a * h)", False),
+        ("return maximum(h, x) * a", False),
+        ("return sign(h) * a + x", False),
+        ("return spike(h - a) + x", False),
+        ("return clip(h, -1, 1) * a + x", False),
+    ],
+)
+def test_a_cell_is_affine_if_its_next_state_is(body: str, affine: bool, tmp_path: Path) -> None:
+    assert structure_of(tmp_path, body).affine is affine
+
+
+def test_a_product_of_two_states_is_not_affine(tmp_path: Path) -> None:
+    assert not structure_of(tmp_path, "return c * x, c * h", TWO).affine
+    assert structure_of(tmp_path, "return c * x + h, c - h * x", TWO).affine
+
+
+@pytest.mark.parametrize(
+    ("body", "smooth", "spiking"),
+    [
+        ("return tanh(h) * a + x", True, False),
+        ("return relu(h) * a + x", False, False),
+        ("return abs(h) * a + x", False, False),
+        ("return where(h > 0, a, x)", False, False),
+        ("return minimum(h, a) + x", False, False),
+        ("return spike(h - a) + x", False, True),
+        ("return h * a + spike(x)", False, True),
+    ],
+)
+def test_kinks_and_spikes_are_seen(body: str, smooth: bool, spiking: bool, tmp_path: Path) -> None:
+    s = structure_of(tmp_path, body)
+    assert (s.smooth, s.spiking) == (smooth, spiking)
+
+
+@pytest.mark.parametrize(
+    ("body", "readouts"),
+    [
+        ("return c * x, c + x + 0 * h", ()),
+        ("return {'c': c + x, 'h': c * x, 'y': h}", ("h",)),
+        ("return {'c': x * 2, 'h': x * 3, 'y': h + c}", ("c", "h")),
+        ("return h + x, c", ()),
+    ],
+)
+def test_states_that_feed_nothing_back_are_readouts(
+    body: str, readouts: tuple[str, ...], tmp_path: Path
+) -> None:
+    if "0 * h" in body:
+        body = "return c * x, c + x + h"
+    assert structure_of(tmp_path, body, TWO).readouts == readouts
+
+
+# --- what is said ----------------------------------------------------------------------------
+
+
+def test_the_proof_says_what_was_shown(tmp_path: Path) -> None:
+    assert structure_of(tmp_path, "return a * h + x").proof == (
+        "diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, "
+        "so each channel stands alone.\n"
+        "blocks of 1 (1 state x 1 channel), affine in the state, smooth."
+    )
+    body = "return {'c': tanh(R @ c) + x, 'h': relu(c), 'y': h}"
+    assert structure_of(tmp_path, body, TWO + ", R: Matrix(block=2)").proof == (
+        "block: the Jacobian over 4 channels (64 entries) is zero between groups, "
+        "so groups of 2 channels couple.\n"
+        "blocks of 4 (2 states x 2 channels), nonlinear in the state, with kinks.\n"
+        "not fed back: h."
+    )
+
+
+def test_a_structure_prints_its_proof_and_sums_up_without_it(tmp_path: Path) -> None:
+    s = structure_of(tmp_path, "return a * h + x")
+    assert str(s) == s.proof
+    assert "proof" not in s.summary()
+    assert s.summary()["pattern"] == ["x"]
