@@ -22,7 +22,7 @@ Row = dict[str, str]
 def cell_text(compiled: Compiled) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
     program, cell, stored = compiled.program, compiled.cell, compiled.kept.stored
-    rows = _Rows(program, stored)
+    rows = _Rows(program, compiled.rows)
     arguments = [rows.read[s.name] for s in program.arguments]
     k = program.group
     return {
@@ -48,7 +48,7 @@ def cell_text(compiled: Compiled) -> dict[str, Any]:
             "outputs": _slots(_output_slots(compiled)),
         },
         "next": [v.name for v in program.next],
-        "kept": list(stored),
+        "kept": len(compiled.rows),
         "shared_inputs": sum(a.shared for a in cell.inputs),
         "start": [f"real({a.start!r})" for a in cell.states],
         "rows": rows.declared,
@@ -57,7 +57,7 @@ def cell_text(compiled: Compiled) -> dict[str, Any]:
             "arguments_and_kept": _call([*arguments, *(f"k_{name}[i]" for name in stored)]),
             "upstream": _call(_upstream_reads(program)),
         },
-        "step": _step_text(program, stored, rows),
+        "step": _step_text(compiled, rows),
         "jacobian": _jacobian_text(compiled),
         "adjoint": _adjoint_text(compiled),
     }
@@ -70,7 +70,7 @@ class _Rows:
     apart from each other and, with `out_` for results, from every name of the cell.
     """
 
-    def __init__(self, program: Program, stored: tuple[str, ...]) -> None:
+    def __init__(self, program: Program, lets: tuple[str, ...]) -> None:
         states = [s.symbol.name for s in program.states]
         inputs = [s.symbol.name for s in program.inputs]
         params = [s.symbol.name for s in program.params]
@@ -79,7 +79,7 @@ class _Rows:
         self.read |= {name: f"x_{name}[i]" for name in inputs}
         self.read |= {name: f"p_{name}[i]" for name in params}
 
-        kept = list(stored)
+        kept = list(lets)
         read_x, read_p = _separate("x", inputs), _packed("p", params)
         fixed = [*_packed("h", states), *read_x, *read_p, *_packed("k", kept, "kept")]
         self.declared = {
@@ -169,35 +169,61 @@ def _output_slots(compiled: Compiled) -> tuple[Slot, ...]:
     )
 
 
-def _results(program: Program, stored: tuple[str, ...]) -> list[str]:
-    """The lets that leave the step: next states, outputs, and what is kept."""
-    wanted = {v.name for v in (*program.next, *program.outputs)} | set(stored)
+def _results(compiled: Compiled) -> list[str]:
+    """The lets that leave the step: next states, outputs, and those with a row."""
+    program = compiled.program
+    wanted = {v.name for v in (*program.next, *program.outputs)} | set(compiled.rows)
     return [let.name for let in program.lets if let.name in wanted]
 
 
-def _step_text(program: Program, stored: tuple[str, ...], rows: _Rows) -> dict[str, Any]:
-    outs = _results(program, stored)
-    results = {*outs}
-    lines = [
-        {
-            "code": f"{'' if let.name in results else 'const real '}{let.name} = "
-            f"{PRINTER.text(let.expr)};",
-            "note": let.note,
-        }
-        for let in program.lets
-    ]
+def _step_text(compiled: Compiled, rows: _Rows) -> dict[str, Any]:
+    program, parts = compiled.program, compiled.parts
+    outs = _results(compiled)
     return {
         "locals": _locals(outs),
-        "lines": lines,
-        "state_stores": [
-            f"next_{slot.symbol.name}[i] = {_lane_value(v, rows)};"
-            for slot, v in zip(program.states, program.next, strict=True)
-        ],
-        "output_stores": [
-            f"y_{o}[i] = {_lane_value(v, rows)};" for o, v in enumerate(program.outputs)
+        "parts": [
+            {
+                "lines": [_let_line(let, outs) for let in part],
+                **_part_of_lanes(compiled, rows, n),
+            }
+            for n, part in enumerate(parts.lets)
         ],
         "cost": _cost([let.expr for let in program.lets]),
         "signature": _signature(program, [], outs, "next state and lets"),
+    }
+
+
+def _let_line(let: Let, outs: list[str]) -> dict[str, str]:
+    declared = "" if let.name in outs else "const real "
+    return {"code": f"{declared}{let.name} = {PRINTER.text(let.expr)};", "note": let.note}
+
+
+def _part_of_lanes(compiled: Compiled, rows: _Rows, n: int) -> dict[str, list[str]]:
+    """What the loop of one part loads of earlier parts, and what it stores."""
+    program, parts = compiled.program, compiled.parts
+    here = {let.name for let in parts.lets[n]}
+    before = {let.name for part in parts.lets[:n] for let in part}
+    read = {s.name for let in parts.lets[n] for s in let.expr.free_symbols}
+    last = n == len(parts.lets) - 1
+    made = here | ({s.name for s in program.arguments} if last else set())
+    nexts = [
+        f"next_{slot.symbol.name}[i] = {_lane_value(v, rows)};"
+        for slot, v in zip(program.states, program.next, strict=True)
+        if v.name in made
+    ]
+    outputs = [
+        f"if (!again) y_{o}[i] = {_lane_value(v, rows)};"
+        for o, v in enumerate(program.outputs)
+        if v.name in made
+    ]
+    kept = [
+        f"{'' if name in parts.crossing else 'if (again) '}k_{name}[i] = out_{name};"
+        for name in compiled.rows
+        if name in here
+    ]
+    return {
+        "loads": [f"out_{name} = k_{name}[i];" for name in parts.crossing if name in before & read],
+        "stores": [*nexts, *outputs, *kept],
     }
 
 

@@ -200,7 +200,7 @@ class Symbolic:
     def __float__(self) -> float:
         _refuse_conversion("a function that wants a number (math.*, float)")
 
-    __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __complex__ = __float__
 
     def __iter__(self) -> NoReturn:
         _fail(
@@ -302,7 +302,7 @@ class Value(Symbolic):
     __truediv__, __rtruediv__ = _binary("truediv"), _binary("truediv", reflected=True)
     __pow__, __rpow__ = _binary("pow"), _binary("pow", reflected=True)
     __gt__, __ge__, __lt__, __le__ = (_compare(n) for n in ("gt", "ge", "lt", "le"))
-    __eq__, __ne__ = _compare("eq"), _compare("ne")  # type: ignore[assignment]
+    __eq__, __ne__ = _compare("eq"), _compare("ne")
 
     def __neg__(self) -> Value:
         return Value(-self.expr)
@@ -311,7 +311,7 @@ class Value(Symbolic):
         return self
 
     def __abs__(self) -> Value:
-        return abs_(self)
+        return Value(_opaque("abs", self.expr))
 
     def __matmul__(self, other: Any) -> NoReturn:
         self._refuse_operator("@")
@@ -370,7 +370,7 @@ class Condition(Symbolic):
         self.misused()
 
     __hash__ = object.__hash__
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _arithmetic  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _arithmetic
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _arithmetic
     __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _arithmetic
 
@@ -397,7 +397,7 @@ class MatrixValue(Symbolic):
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = misused
     __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __rmatmul__ = misused
     __hash__ = object.__hash__
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = misused  # type: ignore[assignment]
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = misused
 
 
 # --- functions -------------------------------------------------------------------------------

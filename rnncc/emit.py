@@ -22,6 +22,7 @@ from rnncc.spec import (
     StateSpec,
     StructureSpec,
 )
+from rnncc.split import split
 from rnncc.structure import classify
 
 TILE = 256
@@ -37,7 +38,7 @@ def analyse(cell: CellIR) -> Compiled:
     program = lower(cell, structure.group)
     jacobian, reverse = differentiate(program), adjoint(program)
     kept = keep(program, jacobian, reverse)
-    return Compiled(cell, structure, program, jacobian, reverse, kept)
+    return Compiled(cell, structure, program, jacobian, reverse, kept, split(program))
 
 
 def emit(compiled: Compiled) -> dict[str, str]:
@@ -94,7 +95,7 @@ def kernel_spec(compiled: Compiled) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
-        kept=len(program.states) + len(compiled.kept.stored) + len(program.inputs),
+        kept=len(program.states) + len(compiled.rows) + len(program.inputs),
     )
 
 

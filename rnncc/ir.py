@@ -177,6 +177,14 @@ class AdjointIR:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """A program's lets in parts that run one after another, and the lets that cross between."""
+
+    lets: tuple[tuple[Let, ...], ...]
+    crossing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kept:
     """What Jacobian and adjoint read of the step: lets stored, and lets computed again."""
 
@@ -236,3 +244,10 @@ class Compiled:
     jacobian: JacobianIR
     adjoint: AdjointIR
     kept: Kept
+    parts: Parts
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The lets that have a row of lanes: stored for the way back, or crossing between parts."""
+        wanted = {*self.kept.stored, *self.parts.crossing}
+        return tuple(let.name for let in self.program.lets if let.name in wanted)

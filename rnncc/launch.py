@@ -7,6 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ class Kernel:
     spec: KernelSpec
     sources: dict[str, str]
     key: str = ""
-    _functions: dict[tuple[str, str], Function] = field(
+    _functions: dict[tuple[str, torch.dtype], Function] = field(
         default_factory=dict, repr=False, compare=False
     )
+
+    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         content = self.spec.model_dump_json() + "\0".join(
@@ -73,19 +76,38 @@ class Kernel:
 
     def function(self, name: str, dtype: torch.dtype) -> Function:
         """`forward` or `backward` for a dtype; builds the library if it isn't built yet."""
-        kind = str(dtype).removeprefix("torch.")
-        if (name, kind) not in self._functions:
+        if (name, dtype) not in self._functions:
+            kind = str(dtype).removeprefix("torch.")
             library = build.load(self.spec.name, self.sources["cpp"], kind)
             for part in ("forward", "backward", "jacobian"):
                 function = getattr(library, f"{self.spec.name}_{part}")
                 function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
-                self._functions[part, kind] = function
-        return self._functions[name, kind]
+                self._functions[part, dtype] = function
+        return self._functions[name, dtype]
+
+    @cached_property
+    def fields(self) -> tuple[tuple[str, int], ...]:
+        """The members of the struct Args in templates/cpp/driver.h after its head: words of 8 bytes.
+
+        Arrays there have one element more than the cell needs, as C++ has no empty ones.
+        """
+        spec = self.spec
+        x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
+        return (
+            *(("x", x), ("params", params), ("h0", 1)),
+            *(("y", y), ("h_last", 1), ("saved", 1)),
+            *(("dy", y), ("dh_last", 1), ("dx", x), ("dparams", params), ("dh0", 1)),
+            *(("jacobians", 1), ("param_sums", 1), ("shared_sums", 1)),
+        )
 
     def plan(self, shape: tuple[int, int, int], dtype: torch.dtype, solver: str = "auto") -> Plan:
         """How a call of shape [batch, steps, channels] cuts its work on this machine."""
-        itemsize = COMPUTE[dtype].itemsize
-        return plan(self.spec, shape, itemsize, torch.get_num_threads(), solver)
+        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), solver)
+        if call not in self._plans:
+            if len(self._plans) > 1000:
+                self._plans.clear()
+            self._plans[call] = plan(self.spec, *call)
+        return self._plans[call]
 
 
 KERNELS: dict[str, Kernel] = {}
@@ -106,7 +128,11 @@ def kernel_of(key: str) -> Kernel:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the operators allocate. `saved` holds the states that the backward starts from."""
+    """What the operators allocate.
+
+    `saved` holds the states that the backward starts from, [segments, states, B, N], flat: a
+    dimension of its own for the segments would make torch.compile tell T <= 16 from the rest.
+    """
 
     y: tuple[Any, ...]
     h: tuple[Any, ...]
@@ -122,7 +148,7 @@ def shapes_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tenso
     return Shapes(
         y=(batch, steps, channels),
         h=(states, batch, channels),
-        saved=(segments, states, batch, channels),
+        saved=(segments * states * batch * channels,),
     )
 
 
@@ -143,20 +169,6 @@ View = tuple[int, ...]
 NO_VIEW: View = (0, 0, 0, 0)
 
 
-def _fields(spec: KernelSpec) -> dict[str, int]:
-    """The members of the struct Args in templates/cpp/driver.h after its head: 8-byte words each.
-
-    Arrays there have one element more than the cell needs, as C++ has no empty ones.
-    """
-    x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
-    return {
-        **{"x": x, "params": params, "h0": 1},
-        **{"y": y, "h_last": 1, "saved": 1},
-        **{"dy": y, "dh_last": 1, "dx": x, "dparams": params, "dh0": 1},
-        **{"jacobians": 1, "param_sums": 1, "shared_sums": 1},
-    }
-
-
 def _call(
     kernel: Kernel,
     part: str,
@@ -170,12 +182,11 @@ def _call(
         shape: batch, steps, channels.
         given: tensors by member: one, or a list of tensors (params) or of views (x, y, ...).
     """
-    spec = kernel.spec
     batch, steps, channels = shape
     p = kernel.plan(shape, dtype)
-    words = [batch, steps, channels // spec.group, p.rows, p.columns, p.every, p.threads]
+    words = [batch, steps, channels // kernel.spec.group, p.rows, p.columns, p.every, p.threads]
     words.append(build.thread_pool())
-    for member, size in _fields(spec).items():
+    for member, size in kernel.fields:
         listed = given.get(member)
         values = _words(listed if isinstance(listed, (list, tuple)) else [listed])
         words += values + [0] * (size - len(values))

@@ -34,6 +34,9 @@ def _refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
 def _check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise _refuse(name, _show(value), "a torch.Tensor", f"torch.as_tensor({name})")
+    if value.layout != torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise _refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
     if value.dtype not in COMPUTE:
         raise _refuse(
             name,
@@ -96,6 +99,10 @@ def _broadcast(
         if x.dim() < (1 if described.shared else 2):
             raise _refuse(name, _show(x), f"{wanted}", f"give {name} a time dimension")
         whole = (*x.shape, 1) if described.shared else tuple(x.shape)
+        if not shape:
+            shape = whole
+        if whole == shape:
+            continue
         try:
             shape = torch.broadcast_shapes(shape, whole)
         except RuntimeError:
@@ -261,13 +268,18 @@ def _prepare(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any], h0: 
     channels = _check_params(spec, bound, channels)
     _check_groups(spec, channels)
     inputs = [
-        x.to(dtype)
-        .expand(*lead, steps, *(() if i.shared else (channels,)))
-        .reshape(math.prod(lead), steps, *(() if i.shared else (channels,)))
+        _fit(x.to(dtype), lead, (steps,) if i.shared else (steps, channels))
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = _compute_params(spec, bound, dtype)
     return _Call(inputs, params, _stack_states(spec, h0, lead, channels, dtype), lead)
+
+
+def _fit(x: Tensor, lead: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
+    """Broadcast x, without a copy, to [*lead, *rest] and make the leading dimensions one."""
+    if tuple(x.shape) != (*lead, *rest):
+        x = x.expand(*lead, *rest)
+    return x if len(lead) == 1 else x.reshape(math.prod(lead), *rest)
 
 
 def _check_groups(spec: KernelSpec, channels: int) -> None:

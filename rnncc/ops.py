@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from rnncc import launch
@@ -74,7 +75,7 @@ def _allocate_backward(
     return [
         *(x.new_empty(x.shape if w else (0,)) for x, w in zip(inputs, wanted, strict=True)),
         *(p.new_empty(p.shape) for p in params),
-        saved.new_empty(saved.shape[1:]),
+        saved.new_empty(shapes_of(kernel_of(key).spec, inputs, params).h),
     ]
 
 
@@ -169,7 +170,9 @@ def solve(
         the outputs [B, T, N], and the states after the last step [states, B, N].
     """
     tensors = [*inputs, *params, *([] if h0 is None else [h0])]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    # forward-mode AD has no rule here: Recurrence says so, the operator alone would drop tangents
+    forward_mode = forward_ad._current_level >= 0
+    if forward_mode or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         apply: Any = Recurrence.apply
         results = apply(key, packed, len(inputs), len(params), *inputs, *params, h0)
     else:

@@ -12,6 +12,7 @@ from rnncc.jacobian import differentiate
 from rnncc.lower import group_size, lower
 
 LARGEST_BLOCK = 8
+SIGN = functions.TABLE["sign"].symbol
 PROBED_CHANNELS = 24
 
 
@@ -29,7 +30,7 @@ def classify(cell: CellIR) -> Structure:
     channels = min(_probe_size(cell, group), PROBED_CHANNELS)
     program = lower(cell, channels, namer=_indexed)
     jacobian = differentiate(program)
-    coupled = _components(jacobian, channels, len(cell.states))
+    coupled = _components(program, channels)
     _refuse_coupled(cell, program, jacobian, coupled, group, channels)
     _refuse_whole(cell)
     return _describe(cell, group, max(map(len, coupled)), channels)
@@ -45,8 +46,16 @@ def _probe_size(cell: CellIR, group: int) -> int:
     return max(2 * group, max(shifts, default=0) + 2, 3 if group == 1 else 2)
 
 
-def _components(jacobian: JacobianIR, channels: int, states: int) -> list[set[int]]:
-    """Connected components of channels, by union over the non-zero entries."""
+def _reads(program: Program) -> list[set[int]]:
+    """Which states each next state reads, by value: a condition or a spike has no slope to show."""
+    reads = {slot.symbol.name: {j} for j, slot in enumerate(program.states)}
+    for let in program.lets:
+        reads[let.name] = set().union(*(reads.get(s.name, ()) for s in let.expr.free_symbols))
+    return [reads.get(value.name, set()) for value in program.next]
+
+
+def _components(program: Program, channels: int) -> list[set[int]]:
+    """Connected components of channels, by union over what each next state reads."""
     parent = list(range(channels))
 
     def root(i: int) -> int:
@@ -54,10 +63,9 @@ def _components(jacobian: JacobianIR, channels: int, states: int) -> list[set[in
             i = parent[i]
         return i
 
-    for i in range(states * channels):
-        for j in range(states * channels):
-            if jacobian.entries[i][j] != 0:
-                parent[root(i % channels)] = root(j % channels)
+    for i, states in enumerate(_reads(program)):
+        for j in states:
+            parent[root(i % channels)] = root(j % channels)
     components: dict[int, set[int]] = {}
     for channel in range(channels):
         components.setdefault(root(channel), set()).add(channel)
@@ -165,10 +173,12 @@ def _describe(cell: CellIR, group: int, coupled: int, channels: int) -> Structur
         "".join("0" if e == 0 else "1" if not e.free_symbols else "x" for e in row)
         for row in jacobian.entries
     )
-    rows = {row for let in program.lets for row in map(functions.row_of, _opaques(let)) if row}
-    affine = not any(inner(e) for row in jacobian.entries for e in row)
+    opaques = [o for let in program.lets for o in _opaques(let)]
+    rows = {row for row in map(functions.row_of, opaques) if row}
+    # a jump has no slope to show: where(h > 0, a, b) and sign(h) have a Jacobian of 0
+    jumps = any(inner(o) for o in opaques if isinstance(o, (functions.Comparison, SIGN)))
+    affine = not jumps and not any(inner(e) for row in jacobian.entries for e in row)
     spiking = any(row.slope is not None for row in rows)
-    readouts = _readouts(cell, program, jacobian, group)
     structure = Structure(
         kind="diagonal" if coupled == 1 else "block",
         group=group,
@@ -177,7 +187,7 @@ def _describe(cell: CellIR, group: int, coupled: int, channels: int) -> Structur
         affine=affine and not spiking,
         smooth=all(row.smooth for row in rows),
         spiking=spiking,
-        readouts=readouts,
+        readouts=_readouts(cell, program),
         proof="",
     )
     return Structure(**{**vars(structure), "proof": _proof(cell, structure, coupled, channels)})
@@ -196,16 +206,10 @@ def _depends_on_state(program: Program, jacobian: JacobianIR):  # type: ignore[n
     return lambda expr: bool(moving & {s.name for s in expr.free_symbols})
 
 
-def _readouts(cell: CellIR, program: Program, jacobian: JacobianIR, group: int) -> tuple[str, ...]:
-    """States whose columns of the Jacobian are zero: nothing is fed back from them."""
-    columns = range(len(program.states))
-    return tuple(
-        state.name
-        for s, state in enumerate(cell.states)
-        if all(
-            jacobian.entries[i][j] == 0 for i in columns for j in range(s * group, (s + 1) * group)
-        )
-    )
+def _readouts(cell: CellIR, program: Program) -> tuple[str, ...]:
+    """States that no next state reads: nothing is fed back from them."""
+    fed_back = {j // program.group for states in _reads(program) for j in states}
+    return tuple(state.name for s, state in enumerate(cell.states) if s not in fed_back)
 
 
 def _proof(cell: CellIR, structure: Structure, coupled: int, channels: int) -> str:

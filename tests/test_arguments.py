@@ -76,6 +76,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "xz: got int64 [2, 5, 8] on cpu, expected float32, bfloat16, float16 or float64.\n"
         "Fix: xz.float()",
     ),
+    "a sparse tensor": (
+        lambda: gru(az=torch.eye(N)[0].to_sparse()),
+        "az: got a sparse_coo tensor, expected a dense one.\nFix: az.to_dense()",
+    ),
     "complex numbers": (
         lambda: gru(az=torch.rand(N, dtype=torch.complex64)),
         "az: got complex64 [8] on cpu, expected float32, bfloat16, float16 or float64.\n"

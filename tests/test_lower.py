@@ -50,10 +50,10 @@ def test_a_part_gives_way_to_a_name_of_the_author(tmp_path: Path) -> None:
     assert lines(lower(traced(tmp_path, body), 1)) == [
         "z_0 = a*h",
         "z_1 = x*z_0",
-        "z_2 = sin(z_0)",
-        "z_3 = exp(z_1)",
+        "z_2 = exp(z_1)",
+        "z_3 = sin(z_0)",
         "z = tanh(z_2*z_3)",
-        ] or lines(lower(traced(tmp_path, body), 1))[2:4] == ["z_2 = exp(z_1)", "z_3 = sin(z_0)"]  # fmt: skip
+    ]
 
 
 def test_a_part_that_occurs_twice_in_a_let_is_computed_once(tmp_path: Path) -> None:
@@ -122,11 +122,12 @@ def test_a_group_is_the_least_common_multiple_of_the_blocks(
 def test_a_matrix_product_is_written_out_within_its_blocks(tmp_path: Path) -> None:
     signature = "h: State, x: Input, R: Matrix(block=2), dt: Input(shared=True)"
     program = lower(traced(tmp_path, "return R @ h * dt + x", signature), 4)
-    assert lines(program)[-4:] == [
-        "h_next_ch0 = dt*(R_0_0*h_ch0 + R_0_1*h_ch1) + x_ch0",
-        "h_next_ch1 = dt*(R_1_0*h_ch0 + R_1_1*h_ch1) + x_ch1",
-        "h_next_ch2 = dt*(R_2_2*h_ch2 + R_2_3*h_ch3) + x_ch2",
-        "h_next_ch3 = dt*(R_3_2*h_ch2 + R_3_3*h_ch3) + x_ch3",
+    assert lines(program) == [
+        "h_next_0_ch0 = R_0_0*h_ch0 + R_0_1*h_ch1",
+        "h_next_0_ch1 = R_1_0*h_ch0 + R_1_1*h_ch1",
+        "h_next_0_ch2 = R_2_2*h_ch2 + R_2_3*h_ch3",
+        "h_next_0_ch3 = R_3_2*h_ch2 + R_3_3*h_ch3",
+        *(f"h_next_ch{i} = dt*h_next_0_ch{i} + x_ch{i}" for i in range(4)),
     ]
 
 
@@ -171,14 +172,19 @@ def test_outputs_and_readouts_are_told_apart(tmp_path: Path) -> None:
     assert [str(v) for v in program.readouts] == ["x"]
 
 
-def test_shift_reads_zero_beyond_the_edge_and_mean_reads_all(tmp_path: Path) -> None:
-    assert (
-        lines(lower(traced(tmp_path, "return a * shift(h, 1) + x"), 2))
-        == [
-            "h_next_ch0 = x_ch0",
-            "h_next_ch1 = a_ch1*h_ch0 + x_ch1",
-        ]
-        or True
-    )
-    program = lower(traced(tmp_path, "return mean(a * h) + x"), 2)
-    assert {s.name for s in program.lets[-1].expr.free_symbols} >= {"x_ch1"}
+def test_shift_reads_zero_beyond_the_edge(tmp_path: Path) -> None:
+    assert lines(lower(traced(tmp_path, "return a * shift(h, 1) + x"), 2)) == [
+        "h_next_0_ch0 = 0",
+        "h_next_0_ch1 = h_ch0",
+        "h_next_ch0 = a_ch0*h_next_0_ch0 + x_ch0",
+        "h_next_ch1 = a_ch1*h_next_0_ch1 + x_ch1",
+    ]
+
+
+def test_mean_reads_all_channels(tmp_path: Path) -> None:
+    assert lines(lower(traced(tmp_path, "return a * mean(h) + x"), 2)) == [
+        "h_next_0_ch0 = h_ch0/2 + h_ch1/2",
+        "h_next_0_ch1 = h_ch0/2 + h_ch1/2",
+        "h_next_ch0 = a_ch0*h_next_0_ch0 + x_ch0",
+        "h_next_ch1 = a_ch1*h_next_0_ch1 + x_ch1",
+    ]

@@ -64,11 +64,14 @@ def test_a_shipped_cell_has_the_structure_of_its_paper(name: str) -> None:
         # blocks of 2 and 4 in one cell: groups of 4
         ("return R @ h + Q @ x", BLOCK + ", Q: Matrix(block=4)", "block", 4, 2),
         ("return R @ x + Q @ h", BLOCK + ", Q: Matrix(block=4)", "block", 4, 4),
-        ("return R @ h + Q @ h", BLOCK + ", Q: Matrix(block=4)", "block", 4, 4),
-        ("return R @ h + Q @ h", BLOCK + ", Q: Matrix(block=3)", "block", 6, 6),
+        ("return R @ h + Q @ h * x", BLOCK + ", Q: Matrix(block=4)", "block", 4, 4),
+        ("return R @ h + Q @ h * x", BLOCK + ", Q: Matrix(block=3)", "block", 6, 6),
         # through lets, and only in one of two states
         ("u = R @ h\nreturn tanh(u * x)", BLOCK, "block", 2, 2),
         ("return c * x, h + R @ h", TWO + ", R: Matrix(block=2)", "block", 2, 4),
+        # by a condition or a spike, which have no slope
+        ("return where(R @ h > 0, x, h)", BLOCK, "block", 2, 2),
+        ("return spike(R @ h - 1) + x", BLOCK, "block", 2, 2),
     ],
 )
 def test_channels_couple_where_a_matrix_reads_the_state(
@@ -79,9 +82,9 @@ def test_channels_couple_where_a_matrix_reads_the_state(
 
 
 def test_coupling_that_cancels_is_none(tmp_path: Path) -> None:
-    s = structure_of(tmp_path, "u = R @ h\nreturn h + x + (u - u)", BLOCK.replace("R:", "R:")
-                     .replace("h: State, ", "h: State, q: Input, ") if False else BLOCK)  # fmt: skip
-    assert s.kind == "diagonal"
+    body = "u = R @ h\nreturn {'h': h + x + (u - u), 'y': u}"
+    s = structure_of(tmp_path, body, BLOCK)
+    assert (s.kind, s.group) == ("diagonal", 2)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,8 @@ def test_the_pattern_of_a_group_orders_states_then_channels(tmp_path: Path) -> N
         ("return abs(h) * a + x", False),
         ("return where(h > 0, a, x)", False),
         ("return where(h > x, h, a * h)", False),
+        ("up = h > 0\nu = where(up, 1, 2)\nreturn h + u * a * x", False),
+        ("u = h * x\nreturn h + where(u == a, 1, 2)", False),
         ("return maximum(h, x) * a", False),
         ("return sign(h) * a + x", False),
         ("return spike(h - a) + x", False),
@@ -214,17 +219,18 @@ def test_kinks_and_spikes_are_seen(body: str, smooth: bool, spiking: bool, tmp_p
 @pytest.mark.parametrize(
     ("body", "readouts"),
     [
-        ("return c * x, c + x + 0 * h", ()),
+        ("return c * x, c + x + h", ()),
         ("return {'c': c + x, 'h': c * x, 'y': h}", ("h",)),
         ("return {'c': x * 2, 'h': x * 3, 'y': h + c}", ("c", "h")),
         ("return h + x, c", ()),
+        # read by a condition or a spike only: no slope, and fed back all the same
+        ("return x * c, where(h > 0, 1, c)", ()),
+        ("return spike(h - 1) * x, c * x", ()),
     ],
 )
 def test_states_that_feed_nothing_back_are_readouts(
     body: str, readouts: tuple[str, ...], tmp_path: Path
 ) -> None:
-    if "0 * h" in body:
-        body = "return c * x, c + x + h"
     assert structure_of(tmp_path, body, TWO).readouts == readouts
 
 

@@ -164,7 +164,8 @@ static void store_states(const Args& a, const Tile& t, const real* h, real* to) 
 // ---- forward -------------------------------------------------------------------------------------
 
 static int64_t forward_space(const Args&) {
-  return (Lanes::kParams + 2 * Lanes::kStates + Lanes::kInputs + Lanes::kOutputs) * int64_t(kRow);
+  return (Lanes::kParams + 2 * Lanes::kStates + Lanes::kKept + Lanes::kInputs + Lanes::kOutputs) *
+         int64_t(kRow);
 }
 
 static void forward_tile(const Args& a, int64_t index, real* space) {
@@ -173,7 +174,8 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
   real* p = space;
   real* h = p + Lanes::kParams * kRow;
   real* next = h + Lanes::kStates * kRow;
-  real* buffers = next + Lanes::kStates * kRow;
+  real* kept = next + Lanes::kStates * kRow;
+  real* buffers = kept + Lanes::kKept * kRow;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs];
   const real* x_rows[Lanes::kInputs + 1];
   real* y_rows[Lanes::kOutputs];
@@ -188,7 +190,7 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
       store_states(a, t, h, a.saved + step / a.every * state_size);
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
     for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
-    Lanes::step<false>(x_rows, p, h, next, y_rows, nullptr, t.width());
+    Lanes::step<false>(x_rows, p, h, next, y_rows, kept, t.width());
     for (int i = 0; i < Lanes::kOutputs; ++i) y[i].store(step);
     real* const before = h;
     h = next, next = before;
@@ -200,7 +202,7 @@ static void forward_tile(const Args& a, int64_t index, real* space) {
 
 static int64_t jacobian_space(const Args& a) {
   return forward_space(a) +
-         (Lanes::kKept + Lanes::kStates * Lanes::kStates) * int64_t(kRow);
+         Lanes::kStates * Lanes::kStates * int64_t(kRow);
 }
 
 static void jacobian_tile(const Args& a, int64_t index, real* space) {

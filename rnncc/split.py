@@ -1,0 +1,47 @@
+"""Split: a program's lets in parts, so that no loop over lanes waits for function after function.
+
+A processor overlaps neighbouring channels only as far ahead as it can look. Functions that feed
+each other therefore go into loops of their own; what crosses from part to part is stored.
+"""
+
+from __future__ import annotations
+
+from rnncc.functions import Comparison, Opaque
+from rnncc.ir import Let, Parts, Program
+
+CHEAP = frozenset("where relu abs sign maximum minimum clip div sqrt rsqrt".split())
+MOST_PARTS = 4
+
+
+def split(program: Program) -> Parts:
+    """Part n holds the lets that n expensive functions lead up to, themselves included."""
+    depth: dict[str, int] = {}
+    parts: dict[int, list[Let]] = {}
+    for let in program.lets:
+        before = max((depth.get(s.name, 0) for s in let.expr.free_symbols), default=0)
+        depth[let.name] = min(before + _expensive(let), MOST_PARTS)
+        parts.setdefault(max(1, depth[let.name]), []).append(let)
+    ordered = tuple(tuple(parts[n]) for n in sorted(parts))
+    return Parts(ordered, _crossing(ordered))
+
+
+def _expensive(let: Let) -> bool:
+    return any(
+        not isinstance(opaque, Comparison)
+        and type(opaque).__name__ not in CHEAP
+        and not type(opaque).__name__.startswith("spike_")
+        for opaque in let.expr.atoms(Opaque)
+    )
+
+
+def _crossing(parts: tuple[tuple[Let, ...], ...]) -> tuple[str, ...]:
+    """Lets of one part that a later part reads."""
+    home = {let.name: n for n, part in enumerate(parts) for let in part}
+    read = {
+        s.name
+        for n, part in enumerate(parts)
+        for let in part
+        for s in let.expr.free_symbols
+        if home.get(s.name, n) < n
+    }
+    return tuple(let.name for part in parts for let in part if let.name in read)
