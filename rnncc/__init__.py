@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def compile(cell: Cell, **constants: float) -> CompiledCell:
+def compile(cell: Cell, /, **constants: float) -> CompiledCell:
     """Compile a cell in memory; `rnncc compile` on the command line writes files.
 
     Args:

@@ -137,7 +137,7 @@ def _build(name: str, source: str, dtype: str, path: Path) -> None:
             'Fix: pip install "rnncc[zig]", or install g++ or clang++, or set CXX'
         )
     text = path.with_suffix(".cpp")
-    text.write_text(source)
+    text.write_text(source, encoding="utf-8")
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
     ) as file:

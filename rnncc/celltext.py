@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import sympy
 from sympy import Expr, Symbol
 
-from rnncc.functions import Opaque
 from rnncc.ir import Compiled, Let, Program, Slot
 from rnncc.keep import needed
 from rnncc.printer import CPrinter
+from rnncc.work import work
 
 WIDTH = 100
 PRINTER = CPrinter()
@@ -236,7 +235,8 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     jacobian, kept = compiled.jacobian, compiled.kept
     names = _Fresh(compiled)
     readers = [*(let.expr for let in jacobian.lets), *(e for row in jacobian.entries for e in row)]
-    lines = _assignments([*needed(kept.recomputed, readers), *jacobian.lets])
+    again = needed(kept.recomputed, readers)
+    lines = _assignments([*again, *jacobian.lets])
     outs, stores, size = [], [], len(jacobian.states)
     for r, row in enumerate(jacobian.states):
         for c, column in enumerate(jacobian.states):
@@ -255,7 +255,7 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
         "locals": _locals(outs),
         "lines": lines,
         "stores": stores,
-        "cost": _cost(readers),
+        "cost": _cost([*(let.expr for let in again), *readers]),
         "signature": _signature(compiled.program, before, outs, "entries"),
     }
 
@@ -266,7 +266,8 @@ def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
     upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
     values = [*reverse.states, *reverse.inputs, *reverse.params]
     readers = [*(let.expr for let in reverse.lets), *values]
-    lines = _assignments([*needed(kept.recomputed, readers), *reverse.lets])
+    again = needed(kept.recomputed, readers)
+    lines = _assignments([*again, *reverse.lets])
     outs = [names.new(f"d_{symbol.name}") for symbol in program.arguments]
     lines += [
         {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
@@ -280,7 +281,7 @@ def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
         "locals": _locals(outs),
         "lines": lines,
         "stores": [f"{place} out_{out};" for place, out in zip(places, outs, strict=True)],
-        "cost": _cost(readers),
+        "cost": _cost([*(let.expr for let in again), *readers]),
         "signature": _signature(program, before, outs, "gradients"),
     }
 
@@ -328,12 +329,6 @@ def _signature(
 
 def _cost(exprs: list[Expr]) -> str:
     """Arithmetic and function calls of some lets, as a comment."""
-    calls: dict[str, int] = {}
-    operations = 0
-    for expr in exprs:
-        for opaque in sorted(expr.atoms(Opaque), key=str):
-            name = type(opaque).__name__
-            calls[name] = calls.get(name, 0) + 1
-        operations += int(sympy.count_ops(expr)) - len(expr.atoms(Opaque))
-    listed = ", ".join(f"{n} {name}" for name, n in sorted(calls.items()))
+    operations, calls = work(exprs)
+    listed = ", ".join(f"{calls[name]} {name}" for name in sorted(calls))
     return f"Operations: {operations}" + (f"; functions: {listed}." if listed else ".")

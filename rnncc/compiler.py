@@ -91,7 +91,7 @@ class CompiledCell:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"
 
 
-def compile_cell(cell: Cell, **constants: float) -> CompiledCell:
+def compile_cell(cell: Cell, /, **constants: float) -> CompiledCell:
     """Compile a cell in memory, with new values for its compile-time constants by name.
 
     Raises:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import sympy
 from sympy import Expr
 
-from rnncc.functions import Opaque
 from rnncc.ir import Compiled
 from rnncc.keep import needed
 from rnncc.spec import KernelSpec
+from rnncc.work import work
 
 FLOAT = 4  # bytes of a float32
 
@@ -67,10 +65,5 @@ def cost(compiled: Compiled, spec: KernelSpec, every: int) -> Cost:
 
 def _work(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
     """Operations and function calls of one channel of a group."""
-    calls: Counter[str] = Counter()
-    operations = 0
-    for expr in exprs:
-        opaque = expr.atoms(Opaque)
-        calls.update(type(part).__name__ for part in opaque)
-        operations += int(sympy.count_ops(expr)) - len(opaque)
+    operations, calls = work(exprs)
     return operations / group, {name: calls[name] / group for name in sorted(calls)}

@@ -325,12 +325,16 @@ class Value(Symbolic):
     __rmatmul__, __rfloordiv__, __rmod__ = __matmul__, __floordiv__, __mod__
 
     def _refuse_operator(self, operator: str) -> NoReturn:
+        if operator == "@":
+            _fail(
+                f"the operator @ on '{self.expr}'",
+                "Only a Matrix can stand on the left of @.",
+                "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
+            )
         _fail(
             f"the operator {operator} on '{self.expr}'",
-            "rnncc has no derivative for it."
-            if operator != "@"
-            else "Only a Matrix can stand on the left of @.",
-            "sin and cos for what is periodic; R @ h with R: Matrix(block=k) to mix channels",
+            "rnncc has no derivative for it.",
+            "sin and cos for what is periodic",
         )
 
 

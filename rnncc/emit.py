@@ -71,7 +71,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _prelude(name: str) -> str:
-    return (paths.templates() / name).read_text()
+    return (paths.templates() / name).read_text(encoding="utf-8")
 
 
 # --- cell.json -------------------------------------------------------------------------------

@@ -66,8 +66,10 @@ class Kernel:
             LoadError: a file is missing or was written by another version of rnncc.
         """
         try:
-            spec = KernelSpec.model_validate_json((folder / "cell.json").read_text())
-            return cls(spec, {"cpp": (folder / "kernel.cpp").read_text()})
+            spec = KernelSpec.model_validate_json(
+                (folder / "cell.json").read_text(encoding="utf-8")
+            )
+            return cls(spec, {"cpp": (folder / "kernel.cpp").read_text(encoding="utf-8")})
         except (OSError, ValueError) as error:
             raise LoadError(
                 f"the generated folder {folder} can't be read: {error}.\n"

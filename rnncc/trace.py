@@ -234,7 +234,8 @@ def _constant(
     parameter: inspect.Parameter, changed: dict[str, float], problems: _Problems, line: int
 ) -> float:
     value = changed.pop(parameter.name, parameter.default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         problems.add(
             f"the default of '{parameter.name}' is {value!r}",
             "A default makes an argument a compile-time constant, a finite number.",

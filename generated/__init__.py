@@ -1,0 +1,1 @@
+"""The layers of the cells in cells/, as `make golden` writes them."""
