@@ -57,7 +57,9 @@ def find_compiler() -> Compiler | None:
         if path:
             return Compiler((path,), "PATH")
     if importlib.util.find_spec("ziglang") is not None:
-        return Compiler((sys.executable, "-m", "ziglang", "c++"), "the wheel ziglang")
+        # not `zig c++`, which spends a minute on a C++ library that kernels don't use
+        command = (sys.executable, "-m", "ziglang", "cc", "-x", "c++")
+        return Compiler(command, "the wheel ziglang")
     return None
 
 

@@ -61,14 +61,14 @@ class CompiledCell:
             )
         return self.files[SOURCES[target]]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Solve the recurrence; arguments as in `rnncc.layer.run`."""
         from rnncc.layer import run
 
         options = {k: kwargs.pop(k) for k in ("h0", "return_state", "solver") if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
 
-    def jacobians(self, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
+    def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
         """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""
         from rnncc.layer import jacobians
 

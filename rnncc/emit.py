@@ -137,10 +137,17 @@ def _equations(compiled: Compiled) -> list[str]:
     return [*lines, f"output: {', '.join(cell.outputs)}"]
 
 
+ABBREVIATIONS = "gru lstm rnn lru lif mgu sru brc ssm ltc cfc lmu".split()
+
+
 def class_name(name: str) -> str:
-    """para_gru -> ParaGRU: words that are abbreviations of the field stay in capitals."""
-    capitals = {"gru", "lstm", "rnn", "lru", "lif", "mgu", "sru", "brc", "ssm", "ltc", "cfc", "lmu"}
-    return "".join(w.upper() if w in capitals else w[:1].upper() + w[1:] for w in name.split("_"))
+    """para_gru -> ParaGRU, slstm -> SLSTM: abbreviations of the field stay in capitals."""
+    return "".join(_capital(word) for word in name.split("_"))
+
+
+def _capital(word: str) -> str:
+    prefixed = any(word.endswith(a) and len(word) - len(a) < 2 for a in ABBREVIATIONS)
+    return word.upper() if prefixed else word[:1].upper() + word[1:]
 
 
 def _module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:

@@ -138,12 +138,16 @@ class TorchPrinter(Printer):
     def opaque(self, expr: Expr) -> tuple[str, int]:
         return f"({self.fill(expr)})", ATOM
 
+    def value(self, expr: Expr) -> str:
+        """A tensor even where the expression is a number."""
+        return f"_tensor({self.text(expr)})" if expr.is_number else self.text(expr)
+
     def fill(self, expr: Expr) -> str:
         """The row's PyTorch text with the arguments in their places."""
         row = row_of(expr)
         if row is None:  # R @ e over groups of channels
             return f"_mix({', '.join(self.text(arg) for arg in expr.args)})"
-        texts = [f"_tensor({self.text(a)})" if a.is_number else self.text(a) for a in expr.args]
+        texts = [self.value(arg) for arg in expr.args]
         if row.slope is not None:
             texts = [self.text(a) for a in expr.args]
         return row.torch.format(*texts)

@@ -24,8 +24,8 @@ def plain_source(cell: CellIR) -> str:
     states = [a.name for a in cell.states]
     arguments = [*states, *(a.name for a in (*cell.inputs, *cell.params))]
     lines = [f"    {let.name} = {printer.text(let.expr)}" for let in cell.lets]
-    nexts = ", ".join(printer.text(e) for e in cell.next.values())
-    outputs = ", ".join(printer.text(e) for e in cell.outputs.values())
+    nexts = ", ".join(printer.value(e) for e in cell.next.values())
+    outputs = ", ".join(printer.value(e) for e in cell.outputs.values())
     head = f"def {cell.name}({', '.join(arguments)}):"
     return "\n".join([head, *lines, f"    return ({nexts},), ({outputs},)"])
 
@@ -49,7 +49,8 @@ def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
 
 def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
     """R [N / k, k, k] @ e [..., N], group by group."""
-    groups = vector.unflatten(-1, matrix.shape[:2])
+    channels = matrix.shape[0] * matrix.shape[1]
+    groups = vector.expand(*vector.shape[:-1], channels).unflatten(-1, matrix.shape[:2])
     return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
 
 

@@ -7,6 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 
+# Raised whenever the struct Args of templates/cpp/driver.h, or what launch.py puts there, changes.
+ABI: Literal[1] = 1
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,11 +59,13 @@ class KernelSpec(_Frozen):
     """Everything that the run time needs to know of a cell.
 
     Attributes:
+        abi: of the kernel's struct Args; another one's folder is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
     """
 
+    abi: Literal[1] = ABI
     name: str
     states: tuple[StateSpec, ...]
     inputs: tuple[InputSpec, ...]

@@ -38,6 +38,8 @@ KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", 
 
 OPTIONS = frozenset("h0 return_state return_states solver lengths cu_seqlens reset reverse".split())
 
+STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"
+
 KEYWORDS = frozenset(
     """
     alignas alignof and and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool
@@ -219,7 +221,7 @@ def _argument_line(cell: Cell, name: str) -> int:
 
 def _reserved(name: str) -> str:
     """Why the name can't go into C++ and CUDA; empty if it can."""
-    if name in KEYWORDS:
+    if name in KEYWORDS or re.fullmatch(STDINT_MACRO, name):
         return "is a reserved word of C++ or CUDA"
     if name in functions.TABLE or name in ("shift", "mean", "silu", "gelu", "spike", "heaviside"):
         return "is the name of a function of rnncc"

@@ -116,7 +116,7 @@ def test_comments_with_odd_characters_stay_comments(tmp_path: Path) -> None:
 
 
 def test_a_docstring_cannot_break_out_of_its_place(import_from: Path) -> None:
-    doc = '"""Ends */ in \\\\ and \\"\\"\\" or \\\\N{DASH}.\n\n    // Source: {{ me }} \\\\\n    """\n'
+    doc = '"""Ends */ in \\\\ and \\"\\"\\" or \\\\N{DASH}.\n\n    // Source: {{ me }} \\\\\n"""\n'
     cell = cell_from(import_from, source_of(doc + "return a * h + x", name="wild"))
     write(rnncc.compile(cell).files, import_from / "wild")
     module = importlib.import_module("wild")
@@ -222,7 +222,6 @@ def clashing(names: list[str]) -> str:
     for i, let in enumerate(lets):
         before = lets[i - 1] if i else r
         lines.append(f"{let} = tanh({params[i]} * {s} + {before}) / (1 + exp(-{x}))")
-    lines.append(f"_ = {params[-1]}")
     lines.append(f'return {{"{s}": {lets[-1]} + {s} * {dt}, "{r}": {lets[0]} * {r} + {params[-1]}')
     lines[-1] += f', "y9": {lets[-1]} * {x}}}'
     return source_of("\n".join(lines), signature)
@@ -266,6 +265,7 @@ def test_names_of_a_layer_are_free_for_the_author(tmp_path: Path) -> None:
         "u = a * x + b\nreturn {'a': u, 'b': u * 2, 'y': u, 'z': u}",
         "return {'a': a, 'b': b * x, 'y': a}",
         "return {'a': x, 'b': a, 'y': b * x}",
+        "return {'a': 0.5, 'b': b + a * x, 'y': 2}",
     ],
 )
 def test_states_and_arguments_handed_on_are_right(body: str, tmp_path: Path) -> None:
@@ -278,3 +278,10 @@ def test_a_deep_and_a_wide_expression_compile(tmp_path: Path) -> None:
     wide = " + ".join(f"h * a * {i}.5 * x**2" for i in range(60))
     assert_kernel_is_right(cell_from(tmp_path, source_of(f"return {deep}")))
     assert_kernel_is_right(cell_from(tmp_path, source_of(f"return 1e-4 * ({wide})"), "wide.py"))
+
+
+def test_shared_values_and_blocks_of_two_sizes_mix_right(tmp_path: Path) -> None:
+    signature = "h: State, x: Input, dt: Input(shared=True), s: Param(shared=True), "
+    signature += "R: Matrix(block=2), Q: Matrix(block=4)"
+    body = "return tanh(R @ (h * dt) + Q @ (x * s)) + R @ dt + Q @ s"
+    assert_kernel_is_right(cell_from(tmp_path, source_of(body, signature)), (3, 4, 12))

@@ -46,7 +46,7 @@ WAYS_OUT = (
 REGISTERS = "A fused solver keeps each block in registers: channels x states <= 8."
 SMALLER = "a smaller block, matrices of the same block, or fewer states"
 UNUSED = "Every argument takes part in the recurrence or in an output."
-PERIODIC = "sin and cos for what is periodic; R @ h with R: Matrix(block=k) to mix channels"
+PERIODIC = "sin and cos for what is periodic"
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,7 @@ TRACING = {
         "the constant nan is not finite",
         FINITE,
         "a large finite number, such as 1e30",
-        "return h * k + x * a",
-        "h: State, x: Input, a: Param, k=float('nan')",
+        "return h * float('nan') + x * a",
     ),
     "division by zero": Case(
         "division by the constant 0", "", "divide by something else", "return h / 0.0 + x * a"
@@ -225,7 +224,7 @@ TRACING = {
     "@ without a matrix": Case(
         "the operator @ on 'h'",
         "Only a Matrix can stand on the left of @.",
-        PERIODIC,
+        "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
         "return h @ x * a",
     ),
     # --- conditions ---
@@ -498,6 +497,13 @@ TRACING = {
         "A default makes an argument a compile-time constant, a finite number.",
         "a number, or no default and a role",
         "h: State, x: Input, k='two'",
+        "return h * k + x",
+    ),
+    "a default that is NaN": bad_argument(
+        "the default of 'k' is nan",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k=float('nan')",
         "return h * k + x",
     ),
     "an annotation that fails": bad_argument(

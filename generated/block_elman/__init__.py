@@ -69,11 +69,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
 __all__ = ["BlockElman", "block_elman"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def block_elman(
@@ -103,7 +104,7 @@ def block_elman(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (x, R)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
 class BlockElman(CellLayer):
@@ -114,4 +115,4 @@ class BlockElman(CellLayer):
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

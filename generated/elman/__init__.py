@@ -33,11 +33,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
 __all__ = ["Elman", "elman"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def elman(
@@ -67,7 +68,7 @@ def elman(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (x, a)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
 class Elman(CellLayer):
@@ -78,4 +79,4 @@ class Elman(CellLayer):
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

@@ -18,13 +18,6 @@
 // Structure: diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, so each
 // channel stands alone. blocks of 1 (1 state x 1 channel), nonlinear in the state, smooth.
 
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
 // Elementary functions for emitted kernels: scalar text without a branch or a call, so that the
 // compiler's own vectoriser turns a loop over channels into vector code.
 //
@@ -397,6 +390,58 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
+// ---- the cell ------------------------------------------------------------------------------------
+
+namespace rnncc {
+
+// One step of one channel: the next state and what the adjoint reads.
+// Operations: 2; functions: 1 tanh.
+template <typename real>
+RNNCC_FN void elman_step(
+    real h,  // states
+    real x,  // inputs
+    real a,  // params
+    real& h_next) {  // next state and lets
+  h_next = tanh(a*h + x);
+}
+
+// The derivative of each next state by each state, where it is not zero.
+// Operations: 3.
+template <typename real>
+RNNCC_FN void elman_jacobian(
+    real h,  // states
+    real x,  // inputs
+    real a,  // params
+    real h_next,  // lets of the step
+    real& J_h_h) {  // entries
+  const real dh_next_dh = a*(1.0f - h_next*h_next);
+  J_h_h = dh_next_dh;
+}
+
+// Gradients of the arguments, given those of the next states (up_*).
+// Operations: 5.
+template <typename real>
+RNNCC_FN void elman_adjoint(
+    real h,  // states
+    real x,  // inputs
+    real a,  // params
+    real h_next,  // lets of the step
+    real up_h,  // upstream gradients
+    real& d_h, real& d_x, real& d_a) {  // gradients
+  const real g_h_next_arg = up_h*(1.0f - h_next*h_next);
+  d_h = a*g_h_next_arg;
+  d_x = g_h_next_arg;
+  d_a = g_h_next_arg*h;
+}
+
+}  // namespace rnncc
+
+// System headers come after the cell, whose names their macros could be.
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
 // ---- numbers in memory -------------------------------------------------------------------------
 // `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
 
@@ -453,52 +498,6 @@ typedef RNNCC_IO io;
 template <typename T> struct State { typedef float type; };
 template <> struct State<double> { typedef double type; };
 typedef State<io>::type real;
-}  // namespace rnncc
-
-// ---- the cell ------------------------------------------------------------------------------------
-
-namespace rnncc {
-
-// One step of one channel: the next state and what the adjoint reads.
-// Operations: 2; functions: 1 tanh.
-template <typename real>
-RNNCC_FN void elman_step(
-    real h,  // states
-    real x,  // inputs
-    real a,  // params
-    real& h_next) {  // next state and lets
-  h_next = tanh(a*h + x);
-}
-
-// The derivative of each next state by each state, where it is not zero.
-// Operations: 3.
-template <typename real>
-RNNCC_FN void elman_jacobian(
-    real h,  // states
-    real x,  // inputs
-    real a,  // params
-    real h_next,  // lets of the step
-    real& J_h_h) {  // entries
-  const real dh_next_dh = a*(1.0f - h_next*h_next);
-  J_h_h = dh_next_dh;
-}
-
-// Gradients of the arguments, given those of the next states (up_*).
-// Operations: 5.
-template <typename real>
-RNNCC_FN void elman_adjoint(
-    real h,  // states
-    real x,  // inputs
-    real a,  // params
-    real h_next,  // lets of the step
-    real up_h,  // upstream gradients
-    real& d_h, real& d_x, real& d_a) {  // gradients
-  const real g_h_next_arg = up_h*(1.0f - h_next*h_next);
-  d_h = a*g_h_next_arg;
-  d_x = g_h_next_arg;
-  d_a = g_h_next_arg*h;
-}
-
 }  // namespace rnncc
 
 // ---- the cell over lanes -------------------------------------------------------------------------
@@ -599,7 +598,6 @@ struct Lanes {
 };
 
 }  // namespace rnncc
-
 // ---- the driver: time, tiles of channels, threads ------------------------------------------------
 // The same for every cell. A tile is up to kTile lanes, one lane a channel (or a group of channels)
 // of one sequence; it walks through time with its state in registers and first-level cache.

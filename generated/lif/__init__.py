@@ -37,11 +37,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
 __all__ = ["LIF", "lif"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def lif(
@@ -73,7 +74,7 @@ def lif(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (I, beta)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
 class LIF(CellLayer):
@@ -84,4 +85,4 @@ class LIF(CellLayer):
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

@@ -21,13 +21,6 @@
 // Structure: diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, so each
 // channel stands alone. blocks of 1 (1 state x 1 channel), nonlinear in the state, spiking.
 
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
 // Elementary functions for emitted kernels: scalar text without a branch or a call, so that the
 // compiler's own vectoriser turns a loop over channels into vector code.
 //
@@ -400,6 +393,68 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
+// ---- the cell ------------------------------------------------------------------------------------
+
+namespace rnncc {
+
+// One step of one channel: the next state and what the adjoint reads.
+// Operations: 5; functions: 1 clip, 1 spike_fast_sigmoid.
+template <typename real>
+RNNCC_FN void lif_step(
+    real v,  // states
+    real I,  // inputs
+    real beta,  // params
+    real& u_0, real& s, real& v_next) {  // next state and lets
+  u_0 = clip(beta, real(0.0), real(1.0));
+  const real u = I + u_0*v;  // membrane potential
+  const real s_0 = u - 1.0f;
+  s = heaviside(s_0);
+  v_next = u*(1.0f - s);
+}
+
+// The derivative of each next state by each state, where it is not zero.
+// Operations: 2.
+template <typename real>
+RNNCC_FN void lif_jacobian(
+    real v,  // states
+    real I,  // inputs
+    real beta,  // params
+    real u_0, real s,  // lets of the step
+    real& J_v_v) {  // entries
+  const real dv_next_dv = u_0*(1.0f - s);
+  J_v_v = dv_next_dv;
+}
+
+// Gradients of the arguments, given those of the next states (up_*).
+// Operations: 14; functions: 1 abs, 1 ge, 1 le, 2 where.
+template <typename real>
+RNNCC_FN void lif_adjoint(
+    real v,  // states
+    real I,  // inputs
+    real beta,  // params
+    real u_0, real s,  // lets of the step
+    real up_v, real up_s,  // upstream gradients
+    real& d_v, real& d_I, real& d_beta) {  // gradients
+  const real u = I + u_0*v;  // membrane potential
+  const real s_0 = u - 1.0f;
+  const real g_s = up_s - u*up_v;
+  const real g_s_0 = g_s / ((25.0f*abs(s_0) + 1.0f)*(25.0f*abs(s_0) + 1.0f));
+  const real g_u = g_s_0 + up_v*(1.0f - s);
+  const real g_u_0 = g_u*v;
+  const real g_u_0_arg0 = (beta >= 0.0f ? (beta <= 1.0f ? g_u_0 : real(0.0)) : real(0.0));
+  d_v = g_u*u_0;
+  d_I = g_u;
+  d_beta = g_u_0_arg0;
+}
+
+}  // namespace rnncc
+
+// System headers come after the cell, whose names their macros could be.
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
 // ---- numbers in memory -------------------------------------------------------------------------
 // `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
 
@@ -456,62 +511,6 @@ typedef RNNCC_IO io;
 template <typename T> struct State { typedef float type; };
 template <> struct State<double> { typedef double type; };
 typedef State<io>::type real;
-}  // namespace rnncc
-
-// ---- the cell ------------------------------------------------------------------------------------
-
-namespace rnncc {
-
-// One step of one channel: the next state and what the adjoint reads.
-// Operations: 5; functions: 1 clip, 1 spike_fast_sigmoid.
-template <typename real>
-RNNCC_FN void lif_step(
-    real v,  // states
-    real I,  // inputs
-    real beta,  // params
-    real& u_0, real& s, real& v_next) {  // next state and lets
-  u_0 = clip(beta, real(0.0), real(1.0));
-  const real u = I + u_0*v;  // membrane potential
-  const real s_0 = u - 1.0f;
-  s = heaviside(s_0);
-  v_next = u*(1.0f - s);
-}
-
-// The derivative of each next state by each state, where it is not zero.
-// Operations: 2.
-template <typename real>
-RNNCC_FN void lif_jacobian(
-    real v,  // states
-    real I,  // inputs
-    real beta,  // params
-    real u_0, real s,  // lets of the step
-    real& J_v_v) {  // entries
-  const real dv_next_dv = u_0*(1.0f - s);
-  J_v_v = dv_next_dv;
-}
-
-// Gradients of the arguments, given those of the next states (up_*).
-// Operations: 14; functions: 1 abs, 1 ge, 1 le, 2 where.
-template <typename real>
-RNNCC_FN void lif_adjoint(
-    real v,  // states
-    real I,  // inputs
-    real beta,  // params
-    real u_0, real s,  // lets of the step
-    real up_v, real up_s,  // upstream gradients
-    real& d_v, real& d_I, real& d_beta) {  // gradients
-  const real u = I + u_0*v;  // membrane potential
-  const real s_0 = u - 1.0f;
-  const real g_s = up_s - u*up_v;
-  const real g_s_0 = g_s / ((25.0f*abs(s_0) + 1.0f)*(25.0f*abs(s_0) + 1.0f));
-  const real g_u = g_s_0 + up_v*(1.0f - s);
-  const real g_u_0 = g_u*v;
-  const real g_u_0_arg0 = (beta >= 0.0f ? (beta <= 1.0f ? g_u_0 : real(0.0)) : real(0.0));
-  d_v = g_u*u_0;
-  d_I = g_u;
-  d_beta = g_u_0_arg0;
-}
-
 }  // namespace rnncc
 
 // ---- the cell over lanes -------------------------------------------------------------------------
@@ -616,7 +615,6 @@ struct Lanes {
 };
 
 }  // namespace rnncc
-
 // ---- the driver: time, tiles of channels, threads ------------------------------------------------
 // The same for every cell. A tile is up to kTile lanes, one lane a channel (or a group of channels)
 // of one sequence; it walks through time with its state in registers and first-level cache.

@@ -36,11 +36,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
 __all__ = ["MinGRU", "min_gru"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def min_gru(
@@ -71,7 +72,7 @@ def min_gru(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (xz, xh)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
 class MinGRU(CellLayer):
@@ -82,4 +83,4 @@ class MinGRU(CellLayer):
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

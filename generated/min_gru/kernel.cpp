@@ -20,13 +20,6 @@
 // Structure: diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, so each
 // channel stands alone. blocks of 1 (1 state x 1 channel), affine in the state, smooth.
 
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
 // Elementary functions for emitted kernels: scalar text without a branch or a call, so that the
 // compiler's own vectoriser turns a loop over channels into vector code.
 //
@@ -399,6 +392,56 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
+// ---- the cell ------------------------------------------------------------------------------------
+
+namespace rnncc {
+
+// One step of one channel: the next state and what the adjoint reads.
+// Operations: 4; functions: 1 sigmoid.
+template <typename real>
+RNNCC_FN void min_gru_step(
+    real h,  // states
+    real xz, real xh,  // inputs
+    real& z, real& h_next) {  // next state and lets
+  z = sigmoid(xz);  // update gate
+  h_next = h*(1.0f - z) + xh*z;
+}
+
+// The derivative of each next state by each state, where it is not zero.
+// Operations: 1.
+template <typename real>
+RNNCC_FN void min_gru_jacobian(
+    real h,  // states
+    real xz, real xh,  // inputs
+    real z,  // lets of the step
+    real& J_h_h) {  // entries
+  const real dh_next_dh = 1.0f - z;
+  J_h_h = dh_next_dh;
+}
+
+// Gradients of the arguments, given those of the next states (up_*).
+// Operations: 8.
+template <typename real>
+RNNCC_FN void min_gru_adjoint(
+    real h,  // states
+    real xz, real xh,  // inputs
+    real z,  // lets of the step
+    real up_h,  // upstream gradients
+    real& d_h, real& d_xz, real& d_xh) {  // gradients
+  const real g_z = up_h*(xh - h);
+  d_h = up_h*(1.0f - z);
+  d_xz = g_z*z*(1.0f - z);
+  d_xh = up_h*z;
+}
+
+}  // namespace rnncc
+
+// System headers come after the cell, whose names their macros could be.
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
 // ---- numbers in memory -------------------------------------------------------------------------
 // `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
 
@@ -455,50 +498,6 @@ typedef RNNCC_IO io;
 template <typename T> struct State { typedef float type; };
 template <> struct State<double> { typedef double type; };
 typedef State<io>::type real;
-}  // namespace rnncc
-
-// ---- the cell ------------------------------------------------------------------------------------
-
-namespace rnncc {
-
-// One step of one channel: the next state and what the adjoint reads.
-// Operations: 4; functions: 1 sigmoid.
-template <typename real>
-RNNCC_FN void min_gru_step(
-    real h,  // states
-    real xz, real xh,  // inputs
-    real& z, real& h_next) {  // next state and lets
-  z = sigmoid(xz);  // update gate
-  h_next = h*(1.0f - z) + xh*z;
-}
-
-// The derivative of each next state by each state, where it is not zero.
-// Operations: 1.
-template <typename real>
-RNNCC_FN void min_gru_jacobian(
-    real h,  // states
-    real xz, real xh,  // inputs
-    real z,  // lets of the step
-    real& J_h_h) {  // entries
-  const real dh_next_dh = 1.0f - z;
-  J_h_h = dh_next_dh;
-}
-
-// Gradients of the arguments, given those of the next states (up_*).
-// Operations: 8.
-template <typename real>
-RNNCC_FN void min_gru_adjoint(
-    real h,  // states
-    real xz, real xh,  // inputs
-    real z,  // lets of the step
-    real up_h,  // upstream gradients
-    real& d_h, real& d_xz, real& d_xh) {  // gradients
-  const real g_z = up_h*(xh - h);
-  d_h = up_h*(1.0f - z);
-  d_xz = g_z*z*(1.0f - z);
-  d_xh = up_h*z;
-}
-
 }  // namespace rnncc
 
 // ---- the cell over lanes -------------------------------------------------------------------------
@@ -599,7 +598,6 @@ struct Lanes {
 };
 
 }  // namespace rnncc
-
 // ---- the driver: time, tiles of channels, threads ------------------------------------------------
 // The same for every cell. A tile is up to kTile lanes, one lane a channel (or a group of channels)
 // of one sequence; it walks through time with its state in registers and first-level cache.

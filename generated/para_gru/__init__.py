@@ -38,11 +38,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
 __all__ = ["ParaGRU", "para_gru"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def para_gru(
@@ -83,7 +84,7 @@ def para_gru(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (xz, xr, xc, az, ar, ac)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
 class ParaGRU(CellLayer):
@@ -94,4 +95,4 @@ class ParaGRU(CellLayer):
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

@@ -24,13 +24,6 @@
 // Structure: diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, so each
 // channel stands alone. blocks of 1 (1 state x 1 channel), nonlinear in the state, smooth.
 
-#include <math.h>
-#include <pthread.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
 // Elementary functions for emitted kernels: scalar text without a branch or a call, so that the
 // compiler's own vectoriser turns a loop over channels into vector code.
 //
@@ -403,64 +396,6 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
-// ---- numbers in memory -------------------------------------------------------------------------
-// `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
-
-namespace rnncc {
-
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
-
-static inline float float_of_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-static inline uint32_t bits_of_float(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
-
-static inline float to_real(float x) { return x; }
-static inline double to_real(double x) { return x; }
-static inline float to_real(bfloat16 x) { return float_of_bits(uint32_t(x.bits) << 16); }
-
-static inline float to_real(float16 x) {
-  const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
-  const uint32_t body = uint32_t(x.bits & 0x7fffu);
-  // shifting the exponent by a product is exact for subnormals too
-  const float finite = float_of_bits(body << 13) * float_of_bits(0x77800000u);
-  const uint32_t special = 0x7f800000u | (body << 13);
-  return float_of_bits(sign | (body >= 0x7c00u ? special : bits_of_float(finite)));
-}
-
-static inline void from_real(float x, float& y) { y = x; }
-static inline void from_real(double x, double& y) { y = x; }
-
-static inline void from_real(float x, bfloat16& y) {
-  const uint32_t bits = bits_of_float(x);
-  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
-}
-
-static inline void from_real(float x, float16& y) {
-  const uint32_t bits = bits_of_float(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
-  // normal results round to nearest even by hand, subnormal ones by adding one half
-  const uint32_t normal = (body - 0x38000000u + 0xfffu + ((body >> 13) & 1u)) >> 13;
-  const uint32_t subnormal = bits_of_float(float_of_bits(body) + 0.5f) - 0x3f000000u;
-  const uint32_t finite = body < 0x38800000u ? subnormal : normal;
-  const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
-}
-
-}  // namespace rnncc
-
-// ---- numbers of this build: RNNCC_IO is set by the compiler's command line -------------------------
-
-#ifndef RNNCC_IO
-#define RNNCC_IO float
-#endif
-
-namespace rnncc {
-typedef RNNCC_IO io;
-template <typename T> struct State { typedef float type; };
-template <> struct State<double> { typedef double type; };
-typedef State<io>::type real;
-}  // namespace rnncc
-
 // ---- the cell ------------------------------------------------------------------------------------
 
 namespace rnncc {
@@ -526,6 +461,70 @@ RNNCC_FN void para_gru_adjoint(
   d_ac = g_c_arg*h*r;
 }
 
+}  // namespace rnncc
+
+// System headers come after the cell, whose names their macros could be.
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+// ---- numbers in memory -------------------------------------------------------------------------
+// `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
+
+namespace rnncc {
+
+struct bfloat16 { uint16_t bits; };
+struct float16 { uint16_t bits; };
+
+static inline float float_of_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline uint32_t bits_of_float(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+
+static inline float to_real(float x) { return x; }
+static inline double to_real(double x) { return x; }
+static inline float to_real(bfloat16 x) { return float_of_bits(uint32_t(x.bits) << 16); }
+
+static inline float to_real(float16 x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
+  const uint32_t body = uint32_t(x.bits & 0x7fffu);
+  // shifting the exponent by a product is exact for subnormals too
+  const float finite = float_of_bits(body << 13) * float_of_bits(0x77800000u);
+  const uint32_t special = 0x7f800000u | (body << 13);
+  return float_of_bits(sign | (body >= 0x7c00u ? special : bits_of_float(finite)));
+}
+
+static inline void from_real(float x, float& y) { y = x; }
+static inline void from_real(double x, double& y) { y = x; }
+
+static inline void from_real(float x, bfloat16& y) {
+  const uint32_t bits = bits_of_float(x);
+  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
+}
+
+static inline void from_real(float x, float16& y) {
+  const uint32_t bits = bits_of_float(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
+  // normal results round to nearest even by hand, subnormal ones by adding one half
+  const uint32_t normal = (body - 0x38000000u + 0xfffu + ((body >> 13) & 1u)) >> 13;
+  const uint32_t subnormal = bits_of_float(float_of_bits(body) + 0.5f) - 0x3f000000u;
+  const uint32_t finite = body < 0x38800000u ? subnormal : normal;
+  const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
+}
+
+}  // namespace rnncc
+
+// ---- numbers of this build: RNNCC_IO is set by the compiler's command line -------------------------
+
+#ifndef RNNCC_IO
+#define RNNCC_IO float
+#endif
+
+namespace rnncc {
+typedef RNNCC_IO io;
+template <typename T> struct State { typedef float type; };
+template <> struct State<double> { typedef double type; };
+typedef State<io>::type real;
 }  // namespace rnncc
 
 // ---- the cell over lanes -------------------------------------------------------------------------
@@ -665,7 +664,6 @@ struct Lanes {
 };
 
 }  // namespace rnncc
-
 // ---- the driver: time, tiles of channels, threads ------------------------------------------------
 // The same for every cell. A tile is up to kTile lanes, one lane a channel (or a group of channels)
 // of one sequence; it walks through time with its state in registers and first-level cache.

@@ -67,7 +67,7 @@ Can revise what it stored: an input gate is not bounded by 1. m keeps every expo
 1; it starts far down, so that the first step sets n to 1 and n stays at 1 or above.
 Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 
-`Slstm` is the layer, `slstm` the recurrence alone. Kernels are built at first use.
+`SLSTM` is the layer, `slstm` the recurrence alone. Kernels are built at first use.
 """
 
 from __future__ import annotations
@@ -78,11 +78,12 @@ from typing import Any
 from torch import Tensor
 
 from rnncc.launch import Kernel
-from rnncc.layer import CellLayer, run
+from rnncc.layer import CellLayer
+from rnncc.layer import run as _run
 
-__all__ = ["Slstm", "slstm"]
+__all__ = ["SLSTM", "slstm"]
 
-KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent)
 
 
 def slstm(
@@ -136,15 +137,15 @@ def slstm(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
     """
     arguments = (xi, xf, xz, xo, ri, rf, rz, ro)
-    return run(KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
 
 
-class Slstm(CellLayer):
+class SLSTM(CellLayer):
     """The cell with its input projection, like torch.nn.GRU, batch first.
 
-        layer = Slstm(input_size=256, hidden_size=512)
+        layer = SLSTM(input_size=256, hidden_size=512)
         y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
         y, state = layer.step(x[:, 0], state)
     """
 
-    kernel = KERNEL
+    kernel = _KERNEL

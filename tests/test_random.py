@@ -1,0 +1,312 @@
+"""Random cells: compiled forward and backward against autograd of the same text run on tensors.
+
+The text of a cell runs twice: traced by rnncc, and as plain Python whose names are PyTorch's functions.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, note, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+import rnncc
+from rnncc import build
+from tests.cells import cell_from
+from tests.tolerances import assert_close
+
+EXAMPLES = 36  # for each of the six kinds below
+BATCH, STEPS, CHANNELS, GROUP = 2, 19, 6, 2
+DEPTH = 5
+
+# --- text ------------------------------------------------------------------------------------
+# Arguments of functions with a limited domain, or that grow fast, are made safe on the spot.
+
+FORMS = [
+    *("{0} + {1}", "{0} - {1}", "{0} * {1}", "{0} + 0.7", "1.3 * {0}", "1 - {0}", "-{0}"),
+    *("{0} / 3", "{0} / (1.5 + sin({1}))", "{0} / (0.5 + {1} * {1})", "0.4 / (1.2 - cos({0}))"),
+    *("exp(tanh({0}))", "exp(-abs({0}))", "expm1(sin({0}))", "log(softplus({0}) + 0.1)"),
+    *("log1p(softplus({0}))", "sqrt(softplus({0}) + 0.1)", "rsqrt(0.5 + {0} * {0})"),
+    *("sigmoid({0})", "tanh({0})", "softplus({0})", "logsigmoid({0})", "silu({0})", "gelu({0})"),
+    *("relu({0})", "abs({0})", "sign({0})", "sin({0})", "cos({0})", "erf({0})"),
+    *("sinh(tanh({0}))", "cosh(sin({0}))", "maximum({0}, {1})", "minimum({0}, {1})"),
+    *("clip({0}, -0.8, 0.7)", "clip({0}, -sigmoid({1}), {2} * {2})"),
+    *("where({0} > {1}, {2}, {0})", "where(({0} > 0.1) & ({1} <= 0.3), {2}, {1})"),
+    *("where(~({0} < {1}) | ({2} >= 0), {1}, 0.25)", "where({0} != {1}, {2}, 1.0)"),
+    *("tanh({0}) ** 2", "sin({0}) ** 3", "tanh({0}) ** 5", "(softplus({0}) + 0.3) ** -2"),
+    *("(softplus({0}) + 0.1) ** 1.5", "(softplus({0}) + 0.1) ** 0.5", "2.0 ** tanh({0})"),
+    *("(softplus({0}) + 0.2) ** tanh({1})", "(1 + {0} * {0}) ** -0.5"),
+    *("spike({0})", "spike({0}, surrogate='atan', slope=4.0)"),
+    *("spike({0}, surrogate='sigmoid', slope=3)", "spike({0}, surrogate='triangle', slope=1.5)"),
+]
+BOUNDED = [
+    *("tanh({0})", "0.5 * {s} + 0.8 * sin({0})", "sigmoid({0})", "erf({0}) - 0.1 * {s}"),
+    *("sigmoid({0}) * {s} + (1 - sigmoid({0})) * tanh({1})", "clip({0}, -2, 2)"),
+]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell as text: role of each argument by name, and the body."""
+
+    roles: dict[str, str]
+    body: str
+
+    @property
+    def source(self) -> str:
+        """A cell file."""
+        signature = ", ".join(f"{name}: {role}" for name, role in self.roles.items())
+        head = "from rnncc import *\nfrom rnncc import abs, cell\n\n\n@cell\n"
+        return f"{head}def odd({signature}):\n{textwrap.indent(self.body, '    ')}\n"
+
+    @property
+    def plain(self) -> str:
+        """The same as a function of tensors."""
+        return f"def odd({', '.join(self.roles)}):\n{textwrap.indent(self.body, '    ')}\n"
+
+
+@st.composite
+def expressions(draw: st.DrawFn, names: list[str], forms: list[str], depth: int) -> str:
+    if depth == 0 or draw(st.integers(0, 5)) == 0:
+        return draw(st.sampled_from(names))
+    form = draw(st.sampled_from(forms))
+    parts = [
+        draw(expressions(names, forms, depth - 1)) if f"{{{i}}}" in form else "" for i in range(3)
+    ]
+    return f"({form.format(*parts)})"
+
+
+@st.composite
+def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
+    roles = {f"h{i}": draw(st.sampled_from(["State", "State(init=0.3)"])) for i in range(states)}
+    roles |= {f"x{i}": "Input" for i in range(draw(st.integers(1, 2)))}
+    roles |= {f"a{i}": "Param" for i in range(draw(st.integers(0, 2)))}
+    if draw(st.booleans()):
+        roles["dt"] = "Input(shared=True)"
+    if draw(st.booleans()):
+        roles["tau"] = "Param(shared=True)"
+    names, forms = list(roles), FORMS
+    if mixes:
+        roles["R"] = f"Matrix(block={GROUP})"
+        forms = [*FORMS, *["R @ {0}"] * 6]
+    lines = []
+    for i in range(draw(st.integers(0, 2))):
+        lines.append(f"let{i} = {draw(expressions(names, forms, DEPTH))}")
+        names = [*names, f"let{i}"]
+    results = {}
+    for state in (n for n, role in roles.items() if role.startswith("State")):
+        parts = [draw(expressions(names, forms, DEPTH - 1)) for _ in range(2)]
+        results[state] = draw(st.sampled_from(BOUNDED)).format(*parts, s=state)
+    if draw(st.booleans()):
+        results["y"] = draw(expressions(names, forms, DEPTH))
+    written = " ".join([*lines, *results.values()])
+    unused = [n for n in roles if n != "R" and n not in written]
+    results["h0"] += "".join(f" + 0.1 * {n}" for n in unused)
+    if mixes and "R @" not in written:
+        results["h0"] = f"tanh({results['h0']} + R @ h0)"
+    listed = "".join(f'    "{name}": {value},\n' for name, value in results.items())
+    return Text(roles, "\n".join([*lines, f"return {{\n{listed}}}"]))
+
+
+# --- the text on tensors ---------------------------------------------------------------------
+
+
+def tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def lifted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *args: function(*(a if isinstance(a, Tensor) else tensor(a) for a in args))
+
+
+SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "fast_sigmoid": lambda u, k: (1 + k * u.abs()) ** -2,
+    "atan": lambda u, k: k / 2 / (1 + (torch.pi / 2 * k * u) ** 2),
+    "sigmoid": lambda u, k: k * torch.sigmoid(k * u) * torch.sigmoid(-k * u),
+    "triangle": lambda u, k: k * torch.relu(1 - k * u.abs()),
+}
+
+
+class Spike(torch.autograd.Function):
+    """A step forward, the surrogate's derivative backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, surrogate: str, slope: float) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.surrogate, ctx.slope = surrogate, slope
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (u,) = ctx.saved_tensors
+        return g * SURROGATES[ctx.surrogate](u, ctx.slope), None, None
+
+
+def spike(u: Tensor, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> Tensor:
+    result: Tensor = Spike.apply(u, surrogate, slope)
+    return result
+
+
+class Mixing:
+    """R [N / k, k, k] as the left side of @, group by group."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        vector = vector.expand(BATCH, CHANNELS)
+        rows = [
+            sum(self.matrix[:, i, j] * vector[:, j::GROUP] for j in range(GROUP))
+            for i in range(GROUP)
+        ]
+        return torch.stack(rows, -1).flatten(-2)  # type: ignore[arg-type]
+
+
+NAMES: dict[str, Any] = {
+    **{
+        name: getattr(torch, name)
+        for name in (
+            *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "sigmoid", "tanh", "relu", "abs"),
+            *("sign", "sin", "cos", "sinh", "cosh", "erf", "maximum", "minimum"),
+        )
+    },
+    "softplus": lambda x: functional.softplus(x, threshold=40),
+    "logsigmoid": functional.logsigmoid,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "clip": lifted(torch.clamp),
+    "where": lambda c, a, b: torch.where(c, tensor(a), tensor(b)),
+    "spike": spike,
+}
+
+
+def by_autograd(text: Text, leaves: dict[str, Tensor]) -> list[Tensor]:
+    """[*outputs, *last states] by a loop over time."""
+    names = dict(NAMES)
+    exec(text.plain, names)
+    states = {n: leaves[n] for n, role in text.roles.items() if role.startswith("State")}
+    fixed = {n: leaves[n] for n, role in text.roles.items() if role.startswith("Param")}
+    if "R" in text.roles:
+        fixed["R"] = Mixing(leaves["R"])  # type: ignore[assignment]
+    moving = {n: leaves[n] for n, role in text.roles.items() if role.startswith("Input")}
+    rows = []
+    for t in range(STEPS):
+        at = {n: x[:, t] if x.dim() == 3 else x[:, t, None] for n, x in moving.items()}
+        results = names["odd"](**states, **at, **fixed)
+        results = {n: v.expand(BATCH, CHANNELS) for n, v in results.items()}
+        states = {n: results[n] for n in states}
+        rows.append([v for n, v in results.items() if n not in states] or [list(states.values())[-1]])
+    return [*(torch.stack(c, 1) for c in zip(*rows, strict=True)), *states.values()]
+
+
+def by_kernel(text: Text, folder: Path, leaves: dict[str, Tensor]) -> list[Tensor]:
+    c = rnncc.compile(cell_from(folder, text.source))
+    states = [n for n, role in text.roles.items() if role.startswith("State")]
+    arguments = {n: t for n, t in leaves.items() if n not in states}
+    y, h = c(**arguments, h0=tuple(leaves[n] for n in states), return_state=True)
+    return [*([y] if isinstance(y, Tensor) else y), *([h] if isinstance(h, Tensor) else h)]
+
+
+# --- comparing -------------------------------------------------------------------------------
+
+SIZES = {
+    "State": (BATCH, CHANNELS),
+    "Input": (BATCH, STEPS, CHANNELS),
+    "Input(shared=True)": (BATCH, STEPS),
+    "Param": (CHANNELS,),
+    "Param(shared=True)": (1,),
+    f"Matrix(block={GROUP})": (CHANNELS // GROUP, GROUP, GROUP),
+}
+
+
+def random_leaves(text: Text, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    leaves = {}
+    for name, role in text.roles.items():
+        size = SIZES[role.replace("(init=0.3)", "")]
+        leaves[name] = torch.randn(*size, generator=generator, dtype=torch.float64)
+    return leaves
+
+
+def with_gradients(
+    run: Callable[[dict[str, Tensor]], list[Tensor]], leaves: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Results and the gradients of all leaves, by name."""
+    leaves = {n: t.clone().requires_grad_() for n, t in leaves.items()}
+    results = run(leaves)
+    generator = torch.Generator().manual_seed(7)
+    upstream = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+    flowing = [(r, g) for r, g in zip(results, upstream, strict=True) if r.requires_grad]
+    grads = torch.autograd.grad(
+        [r for r, _ in flowing],
+        list(leaves.values()),
+        [g for _, g in flowing],
+        materialize_grads=True,
+    )
+    named = {f"result {i}": r.detach() for i, r in enumerate(results)}
+    return named | {f"gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    """What differs by more than the limits of float64, in words."""
+    assert a.keys() == b.keys()
+    complaints = []
+    for name in a:
+        try:
+            assert_close(a[name], b[name], torch.float64, name, gradient=name[0] == "g")
+        except AssertionError as error:
+            complaints.append(str(error))
+    return complaints
+
+
+@contextmanager
+def quick_builds(level: str) -> Iterator[None]:
+    """Another optimisation level than -O3, which takes twice as long to compile as -O1."""
+    flags = build.FLAGS
+    build.FLAGS = [level if f == "-O3" else f for f in flags]
+    try:
+        yield
+    finally:
+        build.FLAGS = flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixes", [False, True], ids=["channels-alone", "channels-in-groups"])
+@pytest.mark.parametrize("states", [1, 2, 3])
+def test_a_random_cell_equals_autograd(
+    states: int, mixes: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("cells")
+
+    @settings(max_examples=EXAMPLES)
+    @given(texts(states, mixes), st.integers(0, 1000))
+    def holds(text: Text, seed: int) -> None:
+        note(text.source)
+        leaves = random_leaves(text, seed)
+        expected = with_gradients(lambda given: by_autograd(text, given), leaves)
+        assume(all(t.isfinite().all() for t in expected.values()))
+        with quick_builds("-O3" if states == 1 else "-O1"):
+            got = with_gradients(lambda given: by_kernel(text, folder, given), leaves)
+        complaints = differing(got, expected)
+        if complaints:
+            # at a jump, or in chaos, the last bit of an argument decides: autograd moves as well
+            noise = torch.Generator().manual_seed(seed)
+            for _ in range(3):
+                disturbed = {
+                    n: t * (1 + 1e-13 * torch.randn(t.shape, generator=noise, dtype=t.dtype))
+                    for n, t in leaves.items()
+                }
+                again = with_gradients(lambda given: by_autograd(text, given), disturbed)
+                assume(not differing(again, expected))
+        assert not complaints, "\n".join(complaints)
+
+    holds()
