@@ -58,7 +58,7 @@ class BuildError(RnnccError):
 
 
 class ArgumentError(RnnccError, ValueError):
-    """Run time: a shape, dtype, device or layout that doesn't fit; the message names the argument."""
+    """Run time: a shape, dtype, device or option that doesn't fit; it names the argument."""
 
 
 def shorten(file: str) -> str:

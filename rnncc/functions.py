@@ -312,8 +312,8 @@ SURROGATES: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     # Bellec et al. 2018, arXiv:1803.09574
     "triangle": (
         lambda u, k: k * call("relu", 1 - k * call("abs", u)),
-        "torch.where(torch.abs({0}) * {1} < 1, ({0}) * {1} - torch.sign({0}) * (({0}) * {1})**2 / 2,"
-        " torch.sign({0}) / 2)",
+        "torch.where(torch.abs({0}) * {1} < 1,"
+        " ({0}) * {1} - torch.sign({0}) * (({0}) * {1})**2 / 2, torch.sign({0}) / 2)",
     ),
 }
 

@@ -89,7 +89,7 @@ class Kernel:
 
     @cached_property
     def fields(self) -> tuple[tuple[str, int], ...]:
-        """The members of the struct Args in templates/cpp/driver.h after its head: words of 8 bytes.
+        """The members of the struct Args in templates/cpp/driver.h after its head, in words.
 
         Arrays there have one element more than the cell needs, as C++ has no empty ones.
         """

@@ -1,4 +1,4 @@
-"""Lower: CellIR -> Program. Names every opaque subexpression, then writes out one group of channels."""
+"""Lower: CellIR -> Program. Names every opaque part, then writes out one group of channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sympy
 from sympy import Expr, Integer, Symbol
 
 from rnncc import functions
-from rnncc.functions import Mean, MatVec, Opaque, Shift
+from rnncc.functions import MatVec, Mean, Opaque, Shift
 from rnncc.ir import Argument, CellIR, Let, Program, Slot
 
 Namer = Callable[..., str]

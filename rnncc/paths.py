@@ -8,10 +8,12 @@ HERE = Path(__file__).parent
 
 
 def templates() -> Path:
+    """The folder of the templates and preludes."""
     return _folder("_templates", "templates")
 
 
 def cells() -> Path:
+    """The folder of the cells that ship."""
     return _folder("_cells", "cells")
 
 

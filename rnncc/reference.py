@@ -19,7 +19,7 @@ Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
 
 def plain_source(cell: CellIR) -> str:
-    """The step as a user would write it in PyTorch: (states, inputs, params) -> (states, outputs)."""
+    """The step as a user would write it in PyTorch, from one state to (states, outputs)."""
     printer = TorchPrinter()
     states = [a.name for a in cell.states]
     arguments = [*states, *(a.name for a in (*cell.inputs, *cell.params))]

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-
 # Raised whenever the struct Args of templates/cpp/driver.h, or what launch.py puts there, changes.
 ABI: Literal[1] = 1
 
@@ -24,11 +23,15 @@ class InitSpec(_Frozen):
 
 
 class StateSpec(_Frozen):
+    """A state and its value before the first step."""
+
     name: str
     start: float = 0.0
 
 
 class InputSpec(_Frozen):
+    """An input [B, T, N], or [B, T] if all channels share it."""
+
     name: str
     shared: bool = False
 

@@ -75,7 +75,7 @@ def check_name(name: str) -> None:
 def _taken(name: str) -> str:
     """Why the name can't be a cell's; empty if it can."""
     from rnncc.functions import TABLE
-    from rnncc.trace import KEYWORDS
+    from rnncc.signature import KEYWORDS
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
         return "is not a plain name (ASCII letters, digits, single underscores, a letter first)"

@@ -124,9 +124,7 @@ def test_the_least_recently_used_libraries_go_first_when_the_cache_is_full(
     build.load(NAME, f"// d\n{TINY}", "float32")
     newest = build.library_path(NAME, f"// d\n{TINY}", "float32")
     assert sorted(cache.glob("*.so")) == sorted([paths[2], newest])
-    assert sorted(cache.glob("*.cpp")) == sorted(
-        p.with_suffix(".cpp") for p in (paths[2], newest)
-    )
+    assert sorted(cache.glob("*.cpp")) == sorted(p.with_suffix(".cpp") for p in (paths[2], newest))
 
 
 def test_a_read_only_cache_that_holds_the_kernel_is_enough(
@@ -184,7 +182,9 @@ def test_a_compiler_that_can_not_be_run_is_not_called_a_cache_that_can_not_be_wr
 ) -> None:
     (tmp_path / "notes.txt").touch()
     monkeypatch.setenv("CXX", str(tmp_path / "notes.txt"))
-    with pytest.raises(BuildError, match=r"notes.txt' \(from the variable CXX\) can't be run: Perm"):
+    with pytest.raises(
+        BuildError, match=r"notes.txt' \(from the variable CXX\) can't be run: Perm"
+    ):
         build.load(NAME, TINY, "float32")
 
 

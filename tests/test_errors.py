@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import rnncc
-from rnncc import compiler, dsl, errors, find, structure, trace
+from rnncc import compiler, dsl, errors, find, signature, structure, symbols, trace
 from rnncc.errors import ArgumentError, CellError, LoadError, Problem, RnnccError, StructureError
 from tests.cells import BODY_LINE, DEF_LINE, SIGNATURE, cell_from, source_of
 
@@ -794,8 +794,8 @@ def test_a_symbol_used_outside_its_cell_says_so(tmp_path: Path) -> None:
 
 # --- nothing is left out ---------------------------------------------------------------------
 
-MODULES = (dsl, trace, structure, find)
-REPORTS = {"_fail", "fail", "add", "LoadError", "Problem", "_coupling"}
+MODULES = (symbols, dsl, signature, trace, structure, find)
+REPORTS = {"fail", "add", "LoadError", "Problem", "_coupling"}
 
 
 def report_sites(module: ModuleType) -> Iterator[tuple[int, int]]:

@@ -11,8 +11,34 @@ import pytest
 
 # A module imports only from those before it. A new module takes its place here.
 ORDER = (
-    *("errors", "ir", "functions", "work", "dsl", "trace", "lower", "jacobian", "structure"),
-    *("keep", "split", "printer", "spec", "cost", "celltext", "emit", "build", "plan", "launch", "ops", "layer"),
+    *(
+        "errors",
+        "ir",
+        "functions",
+        "work",
+        "symbols",
+        "dsl",
+        "signature",
+        "trace",
+        "lower",
+        "jacobian",
+        "structure",
+    ),
+    *(
+        "keep",
+        "split",
+        "printer",
+        "spec",
+        "cost",
+        "celltext",
+        "emit",
+        "build",
+        "plan",
+        "launch",
+        "ops",
+        "arguments",
+        "layer",
+    ),
     *("reference", "find", "write", "compiler", "doctor", "bench", "show", "starter", "terminal"),
     *("pages", "options", "cli", "__main__"),
 )

@@ -288,9 +288,7 @@ def generated(name: str, folder: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["para_gru", "slstm", "pair"])
-def test_a_generated_module_computes_what_the_compiled_cell_does(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_generated_module_computes_what_the_compiled_cell_does(name: str, tmp_path: Path) -> None:
     module = generated(name, tmp_path)
     class_name, function_name = module.__all__
     assert function_name == name
@@ -315,7 +313,9 @@ def test_a_generated_module_computes_what_the_compiled_cell_does(
     start = tuple(torch.rand(2, 8) for _ in cell.states)
     h0 = start if len(start) > 1 else start[0]
     for a, e in zip(
-        listed(function(**arguments, h0=h0)), listed(compiled(name)(**arguments, h0=h0)), strict=True
+        listed(function(**arguments, h0=h0)),
+        listed(compiled(name)(**arguments, h0=h0)),
+        strict=True,
     ):
         assert torch.equal(a, e)
 

@@ -45,9 +45,7 @@ def shapes_for(name: str) -> list[tuple[int, int, int]]:
 
 @each_dtype
 @each_cell
-def test_outputs_states_and_all_gradients_equal_the_oracle(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_outputs_states_and_all_gradients_equal_the_oracle(name: str, dtype: torch.dtype) -> None:
     for seed, shape in enumerate(shapes_for(name)):
         call = random_call(name, shape, dtype, seed=seed)
         got, expected = by_kernel(name, call), by_oracle(name, call)
@@ -146,7 +144,9 @@ def test_nan_stays_in_its_sequence_and_group_from_that_step_on(name: str) -> Non
         spoilt[x.name] = spoilt[x.name].clone()
         spoilt[x.name][(1, step) if x.shared else (1, step, 13)] = torch.nan
         reached = torch.zeros(2, 20, channels, dtype=torch.bool)
-        first, last = (0, channels) if x.shared else (13 // group * group, (13 // group + 1) * group)
+        first, last = (
+            (0, channels) if x.shared else (13 // group * group, (13 // group + 1) * group)
+        )
         reached[1, step:, first:last] = True
         exact = forward_by_oracle(name, spoilt, call.h0)
         for got, before, e in zip(solve(name, spoilt, call.h0)[0], clean, exact, strict=False):
@@ -203,7 +203,9 @@ def test_neither_repetition_nor_threads_change_a_bit(name: str) -> None:
                 torch.set_num_threads(count)
                 outcomes.append(by_kernel(name, call))
             for other in outcomes[1:]:
-                for a, b in zip((*outcomes[0].y, *outcomes[0].h), (*other.y, *other.h), strict=True):
+                for a, b in zip(
+                    (*outcomes[0].y, *outcomes[0].h), (*other.y, *other.h), strict=True
+                ):
                     assert torch.equal(a, b)
                 for argument, gradient in outcomes[0].gradients.items():
                     assert torch.equal(gradient, other.gradients[argument]), argument

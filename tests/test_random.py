@@ -87,7 +87,7 @@ def expressions(draw: st.DrawFn, names: list[str], forms: list[str], depth: int)
 
 @st.composite
 def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
-    roles = {f"h{i}": draw(st.sampled_from(["State", "State(init=0.3)"])) for i in range(states)}
+    roles = {f"s{i}": draw(st.sampled_from(["State", "State(init=0.3)"])) for i in range(states)}
     roles |= {f"x{i}": "Input" for i in range(draw(st.integers(1, 2)))}
     roles |= {f"a{i}": "Param" for i in range(draw(st.integers(0, 2)))}
     if draw(st.booleans()):
@@ -110,9 +110,9 @@ def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
         results["y"] = draw(expressions(names, forms, DEPTH))
     written = " ".join([*lines, *results.values()])
     unused = [n for n in roles if n != "R" and n not in written]
-    results["h0"] += "".join(f" + 0.1 * {n}" for n in unused)
+    results["s0"] += "".join(f" + 0.1 * {n}" for n in unused)
     if mixes and "R @" not in written:
-        results["h0"] = f"tanh({results['h0']} + R @ h0)"
+        results["s0"] = f"tanh({results['s0']} + R @ s0)"
     listed = "".join(f'    "{name}": {value},\n' for name, value in results.items())
     return Text(roles, "\n".join([*lines, f"return {{\n{listed}}}"]))
 
@@ -121,11 +121,12 @@ def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
 
 
 def tensor(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
-def lifted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *args: function(*(a if isinstance(a, Tensor) else tensor(a) for a in args))
+def clip(*args: Any) -> Tensor:
+    """The backward of torch.clamp wants its arguments of one shape."""
+    return torch.clamp(*torch.broadcast_tensors(*(tensor(a) for a in args)))
 
 
 SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -183,7 +184,7 @@ NAMES: dict[str, Any] = {
     "logsigmoid": functional.logsigmoid,
     "silu": functional.silu,
     "gelu": functional.gelu,
-    "clip": lifted(torch.clamp),
+    "clip": clip,
     "where": lambda c, a, b: torch.where(c, tensor(a), tensor(b)),
     "spike": spike,
 }
@@ -204,7 +205,9 @@ def by_autograd(text: Text, leaves: dict[str, Tensor]) -> list[Tensor]:
         results = names["odd"](**states, **at, **fixed)
         results = {n: v.expand(BATCH, CHANNELS) for n, v in results.items()}
         states = {n: results[n] for n in states}
-        rows.append([v for n, v in results.items() if n not in states] or [list(states.values())[-1]])
+        rows.append(
+            [v for n, v in results.items() if n not in states] or [list(states.values())[-1]]
+        )
     return [*(torch.stack(c, 1) for c in zip(*rows, strict=True)), *states.values()]
 
 

@@ -1,0 +1,239 @@
+"""Signature: the arguments of a cell's function -> roles and compile-time constants."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from linecache import getline
+from typing import Any
+
+from rnncc import functions
+from rnncc.dsl import Cell, Input, Matrix, Param, Role, State
+from rnncc.errors import CellError, Problem
+from rnncc.ir import Argument, Init
+
+KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
+
+OPTIONS = frozenset("h0 return_state return_states solver lengths cu_seqlens reset reverse".split())
+
+STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"
+
+KEYWORDS = frozenset(
+    """
+    alignas alignof and and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor
+    bool break case catch char char8_t char16_t char32_t class co_await co_return co_yield compl
+    concept const const_cast consteval constexpr constinit continue decltype default delete do double
+    dynamic_cast else enum explicit export extern false float for friend goto if inline int long
+    mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected public
+    register reinterpret_cast requires restrict return short signed sizeof static static_assert
+    static_cast struct switch template this thread_local throw true try typedef typeid typename
+    union unsigned using virtual void volatile wchar_t while xor xor_eq linux unix
+    __global__ __device__ __host__ __shared__ __constant__ __restrict__ threadIdx blockIdx blockDim
+    gridDim warpSize half float2 float4 double2 int2 int4 dim3 asm typeof
+    real rnncc std NAN INFINITY M_PI M_E EOF NULL assert errno signbit
+    """.split()
+)
+
+
+class Problems:
+    """Collects problems of one cell; `raise_any` raises them at once."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.found: list[Problem] = []
+
+    def add(self, seen: str, expected: str, fix: str, line: int | None = None) -> None:
+        line = self.cell.line if line is None else line
+        self.found.append(Problem(self.cell.file, line, self.cell.name, seen, expected, fix))
+
+    def raise_any(self) -> None:
+        if self.found:
+            raise CellError(self.found)
+
+
+def read_signature(
+    cell: Cell, changed: dict[str, float]
+) -> tuple[tuple[Argument, ...], dict[str, float]]:
+    """The arguments with roles, in order, and the values of the constants, some of them changed.
+
+    Raises:
+        CellError: everything in the signature that can't be compiled.
+    """
+    problems = Problems(cell)
+    arguments: list[Argument] = []
+    values: dict[str, float] = {}
+    reason = reserved(cell.name)
+    if reason:
+        problems.add(f"its name {reason}", "The name goes into C++ and CUDA.", "rename the cell")
+    for parameter in _parameters(cell, problems):
+        name = parameter.name
+        line = argument_line(cell, name)
+        reason = reserved(name)
+        if reason:
+            problems.add(
+                f"the argument '{name}' {reason}",
+                "Names go unchanged into C++ and CUDA.",
+                f"rename it, for example '{name.strip('_')}_'",
+                line,
+            )
+        elif name in OPTIONS:
+            problems.add(
+                f"the argument '{name}' has the name of an option",
+                f"The generated function has the options {', '.join(sorted(OPTIONS))}.",
+                f"rename it, for example '{name}_'",
+                line,
+            )
+        if parameter.default is not inspect.Parameter.empty:
+            values[name] = _constant(parameter, changed, problems, line)
+            if _as_role(parameter.annotation) is not None:
+                problems.add(
+                    f"the argument '{name}' has a role and a default",
+                    "A default makes an argument a compile-time constant.",
+                    f"no default and Param(init=constant({parameter.default!r})), or no role",
+                    line,
+                )
+        else:
+            role = _role(parameter, problems, line)
+            if role is not None:
+                arguments.append(role)
+    for name in sorted(changed):
+        known = ", ".join(values) or "none"
+        problems.add(
+            f"--set names '{name}', which is no constant of the cell",
+            f"Its compile-time constants (arguments with a numeric default): {known}.",
+            "name one of those, or give the argument a numeric default",
+        )
+    if not any(a.kind == "state" for a in arguments) and not problems.found:
+        problems.add(
+            "it has no state", "A recurrence carries at least one State.", "annotate one: h: State"
+        )
+    if not any(a.kind == "input" for a in arguments) and not problems.found:
+        problems.add(
+            "it has no input", "The inputs say how many steps there are.", "annotate one: x: Input"
+        )
+    problems.raise_any()
+    return tuple(arguments), values
+
+
+def _parameters(cell: Cell, problems: Problems) -> list[inspect.Parameter]:
+    try:
+        signature = inspect.signature(cell.function, eval_str=True, locals=_closure(cell))
+    except Exception as error:  # whatever evaluating the author's own annotations raises
+        problems.add(
+            f"an annotation can't be evaluated: {type(error).__name__}: {error}",
+            "Annotations are State, Input, Param or Matrix, imported from rnncc.",
+            "import what the annotations name at the top of the file",
+        )
+        problems.raise_any()
+        raise
+    parameters = list(signature.parameters.values())
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            problems.add(
+                f"the signature has *{parameter.name}",
+                "Each argument has a name and a role.",
+                "write every argument out",
+            )
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _closure(cell: Cell) -> dict[str, Any]:
+    return dict(inspect.getclosurevars(cell.function).nonlocals)
+
+
+def argument_line(cell: Cell, name: str) -> int:
+    """The line of the signature that names the argument."""
+    for line in range(cell.line, cell.line + 200):
+        text = getline(cell.file, line)
+        if re.search(rf"\b{re.escape(name)}\b\s*[:,)=]", text):
+            return line
+        if not text or re.search(r"\)\s*(->.*)?:\s*$", text):
+            break
+    return cell.line
+
+
+def reserved(name: str) -> str:
+    """Why the name can't go into C++ and CUDA; empty if it can."""
+    if name in KEYWORDS or re.fullmatch(STDINT_MACRO, name):
+        return "is a reserved word of C++ or CUDA"
+    if name in functions.TABLE or name in ("shift", "mean", "silu", "gelu", "spike", "heaviside"):
+        return "is the name of a function of rnncc"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
+        return "is not a plain ASCII name (letters, digits, single underscores, a letter first)"
+    if name.startswith("RNNCC"):
+        return "starts with RNNCC, which is rnncc's own"
+    return ""
+
+
+def _constant(
+    parameter: inspect.Parameter, changed: dict[str, float], problems: Problems, line: int
+) -> float:
+    value = changed.pop(parameter.name, parameter.default)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        problems.add(
+            f"the default of '{parameter.name}' is {value!r}",
+            "A default makes an argument a compile-time constant, a finite number.",
+            "a number, or no default and a role",
+            line,
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _as_role(annotation: Any) -> Role | None:
+    role = annotation() if isinstance(annotation, type) and annotation in KINDS else annotation
+    return role if isinstance(role, Role) else None
+
+
+def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argument | None:
+    annotation: Any = parameter.annotation
+    role = _as_role(annotation)
+    if role is None:
+        seen = "no role" if annotation is inspect.Parameter.empty else f"the role {annotation!r}"
+        problems.add(
+            f"the argument '{parameter.name}' has {seen}",
+            "Each argument is a State, an Input, a Param, a Matrix, or has a numeric default.",
+            f"{parameter.name}: Input (or State, Param, Matrix(block=k))",
+            line,
+        )
+        return None
+    block = role.block if isinstance(role, Matrix) else None
+    if block is not None and (type(block) is not int or block < 1):
+        problems.add(
+            f"'{parameter.name}' is a Matrix with block={block!r}",
+            "block is how many consecutive channels it mixes.",
+            "block=2, 4 or 8",
+            line,
+        )
+        return None
+    start = getattr(role, "init", None)
+    if not _is_init(role, start):
+        wanted = (
+            "a finite number" if isinstance(role, State) else "uniform, normal or constant(...)"
+        )
+        problems.add(
+            f"'{parameter.name}' has init={start!r}",
+            f"The init of a {type(role).__name__} is {wanted}.",
+            "State(init=0.0)" if isinstance(role, State) else "init=uniform(-1, 1)",
+            line,
+        )
+        return None
+    return Argument(
+        name=parameter.name,
+        kind=KINDS[type(role)],
+        shared=getattr(role, "shared", False),
+        block=block,
+        start=float(role.init) if isinstance(role, State) else 0.0,
+        init=role.init if isinstance(role, (Param, Matrix)) else None,
+    )
+
+
+def _is_init(role: Role, init: Any) -> bool:
+    if isinstance(role, State):
+        return type(init) in (int, float) and math.isfinite(init)
+    return (
+        isinstance(role, Input)
+        or (isinstance(role, Matrix) and init is None)
+        or (isinstance(init, Init) and math.isfinite(init.a) and math.isfinite(init.b))
+    )
