@@ -26,9 +26,9 @@ KEYWORDS = frozenset(
     concept const const_cast consteval constexpr constinit continue decltype default delete do
     double dynamic_cast else enum explicit export extern false float for friend goto if inline int
     long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
-    public register reinterpret_cast requires restrict return short signed sizeof static static_assert
-    static_cast struct switch template this thread_local throw true try typedef typeid typename
-    union unsigned using virtual void volatile wchar_t while xor xor_eq linux unix
+    public register reinterpret_cast requires restrict return short signed sizeof static
+    static_assert static_cast struct switch template this thread_local throw true try typedef
+    typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq linux unix
     __global__ __device__ __host__ __shared__ __constant__ __restrict__ threadIdx blockIdx blockDim
     gridDim warpSize half float2 float4 double2 int2 int4 dim3 asm typeof
     real rnncc std NAN INFINITY M_PI M_E EOF NULL assert errno signbit
