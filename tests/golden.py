@@ -20,8 +20,6 @@ from rnncc.write import MARK, write
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "generated"
-PACKAGE = "__init__.py"
-PACKAGE_TEXT = '"""The layers of the cells in cells/, as `make golden` writes them."""\n'
 SHOWN_LINES = 40
 
 
@@ -60,10 +58,9 @@ def packages(cells: Sequence[Path] | None = None) -> dict[str, dict[str, str]]:
 
 def expected_files(emitted: dict[str, dict[str, str]]) -> dict[str, str]:
     """Path below generated/ -> text."""
-    files = {
+    return {
         f"{name}/{file}": text for name, texts in emitted.items() for file, text in texts.items()
     }
-    return {PACKAGE: PACKAGE_TEXT, **files}
 
 
 def differences(folder: Path, expected: dict[str, str]) -> list[Difference]:
@@ -87,7 +84,6 @@ def update(folder: Path, emitted: dict[str, dict[str, str]]) -> None:
         if not (folder / name / MARK).is_file():
             shutil.rmtree(folder / name, ignore_errors=True)  # a broken package, no longer known
         write(files, folder / name)
-    (folder / PACKAGE).write_text(PACKAGE_TEXT)
     for path in folder.iterdir():
         if path.is_dir() and not any(_files(path)):
             shutil.rmtree(path)

@@ -1,4 +1,4 @@
-"""Random calls of a cell, run by its kernel and by the oracle; what every run-time test builds on."""
+"""Random calls of a cell, run by its kernel and by the oracle; what run-time tests build on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small cells with the features that no shipped cell has: shared arguments, outputs of their own."""
+"""Small cells with the features no shipped cell has: shared arguments, outputs of their own."""
 
 from rnncc import Input, Matrix, Param, State, cell, exp, sigmoid, tanh
 

@@ -1,4 +1,4 @@
-"""What a call refuses, and in which words; and the shapes that look odd but have a natural result."""
+"""What a call refuses, and in which words; odd shapes that have a natural result."""
 
 from __future__ import annotations
 

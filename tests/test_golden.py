@@ -152,9 +152,8 @@ def test_update_mends_all_of_it(
     (copy / "elman" / "extra.txt").write_text("orphan")
     (copy / "old_cell").mkdir()
     (copy / "old_cell" / "kernel.cpp").write_text("old")
-    (copy / "__init__.py").unlink()
     assert main(["--folder", str(copy), "--update"]) == 0
-    assert "changed: __init__.py, elman/cell.json, elman/extra.txt" in capsys.readouterr().out
+    assert "changed: elman/cell.json, elman/extra.txt" in capsys.readouterr().out
     assert differences(copy, expected_files(emitted)) == []
     assert not (copy / "old_cell").exists()
 

@@ -1,4 +1,4 @@
-"""The operators as PyTorch sees them: autograd, compile, func, autocast, layouts, threads, forks."""
+"""The operators as PyTorch sees them: autograd, compile, func, autocast, layouts, threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every shipped cell against the step-by-step oracle: outputs, states, gradients, special values."""
+"""Every shipped cell against the oracle: outputs, states, gradients, special values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 
 from rnncc.launch import COMPUTE
 from tests.runs import (
@@ -37,7 +38,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).remov
 
 
 def shapes_for(name: str) -> list[tuple[int, int, int]]:
-    """Rounded up to whole groups of channels; a few shapes for cells that are there for a feature."""
+    """Rounded up to whole groups of channels; a few for cells that are there for a feature."""
     chosen = FEW if name in SMALL else SHAPES
     rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in chosen]
     return list(dict.fromkeys(rounded))

@@ -108,10 +108,10 @@ def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
         results[state] = draw(st.sampled_from(BOUNDED)).format(*parts, s=state)
     if draw(st.booleans()):
         results["y"] = draw(expressions(names, forms, DEPTH))
-    written = " ".join([*lines, *results.values()])
-    unused = [n for n in roles if n != "R" and n not in written]
-    results["s0"] += "".join(f" + 0.1 * {n}" for n in unused)
-    if mixes and "R @" not in written:
+    # each argument takes part, whatever cancels in the expressions above
+    some = [n for n in roles if n != "R"]
+    results["s0"] += "".join(f" + {0.03 + 0.007 * i:.3f} * {n}" for i, n in enumerate(some))
+    if mixes:
         results["s0"] = f"tanh({results['s0']} + R @ s0)"
     listed = "".join(f'    "{name}": {value},\n' for name, value in results.items())
     return Text(roles, "\n".join([*lines, f"return {{\n{listed}}}"]))

@@ -1,1 +1,0 @@
-"""The layers of the cells in cells/, as `make golden` writes them."""
