@@ -84,7 +84,8 @@ def unpack(
     outputs = y[0] if len(y) == 1 else tuple(y)
     if not return_state:
         return outputs
-    return outputs, h[0] if len(spec.states) == 1 else h.unbind(0)
+    states = tuple(h[i] for i in range(len(spec.states)))
+    return outputs, states[0] if len(states) == 1 else states
 
 
 def show(tensor: Any) -> str:

@@ -50,8 +50,14 @@ class Compiler:
 
 def find_compiler() -> Compiler | None:
     """CXX, else g++, else clang++, else the ziglang wheel."""
-    if os.environ.get("CXX"):
-        return Compiler(tuple(shlex.split(os.environ["CXX"])), "the variable CXX")
+    given = os.environ.get("CXX", "").strip()
+    if given:
+        try:
+            return Compiler(tuple(shlex.split(given)), "the variable CXX")
+        except ValueError as error:
+            raise BuildError(
+                f"the variable CXX is not a command: {given!r}: {error}.\nFix: CXX=g++"
+            ) from error
     for name in ("g++", "clang++"):
         path = shutil.which(name)
         if path:
@@ -66,7 +72,7 @@ def find_compiler() -> Compiler | None:
 def cache_dir() -> Path:
     """RNNCC_CACHE_DIR, else the user's cache folder."""
     given = os.environ.get("RNNCC_CACHE_DIR")
-    return Path(given) if given else Path(platformdirs.user_cache_dir("rnncc"))
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("rnncc"))
 
 
 @functools.cache
@@ -106,14 +112,13 @@ def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
         BuildError: no compiler was found, it refused the source, or the cache can't be written.
     """
     path = library_path(name, source, dtype)
-    if not path.exists():
-        _build_locked(name, source, dtype, path)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise BuildError(
-            f"the cached kernel {path} can't be loaded: {error}.\nFix: delete it; it is built again"
-        ) from error
+    if path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # cut short or damaged: built again
+            path.unlink(missing_ok=True)
+    _build_locked(name, source, dtype, path)
+    return ctypes.CDLL(str(path))
 
 
 def _build_locked(name: str, source: str, dtype: str, path: Path) -> None:
@@ -151,9 +156,20 @@ def _build(name: str, source: str, dtype: str, path: Path) -> None:
         if stderr is not None:
             raise BuildError(_refusal(name, dtype, source, text, command, stderr))
         os.chmod(temporary, 0o755)
+        _check_library(compiler, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_library(compiler: Compiler, library: Path) -> None:
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        raise BuildError(
+            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) succeeded, but what it "
+            f"wrote can't be loaded: {error}.\nFix: correct CXX, or unset it to use g++ or clang++"
+        ) from error
 
 
 def _run(compiler: Compiler, command: list[str]) -> str | None:

@@ -84,6 +84,9 @@ class CompiledCell:
         """Which solver a call of this shape runs, how it cuts its work, and why."""
         import torch
 
+        for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
+            if size < 1:
+                raise ArgumentError(f"{name}: got {size}, expected at least 1.\nFix: {name}=8")
         plan = self.kernel.plan((batch, steps, channels), getattr(torch, dtype))
         return f"[{batch}, {steps}, {channels}] {dtype}: {plan}"
 

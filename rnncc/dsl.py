@@ -5,6 +5,7 @@ Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from linecache import getline
@@ -139,6 +140,8 @@ def cell(function: Callable[..., Any]) -> Cell:
     Returns:
         A `Cell`, for `rnncc.compile` and `rnncc compile`.
     """
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(f"@cell goes above a plain function (def), got {function!r}")
     return Cell(function)
 
 

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     from sympy import Expr, Symbol
 
 
+def show(expr: Any) -> str:
+    """An expression for people: 0.5, not 0.500000000000000."""
+    from sympy import sstr
+
+    return str(sstr(expr, full_prec=False))
+
+
 @dataclass(frozen=True)
 class Let:
     """One named value: `name = expr`, the author's line and end-of-line comment."""
@@ -19,7 +26,7 @@ class Let:
     note: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.name} = {self.expr}"
+        text = f"{self.name} = {show(self.expr)}"
         return f"{text:<50}  # {self.note}" if self.note else text
 
 
@@ -92,8 +99,8 @@ class CellIR:
     def __str__(self) -> str:
         lines = [f"{self.name}({', '.join(a.name for a in self.arguments)})"]
         lines += [f"  {let}" for let in self.lets]
-        lines += [f"  {name}' = {expr}" for name, expr in self.next.items()]
-        lines += [f"  output {name} = {expr}" for name, expr in self.outputs.items()]
+        lines += [f"  {name}' = {show(expr)}" for name, expr in self.next.items()]
+        lines += [f"  output {name} = {show(expr)}" for name, expr in self.outputs.items()]
         return "\n".join(lines)
 
 
@@ -150,7 +157,7 @@ class JacobianIR:
         for i, row in enumerate(self.entries):
             for j, entry in enumerate(row):
                 if entry != 0:
-                    lines.append(f"d {self.states[i]}' / d {self.states[j]} = {entry}")
+                    lines.append(f"d {self.states[i]}' / d {self.states[j]} = {show(entry)}")
         return "\n".join(lines)
 
 

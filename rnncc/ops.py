@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from rnncc import launch
 from rnncc.launch import COMPUTE, kernel_of, shapes_of
@@ -138,18 +137,41 @@ class Recurrence(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         *tensors, saved = ctx.saved_tensors
         inputs, params = tensors[: ctx.n_inputs], tensors[ctx.n_inputs :]
         wanted = list(ctx.needs_input_grad[4 : 4 + ctx.n_inputs])
         *dy, dh_last, _ = gradients
-        results = torch.ops.rnncc.backward(
-            ctx.key, inputs, ctx.packed, params, saved, dy, dh_last, wanted
-        )
+        with torch.no_grad():
+            results = torch.ops.rnncc.backward(
+                ctx.key, inputs, ctx.packed, params, saved, dy, dh_last, wanted
+            )
+        if torch.is_grad_enabled():  # create_graph=True
+            apply: Any = FirstOrder.apply
+            given = [g for g in gradients if g is not None]
+            results = apply(len(results), *results, *tensors, *given)
         dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
         dparams, dh0 = results[ctx.n_inputs : -1], results[-1]
         return None, None, None, None, *dx, *dparams, dh0 if ctx.has_h0 else None
+
+
+class FirstOrder(torch.autograd.Function):
+    """Hands gradients on, and raises where somebody differentiates them once more."""
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        raise NotImplementedError(
+            "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
+            "second backward) are not there.\nFix: the plain loop, rnncc show NAME --stage torch"
+        )
 
 
 def solve(

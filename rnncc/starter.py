@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from rnncc import dsl
 from rnncc.errors import ArgumentError, LoadError
+
+PACKAGES = frozenset("torch numpy sympy jinja2 pydantic click rich cupy pytest generated".split())
 
 TEXT = '''\
 """{name}: say here in one line what the cell does.
@@ -79,6 +82,8 @@ def _taken(name: str) -> str:
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
         return "is not a plain name (ASCII letters, digits, single underscores, a letter first)"
+    if name in sys.stdlib_module_names or name in PACKAGES:
+        return "is the name of a package, which a file of that name would hide"
     if keyword.iskeyword(name) or name in KEYWORDS:
         return "is a reserved word of Python, C++ or CUDA"
     if hasattr(dsl, name) or name in TABLE or name.startswith("RNNCC"):

@@ -7,7 +7,7 @@ from sympy import Expr, Symbol
 from rnncc import functions
 from rnncc.errors import Problem, StructureError
 from rnncc.functions import MatVec, Mean, Shift
-from rnncc.ir import CellIR, JacobianIR, Let, Program, Structure
+from rnncc.ir import CellIR, JacobianIR, Let, Program, Structure, show
 from rnncc.jacobian import differentiate
 from rnncc.lower import group_size, lower
 
@@ -123,7 +123,7 @@ def _witness(program: Program, jacobian: JacobianIR, i: int, j: int, entry: Expr
     for let in reversed(jacobian.lets):
         entry = entry.subs(Symbol(let.name, real=True), let.expr)
     state, other = program.states[i].symbol.name, program.states[j].symbol.name
-    return f"d {state} / d {other} = {entry}"
+    return f"d {state} / d {other} = {show(entry)}"
 
 
 def _refuse_whole(cell: CellIR) -> None:
@@ -225,6 +225,8 @@ def _proof(cell: CellIR, structure: Structure, coupled: int, channels: int) -> s
         + (", spiking" if structure.spiking else ", smooth" if structure.smooth else ", with kinks")
         + ".",
     ]
+    if structure.group > coupled:
+        lines.append(f"evaluated in groups of {structure.group} channels, which a Matrix mixes.")
     if structure.readouts:
         lines.append(f"not fed back: {', '.join(structure.readouts)}.")
     return "\n".join(lines)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import rnncc
+from rnncc import Input, State, cell, where
 from rnncc.launch import COMPUTE
 from tests.runs import (
     CELLS,
@@ -166,6 +168,22 @@ def test_infinite_inputs_give_what_the_oracle_gives(name: str, value: float) -> 
         y, h = solve(name, spoilt, call.h0)
         for got, e in zip([*y, *h], forward_by_oracle(name, spoilt, call.h0), strict=True):
             assert_close(got, e, torch.float32, f"{name}: {x.name} = {value}")
+
+
+def test_a_choice_of_0_does_not_mask_nan_or_infinity() -> None:
+    """As g++ does with -fno-signed-zeros: it turns x * (c ? 1 : 0) into a mask."""
+
+    @cell
+    def masked(h: State, x: Input, s: Input):
+        return 0.5 * h + where(s > 0, 1.0, 0.0) * x
+
+    s = torch.tensor([1.0, -1.0]).repeat(20).expand(1, 3, 40)
+    for value in (torch.nan, torch.inf):
+        for dtype in (torch.float32, torch.float64):
+            x = torch.full((1, 3, 40), value, dtype=dtype)
+            y = rnncc.compile(masked)(x, s.to(dtype))
+            assert y[..., 1::2].isnan().all()
+            assert torch.equal(y[..., ::2].isnan(), x[..., ::2].isnan())
 
 
 @each_cell

@@ -1,6 +1,6 @@
 """Random cells: compiled forward and backward against autograd of the same text run on tensors.
 
-The text of a cell runs twice: traced by rnncc, and as plain Python whose names are PyTorch's functions.
+The text of a cell runs twice: traced by rnncc, and as plain Python on PyTorch's functions.
 """
 
 from __future__ import annotations
