@@ -235,16 +235,29 @@ def test_a_refused_source_is_shown_with_its_equations_and_where_it_lies(cache: P
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF"])
-def test_a_corrupt_library_is_named_with_what_to_do(cache: Path, content: bytes) -> None:
+def test_a_damaged_library_is_built_again(cache: Path, content: bytes) -> None:
     path = build.library_path(NAME, TINY, "float32")
     cache.mkdir()
     path.write_bytes(content)
+    assert answer(build.load(NAME, TINY, "float32")) == 42
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ('"g++', "the variable CXX is not a command: '\"g++': No closing quotation"),
+        ("true", "the compiler 'true' (from the variable CXX) succeeded, but what it wrote can't"),
+    ],
+)
+def test_a_cxx_that_builds_nothing_is_named_and_leaves_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, command: str, message: str
+) -> None:
+    monkeypatch.setenv("CXX", command)
     with pytest.raises(BuildError) as error:
         build.load(NAME, TINY, "float32")
-    assert str(error.value).startswith(f"the cached kernel {path} can't be loaded: ")
-    assert str(error.value).endswith("Fix: delete it; it is built again")
-    path.unlink()
-    assert answer(build.load(NAME, TINY, "float32")) == 42
+    assert str(error.value).startswith(message)
+    assert "Fix: " in str(error.value)
+    assert list(cache.glob("*.so")) == list(cache.glob("*.tmp")) == []
 
 
 # --- compilers -------------------------------------------------------------------------------

@@ -327,7 +327,7 @@ def test_compile_without_a_compiler_to_build_with_exits_with_3(
     monkeypatch.setenv("RNNCC_CACHE_DIR", str(folder / "cache"))
     result = call("compile", "elman", "--build")
     assert result.exit_code == 3
-    assert "the compiler 'no-such-compiler' (from the variable CXX) does not exist" in result.stderr
+    assert "the compiler 'no-such-compiler' (from the variable CXX) can't" in result.stderr
     assert data("compile", "elman", "--build", exit_code=3)["error"]["type"] == "BuildError"
 
 

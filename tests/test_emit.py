@@ -88,6 +88,18 @@ def test_constants_stand_in_the_command_that_writes_it_again() -> None:
     assert "--set threshold=1.0" in command
 
 
+@pytest.mark.parametrize(("file", "named"), [("odd", "odd.py"), ("other", "other.py:odd")])
+def test_a_users_cell_is_named_as_the_command_line_wants_it(
+    tmp_path: Path, file: str, named: str
+) -> None:
+    cell = cell_from(tmp_path, source_of("return a * h + x"), f"{file}.py")
+    assert f"// To write it again: rnncc compile {named}\n" in rnncc.compile(cell).source("cpp")
+
+
+def test_a_class_never_hides_the_function_of_its_cell() -> None:
+    assert class_name("Foo") == "FooLayer"
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_the_authors_comments_survive_beside_their_let(name: str) -> None:
     c = compiled(name)

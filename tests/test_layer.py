@@ -109,6 +109,19 @@ def test_a_cell_of_several_states_and_outputs_returns_tuples_in_declared_order()
     assert energy.shape == v.shape == (2, 8)
 
 
+def test_one_returned_state_may_be_changed_in_place_while_training() -> None:
+    layer = layer_of("lstm")
+    x = torch.randn(2, 5, 3)
+    _, (c, h) = layer(x)
+    h.mul_(0)
+    (c.sum() + h.sum()).backward()
+    changed = layer.projection.weight.grad
+    assert changed is not None
+    layer.projection.weight.grad = None
+    layer(x)[1][0].sum().backward()
+    assert torch.equal(changed, layer.projection.weight.grad)
+
+
 def test_shared_inputs_go_by_name_and_broadcast_over_the_batch() -> None:
     layer = layer_of("clocked")
     x, dt = torch.rand(2, 7, 3), torch.rand(7)
