@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from rnncc import launch
 from rnncc.launch import COMPUTE, kernel_of, shapes_of
+from rnncc.memory import empty
 
 LIBRARY = torch.library.Library("rnncc", "DEF")
 LIBRARY.define(
@@ -37,9 +38,9 @@ def _allocate_forward(
     x = inputs[0]
     compute = COMPUTE[x.dtype]
     return [
-        *(x.new_empty(shapes.y) for _ in spec.outputs),
-        x.new_empty(shapes.h, dtype=compute),
-        x.new_empty(shapes.saved if save else (0,), dtype=compute),
+        *(empty(x, shapes.y) for _ in spec.outputs),
+        empty(x, shapes.h, dtype=compute),
+        empty(x, shapes.saved if save else (0,), dtype=compute),
     ]
 
 

@@ -35,6 +35,7 @@ ORDER = (
         "build",
         "plan",
         "launch",
+        "memory",
         "ops",
         "arguments",
         "layer",
@@ -43,7 +44,7 @@ ORDER = (
     *("pages", "options", "cli", "__main__"),
 )
 HELPERS = ("paths", "text")  # small, used anywhere; import none of the stages
-ONLY_IN = {"jinja2": ("emit",), "cupy": ("build",), "ctypes": ("build", "launch")}
+ONLY_IN = {"jinja2": ("emit",), "cupy": ("build",), "ctypes": ("build", "launch", "memory")}
 HEAVY = ("torch", "sympy", "cupy", "jinja2", "numpy", "pydantic")
 
 PACKAGE = Path(__file__).parents[1] / "rnncc"
