@@ -116,9 +116,19 @@ def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
         try:
             return ctypes.CDLL(str(path))
         except OSError:  # cut short or damaged: built again
-            path.unlink(missing_ok=True)
+            _remove(path)
     _build_locked(name, source, dtype, path)
     return ctypes.CDLL(str(path))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise BuildError(
+            f"the cached kernel {path} is damaged and can't be deleted: {error}.\n"
+            "Fix: delete it, or set RNNCC_CACHE_DIR to a folder that can be written"
+        ) from error
 
 
 def _build_locked(name: str, source: str, dtype: str, path: Path) -> None:

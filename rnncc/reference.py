@@ -44,7 +44,8 @@ def plain_step(cell: CellIR, dtype: torch.dtype = torch.float64) -> Step:
 
 def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
     """[u > 0] with the gradient of the surrogate's integral."""
-    return (u > 0).to(u.dtype) + integral - integral.detach()
+    surrogate = integral - integral.detach()
+    return (u > 0).to(u.dtype) + torch.where(torch.isfinite(surrogate), surrogate, 0.0)
 
 
 def _mix(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from rnncc.ir import Argument, Init
 
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
+LAYER_NAMES = ("state", "x")
+
 OPTIONS = frozenset("h0 return_state return_states solver lengths cu_seqlens reset reverse".split())
 
 STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"
@@ -75,6 +77,13 @@ def read_signature(
                 f"the argument '{name}' {reason}",
                 "Names go unchanged into C++ and CUDA.",
                 f"rename it, for example '{name.strip('_')}_'",
+                line,
+            )
+        elif name in LAYER_NAMES and getattr(_as_role(parameter.annotation), "shared", False):
+            problems.add(
+                f"the shared argument '{name}' has the name of an argument of the layer",
+                f"A layer takes shared inputs by name, beside its own {', '.join(LAYER_NAMES)}.",
+                f"rename it, for example '{name}_'",
                 line,
             )
         elif name in OPTIONS:

@@ -35,14 +35,14 @@ def lets_of(folder: Path, body: str, signature: str = "h: State, x: Input, a: Pa
 
 
 def test_a_role_works_bare_and_called(tmp_path: Path) -> None:
-    states, inputs = "h: State(init=0.5), g: State", "x: Input(shared=True), y: Input"
+    states, inputs = "h: State(init=0.5), g: State", "dt: Input(shared=True), y: Input"
     signature = f"{states}, {inputs}, a: Param(shared=True)"
-    ir = traced(tmp_path, "return h + x * a, g + y", signature)
+    ir = traced(tmp_path, "return h + dt * a, g + y", signature)
     kinds = [(a.name, a.kind, a.shared, a.start) for a in ir.arguments]
     assert kinds == [
         ("h", "state", False, 0.5),
         ("g", "state", False, 0.0),
-        ("x", "input", True, 0.0),
+        ("dt", "input", True, 0.0),
         ("y", "input", False, 0.0),
         ("a", "param", True, 0.0),
     ]

@@ -448,6 +448,13 @@ TRACING = {
         "h: State, x: Input, reset: Input",
         "return h * reset + x",
     ),
+    "a layer's argument as a shared input": bad_argument(
+        "the shared argument 'x' has the name of an argument of the layer",
+        "A layer takes shared inputs by name, beside its own state, x.",
+        "rename it, for example 'x_'",
+        "h: State, x: Input(shared=True)",
+        "return h * x",
+    ),
     "*args": bad_argument(
         "the signature has *rest",
         "Each argument has a name and a role.",

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rnncc import build
+
 HEADER = Path(__file__).parents[1] / "templates" / "cpp" / "math.h"
 ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-FLAGS = (
-    "-std=c++17 -O3 -fopenmp-simd -fno-math-errno -fno-trapping-math -fno-signed-zeros "
-    "-ffp-contract=fast -fPIC -shared -Wall -Wextra -Werror -Wno-unused-function"
-).split()
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
+FLAGS = (*build.FLAGS, "-fvisibility=default", *WARNINGS)
 
 Array = NDArray[Any]
 DTYPES = (np.float32, np.float64)

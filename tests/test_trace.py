@@ -233,9 +233,9 @@ def test_annotations_may_be_strings(tmp_path: Path) -> None:
 
 
 def test_string_annotations_may_use_options_and_names_of_the_file(tmp_path: Path) -> None:
-    signature = "h: State(init=START), x: Input(shared=True), a: Gain"
+    signature = "h: State(init=START), dt: Input(shared=True), a: Gain"
     before = "START = 2.5\nGain = Param(init=constant(START))\n"
-    text = source_of("return a * h + x", signature, before)
+    text = source_of("return a * h + dt", signature, before)
     source = "from __future__ import annotations\n" + text
     ir = trace(cell_from(tmp_path, source))
     assert [a.start for a in ir.states] == [2.5]
