@@ -73,7 +73,7 @@ def _allocate_backward(
 ) -> list[Tensor]:
     """[*dx, *dparams, dh0]: an input whose gradient is not wanted gets an empty one."""
     return [
-        *(x.new_empty(x.shape if w else (0,)) for x, w in zip(inputs, wanted, strict=True)),
+        *(empty(x, x.shape if w else (0,)) for x, w in zip(inputs, wanted, strict=True)),
         *(p.new_empty(p.shape) for p in params),
         saved.new_empty(shapes_of(kernel_of(key).spec, inputs, params).h),
     ]

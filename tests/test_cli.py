@@ -335,7 +335,7 @@ def test_compile_without_a_compiler_to_build_with_exits_with_3(
     ("result", "line"),
     [
         ({"folder": "out/lif"}, "from out.lif import LIF, lif"),
-        ({"folder": "/tmp/out/lif"}, "from lif import LIF, lif"),
+        ({"folder": "/out/lif"}, "from lif import LIF, lif"),
         ({"folder": "my-out/lif"}, "from lif import LIF, lif"),
     ],
 )
