@@ -135,7 +135,7 @@ def _pool() -> Finding:
 def _cache() -> Finding:
     folder = build.cache_dir()
     files = cached_files()
-    size = sum(file.stat().st_size for file in files)
+    size = sum(map(_size, files))
     facts: dict[str, Any] = {"folder": str(folder), "files": len(files), "bytes": size}
     reason = _unwritable(folder)
     facts["writable"] = not reason
@@ -168,10 +168,18 @@ def cached_files() -> list[Path]:
     return sorted(f for f in folder.iterdir() if CACHED.fullmatch(f.name) and f.is_file())
 
 
+def _size(file: Path) -> int:
+    """Bytes; 0 where another process has just moved the file away."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def clear_cache() -> dict[str, Any]:
     """Delete what rnncc cached; kernels are built again at their next use."""
     files = cached_files()
-    size = sum(file.stat().st_size for file in files)
+    size = sum(map(_size, files))
     for file in files:
         file.unlink(missing_ok=True)
     return {"folder": str(build.cache_dir()), "files": len(files), "bytes": size}

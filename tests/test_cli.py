@@ -538,6 +538,14 @@ def test_doctor_as_data_holds_the_facts() -> None:
     assert set(facts["Threads"]) == {"shares_pool"}
 
 
+def test_doctor_stands_a_cache_that_changes_beside_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "para_gru-float32-0123456789abcdef0123.so"
+    monkeypatch.setattr("rnncc.doctor.cached_files", lambda: [gone])
+    assert data("doctor")["healthy"]
+
+
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
 def test_doctor_exits_with_3_where_no_kernel_can_be_built(
     monkeypatch: pytest.MonkeyPatch, compiler: str
