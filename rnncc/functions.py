@@ -91,10 +91,6 @@ class Function:
 
     @property
     def arity(self) -> int:
-        return self.torch_arity
-
-    @property
-    def torch_arity(self) -> int:
         return max(i + 1 for i in range(4) if f"{{{i}}}" in self.torch)
 
     def partials(self, y: Expr, args: tuple[Expr, ...]) -> tuple[Any, ...]:
