@@ -50,6 +50,7 @@ from rnncc.errors import (
     ArgumentError,
     BuildError,
     CellError,
+    ConvergenceError,
     LoadError,
     RnnccError,
     StructureError,
@@ -86,7 +87,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "Input", "LoadError",
+    "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "ConvergenceError", "Input", "LoadError",
     "Matrix", "Param", "RnnccError", "State", "StructureError", "abs", "cell", "clip", "compile",
     "constant", "cos", "cosh", "erf", "exp", "expm1", "gelu", "log", "log1p", "logsigmoid",
     "maximum", "mean", "minimum", "normal", "relu", "rsqrt", "shift", "sigmoid", "sign", "silu",

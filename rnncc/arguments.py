@@ -11,19 +11,37 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.launch import COMPUTE
+from rnncc.ops import Solution
+from rnncc.sequences import Sequences, read_sequences
 from rnncc.spec import KernelSpec
 
 
 class Call(NamedTuple):
-    """A checked call: tensors as the operators want them, and the leading dimensions."""
+    """A checked call: tensors as the operators want them.
+
+    Attributes:
+        lead: the leading dimensions of the inputs.
+        sequences: what the sequences are.
+        state_lead: the leading dimensions of the states.
+    """
 
     inputs: list[Tensor]
     params: list[Tensor]
     h0: Tensor | None
     lead: tuple[int, ...]
+    sequences: Sequences
+    state_lead: tuple[int, ...]
 
 
-def prepare(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any], h0: Any) -> Call:
+def prepare(
+    spec: KernelSpec,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    h0: Any = None,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+    reset: Any = None,
+) -> Call:
     """Check a call and bring its tensors into the form that the operators want."""
     bound = _bind(spec, args, kwargs)
     for name, value in bound.items():
@@ -39,7 +57,10 @@ def prepare(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any], h0: A
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = compute_params(spec, bound, dtype)
-    return Call(inputs, params, stack_states(spec, h0, lead, channels, dtype), lead)
+    sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, inputs[0].device)
+    state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
+    start = stack_states(spec, h0, state_lead, channels, dtype)
+    return Call(inputs, params, start, lead, sequences, state_lead)
 
 
 def _fit(x: Tensor, lead: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
@@ -75,17 +96,33 @@ def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) 
 
 
 def unpack(
-    spec: KernelSpec, y: Sequence[Tensor], h: Tensor, lead: tuple[int, ...], return_state: bool
+    spec: KernelSpec,
+    solution: Solution,
+    lead: tuple[int, ...],
+    state_lead: tuple[int, ...],
+    return_state: bool,
 ) -> Any:
-    """Results as the user gave the arguments: leading dimensions, tuples only where several."""
+    """Results as the user gave the arguments: leading dimensions, tuples only where several.
+
+    With states in the solution: (outputs, states), or (outputs, states, last states).
+    """
+    outputs = _rows(solution.y, lead)
+    results = [outputs]
+    if solution.z:
+        results.append(_rows(solution.z, lead))
+    if return_state:
+        h = solution.h
+        if len(state_lead) != 1:
+            h = h.reshape(h.shape[0], *state_lead, h.shape[-1])
+        states = tuple(h[i] for i in range(len(spec.states)))
+        results.append(states[0] if len(states) == 1 else states)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _rows(rows: Sequence[Tensor], lead: tuple[int, ...]) -> Any:
     if len(lead) != 1:
-        y = [v.reshape(*lead, *v.shape[1:]) for v in y]
-        h = h.reshape(h.shape[0], *lead, h.shape[-1])
-    outputs = y[0] if len(y) == 1 else tuple(y)
-    if not return_state:
-        return outputs
-    states = tuple(h[i] for i in range(len(spec.states)))
-    return outputs, states[0] if len(states) == 1 else states
+        rows = [v.reshape(*lead, *v.shape[1:]) for v in rows]
+    return rows[0] if len(rows) == 1 else tuple(rows)
 
 
 def show(tensor: Any) -> str:

@@ -21,7 +21,8 @@ Row = dict[str, str]
 def cell_text(compiled: Compiled) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
     program, cell, stored = compiled.program, compiled.cell, compiled.kept.stored
-    rows = _Rows(program, compiled.rows)
+    rows = _Rows(program, compiled.rows, _products(compiled))
+    jacobian = _jacobian_text(compiled)
     arguments = [rows.read[s.name] for s in program.arguments]
     k = program.group
     return {
@@ -57,7 +58,11 @@ def cell_text(compiled: Compiled) -> dict[str, Any]:
             "upstream": _call(_upstream_reads(program)),
         },
         "step": _step_text(compiled, rows),
-        "jacobian": _jacobian_text(compiled),
+        "affine": compiled.structure.affine,
+        "fed": list(compiled.fed),
+        "checked": [str(s in compiled.fed).lower() for s in range(len(program.states))],
+        "jacobian": jacobian,
+        "carry": _carry_text(compiled, jacobian["names"]),
         "adjoint": _adjoint_text(compiled),
     }
 
@@ -69,7 +74,9 @@ class _Rows:
     apart from each other and, with `out_` for results, from every name of the cell.
     """
 
-    def __init__(self, program: Program, lets: tuple[str, ...]) -> None:
+    def __init__(
+        self, program: Program, lets: tuple[str, ...], products: list[tuple[int, int]]
+    ) -> None:
         states = [s.symbol.name for s in program.states]
         inputs = [s.symbol.name for s in program.inputs]
         params = [s.symbol.name for s in program.params]
@@ -87,10 +94,15 @@ class _Rows:
                 *_packed("next", states, const=False),
                 *read_x,
                 *read_p,
-                *_rows("y", outputs, [f"again ? nullptr : y[{o}]" for o in outputs], const=False),
+                *_rows("y", outputs, [f"write ? y[{o}] : nullptr" for o in outputs], const=False),
                 *_packed("k", kept, "kept", const=False),
             ],
             "jacobian": fixed,
+            "carry": [
+                *fixed,
+                *_packed("M", [f"{r}_{c}" for r, c in products]),
+                *_packed("N", [f"{r}_{c}" for r, c in products], "M_next", const=False),
+            ],
             "adjoint": [
                 *fixed,
                 *_packed("g", states, const=False),
@@ -211,12 +223,12 @@ def _part_of_lanes(compiled: Compiled, rows: _Rows, n: int) -> dict[str, list[st
         if v.name in made
     ]
     outputs = [
-        f"if (!again) y_{o}[i] = {_lane_value(v, rows)};"
+        f"if (write) y_{o}[i] = {_lane_value(v, rows)};"
         for o, v in enumerate(program.outputs)
         if v.name in made
     ]
     kept = [
-        f"{'' if name in parts.crossing else 'if (again) '}k_{name}[i] = out_{name};"
+        f"{'' if name in parts.crossing else 'if (keep) '}k_{name}[i] = out_{name};"
         for name in compiled.rows
         if name in here
     ]
@@ -238,6 +250,7 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     again = needed(kept.recomputed, readers)
     lines = _assignments([*again, *jacobian.lets])
     outs, stores, size = [], [], len(jacobian.states)
+    named: dict[tuple[int, int], str] = {}
     for r, row in enumerate(jacobian.states):
         for c, column in enumerate(jacobian.states):
             entry, place = jacobian.entries[r][c], f"J[{r * size + c} * kRow + i]"
@@ -247,17 +260,46 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
             outs.append(names.new(f"J_{row}_{column}"))
             lines.append({"code": f"{outs[-1]} = {PRINTER.text(entry)};", "note": ""})
             stores.append(f"{place} = out_{outs[-1]};")
+            named[r, c] = f"out_{outs[-1]}"
     if not outs:
         outs.append(names.new("none"))
         lines.append({"code": f"{outs[0]} = 0.0f;", "note": "no state feeds back"})
     before = [("lets of the step", list(kept.stored))]
     return {
         "locals": _locals(outs),
+        "names": named,
         "lines": lines,
         "stores": stores,
         "cost": _cost([*(let.expr for let in again), *readers]),
         "signature": _signature(compiled.program, before, outs, "entries"),
     }
+
+
+def _products(compiled: Compiled) -> list[tuple[int, int]]:
+    """The entries (row, column) that a product of step Jacobians may have."""
+    entries = compiled.jacobian.entries
+    reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
+    while True:
+        further = {(r, d) for r, c in reached for b, d in reached if c == b} - reached
+        if not further:
+            return sorted(reached)
+        reached |= further
+
+
+def _carry_text(compiled: Compiled, jacobian: dict[tuple[int, int], str]) -> dict[str, Any]:
+    """The next product J M from the last one, entry by entry."""
+    products = _products(compiled)
+    stores = []
+    for r, c in products:
+        terms = [
+            f"{name} * M_{middle}_{c}[i]"
+            for (row, middle), name in jacobian.items()
+            if row == r and (middle, c) in products
+        ]
+        first = jacobian.get((r, c), "real(0)")
+        total = " + ".join(terms) or "real(0)"
+        stores.append(f"N_{r}_{c}[i] = first_step ? {first} : {total};")
+    return {"entries": products, "stores": stores}
 
 
 def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
@@ -273,14 +315,17 @@ def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
         {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
         for out, value in zip(outs, values, strict=True)
     ]
-    places = [f"g_{s.symbol.name}[i] =" for s in program.states]
-    places += [f"dx_{s.symbol.name}[i] =" for s in program.inputs]
+    states = [f"g_{s.symbol.name}[i] = out_{o};" for s, o in zip(program.states, outs, strict=False)]
+    places = [f"dx_{s.symbol.name}[i] =" for s in program.inputs]
     places += [f"dp_{s.symbol.name}[i] +=" for s in program.params]
     before = [("lets of the step", list(kept.stored)), ("upstream gradients", upstream)]
     return {
         "locals": _locals(outs),
         "lines": lines,
-        "stores": [f"{place} out_{out};" for place, out in zip(places, outs, strict=True)],
+        "states": states,
+        "stores": [
+            f"{place} out_{out};" for place, out in zip(places, outs[len(states) :], strict=True)
+        ],
         "cost": _cost([*(let.expr for let in again), *readers]),
         "signature": _signature(program, before, outs, "gradients"),
     }

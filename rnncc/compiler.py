@@ -10,6 +10,7 @@ from rnncc.dsl import Cell
 from rnncc.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir import Compiled, Structure
+from rnncc.signature import OPTIONS
 from rnncc.trace import trace
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class CompiledCell:
         """Solve the recurrence; arguments as in `rnncc.layer.run`."""
         from rnncc.layer import run
 
-        options = {k: kwargs.pop(k) for k in ("h0", "return_state", "solver") if k in kwargs}
+        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:

@@ -27,6 +27,7 @@ from rnncc.split import split
 from rnncc.structure import classify
 
 TILE = 256
+DRIVER = ("args", "tiles", "threads", "forward", "segments", "backward")
 
 
 def analyse(cell: CellIR) -> Compiled:
@@ -54,7 +55,8 @@ def emit(compiled: Compiled) -> dict[str, str]:
         "kernel.cpp": environment.get_template("cpp/kernel.cpp.j2").render(
             header=_header(compiled, "templates/cpp/kernel.cpp.j2", "//"),
             cell=cell_text(compiled),
-            prelude={name: _prelude(f"cpp/{name}.h") for name in ("math", "io", "driver")},
+            prelude={name: _prelude(f"cpp/{name}.h") for name in ("math", "io", *DRIVER)},
+            driver=DRIVER,
             tile=TILE,
         ),
     }

@@ -61,6 +61,10 @@ class ArgumentError(RnnccError, ValueError):
     """Run time: a shape, dtype, device or option that doesn't fit; it names the argument."""
 
 
+class ConvergenceError(RnnccError):
+    """Run time: the solver was "newton" and did not converge within its iterations."""
+
+
 def shorten(file: str) -> str:
     """The path relative to the working directory where it lies below it, else as it is."""
     try:

@@ -258,3 +258,13 @@ class Compiled:
         """The lets that have a row of lanes: stored for the way back, or crossing between parts."""
         wanted = {*self.kept.stored, *self.parts.crossing}
         return tuple(let.name for let in self.program.lets if let.name in wanted)
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """The states that a next state or an output reads, as places in `program.states`."""
+        program = self.program
+        read = {v.name for v in (*program.next, *program.outputs)}
+        for let in reversed(program.lets):
+            if let.name in read:
+                read |= {s.name for s in let.expr.free_symbols}
+        return tuple(s for s, slot in enumerate(program.states) if slot.symbol.name in read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ import torch
 from torch import Tensor
 
 from rnncc import build
+from rnncc.choices import AUTO, Choices
 from rnncc.errors import ArgumentError, LoadError
-from rnncc.plan import LANE_BYTES, STEPS_SAVED, Plan, plan
+from rnncc.plan import LANE_BYTES, STEPS_SAVED, Cut, Plan, plan
+from rnncc.sequences import ALL_WHOLE, Sequences
 from rnncc.spec import KernelSpec
 
 COMPUTE = {
@@ -89,22 +92,27 @@ class Kernel:
 
     @cached_property
     def fields(self) -> tuple[tuple[str, int], ...]:
-        """The members of the struct Args in templates/cpp/driver.h after its head, in words.
+        """The members of the struct Args in templates/cpp/args.h after its head, in words.
 
         Arrays there have one element more than the cell needs, as C++ has no empty ones.
         """
         spec = self.spec
         x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
+        z = 4 * len(spec.states)
         return (
+            *(("starts", 1), ("lengths", 1), ("reset", 1), ("reset_strides", 2)),
             *(("x", x), ("params", params), ("h0", 1)),
-            *(("y", y), ("h_last", 1), ("saved", 1)),
-            *(("dy", y), ("dh_last", 1), ("dx", x), ("dparams", params), ("dh0", 1)),
-            *(("jacobians", 1), ("param_sums", 1), ("shared_sums", 1)),
+            *(("y", y), ("z", z), ("h_last", 1), ("saved", 1), ("status", 1)),
+            *(("dy", y), ("dz", z), ("dh_last", 1), ("dx", x), ("dparams", params), ("dh0", 1)),
+            *(("jacobians", 1), ("begins", 1), ("ends", 1), ("products", 1), ("verdicts", 1)),
+            *(("param_sums", 1), ("shared_sums", 1)),
         )
 
-    def plan(self, shape: tuple[int, int, int], dtype: torch.dtype, solver: str = "auto") -> Plan:
-        """How a call of shape [batch, steps, channels] cuts its work on this machine."""
-        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), solver)
+    def plan(
+        self, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices = AUTO
+    ) -> Plan:
+        """How a call of shape [sequences, steps, channels] cuts its work on this machine."""
+        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), choices)
         if call not in self._plans:
             if len(self._plans) > 1000:
                 self._plans.clear()
@@ -132,8 +140,8 @@ def kernel_of(key: str) -> Kernel:
 class Shapes:
     """What the operators allocate.
 
-    `saved` holds the states that the backward starts from, [segments, states, B, N], flat: a
-    dimension of its own for the segments would make torch.compile tell T <= 16 from the rest.
+    `saved` holds the states that the backward starts from, [slots, states, N], flat: a dimension
+    of its own would make torch.compile tell T <= 16 from the rest.
     """
 
     y: tuple[Any, ...]
@@ -141,16 +149,22 @@ class Shapes:
     saved: tuple[Any, ...]
 
 
-def shapes_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tensor]) -> Shapes:
+def shapes_of(
+    spec: KernelSpec,
+    inputs: Sequence[Tensor],
+    params: Sequence[Tensor],
+    choices: Choices = AUTO,
+    sequences: Sequences = ALL_WHOLE,
+) -> Shapes:
     """From the first per-channel input, or from the first per-channel param."""
-    batch, steps = inputs[0].shape[:2]
+    rows, steps = inputs[0].shape[:2]
+    count = rows if sequences.starts is None else sequences.starts.shape[0]
     channels = channels_of(spec, inputs, params)
-    states = len(spec.states)
-    segments = (steps + STEPS_SAVED - 1) // STEPS_SAVED
+    slots = rows * steps // (choices.checkpoint or STEPS_SAVED) + count
     return Shapes(
-        y=(batch, steps, channels),
-        h=(states, batch, channels),
-        saved=(segments * states * batch * channels,),
+        y=(rows, steps, channels),
+        h=(len(spec.states), count, channels),
+        saved=(slots * len(spec.states) * channels,),
     )
 
 
@@ -171,30 +185,183 @@ View = tuple[int, ...]
 NO_VIEW: View = (0, 0, 0, 0)
 
 
-def _call(
-    kernel: Kernel,
-    part: str,
-    dtype: torch.dtype,
-    shape: tuple[int, int, int],
-    **given: Sequence[Any] | Tensor | None,
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel: the cell, its arguments, and the way they are solved.
+
+    Attributes:
+        inputs: [B, T, N] each (shared ones [B, T]); with `packed` the first is [B, T, G, N] and
+            stands for all inputs that are not shared.
+        params: in the compute dtype, contiguous.
+        h0: [states, S, N] in the compute dtype, contiguous, or None.
+    """
+
+    kernel: Kernel
+    choices: Choices
+    inputs: Sequence[Tensor]
+    packed: bool
+    params: Sequence[Tensor]
+    h0: Tensor | None
+    sequences: Sequences = ALL_WHOLE
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Sequences, steps of the longest, channels."""
+        _, steps = self.inputs[0].shape[:2]
+        channels = channels_of(self.kernel.spec, self.inputs, self.params)
+        starts, lengths = self.sequences.starts, self.sequences.lengths
+        if starts is None:
+            return self.inputs[0].shape[0], steps, channels
+        assert lengths is not None
+        return starts.shape[0], int(lengths.max()) if len(lengths) else 0, channels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inputs[0].dtype
+
+    @cached_property
+    def plan(self) -> Plan:
+        return self.kernel.plan(self.shape, self.dtype, self.choices)
+
+    @cached_property
+    def inputs_views(self) -> list[View]:
+        return _input_views(self.kernel.spec, self.inputs, self.packed)
+
+
+def forward(
+    call: Call,
+    y: Sequence[Tensor],
+    z: Sequence[Tensor],
+    h_last: Tensor,
+    saved: Tensor | None,
+    status: Tensor,
 ) -> None:
-    """Call one function of the kernel; a member of Args that is not given is null.
+    """Run the forward kernel.
 
     Args:
-        shape: batch, steps, channels.
-        given: tensors by member: one, or a list of tensors (params) or of views (x, y, ...).
+        y, z: outputs, and the states after each step (or nothing), [B, T, N] each, to fill.
+        h_last: [states, S, N], the states after the last step, to fill.
+        saved: the states every few steps, to fill; or None.
+        status: [4], float64, to fill: sweeps, largest mismatch, converged, and the step from which
+            one pass over time did the rest, or -1.
     """
-    batch, steps, channels = shape
-    p = kernel.plan(shape, dtype)
-    words = [batch, steps, channels // kernel.spec.group, p.rows, p.columns, p.every, p.threads]
-    words.append(build.thread_pool())
+    cut = call.plan.forward
+    _call(
+        call,
+        "forward",
+        cut,
+        y=_views(y),
+        z=_views(z),
+        h_last=h_last,
+        saved=saved,
+        status=status,
+        **_workspace(call, cut, h_last),
+    )
+
+
+def backward(
+    call: Call,
+    saved: Tensor,
+    dy: Sequence[Tensor | None],
+    dz: Sequence[Tensor | None],
+    dh_last: Tensor | None,
+    dx: Sequence[Tensor | None],
+    dparams: Sequence[Tensor],
+    dh0: Tensor,
+) -> None:
+    """Run the backward kernel into `dx` (None: not wanted), `dparams` and `dh0`."""
+    spec, cut = call.kernel.spec, call.plan.backward
+    rows, extent = call.inputs[0].shape[:2]
+    batch, _, channels = call.shape
+    groups = channels // spec.group
+    runs = batch * _segments(call, cut)
+    blocks = -(-groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
+    _call(
+        call,
+        "backward",
+        cut,
+        saved=saved,
+        dy=_views(dy),
+        dz=_views(dz),
+        dh_last=dh_last,
+        dx=_input_views(spec, dx, call.packed),
+        dparams=dparams,
+        dh0=dh0,
+        param_sums=saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
+        shared_sums=saved.new_empty(blocks * rows * extent * spec.shared_inputs),
+        **_workspace(call, cut, saved),
+    )
+
+
+def jacobian(call: Call) -> Tensor:
+    """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
+
+    Rows and columns run over the states in declared order, and within each over the group.
+    """
+    spec = call.kernel.spec
+    batch, steps, channels = call.shape
+    shape = (steps, batch, channels // spec.group, spec.size, spec.size)
+    result = call.inputs[0].new_empty(shape, dtype=COMPUTE[call.dtype])
+    if result.numel():
+        _call(call, "jacobian", call.plan.forward, jacobians=result)
+    return result.transpose(0, 1)
+
+
+def _segments(call: Call, cut: Cut) -> int:
+    return -(-call.shape[1] // cut.segment)
+
+
+def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Tensor]:
+    """Scratch memory for the borders between segments, where there are several."""
+    segments, (batch, _, channels) = _segments(call, cut), call.shape
+    if segments <= 1:
+        return {}
+    size, runs = call.kernel.spec.size, batch * segments
+    groups = channels // call.kernel.spec.group
+    return {
+        "begins": like.new_empty(runs * size * groups),
+        "ends": like.new_empty(runs * size * groups),
+        "products": like.new_empty(runs * size * size * groups),
+        "verdicts": like.new_empty(2 * batch + runs, dtype=torch.float64),
+    }
+
+
+def _call(
+    call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | None
+) -> None:
+    """Call one function of the kernel; a member of Args that is not given is null."""
+    kernel, p, sequences = call.kernel, call.plan, call.sequences
+    batch, steps, channels = call.shape
+    reset = sequences.reset
+    given |= {
+        "x": call.inputs_views,
+        "params": list(call.params),
+        "h0": call.h0,
+        "starts": sequences.starts,
+        "lengths": sequences.lengths,
+        "reset": reset,
+    }
+    words = [
+        *(batch, steps, channels // kernel.spec.group),
+        *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
+        *(cut.segment, p.warm, p.sweeps, p.solver == "newton", _bits(p.tolerance)),
+        *(cut.rows, cut.columns, p.every, p.threads, build.thread_pool()),
+    ]
     for member, size in kernel.fields:
+        if member == "reset_strides":
+            words += [0, 0] if reset is None else reset.stride()
+            continue
         listed = given.get(member)
         values = _words(listed if isinstance(listed, (list, tuple)) else [listed])
         words += values + [0] * (size - len(values))
     packed = array("q", words)
-    if kernel.function(part, dtype)(packed.buffer_info()[0]):
+    if kernel.function(part, call.dtype)(packed.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")
+
+
+def _bits(number: float) -> int:
+    """A double as the word that holds it."""
+    return int.from_bytes(array("d", [number]).tobytes(), sys.byteorder, signed=True)
 
 
 def _words(listed: Sequence[Any]) -> list[int]:
@@ -231,90 +398,3 @@ def _input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: boo
         _view(next(rest) if i.shared else None if whole is None else whole.select(2, next(places)))
         for i in spec.inputs
     ]
-
-
-def forward(
-    kernel: Kernel,
-    inputs: Sequence[Tensor],
-    packed: bool,
-    params: Sequence[Tensor],
-    h0: Tensor | None,
-    y: Sequence[Tensor],
-    h_last: Tensor,
-    saved: Tensor | None,
-) -> None:
-    """Run the forward kernel into `y`, `h_last` and `saved` (states every few steps, or None)."""
-    batch, steps, channels = y[0].shape
-    _call(
-        kernel,
-        "forward",
-        y[0].dtype,
-        (batch, steps, channels),
-        x=_input_views(kernel.spec, inputs, packed),
-        params=params,
-        h0=h0,
-        y=_views(y),
-        h_last=h_last,
-        saved=saved,
-    )
-
-
-def backward(
-    kernel: Kernel,
-    inputs: Sequence[Tensor],
-    packed: bool,
-    params: Sequence[Tensor],
-    saved: Tensor,
-    dy: Sequence[Tensor | None],
-    dh_last: Tensor | None,
-    dx: Sequence[Tensor | None],
-    dparams: Sequence[Tensor],
-    dh0: Tensor,
-) -> None:
-    """Run the backward kernel into `dx` (None: not wanted), `dparams` and `dh0`."""
-    spec, dtype = kernel.spec, inputs[0].dtype
-    batch, steps = inputs[0].shape[:2]
-    channels = dh0.shape[-1]
-    groups = channels // spec.group
-    blocks = -(-groups // (LANE_BYTES // COMPUTE[dtype].itemsize))
-    _call(
-        kernel,
-        "backward",
-        dtype,
-        (batch, steps, channels),
-        x=_input_views(spec, inputs, packed),
-        params=params,
-        saved=saved,
-        dy=_views(dy),
-        dh_last=dh_last,
-        dx=_input_views(spec, dx, packed),
-        dparams=dparams,
-        dh0=dh0,
-        param_sums=saved.new_empty(batch * spec.param_slots * groups, dtype=torch.float64),
-        shared_sums=saved.new_empty(blocks * batch * steps * spec.shared_inputs),
-    )
-
-
-def jacobian(
-    kernel: Kernel, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
-) -> Tensor:
-    """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
-
-    Rows and columns run over the states in declared order, and within each over the group.
-    """
-    spec, dtype = kernel.spec, inputs[0].dtype
-    batch, steps, channels = shapes_of(spec, inputs, params).y
-    groups, size = channels // spec.group, spec.group * len(spec.states)
-    result = inputs[0].new_empty(steps, batch, groups, size, size, dtype=COMPUTE[dtype])
-    if result.numel():
-        _call(
-            kernel,
-            "jacobian",
-            dtype,
-            (batch, steps, channels),
-            x=_views(inputs),
-            params=params,
-            h0=h0,
-            jacobians=result,
-        )
-    return result.transpose(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from rnncc.arguments import (
     stack_states,
     unpack,
 )
+from rnncc.choices import Choices
 from rnncc.errors import ArgumentError
 from rnncc.launch import Kernel
-from rnncc.plan import check_solver
 from rnncc.spec import InitSpec
+from rnncc.status import Solve
 
 States = Tensor | tuple[Tensor, ...]
 
@@ -35,7 +36,12 @@ def run(
     *,
     h0: Any = None,
     return_state: bool = False,
-    solver: str = "auto",
+    return_states: bool = False,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+    reset: Tensor | None = None,
+    observe: Callable[[Solve], None] | None = None,
+    **choices: Any,
 ) -> Any:
     """Solve the recurrence of a compiled cell.
 
@@ -45,17 +51,37 @@ def run(
             name.
         h0: the states before the first step, [..., N] each; a tuple for several. Differentiable.
         return_state: also return the states after the last step, in float32 for half inputs.
-        solver: "auto" or "sequential".
+        return_states: also return the states after each step, [..., T, N] in the inputs' dtype.
+        lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end are
+            0, and the last state is the one there.
+        cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in inputs
+            [total, N] or [1, total, N]; the states are [S, N].
+        reset: [..., T] bool: before these steps the state starts anew, from h0.
+        observe: is handed how the call was solved.
+        choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse, see
+            `choices.Choices`.
     Returns:
-        the output [..., T, N] in the inputs' dtype (a tuple for several); with `return_state`
-        (output, states).
+        the output [..., T, N] in the inputs' dtype (a tuple for several); with `return_states` and
+        `return_state` a tuple of it, the states along the way, and the last states.
     Raises:
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
+        ConvergenceError: the solver was "newton" and did not converge.
     """
-    check_solver(solver)
-    call = prepare(kernel.spec, args, kwargs or {}, h0)
-    y, h = ops.solve(kernel.key, call.inputs, False, call.params, call.h0)
-    return unpack(kernel.spec, y, h, call.lead, return_state)
+    chosen = Choices(**choices)
+    call = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
+    solution = ops.solve(
+        kernel.key,
+        call.inputs,
+        False,
+        call.params,
+        call.h0,
+        chosen,
+        call.sequences,
+        return_states,
+    )
+    if observe is not None:
+        observe(Solve(solution.status))
+    return unpack(kernel.spec, solution, call.lead, call.state_lead, return_state)
 
 
 def jacobians(
@@ -73,9 +99,11 @@ def jacobians(
     n = len(call.inputs)
     start = None if call.h0 is None else call.h0.detach().contiguous()
     params = [p.contiguous() for p in tensors[n:]]
-    result = launch.jacobian(kernel, tensors[:n], params, start)
+    result = launch.jacobian(launch.Call(kernel, ONE_PASS, tensors[:n], False, params, start))
     return result.reshape(*call.lead, *result.shape[1:])
 
+
+ONE_PASS = Choices(solver="sequential")
 
 # --- the module ------------------------------------------------------------------------------
 
@@ -175,8 +203,8 @@ class CellLayer(nn.Module):
         bound = {p.name: getattr(self, self._attribute(p.name)) for p in spec.params}
         params = compute_params(spec, bound, packed.dtype)
         start = stack_states(spec, state, lead, n, packed.dtype)
-        y, h = ops.solve(self.kernel.key, inputs, self._projected > 0, params, start)
-        return unpack(spec, y, h, lead, return_state=True)  # type: ignore[no-any-return]
+        solution = ops.solve(self.kernel.key, inputs, self._projected > 0, params, start)
+        return unpack(spec, solution, lead, lead, return_state=True)  # type: ignore[no-any-return]
 
     def step(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
         """Run one step, for decoding: x [..., input_size] -> (y [..., N], state)."""

@@ -4,39 +4,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rnncc.errors import ArgumentError
+from rnncc.choices import AUTO, Choices
 from rnncc.spec import KernelSpec
 
-SOLVERS = ("auto", "sequential")
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
+TOLERANCE = {4: 5e-7, 8: 1e-12}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one pass is cut.
+
+    Attributes:
+        segment: steps of a segment.
+        rows, columns: a tile, so many runs of steps (of a segment of a sequence) by so many groups
+            of channels.
+    """
+
+    segment: int
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one launch cuts its work.
+    """How one call cuts its work.
 
     Attributes:
         solver: which one runs, and `reason` why.
-        rows, columns: a tile, so many sequences by so many groups of channels.
+        forward, backward: their cuts.
+        warm: steps that the first guess of a segment's start runs.
+        sweeps: at most so many.
+        tolerance: of neighbouring segments.
         every: steps between the states that the backward starts from.
         threads: how many work.
     """
 
     solver: str
     reason: str
-    rows: int
-    columns: int
+    forward: Cut
+    backward: Cut
+    warm: int
+    sweeps: int
+    tolerance: float
     every: int
     threads: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.solver}: {self.reason}; tiles of {self.rows} x {self.columns} "
-            f"(sequences x channel groups), {self.threads} threads, "
-            f"a state saved every {self.every} steps"
-        )
 
 
 def plan(
@@ -44,51 +58,59 @@ def plan(
     shape: tuple[int, int, int],
     itemsize: int,
     threads: int,
-    solver: str = "auto",
+    choices: Choices = AUTO,
 ) -> Plan:
-    """Cut [batch, steps, channels] into tiles so that all threads work with full vectors.
-
-    Args:
-        itemsize: bytes of the type that the recurrence is computed in.
-        threads: how many may work; a small call takes one.
-    Raises:
-        ArgumentError: an unknown solver.
-    """
-    check_solver(solver)
     batch, steps, channels = shape
+    every = choices.checkpoint or STEPS_SAVED
+    whole = max(1, steps)
     if batch * steps * channels < WORTH_A_THREAD:
         threads = 1
     lanes = LANE_BYTES // itemsize
     largest = spec.tile * 4 // max(4, itemsize)
-    rows, columns = _tile(batch, channels // spec.group, lanes, largest, threads)
+    groups = channels // spec.group
+
+    def cut(segment: int) -> Cut:
+        runs = batch * -(-whole // segment)
+        rows, columns = _tile(runs, groups, lanes, largest, threads)
+        return Cut(segment, rows, columns)
+
+    solver = choices.solver
+    segment = whole
+    warm, sweeps = 4, 1
+    if solver == "newton":
+        segment, warm, sweeps = 1, 1, choices.iterations or 3
+        sweeps += 1
+    elif solver == "segmented":
+        segment = min(choices.segment or 64, whole)
+        sweeps = choices.iterations or -(-whole // segment)
+        warm = min(32, segment)
+    else:
+        solver = "sequential"
+    back = max(segment // every, 1) * every if solver == "segmented" else whole
     return Plan(
-        solver="sequential",
-        reason="one fused pass over time, parallel over batch and channels",
-        rows=rows,
-        columns=columns,
-        every=STEPS_SAVED,
+        solver=solver,
+        reason="",
+        forward=cut(segment),
+        backward=cut(back),
+        warm=warm,
+        sweeps=sweeps,
+        tolerance=choices.tol or TOLERANCE[itemsize],
+        every=every,
         threads=threads,
     )
 
 
-def check_solver(solver: str) -> None:
-    """Refuse a solver that there is none of."""
-    if solver not in SOLVERS:
-        raise ArgumentError(
-            f"solver: got {solver!r}, expected one of {', '.join(SOLVERS)}.\nFix: solver='auto'"
-        )
-
-
-def _tile(batch: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
+def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
     """Rows by columns: whole vectors, many of them in flight, and as much work for each thread."""
-    if groups < lanes:
-        # few channels: several sequences side by side fill a vector
-        wanted = min(_round_up(-(-batch * groups // threads), lanes), largest)
-        return max(1, min(batch, wanted // max(1, groups))), groups
+    if groups < largest and runs > 1:
+        # few channels: several runs side by side fill a vector
+        wanted = min(_round_up(-(-runs * groups // threads), lanes), largest)
+        if groups < lanes or wanted >= 2 * groups:
+            return max(1, min(runs, wanted // max(1, groups))), groups
     fewest = -(-groups // largest)
     most = max(fewest, groups // lanes)
     counts = range(fewest, min(most, fewest + 2 * threads) + 1)
-    best = min(counts, key=lambda tiles: (round(_idle(batch * tiles, threads), 1), tiles))
+    best = min(counts, key=lambda tiles: (round(_idle(runs * tiles, threads), 1), tiles))
     return 1, min(_round_up(-(-groups // best), lanes), largest)
 
 

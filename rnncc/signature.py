@@ -17,7 +17,12 @@ KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", 
 
 LAYER_NAMES = ("state", "x")
 
-OPTIONS = frozenset("h0 return_state return_states solver lengths cu_seqlens reset reverse".split())
+OPTIONS = frozenset(
+    """
+    h0 return_state return_states lengths cu_seqlens reset reverse observe
+    solver segment iterations tol on_failure checkpoint
+    """.split()
+)
 
 STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"
 

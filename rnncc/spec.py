@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-# Raised whenever the struct Args of templates/cpp/driver.h, or what launch.py puts there, changes.
-ABI: Literal[1] = 1
+# Raised whenever the struct Args of templates/cpp/args.h, or what launch.py puts there, changes.
+ABI: Literal[2] = 2
 
 
 class _Frozen(BaseModel):
@@ -68,7 +68,7 @@ class KernelSpec(_Frozen):
         tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
     """
 
-    abi: Literal[1] = ABI
+    abi: Literal[2] = ABI
     name: str
     states: tuple[StateSpec, ...]
     inputs: tuple[InputSpec, ...]
@@ -85,3 +85,8 @@ class KernelSpec(_Frozen):
     @property
     def group(self) -> int:
         return self.structure.group
+
+    @property
+    def size(self) -> int:
+        """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
+        return self.structure.group * len(self.states)

@@ -1,0 +1,102 @@
+"""Choices: how a user wants a recurrence solved, checked and written as text for the operators."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+from rnncc.errors import ArgumentError
+
+SOLVERS = ("auto", "sequential", "segmented", "newton")
+ON_FAILURE = ("raise", "warn", "sequential")
+
+# The options that each solver honours; any other one given with it is an error.
+HONOURED = {
+    "auto": ("checkpoint",),
+    "sequential": ("checkpoint",),
+    "segmented": ("checkpoint", "segment", "iterations", "tol"),
+    "newton": ("checkpoint", "iterations", "tol", "on_failure"),
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose; None leaves it to the planner.
+
+    Attributes:
+        solver: "auto", "sequential" (one fused pass over time), "segmented" (segments of time side
+            by side, Newton on their starts; the sequential answer) or "newton" (every step at once,
+            as in DEER and ParaRNN, for comparison).
+        segment: steps of a segment, for "segmented".
+        iterations: Newton iterations at most. For "segmented" it is when one pass over time takes
+            over, for "newton" when it has failed (3 by default).
+        tol: how well neighbours must agree, relative to max(1, |state|).
+        on_failure: what "newton" does when it has not converged: "raise" a ConvergenceError,
+            "warn", or solve the call again by "sequential".
+        checkpoint: steps between the states that are kept for the backward, which computes the
+            others again.
+        reverse: from the last step to the first.
+    """
+
+    solver: str = "auto"
+    segment: int | None = None
+    iterations: int | None = None
+    tol: float | None = None
+    on_failure: str | None = None
+    checkpoint: int | None = None
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise ArgumentError(
+                f"solver: got {self.solver!r}, expected one of {', '.join(SOLVERS)}.\n"
+                "Fix: solver='auto'"
+            )
+        for name in ("segment", "iterations", "tol", "on_failure", "checkpoint"):
+            if getattr(self, name) is not None and name not in HONOURED[self.solver]:
+                able = [solver for solver in SOLVERS if name in HONOURED[solver]]
+                raise ArgumentError(
+                    f"{name}: got {getattr(self, name)!r}, but the solver '{self.solver}' does not "
+                    f"use it.\nFix: leave it out, or solver='{able[0]}'"
+                )
+        for name in ("segment", "iterations", "checkpoint"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 16")
+        tol = self.tol
+        if tol is not None and not (isinstance(tol, (int, float)) and 0 <= tol < math.inf):
+            raise ArgumentError(f"tol: got {tol!r}, expected a number >= 0.\nFix: tol=1e-6")
+        if self.on_failure not in (None, *ON_FAILURE):
+            raise ArgumentError(
+                f"on_failure: got {self.on_failure!r}, expected one of {', '.join(ON_FAILURE)}.\n"
+                "Fix: on_failure='raise'"
+            )
+        if not isinstance(self.reverse, bool):
+            raise ArgumentError(
+                f"reverse: got {self.reverse!r}, expected True or False.\nFix: reverse=True"
+            )
+
+    def text(self) -> str:
+        """For an operator's argument; `read` takes it back."""
+        return _text(self)
+
+    @staticmethod
+    def read(text: str) -> Choices:
+        return _read(text)
+
+
+AUTO = Choices()
+
+
+@cache
+def _text(choices: Choices) -> str:
+    given: dict[str, Any] = asdict(choices)
+    return json.dumps({k: v for k, v in given.items() if v is not None and v is not False})
+
+
+@cache
+def _read(text: str) -> Choices:
+    return Choices(**json.loads(text))

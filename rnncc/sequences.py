@@ -1,0 +1,139 @@
+"""Sequences: lengths, boundaries and resets as users give them -> what the kernels read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the sequences of a call are.
+
+    Attributes:
+        starts: [S], int64, where each begins if all lie one after another in inputs of one row;
+            None if each has a row of its own.
+        lengths: [S], int64, or None where all take every step.
+        reset: [B, T], bool, true where the state starts anew before the step; or None.
+    """
+
+    starts: Tensor | None = None
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+
+
+ALL_WHOLE = Sequences()
+
+
+def read_sequences(
+    lengths: Any, cu_seqlens: Any, reset: Any, lead: tuple[int, ...], steps: int, device: Any
+) -> Sequences:
+    """Check types and shapes.
+
+    Args:
+        lengths: [*lead] ints, or None.
+        cu_seqlens: [S + 1] ints, the boundaries of sequences that lie one after another, or None.
+        reset: [*lead, T] bool, or None.
+        lead, steps: the leading dimensions of the inputs, and T.
+    Raises:
+        ArgumentError: a type or shape that doesn't fit, or both lengths and cu_seqlens.
+    """
+    if lengths is not None and cu_seqlens is not None:
+        raise ArgumentError(
+            "cu_seqlens: got both lengths and cu_seqlens, expected one of them.\n"
+            "Fix: lengths= for padded inputs [B, T, N], cu_seqlens= for joined ones [1, total, N]"
+        )
+    rows = None if reset is None else _reset(reset, lead, steps, device)
+    if cu_seqlens is not None:
+        if any(size != 1 for size in lead):
+            raise ArgumentError(
+                f"cu_seqlens: got inputs with the leading dimensions {list(lead)}, expected all "
+                "sequences one after another, [total, N] or [1, total, N].\nFix: lengths= for a "
+                "padded batch"
+            )
+        bounds = _integers("cu_seqlens", cu_seqlens, device)
+        if bounds.dim() != 1 or bounds.shape[0] < 1:
+            raise ArgumentError(
+                f"cu_seqlens: got the shape {list(bounds.shape)}, expected [S + 1], 0 first and "
+                "the total last.\nFix: torch.cumsum of the lengths, with a 0 in front"
+            )
+        return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
+    if lengths is None:
+        return Sequences(reset=rows)
+    counts = _integers("lengths", lengths, device)
+    if tuple(counts.shape) != lead:
+        raise ArgumentError(
+            f"lengths: got the shape {list(counts.shape)}, expected {list(lead)}, the inputs' "
+            "leading dimensions.\nFix: one length per sequence"
+        )
+    return Sequences(None, counts.reshape(-1).contiguous(), rows)
+
+
+def _integers(name: str, value: Any, device: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            value = torch.empty(0)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise ArgumentError(
+            f"{name}: got {str(value.dtype).removeprefix('torch.')}, expected integers.\n"
+            f"Fix: {name}.long()"
+        )
+    return value.to(device=device, dtype=torch.int64)
+
+
+def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.bool:
+        seen = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(
+            f"reset: got {str(seen).removeprefix('torch.')}, expected a bool tensor "
+            f"{[*lead, steps]}, true where the state starts anew.\nFix: reset.bool()"
+        )
+    if tuple(value.shape) != (*lead, steps):
+        raise ArgumentError(
+            f"reset: got the shape {list(value.shape)}, expected {[*lead, steps]}.\n"
+            "Fix: one value per sequence and step"
+        )
+    if value.device != device:
+        raise ArgumentError(
+            f"reset: got a tensor on {value.device}, expected {device}, as the inputs.\n"
+            f"Fix: reset.to('{device}')"
+        )
+    return value.reshape(-1, steps)
+
+
+def check_values(sequences: Sequences, steps: int) -> None:
+    """Check the numbers, where they are: in the operator.
+
+    Raises:
+        ArgumentError: a length that isn't between 0 and `steps`, or boundaries out of order.
+    """
+    starts, lengths = sequences.starts, sequences.lengths
+    if lengths is None or lengths.numel() == 0:
+        if starts is not None and steps:
+            raise ArgumentError(
+                f"cu_seqlens: got [0], which is no sequence, for {steps} steps, expected the total "
+                f"last.\nFix: cu_seqlens=[0, {steps}] for one sequence"
+            )
+        return
+    least, most = int(lengths.min()), int(lengths.max())
+    if starts is None:
+        if least < 0 or most > steps:
+            raise ArgumentError(
+                f"lengths: got {least if least < 0 else most}, expected between 0 and {steps}, the "
+                "steps of the inputs.\nFix: the number of steps of each sequence"
+            )
+        return
+    first, last = int(starts[0]), int(starts[-1] + lengths[-1])
+    if first != 0 or last != steps or least < 0:
+        raise ArgumentError(
+            f"cu_seqlens: got boundaries from {first} to {last}"
+            f"{', falling in between' if least < 0 else ''}, expected rising ones from 0 to "
+            f"{steps}, the steps of the inputs.\nFix: torch.cumsum of the lengths, a 0 in front"
+        )

@@ -1,0 +1,300 @@
+// ---- backward --------------------------------------------------------------------------------------
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step first,
+// in blocks of at most kBlock steps: forward from a saved state, keeping what the adjoint reads, then
+// backward. Jacobians are never stored; what is kept stays in cache.
+//
+// With several segments a first pass takes each alone: from a gradient of 0 at its end to that at its
+// start, and, for each state that a step reads, how a gradient there passes through the segment (Q, by
+// the adjoint itself, so that a surrogate's derivative holds here too). A scan then gives the gradient
+// at every segment's end, and a second pass the gradients of all arguments.
+
+namespace rnncc {
+
+constexpr int64_t kBlock = 16;
+
+struct WalkBack {
+  const Args& a;
+  const Tile& t;
+  const int width;
+  double* sums;
+  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *kept, *x_rows, *inner;
+  Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
+
+  static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
+  static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
+
+  static int64_t blocks(const Args& a) { return (a.every + kBlock - 1) / kBlock; }
+
+  static int64_t space(const Args& a) {
+    constexpr int64_t kept = Lanes::kStates + Lanes::kKept + Lanes::kInputs;
+    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
+                             Lanes::kInputs + Lanes::kOutputs;
+    return (once + kept * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
+  }
+
+  WalkBack(const Args& args, const Tile& tile, real* space) : a(args), t(tile), width(t.width()) {
+    auto take = [&](int64_t count) { real* rows = space; space += count * kRow; return rows; };
+    sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
+    p = take(Lanes::kParams), dp = take(Lanes::kParams);
+    g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
+    Q = take(kQ), held = take(kHeld), zeros = take(1);
+    h = take(Lanes::kStates * (kBlock + 1)), kept = take(Lanes::kKept * kBlock);
+    x_rows = take(Lanes::kInputs * kBlock), inner = take(Lanes::kStates * blocks(a));
+    for (int i = 0; i < Lanes::kInputs; ++i) {
+      const Slot& slot = Lanes::inputs[i];
+      x[i].open(a, a.x[slot.tensor], slot, t, nullptr);
+      dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(1));
+    }
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(1));
+    for (int i = 0; i < Lanes::kStates; ++i)
+      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+    load_params(a, t, p);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_start[i] = 0;
+  }
+
+  // Every step of the tile, last first; `alone`: no more than g and Q.
+  template <bool alone>
+  void run() {
+    constexpr int64_t states = Lanes::kStates * int64_t(kRow);
+    for (int64_t first = (t.steps - 1) / a.every * a.every; t.steps && first >= 0;
+         first -= a.every) {
+      const int64_t end = first + a.every < t.steps ? first + a.every : t.steps;
+      for (int64_t r = 0; r < t.rows; ++r)
+        if (t.runs(r, first)) load_saved(a, t, r, first, inner);
+      int64_t block = 0;
+      for (; first + (block + 1) * kBlock < end; ++block) {
+        again(inner + block * states, first + block * kBlock, kBlock);
+        copy(h + kBlock * states, inner + (block + 1) * states);
+      }
+      for (; block >= 0; --block) {
+        const int64_t step = first + block * kBlock;
+        const int64_t count = end - step < kBlock ? end - step : kBlock;
+        again(inner + block * states, step, count);
+        for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+        for (int64_t k = count - 1; k >= 0; --k) back<alone>(step + k, k);
+        for (int64_t i = 0; !alone && i < Lanes::kParams; ++i)
+          for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+      }
+    }
+  }
+
+ private:
+  static void copy(const real* from, real* to) {
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
+  }
+
+  // Steps once more; all their states and what the adjoint reads stay.
+  void again(const real* from, int64_t first, int64_t count) {
+    const real* rows[Lanes::kInputs + 1];
+    copy(from, h);
+    for (int64_t k = 0; k < count; ++k) {
+      real* const before = h + k * Lanes::kStates * kRow;
+      for (int64_t r = 0; a.reset && r < t.rows; ++r)
+        if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
+      for (int i = 0; i < Lanes::kInputs; ++i)
+        rows[i] = x[i].load(first + k, x_rows + (k * Lanes::kInputs + i) * kRow);
+      Lanes::step<false, true>(rows, p, before, before + Lanes::kStates * kRow, nullptr,
+                               kept + k * Lanes::kKept * kRow, width);
+    }
+  }
+
+  template <bool alone>
+  void back(int64_t step, int64_t k) {
+    const real *rows[Lanes::kInputs + 1], *dy_rows[Lanes::kOutputs], *no_dy[Lanes::kOutputs];
+    real* dx_rows[Lanes::kInputs + 1];
+    const real* const before = h + k * Lanes::kStates * kRow;
+    const real* const lets = kept + k * Lanes::kKept * kRow;
+    for (int i = 0; i < Lanes::kInputs; ++i) {
+      rows[i] = x[i].direct ? x[i].load(step, nullptr) : x_rows + (k * Lanes::kInputs + i) * kRow;
+      dx_rows[i] = dx[i].row(step);
+    }
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy_rows[i] = dy[i].load(step, dy[i].buffer), no_dy[i] = zeros;
+    for (int q = 0; alone && q < Lanes::kFed; ++q) {
+      real* const column = Q + q * Lanes::kStates * kRow;
+      hold_ended(t, step, Lanes::kStates, column, held);
+      Lanes::adjoint<false>(rows, p, before, lets, no_dy, column, dx_rows, dp, width);
+      hold_ended(t, step, Lanes::kStates, held, column);
+    }
+    hold_ended(t, step, Lanes::kStates, g, held);
+    hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+    for (int i = 0; i < Lanes::kStates; ++i) dz[i].add_to(g + i * kRow, step);
+    Lanes::adjoint<!alone>(rows, p, before, lets, dy_rows, g, dx_rows, dp, width);
+    hold_ended(t, step, Lanes::kStates, held, g);
+    hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+    for (int64_t r = 0; a.reset && r < t.rows; ++r)
+      if (t.resets(a, r, step)) reset<alone>(r);
+    for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
+      if (Lanes::inputs[i].stride) dx[i].store(step);
+      else reduce_shared(shared++, step, dx_rows[i]);
+    }
+  }
+
+  // The state before this step was that of the start: the gradient goes there.
+  template <bool alone>
+  void reset(int64_t row) {
+    for (int s = 0; s < Lanes::kStates; ++s)
+      for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+        g_start[s * kRow + c] += g[s * kRow + c];
+    clear_row(t, row, Lanes::kStates, g);
+    if (alone) clear_row(t, row, int(kQ), Q);
+  }
+
+  void reduce_shared(int shared, int64_t step, const real* row) {
+    const int64_t blocks_before = t.column / kLanes, places = shared_places(a);
+    for (int64_t r = 0; r < t.rows; ++r) {
+      if (!t.runs(r, step)) continue;
+      const int64_t b = t.sequence[r], time = time_of(a, b, t.first[r] + step);
+      const int64_t place = (a.joined ? 0 : b * a.extent) + time;
+      for (int64_t c = 0; c < t.columns; c += kLanes) {
+        real sum = 0;
+        const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
+        for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
+        const int64_t block = blocks_before + c / kLanes;
+        a.shared_sums[(block * places + place) * Lanes::kSharedInputs + shared] = sum;
+      }
+    }
+  }
+
+ public:
+  static int64_t shared_places(const Args& a) { return (a.joined ? 1 : a.batch) * a.extent; }
+};
+
+template <bool alone>
+static void backward_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const bool whole = pass.cut.segments == 1;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!alone && !whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
+    else if (!alone && a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+    else clear_row(t, r, Lanes::kStates, walk.g);
+    if (!alone) continue;
+    clear_row(t, r, int(WalkBack::kQ), walk.Q);
+    for (int q = 0; q < Lanes::kFed; ++q)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
+  }
+  walk.run<alone>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const int64_t run = t.run + r;
+    if (alone) {
+      store_run(a, t, r, run, Lanes::kStates, walk.g, a.ends);
+      store_run(a, t, r, run, int(WalkBack::kQ), walk.Q, a.products);
+      continue;
+    }
+    for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
+    if (whole) store_states(a, t, r, walk.g_start, a.dh0);
+    else store_run(a, t, r, run, Lanes::kStates, walk.g_start, a.ends);
+    for (int k = 0; k < Lanes::kParams; ++k)
+      for (int64_t c = 0; c < t.columns; ++c)
+        a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
+            walk.sums[k * kRow + r * t.columns + c];
+  }
+}
+
+// The gradient at the end of each segment of a sequence, last first.
+static void scan_back(const Pass& pass, int64_t b, real*) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), first = b * pass.cut.segments;
+  const int64_t channels = a.groups * Lanes::kGroup, size = Lanes::kStates * a.groups;
+  for (int64_t i = runs; i < pass.cut.segments; ++i)
+    for (int64_t k = 0; k < size; ++k) a.begins[(first + i) * size + k] = 0;
+  for (int64_t c = 0; c < a.groups; ++c) {
+    real g[Lanes::kStates] = {};
+    for (int s = 0; a.dh_last && s < Lanes::kStates; ++s) {
+      const Slot& slot = Lanes::states[s];
+      g[s] = a.dh_last[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride];
+    }
+    for (int64_t run = first + runs - 1; run >= first; --run) {
+      for (int s = 0; s < Lanes::kStates; ++s) a.begins[run * size + s * a.groups + c] = g[s];
+      real through[Lanes::kStates];
+      for (int s = 0; s < Lanes::kStates; ++s) through[s] = a.ends[run * size + s * a.groups + c];
+      for (int q = 0; q < Lanes::kFed; ++q)
+        for (int s = 0; s < Lanes::kStates; ++s) {
+          const real m = a.products[(run * WalkBack::kQ + q * Lanes::kStates + s) * a.groups + c];
+          const real up = g[Lanes::fed[q]];
+          through[s] += m == 0 || up == 0 ? 0 : m * up;
+        }
+      for (int s = 0; s < Lanes::kStates; ++s) g[s] = through[s];
+    }
+  }
+}
+
+// ---- sums in a fixed order -------------------------------------------------------------------------
+
+static void reduce_starts(const Pass& pass) {
+  const Args& a = pass.args;
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int s = 0; s < Lanes::kStates; ++s) {
+      const Slot& slot = Lanes::states[s];
+      for (int64_t c = 0; c < a.groups; ++c) {
+        real sum = 0;
+        for (int64_t run = b * pass.cut.segments; run < (b + 1) * pass.cut.segments; ++run)
+          sum += a.ends[(run * Lanes::kStates + s) * a.groups + c];
+        a.dh0[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride] = sum;
+      }
+    }
+}
+
+// Over the runs and, for shared params, over channels.
+static void reduce_params(const Pass& pass) {
+  const Args& a = pass.args;
+  const int64_t runs = a.batch * pass.cut.segments;
+  for (int k = 0; k < Lanes::kParams; ++k) {
+    const Slot& slot = Lanes::params[k];
+    double all = 0;
+    for (int64_t c = 0; c < a.groups; ++c) {
+      double sum = 0;
+      for (int64_t run = 0; run < runs; ++run)
+        sum += a.param_sums[(run * Lanes::kParams + k) * a.groups + c];
+      all += sum;
+      if (slot.stride) a.dparams[slot.tensor][slot.offset + c * slot.stride] = real(sum);
+    }
+    if (!slot.stride) a.dparams[slot.tensor][0] = real(all);
+  }
+}
+
+static void reduce_shared_inputs(const Args& a) {
+  const int64_t blocks = (a.groups + kLanes - 1) / kLanes, places = WalkBack::shared_places(a);
+  for (int i = 0, shared = 0; i < Lanes::kInputs; ++i) {
+    if (Lanes::inputs[i].stride) continue;
+    const View& view = a.dx[Lanes::inputs[i].tensor];
+    for (int64_t b = 0; view.data && b < a.batch; ++b)
+      for (int64_t step = 0; step < length_of(a, b); ++step) {
+        const int64_t time = time_of(a, b, step), row = a.joined ? 0 : b;
+        const real* from =
+            a.shared_sums + (row * a.extent + time) * Lanes::kSharedInputs + shared;
+        real sum = 0;
+        for (int64_t block = 0; block < blocks; ++block)
+          sum += from[block * places * Lanes::kSharedInputs];
+        from_real(sum, view.data[row * view.batch + time * view.time]);
+      }
+    ++shared;
+  }
+}
+
+static int run_backward(const Args& a) {
+  for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
+  if (pass.cut.segments > 1) {
+    if (in_parallel(pass, backward_tile<true>, tiles, space)) return 1;
+    if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+  }
+  if (in_parallel(pass, backward_tile<false>, tiles, space)) return 1;
+  if (pass.cut.segments > 1) reduce_starts(pass);
+  reduce_params(pass);
+  reduce_shared_inputs(a);
+  for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);
+  return 0;
+}
+
+}  // namespace rnncc

@@ -1,0 +1,172 @@
+// ---- segments --------------------------------------------------------------------------------------
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's iteration
+// on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro 1989; with
+// segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep runs every
+// segment and carries along the product M of the step Jacobians; the scan after it moves each start to
+//     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
+// After n sweeps the first n segments are exact whatever the guess was.
+
+namespace rnncc {
+
+static real size_of(real x) { return x < 0 ? -x : x; }
+static bool same(real x, real y) { return x == y || (x != x && y != y); }
+static bool finite(real x) { return x - x == 0; }
+
+// The first guess: the cell's start, run through the last steps of the segment before.
+static void guess_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  }
+  walk.run<false, false>();
+  for (int64_t r = 0; r < t.rows; ++r)
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
+}
+
+static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
+
+// Runs whose start has not moved since they last ran need not run again.
+template <bool write, bool carry>
+static void sweep_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  bool any = false;
+  for (int64_t r = 0; r < t.rows; ++r) any = any || moved(a, t.run + r) != 0;
+  if (!any) return;
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r)
+    load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
+  walk.run<write, carry>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
+    if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// One lane at the border between two segments.
+struct Border {
+  static constexpr real guard = 2;  // a correction may grow by so much on its way
+  real delta[Lanes::kStates];       // by how much the start of the segment before has moved
+  real worst;                       // mismatch at any border so far
+
+  // From the end e of the segment before and its product M to a new start s; true if it moved.
+  bool cross(const real* e, const real* M, real* s, int64_t stride, bool plain) {
+    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
+    bool usable = true, changed = false;
+    for (int k = 0; k < Lanes::kStates; ++k) {
+      usable = usable && finite(e[k * stride]);
+      if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
+    }
+    for (int k = 0; k < Lanes::kProducts; ++k) {
+      const real d = delta[Lanes::product_column[k]], m = M[k * stride];
+      correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
+    }
+    for (int k = 0; k < Lanes::kStates; ++k)
+      if (!(size_of(correction[k]) <= largest)) largest = size_of(correction[k]);
+    const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
+    for (int k = 0; k < Lanes::kStates; ++k) {
+      const real end = e[k * stride], old = s[k * stride];
+      real now = take ? end + correction[k] : end;
+      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
+      if (Lanes::checked[k] && !same(end, old)) {
+        const real size = size_of(end) > 1 ? size_of(end) : 1, error = size_of(end - old) / size;
+        if (!(error <= worst)) worst = error;
+      }
+      delta[k] = same(now, old) ? 0 : now - old;
+      changed = changed || delta[k] != 0;
+      s[k * stride] = now;
+    }
+    return changed;
+  }
+};
+
+static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
+
+// All borders of one sequence, in order of time. Leaves in `verdicts` the largest mismatch, and the
+// first segment whose start was out of tolerance.
+static void scan_sequence(const Pass& pass, int64_t b, real* space) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
+  const int64_t first = b * pass.cut.segments;  // of its runs
+  real worst_of_all = 0;
+  int64_t bad = runs;
+  for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
+  moved(a, first) = 0;
+  for (int64_t i = 1; i < runs; ++i) {
+    const int64_t run = first + i;
+    const real* e = a.ends + (run - 1) * Lanes::kStates * groups;
+    const real* M = a.products + (run - 1) * Lanes::kProducts * groups;
+    real* s = a.begins + run * Lanes::kStates * groups;
+    real worst = 0;
+    bool changed = false;
+    for (int64_t c = 0; c < groups; ++c) {
+      Border border;
+      for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
+      border.worst = worst;
+      changed = border.cross(e + c, M + c, s + c, groups, a.newton) || changed;
+      worst = border.worst;
+      for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
+    }
+    moved(a, run) = changed;
+    if (!(worst <= a.tolerance) && i < bad) bad = i;
+    if (!(worst <= worst_of_all)) worst_of_all = worst;
+  }
+  for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
+  a.verdicts[2 * b] = double(worst_of_all);
+  a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
+static int64_t sweep(const Args& a) {
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t tiles = Tile::number(pass), segments = pass.cut.segments;
+  const int64_t runs = a.batch * segments;
+  const bool affine = Lanes::kAffine && !a.newton;  // M is the same from any start: one scan is exact
+  Pass guess = pass;
+  guess.cut.lead = affine ? 0 : a.warm < a.segment ? a.warm : a.segment;
+  if (in_parallel(guess, guess_tile, tiles, Walk::space())) return -1;
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  int64_t solved = 0;
+  a.status[2] = 0;
+  for (int64_t count = 1; count <= a.sweeps; ++count) {
+    const Work tile = !affine      ? sweep_tile<true, true>
+                      : count == 1 ? sweep_tile<false, true>
+                                   : sweep_tile<true, false>;
+    if (in_parallel(pass, tile, tiles, Walk::space())) return -1;
+    if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return -1;
+    double worst = 0;
+    solved = segments;
+    for (int64_t b = 0; b < a.batch; ++b) {
+      if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+      if (a.verdicts[2 * b + 1] >= 0 && a.verdicts[2 * b + 1] < solved)
+        solved = int64_t(a.verdicts[2 * b + 1]);
+    }
+    a.status[0] = double(count), a.status[1] = worst;
+    const bool written = !affine || count > 1;
+    if (solved == segments && written) { a.status[2] = 1; break; }
+    for (int64_t run = 0; !written && run < runs; ++run) moved(a, run) = 1;
+    if (!written) solved = 0;
+  }
+  return a.newton ? segments : solved;
+}
+
+static int run_forward(const Args& a) {
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
+  int64_t solved = 0;
+  if (a.segment < a.steps) {
+    solved = sweep(a);
+    if (solved < 0) return 1;
+    if (solved * a.segment < a.steps)
+      a.status[2] = 1, a.status[3] = double(solved * a.segment);
+  }
+  const Pass rest = {a, Cut::whole(a, solved * a.segment)};
+  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
+  for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
+  return 0;
+}
+
+}  // namespace rnncc
