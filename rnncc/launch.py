@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import itertools
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -30,6 +31,13 @@ COMPUTE = {
 }
 
 Function = Callable[[int], int]
+
+# The members of Args that every call fills.
+HEAD = (
+    *("batch", "steps", "groups", "extent", "joined", "reverse"),
+    *("segment", "lead", "sweeps", "patient", "newton", "tolerance"),
+    *("rows", "columns", "every", "threads", "parallel"),
+)
 
 
 @dataclass(frozen=True)
@@ -91,22 +99,26 @@ class Kernel:
         return self._functions[name, dtype]
 
     @cached_property
-    def fields(self) -> tuple[tuple[str, int], ...]:
-        """The members of the struct Args in templates/cpp/args.h after its head, in words.
+    def layout(self) -> tuple[dict[str, int], array[int]]:
+        """Where each member of the struct Args in templates/cpp/args.h begins, and Args of zeros.
 
-        Arrays there have one element more than the cell needs, as C++ has no empty ones.
+        In words of 8 bytes. Arrays there have one element more than the cell needs, as C++ has no
+        empty ones.
         """
         spec = self.spec
         x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
         z = 4 * len(spec.states)
-        return (
-            *(("starts", 1), ("lengths", 1), ("reset", 1), ("reset_strides", 2)),
-            *(("x", x), ("params", params), ("h0", 1)),
-            *(("y", y), ("z", z), ("h_last", 1), ("saved", 1), ("status", 1)),
-            *(("dy", y), ("dz", z), ("dh_last", 1), ("dx", x), ("dparams", params), ("dh0", 1)),
-            *(("jacobians", 1), ("begins", 1), ("ends", 1), ("products", 1), ("verdicts", 1)),
-            *(("param_sums", 1), ("shared_sums", 1)),
-        )
+        sizes = {
+            **dict.fromkeys(HEAD, 1),
+            **{"starts": 1, "lengths": 1, "reset": 1, "reset_strides": 2},
+            **{"x": x, "params": params, "h0": 1},
+            **{"y": y, "z": z, "h_last": 1, "saved": 1, "status": 1},
+            **{"dy": y, "dz": z, "dh_last": 1, "dx": x, "dparams": params, "dh0": 1},
+            **{"jacobians": 1, "begins": 1, "ends": 1, "products": 1, "verdicts": 1},
+            **{"param_sums": 1, "shared_sums": 1},
+        }
+        places = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+        return places, array("q", bytes(8 * sum(sizes.values())))
 
     def plan(
         self, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices = AUTO
@@ -326,36 +338,30 @@ def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _call(
-    call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | None
-) -> None:
+def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | None) -> None:
     """Call one function of the kernel; a member of Args that is not given is null."""
     kernel, p, sequences = call.kernel, call.plan, call.sequences
     batch, steps, channels = call.shape
-    reset = sequences.reset
-    given |= {
-        "x": call.inputs_views,
-        "params": list(call.params),
-        "h0": call.h0,
-        "starts": sequences.starts,
-        "lengths": sequences.lengths,
-        "reset": reset,
-    }
-    words = [
-        *(batch, steps, channels // kernel.spec.group),
-        *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
-        *(cut.segment, p.warm, p.sweeps, p.solver == "newton", _bits(p.tolerance)),
-        *(cut.rows, cut.columns, p.every, p.threads, build.thread_pool()),
-    ]
-    for member, size in kernel.fields:
-        if member == "reset_strides":
-            words += [0, 0] if reset is None else reset.stride()
-            continue
-        listed = given.get(member)
-        values = _words(listed if isinstance(listed, (list, tuple)) else [listed])
-        words += values + [0] * (size - len(values))
-    packed = array("q", words)
-    if kernel.function(part, call.dtype)(packed.buffer_info()[0]):
+    places, blank = kernel.layout
+    words = blank[:]
+    words[: len(HEAD)] = array(
+        "q",
+        (
+            *(batch, steps, channels // kernel.spec.group),
+            *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
+            *(cut.segment, p.lead, p.sweeps, p.patient, p.solver == "newton", _bits(p.tolerance)),
+            *(cut.rows, cut.columns, p.every, p.threads, build.thread_pool()),
+        ),
+    )
+    given |= {"x": call.inputs_views, "params": call.params, "h0": call.h0}
+    given |= {"starts": sequences.starts, "lengths": sequences.lengths, "reset": sequences.reset}
+    if sequences.reset is not None:
+        given["reset_strides"] = [tuple(sequences.reset.stride())]
+    for member, value in given.items():
+        if value is not None:
+            filled = _words(value if isinstance(value, (list, tuple)) else (value,))
+            words[places[member] : places[member] + len(filled)] = array("q", filled)
+    if kernel.function(part, call.dtype)(words.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")
 
 

@@ -9,6 +9,7 @@ from rnncc.spec import KernelSpec
 
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 STEPS_SAVED = 16
+LEAD = 64
 WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
 TOLERANCE = {4: 5e-7, 8: 1e-12}
 
@@ -35,7 +36,7 @@ class Plan:
     Attributes:
         solver: which one runs, and `reason` why.
         forward, backward: their cuts.
-        warm: steps that the first guess of a segment's start runs.
+        lead: steps that the first guess of a segment's start runs.
         sweeps: at most so many.
         tolerance: of neighbouring segments.
         every: steps between the states that the backward starts from.
@@ -46,8 +47,9 @@ class Plan:
     reason: str
     forward: Cut
     backward: Cut
-    warm: int
+    lead: int
     sweeps: int
+    patient: bool
     tolerance: float
     every: int
     threads: int
@@ -76,14 +78,14 @@ def plan(
 
     solver = choices.solver
     segment = whole
-    warm, sweeps = 4, 1
+    lead, sweeps = 4, 1
     if solver == "newton":
-        segment, warm, sweeps = 1, 1, choices.iterations or 3
+        segment, lead, sweeps = 1, 1, choices.iterations or 3
         sweeps += 1
     elif solver == "segmented":
         segment = min(choices.segment or 64, whole)
         sweeps = choices.iterations or -(-whole // segment)
-        warm = min(32, segment)
+        lead = min(LEAD, segment)
     else:
         solver = "sequential"
     back = max(segment // every, 1) * every if solver == "segmented" else whole
@@ -92,8 +94,9 @@ def plan(
         reason="",
         forward=cut(segment),
         backward=cut(back),
-        warm=warm,
+        lead=lead,
         sweeps=sweeps,
+        patient=choices.solver != 'auto',
         tolerance=choices.tol or TOLERANCE[itemsize],
         every=every,
         threads=threads,

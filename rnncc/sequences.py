@@ -108,14 +108,13 @@ def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor
     return value.reshape(-1, steps)
 
 
-def check_values(sequences: Sequences, steps: int) -> None:
+def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
     """Check the numbers, where they are: in the operator.
 
     Raises:
         ArgumentError: a length that isn't between 0 and `steps`, or boundaries out of order.
     """
-    starts, lengths = sequences.starts, sequences.lengths
-    if lengths is None or lengths.numel() == 0:
+    if lengths.numel() == 0:
         if starts is not None and steps:
             raise ArgumentError(
                 f"cu_seqlens: got [0], which is no sequence, for {steps} steps, expected the total "

@@ -530,22 +530,31 @@ struct Lanes {
   static constexpr int kStateTensors = 1, kInputTensors = 1, kParamTensors = 1, kOutputTensors = 1;
   static constexpr int kStates = 1, kInputs = 1, kParams = 1, kOutputs = 1;
   static constexpr int kKept = 2, kSharedInputs = 0;
+  static constexpr bool kAffine = false;
   static constexpr Slot states[] = {{0, 0, 1}};
   static constexpr Slot inputs[] = {{0, 0, 1}};
   static constexpr Slot params[] = {{0, 0, 1}};
   static constexpr Slot outputs[] = {{0, 0, 1}};
   static constexpr real start[] = {real(0.0)};
 
-  // From the state h to `next`. Forward it writes the outputs y; when a step runs again for the way
-  // back, all that is kept of it.
-  template <bool again>
+  // States that a step or an output reads: only these must agree between segments.
+  static constexpr int kFed = 1;
+  static constexpr int fed[] = {0};
+  static constexpr bool checked[] = {true};
+  // Entries of a product of step Jacobians that aren't zero by structure.
+  static constexpr int kProducts = 1;
+  static constexpr int product_row[] = {0};
+  static constexpr int product_column[] = {0};
+
+  // From the state h to `next`; `write` its outputs y, `keep` what Jacobian and adjoint read of it.
+  template <bool write, bool keep>
   static void step(const real* const* x, const real* p, const real* h, real* next, real* const* y,
                    real* kept, int width) {
     const real* __restrict h_v = h + 0 * kRow;
     real* __restrict next_v = next + 0 * kRow;
     const real* __restrict x_I = x[0];
     const real* __restrict p_beta = p + 0 * kRow;
-    real* __restrict y_0 = again ? nullptr : y[0];
+    real* __restrict y_0 = write ? y[0] : nullptr;
     real* __restrict k_u_0 = kept + 0 * kRow;
     real* __restrict k_s = kept + 1 * kRow;
 
@@ -557,9 +566,9 @@ struct Lanes {
             h_v[i], x_I[i], p_beta[i],
             out_u_0, out_s, out_v_next);
         next_v[i] = out_v_next;
-        if (!again) y_0[i] = out_s;
-        if (again) k_u_0[i] = out_u_0;
-        if (again) k_s[i] = out_s;
+        if (write) y_0[i] = out_s;
+        if (keep) k_u_0[i] = out_u_0;
+        if (keep) k_s[i] = out_s;
       }
     }
   }
@@ -585,7 +594,33 @@ struct Lanes {
     }
   }
 
-  // Turns the gradient g of the next states into that of the states, in place.
+  // M_next = J M, at a state h; M_next = J for the first step.
+  template <bool first_step>
+  static void carry(const real* const* x, const real* p, const real* h, const real* kept,
+                    const real* M, real* M_next, int width) {
+    const real* __restrict h_v = h + 0 * kRow;
+    const real* __restrict x_I = x[0];
+    const real* __restrict p_beta = p + 0 * kRow;
+    const real* __restrict k_u_0 = kept + 0 * kRow;
+    const real* __restrict k_s = kept + 1 * kRow;
+    const real* __restrict M_0_0 = M + 0 * kRow;
+    real* __restrict N_0_0 = M_next + 0 * kRow;
+
+    for (int first = 0; first < width; first += kLanes) {
+#pragma omp simd
+      for (int i = first; i < first + kLanes; ++i) {
+        real out_J_v_v;
+        lif_jacobian<real>(
+            h_v[i], x_I[i], p_beta[i], k_u_0[i], k_s[i],
+            out_J_v_v);
+        N_0_0[i] = first_step ? out_J_v_v : out_J_v_v * M_0_0[i];
+      }
+    }
+  }
+
+  // Turns the gradient g of the next states into that of the states, in place; with `all` also
+  // those of inputs and params.
+  template <bool all>
   static void adjoint(const real* const* x, const real* p, const real* h, const real* kept,
                       const real* const* dy, real* g, real* const* dx, real* dp, int width) {
     const real* __restrict h_v = h + 0 * kRow;
@@ -607,17 +642,15 @@ struct Lanes {
             g_v[i], dy_0[i],
             out_d_v, out_d_I, out_d_beta);
         g_v[i] = out_d_v;
-        dx_I[i] = out_d_I;
-        dp_beta[i] += out_d_beta;
+        if (all) dx_I[i] = out_d_I;
+        if (all) dp_beta[i] += out_d_beta;
       }
     }
   }
 };
 
 }  // namespace rnncc
-// ---- the driver: time, tiles of channels, threads ------------------------------------------------
-// The same for every cell. A tile is up to kTile lanes, one lane a channel (or a group of channels)
-// of one sequence; it walks through time with its state in registers and first-level cache.
+// ---- what a call hands over ------------------------------------------------------------------------
 
 namespace rnncc {
 
@@ -629,37 +662,78 @@ struct View {
 
 // Every member has 8 bytes; rnncc/launch.py fills them in this order.
 struct Args {
-  int64_t batch, steps, groups;    // sequences, time steps, groups of channels
-  int64_t rows, columns;           // a tile: so many sequences by so many groups
+  int64_t batch, steps, groups;    // sequences, steps of the longest, groups of channels
+  int64_t extent;                  // time steps in memory
+  int64_t joined;                  // the sequences lie one after another in one row of memory
+  int64_t reverse;                 // each runs from its last step to its first
+  int64_t segment;                 // steps of a segment; `steps` for one pass over time
+  int64_t lead;                    // steps that lead up to a guess of what a segment starts from
+  int64_t sweeps;                  // at most, before one pass over time does the rest
+  int64_t patient;                 // not to give up before that, however slowly states are forgotten
+  int64_t newton;                  // Newton as in the papers: no guard, no pass over the rest
+  double tolerance;                // of neighbouring segments, relative to max(1, |state|)
+  int64_t rows, columns;           // a tile: so many runs of steps by so many groups
   int64_t every;                   // steps between saved states
   int64_t threads;
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
+  const int64_t* starts;           // [batch], where joined sequences begin
+  const int64_t* lengths;          // [batch], or null where all have `steps`
+  const uint8_t* reset;            // not 0: the state starts anew before this step; or null
+  int64_t reset_batch, reset_time;
   View x[Lanes::kInputTensors + 1];
   const real* params[Lanes::kParamTensors + 1];
   const real* h0;                  // [states, batch, channels], or null
   // forward
   View y[Lanes::kOutputTensors + 1];
+  View z[Lanes::kStateTensors];    // the states after each step
   real* h_last;                    // [states, batch, channels]
-  real* saved;                     // [segments, states, batch, channels], or null
-  // backward: the gradients of y and h_last (null for zero), then those of all arguments
+  real* saved;                     // [slots, states, channels], or null
+  double* status;                  // sweeps, largest mismatch, converged, first step of the rest
+  // backward: the gradients of y, z and h_last (null for zero), then those of all arguments
   View dy[Lanes::kOutputTensors + 1];
+  View dz[Lanes::kStateTensors];
   const real* dh_last;
   View dx[Lanes::kInputTensors + 1];
   real* dparams[Lanes::kParamTensors + 1];
   real* dh0;
   // Jacobians along the sequence: [steps, batch, groups, kStates, kStates]
   real* jacobians;
-  // workspace
-  double* param_sums;              // [batch, params, groups]
-  real* shared_sums;               // [blocks of lanes, batch, steps, shared inputs]
+  // workspace; a run is one segment of one sequence
+  real* begins;                    // [runs, kStates, groups]
+  real* ends;                      // [runs, kStates, groups]
+  real* products;                  // [runs, kStates * kStates, groups]
+  double* verdicts;                // [batch, 2], then a flag for each run
+  double* param_sums;              // [runs, params, groups]
+  real* shared_sums;               // [blocks of lanes, batch * extent, shared inputs]
 };
+
+static int64_t length_of(const Args& a, int64_t sequence) {
+  return a.lengths ? a.lengths[sequence] : a.steps;
+}
+
+// Where a sequence begins if all rows of memory lay one after another.
+static int64_t place_of(const Args& a, int64_t sequence) {
+  return a.joined ? a.starts[sequence] : sequence * a.extent;
+}
+
+// Where a step of a sequence lies in its row of memory.
+static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
+  const int64_t start = a.joined ? a.starts[sequence] : 0;
+  return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
+}
+
+// Where the states before a step lie in `saved`: no two sequences meet, and few slots are left out.
+static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
+  return place_of(a, sequence) / a.every + sequence + step / a.every;
+}
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step
 // that writes there, so ask for large ones.
 static void ask_for_large_pages(const Args& a, const View& view) {
 #ifdef MADV_HUGEPAGE
   const int64_t channels = a.groups * Lanes::kGroup, page = 4096, worth = 4 << 20;
-  const int64_t last = (a.batch - 1) * view.batch + (a.steps - 1) * view.time;
+  const int64_t rows = a.joined ? 1 : a.batch;
+  const int64_t last = (rows - 1) * view.batch + (a.extent - 1) * view.time;
   const int64_t first = (int64_t(view.data) + page - 1) / page * page;
   const int64_t bytes = int64_t(view.data + last + channels) / page * page - first;
   if (view.data && view.channel == 1 && bytes >= worth)
@@ -667,87 +741,201 @@ static void ask_for_large_pages(const Args& a, const View& view) {
 #endif
 }
 
+// Sequences of unequal length end before their row of memory does: what follows is 0.
+static void clear_tails(const Args& a, const View& view) {
+  if (!view.data || !a.lengths || a.joined) return;
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t time = a.lengths[b]; time < a.extent; ++time)
+      for (int64_t c = 0; c < (view.channel ? channels : 1); ++c)
+        from_real(real(0), view.data[b * view.batch + time * view.time + c * view.channel]);
+}
+
+}  // namespace rnncc
+
+// ---- tiles -----------------------------------------------------------------------------------------
+// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or a
+// group of channels) of one run; its runs walk through their steps side by side.
+
+namespace rnncc {
+
+// How each sequence is cut into runs.
+struct Cut {
+  int64_t segments;                // runs of each sequence
+  int64_t length;                  // steps of a run
+  int64_t from;                    // the step at which the first begins
+  int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
+                                   // after it
+
+  static Cut whole(const Args& a, int64_t from) { return {1, a.steps, from, 0}; }
+  static Cut into_segments(const Args& a) {
+    return {(a.steps + a.segment - 1) / a.segment, a.segment, 0, 0};
+  }
+  // How many runs of a sequence have steps; the first counts without any.
+  int64_t runs_of(const Args& a, int64_t sequence) const {
+    const int64_t runs = length ? (length_of(a, sequence) + length - 1) / length : 0;
+    return runs < 1 ? 1 : runs;
+  }
+};
+
+struct Pass {
+  const Args& args;
+  Cut cut;
+};
+
 struct Tile {
-  int64_t row, rows, column, columns;
+  int64_t run, rows, column, columns;
+  int64_t steps;                   // of the longest run
+  bool even;                       // all runs are as long
+  int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
+
+  Tile(const Pass& pass, int64_t index) {
+    const Args& a = pass.args;
+    const Cut& cut = pass.cut;
+    const int64_t across = (a.groups + a.columns - 1) / a.columns, runs = a.batch * cut.segments;
+    run = index / across * a.rows, column = index % across * a.columns;
+    rows = runs - run < a.rows ? runs - run : a.rows;
+    columns = a.groups - column < a.columns ? a.groups - column : a.columns;
+    steps = 0, even = true;
+    for (int64_t r = 0; r < rows; ++r) {
+      sequence[r] = (run + r) / cut.segments, segment[r] = (run + r) % cut.segments;
+      first[r] = cut.from + segment[r] * cut.length;
+      const int64_t left = length_of(a, sequence[r]) - first[r];
+      count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
+      if (cut.lead > 0) {
+        count[r] = segment[r] && left > 0 ? cut.lead : 0;
+        first[r] -= count[r];
+      } else if (cut.lead < 0) {
+        first[r] += cut.length;
+        const int64_t after = left - cut.length;
+        count[r] = after < 0 ? 0 : after < -cut.lead ? after : -cut.lead;
+      }
+      steps = count[r] > steps ? count[r] : steps;
+    }
+    for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
+  }
+
+  static int64_t number(const Pass& pass) {
+    const Args& a = pass.args;
+    return (a.batch * pass.cut.segments + a.rows - 1) / a.rows *
+           ((a.groups + a.columns - 1) / a.columns);
+  }
+
   int lanes() const { return int(rows * columns); }
   int width() const { return (lanes() + kLanes - 1) / kLanes * kLanes; }
+  bool runs(int64_t row, int64_t step) const { return even || step < count[row]; }
+
+  bool resets(const Args& a, int64_t row, int64_t step) const {
+    if (!a.reset || step >= count[row]) return false;
+    const int64_t b = sequence[row], time = time_of(a, b, first[row] + step);
+    return a.reset[(a.joined ? 0 : b) * a.reset_batch + time * a.reset_time];
+  }
 };
 
-static Tile tile_at(const Args& a, int64_t index) {
-  const int64_t across = (a.groups + a.columns - 1) / a.columns;
-  const int64_t row = index / across * a.rows, column = index % across * a.columns;
-  const int64_t rows = a.batch - row < a.rows ? a.batch - row : a.rows;
-  const int64_t columns = a.groups - column < a.columns ? a.groups - column : a.columns;
-  return {row, rows, column, columns};
+// One row of lanes, in part: what `count` scalars of a run hold.
+static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  for (int s = 0; s < count; ++s)
+    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+      to[s * kRow + c] = from[s * kRow + c];
 }
 
-static int64_t tile_count(const Args& a) {
-  return (a.batch + a.rows - 1) / a.rows * ((a.groups + a.columns - 1) / a.columns);
+static void clear_row(const Tile& t, int64_t row, int count, real* to) {
+  for (int s = 0; s < count; ++s)
+    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
 }
 
-// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes.
+// Runs that have ended keep what they had.
+static void hold_ended(const Tile& t, int64_t step, int count, const real* from, real* to) {
+  for (int64_t r = 0; r < t.rows && !t.even; ++r)
+    if (step >= t.count[r]) copy_row(t, r, count, from, to);
+}
+
+// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't lie
+// in memory as the kernel wants them, they are copied kAhead steps at a time, so that what is close in
+// memory moves together.
+constexpr int kAhead = 16;
+
 struct Stream {
-  io* base;
-  real* buffer;
-  int64_t batch, time, lane;
-  Tile tile;
-  bool direct;                     // lanes lie in memory as the kernel wants them: no copy
+  io* runs[kTile];                 // the first step of each run
+  real* buffer;                    // [kAhead, kRow]
+  int64_t time, lane, loaded;
+  const Tile* tile;
+  bool present, direct;            // direct: no copy
 
-  void open(const View& view, const Slot& slot, const Tile& t, real* space) {
-    tile = t;
-    batch = view.batch, time = view.time, lane = slot.stride * view.channel;
-    base = view.data ? view.data + t.row * batch + slot.offset * view.channel + t.column * lane
-                     : nullptr;
-    buffer = space;
-    direct = base && sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 &&
-             t.columns % kLanes == 0;
-  }
-
-  const real* load(int64_t t, real* space) const {
-    if (direct) return reinterpret_cast<const real*>(base + t * time);
-    if (!base) return space;       // an absent gradient: the buffer stays zero
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const io* from = base + r * batch + t * time;
-      real* to = space + r * tile.columns;
-      if (lane == 1) {
-#pragma omp simd
-        for (int64_t c = 0; c < tile.columns; ++c) to[c] = to_real(from[c]);
-      } else {
-        for (int64_t c = 0; c < tile.columns; ++c) to[c] = to_real(from[c * lane]);
-      }
+  void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
+    tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
+    if (!present) return;
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
+      runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
+                slot.offset * view.channel + t.column * lane;
     }
-    return space;
+    direct = sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 && t.columns % kLanes == 0;
   }
 
-  // Where the kernel may write the row of step t; `store` then brings it to memory.
-  real* row(int64_t t) const { return direct ? reinterpret_cast<real*>(base + t * time) : buffer; }
+  // The row of a step; of an absent gradient it stays 0.
+  const real* load(int64_t step) {
+    if (direct) return reinterpret_cast<const real*>(runs[0] + step * time);
+    if (present && step / kAhead != loaded) {
+      loaded = step / kAhead;
+      each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
+    }
+    return buffer + step % kAhead * kRow;
+  }
 
-  void store(int64_t t) const {
-    if (direct || !base) return;
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      io* to = base + r * batch + t * time;
-      const real* from = buffer + r * tile.columns;
-      if (lane == 1) {
+  // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
+  // steps rise, or as they fall.
+  real* row(int64_t step) const {
+    return direct ? reinterpret_cast<real*>(runs[0] + step * time)
+                  : buffer + step % kAhead * kRow;
+  }
+
+  void store(int64_t step, bool falling) const {
+    const int64_t first = step - step % kAhead;
+    if (direct || !present) return;
+    if (falling ? step == first : step == first + kAhead - 1 || step == tile->steps - 1)
+      each(first, kAhead, [](io* at, real& from) { from_real(from, *at); }, buffer);
+  }
+
+  // The same for a row of one step that lies elsewhere.
+  void store_from(real* lanes, int64_t step) const {
+    if (present) each(step, 1, [](io* at, real& from) { from_real(from, *at); }, lanes);
+  }
+
+  void add_to(real* lanes, int64_t step) const {
+    if (present) each(step, 1, [](const io* at, real& to) { to += to_real(*at); }, lanes);
+  }
+
+ private:
+  // `move` for every lane of the runs that take these steps, with its place in memory.
+  template <typename Move>
+  void each(int64_t first, int64_t steps, const Move& move, real* lanes) const {
+    const int64_t columns = tile->columns;
+    for (int64_t r = 0; r < tile->rows; ++r) {
+      const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
+      io* here = runs[r] + first * time;
+      real* row = lanes + r * columns;
+      if (columns == 1) {
+        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * kRow]);
+        continue;
+      }
+      for (int64_t k = 0; k < count; ++k, here += time, row += kRow) {
+        if (lane != 1) {
+          for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
+        } else if (columns == kLanes) {
 #pragma omp simd
-        for (int64_t c = 0; c < tile.columns; ++c) from_real(from[c], to[c]);
-      } else {
-        for (int64_t c = 0; c < tile.columns; ++c) from_real(from[c], to[c * lane]);
+          for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
+        } else {
+#pragma omp simd
+          for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
+        }
       }
     }
   }
 };
 
-// Lanes <-> a plain array [batch, channels] of one scalar.
-template <typename from, typename to>
-static void copy_lanes(const Tile& t, int64_t channels, const Slot& slot, const from* source,
-                       to* target, bool into_lanes) {
-  for (int64_t r = 0; r < t.rows; ++r)
-    for (int64_t c = 0; c < t.columns; ++c) {
-      const int64_t lane = r * t.columns + c;
-      const int64_t place = (t.row + r) * channels + slot.offset + (t.column + c) * slot.stride;
-      if (into_lanes) target[lane] = source[place]; else target[place] = source[lane];
-    }
-}
+// ---- states and params -----------------------------------------------------------------------------
 
 static void load_params(const Args& a, const Tile& t, real* p) {
   for (int k = 0; k < Lanes::kParams; ++k) {
@@ -759,231 +947,87 @@ static void load_params(const Args& a, const Tile& t, real* p) {
   }
 }
 
-static void load_states(const Args& a, const Tile& t, const real* from, real* h) {
+// A state per sequence, [states, batch, channels], and lanes; null stands for the cell's own start.
+static void load_states(const Args& a, const Tile& t, int64_t row, const real* from, real* h) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    if (from)
-      copy_lanes(t, channels, slot, from + slot.tensor * a.batch * channels, h + s * kRow, true);
-    else
-      for (int i = 0; i < kRow; ++i) h[s * kRow + i] = Lanes::start[slot.tensor];
+    const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
+    for (int64_t c = 0; c < t.columns; ++c)
+      h[s * kRow + row * t.columns + c] =
+          from ? from[at + (t.column + c) * slot.stride] : Lanes::start[slot.tensor];
   }
 }
 
-static void store_states(const Args& a, const Tile& t, const real* h, real* to) {
+static void store_states(const Args& a, const Tile& t, int64_t row, const real* h, real* to) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    copy_lanes(t, channels, slot, h + s * kRow, to + slot.tensor * a.batch * channels, false);
+    const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
+    for (int64_t c = 0; c < t.columns; ++c)
+      to[at + (t.column + c) * slot.stride] = h[s * kRow + row * t.columns + c];
   }
 }
 
-// ---- forward -------------------------------------------------------------------------------------
-
-static int64_t forward_space(const Args&) {
-  return (Lanes::kParams + 2 * Lanes::kStates + Lanes::kKept + Lanes::kInputs + Lanes::kOutputs) *
-         int64_t(kRow);
+// The states before a step, for the way back.
+static real* saved_at(const Args& a, int64_t sequence, int64_t step) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  return a.saved + slot_of(a, sequence, step) * Lanes::kStateTensors * channels;
 }
 
-static void forward_tile(const Args& a, int64_t index, real* space) {
-  const Tile t = tile_at(a, index);
-  const int64_t state_size = Lanes::kStateTensors * a.batch * a.groups * Lanes::kGroup;
-  real* p = space;
-  real* h = p + Lanes::kParams * kRow;
-  real* next = h + Lanes::kStates * kRow;
-  real* kept = next + Lanes::kStates * kRow;
-  real* buffers = kept + Lanes::kKept * kRow;
-  Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs];
-  const real* x_rows[Lanes::kInputs + 1];
-  real* y_rows[Lanes::kOutputs];
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow)
-    x[i].open(a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, buffers);
-  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kRow)
-    y[i].open(a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, buffers);
-  load_params(a, t, p);
-  load_states(a, t, a.h0, h);
-  for (int64_t step = 0; step < a.steps; ++step) {
-    if (a.saved && step % a.every == 0)
-      store_states(a, t, h, a.saved + step / a.every * state_size);
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
-    for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
-    Lanes::step<false>(x_rows, p, h, next, y_rows, kept, t.width());
-    for (int i = 0; i < Lanes::kOutputs; ++i) y[i].store(step);
-    real* const before = h;
-    h = next, next = before;
-  }
-  store_states(a, t, h, a.h_last);
-}
-
-// ---- Jacobians, to look at -------------------------------------------------------------------------
-
-static int64_t jacobian_space(const Args& a) {
-  return forward_space(a) +
-         Lanes::kStates * Lanes::kStates * int64_t(kRow);
-}
-
-static void jacobian_tile(const Args& a, int64_t index, real* space) {
-  constexpr int entries = Lanes::kStates * Lanes::kStates;
-  const Tile t = tile_at(a, index);
-  real* p = space;
-  real* h = p + Lanes::kParams * kRow;
-  real* next = h + Lanes::kStates * kRow;
-  real* kept = next + Lanes::kStates * kRow;
-  real* J = kept + Lanes::kKept * kRow;
-  real* buffers = J + entries * kRow;
-  Stream x[Lanes::kInputs + 1];
-  const real* x_rows[Lanes::kInputs + 1];
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow)
-    x[i].open(a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, buffers);
-  load_params(a, t, p);
-  load_states(a, t, a.h0, h);
-  for (int64_t step = 0; step < a.steps; ++step) {
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
-    Lanes::step<true>(x_rows, p, h, next, nullptr, kept, t.width());
-    Lanes::jacobian(x_rows, p, h, kept, J, t.width());
-    real* const before = h;
-    h = next, next = before;
-    for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        for (int e = 0; e < entries; ++e)
-          a.jacobians[((step * a.batch + t.row + r) * a.groups + t.column + c) * entries + e] =
-              J[e * kRow + r * t.columns + c];
+static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, const real* h) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  real* to = saved_at(a, t.sequence[row], t.first[row] + step);
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    for (int64_t c = 0; c < t.columns; ++c)
+      to[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride] =
+          h[s * kRow + row * t.columns + c];
   }
 }
 
-// ---- backward ------------------------------------------------------------------------------------
-// Segments of `every` steps, last first: run forward from the saved state keeping what the adjoint
-// reads, then backward. Jacobians are never stored; what is kept stays in cache.
-
-static int64_t backward_space(const Args& a) {
-  const int64_t kept = Lanes::kStates + Lanes::kKept + Lanes::kInputs;
-  return (kept * (a.every + 1) + Lanes::kParams * 4 + Lanes::kStates + Lanes::kInputs +
-          Lanes::kOutputs) * int64_t(kRow);
-}
-
-static void reduce_shared(const Args& a, const Tile& t, int shared, int64_t step, const real* row) {
-  const int64_t blocks_before = t.column / kLanes;
-  for (int64_t r = 0; r < t.rows; ++r)
-    for (int64_t c = 0; c < t.columns; c += kLanes) {
-      real sum = 0;
-      const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
-      for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
-      const int64_t block = blocks_before + c / kLanes;
-      a.shared_sums[((block * a.batch + t.row + r) * a.steps + step) * Lanes::kSharedInputs +
-                    shared] = sum;
-    }
-}
-
-static void backward_tile(const Args& a, int64_t index, real* space) {
-  const Tile t = tile_at(a, index);
-  const int width = t.width();
-  const int64_t state_size = Lanes::kStateTensors * a.batch * a.groups * Lanes::kGroup;
-  const int64_t h_size = Lanes::kStates * kRow, kept_size = Lanes::kKept * kRow,
-                x_size = Lanes::kInputs * kRow;
-  double* sums = reinterpret_cast<double*>(space);
-  real* p = space + Lanes::kParams * kRow * 2;
-  real* dp = p + Lanes::kParams * kRow;
-  real* g = dp + Lanes::kParams * kRow;
-  real* h = g + h_size;                              // [every + 1, states]
-  real* kept = h + h_size * (a.every + 1);           // [every, kept]
-  real* x_buffers = kept + kept_size * a.every;      // [every, inputs]
-  real* buffers = x_buffers + x_size * a.every;
-  Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs];
-  const real* x_rows[Lanes::kInputs + 1];
-  const real* dy_rows[Lanes::kOutputs];
-  real* dx_rows[Lanes::kInputs + 1];
-  for (int i = 0; i < Lanes::kInputs; ++i, buffers += kRow) {
-    const Slot& slot = Lanes::inputs[i];
-    x[i].open(a.x[slot.tensor], slot, t, nullptr);
-    dx[i].open(slot.stride ? a.dx[slot.tensor] : View{}, slot, t, buffers);
-  }
-  for (int i = 0; i < Lanes::kOutputs; ++i, buffers += kRow)
-    dy[i].open(a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, buffers);
-  load_params(a, t, p);
-  for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
-  if (a.dh_last) load_states(a, t, a.dh_last, g);
-  else for (int64_t i = 0; i < h_size; ++i) g[i] = 0;
-
-  const int64_t segments = (a.steps + a.every - 1) / a.every;
-  for (int64_t segment = segments - 1; segment >= 0; --segment) {
-    const int64_t first = segment * a.every;
-    const int64_t count = a.steps - first < a.every ? a.steps - first : a.every;
-    load_states(a, t, a.saved + segment * state_size, h);
-    for (int64_t k = 0; k < count; ++k) {
-      for (int i = 0; i < Lanes::kInputs; ++i)
-        x_rows[i] = x[i].load(first + k, x_buffers + k * x_size + i * kRow);
-      real* before = h + k * h_size;
-      Lanes::step<true>(x_rows, p, before, before + h_size, nullptr, kept + k * kept_size, width);
-    }
-    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
-    for (int64_t k = count - 1; k >= 0; --k) {
-      const int64_t step = first + k;
-      for (int i = 0; i < Lanes::kInputs; ++i) {
-        x_rows[i] = x[i].direct ? x[i].load(step, nullptr) : x_buffers + k * x_size + i * kRow;
-        dx_rows[i] = dx[i].row(step);
-      }
-      for (int i = 0; i < Lanes::kOutputs; ++i) dy_rows[i] = dy[i].load(step, dy[i].buffer);
-      Lanes::adjoint(x_rows, p, h + k * h_size, kept + k * kept_size, dy_rows, g, dx_rows, dp,
-                     width);
-      for (int i = 0, shared = 0; i < Lanes::kInputs; ++i) {
-        if (Lanes::inputs[i].stride) dx[i].store(step);
-        else reduce_shared(a, t, shared++, step, dx_rows[i]);
-      }
-    }
-    for (int k = 0; k < Lanes::kParams; ++k)
-      for (int i = 0; i < width; ++i) sums[k * kRow + i] += dp[k * kRow + i];
-  }
-  store_states(a, t, g, a.dh0);
-  for (int k = 0; k < Lanes::kParams; ++k)
-    for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        a.param_sums[((t.row + r) * Lanes::kParams + k) * a.groups + t.column + c] =
-            sums[k * kRow + r * t.columns + c];
-}
-
-// Sums over the batch (and, for shared params, over channels) in a fixed order.
-static void reduce_params(const Args& a) {
-  for (int k = 0; k < Lanes::kParams; ++k) {
-    const Slot& slot = Lanes::params[k];
-    double all = 0;
-    for (int64_t c = 0; c < a.groups; ++c) {
-      double sum = 0;
-      for (int64_t b = 0; b < a.batch; ++b)
-        sum += a.param_sums[(b * Lanes::kParams + k) * a.groups + c];
-      all += sum;
-      if (slot.stride) a.dparams[slot.tensor][slot.offset + c * slot.stride] = real(sum);
-    }
-    if (!slot.stride) a.dparams[slot.tensor][0] = real(all);
+static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, real* h) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  const real* from = saved_at(a, t.sequence[row], t.first[row] + step);
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    for (int64_t c = 0; c < t.columns; ++c)
+      h[s * kRow + row * t.columns + c] =
+          from[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride];
   }
 }
 
-static void reduce_shared_inputs(const Args& a) {
-  const int64_t blocks = (a.groups + kLanes - 1) / kLanes;
-  const int64_t size = a.batch * a.steps * Lanes::kSharedInputs;
-  for (int i = 0, shared = 0; i < Lanes::kInputs; ++i) {
-    if (Lanes::inputs[i].stride) continue;
-    const View& view = a.dx[Lanes::inputs[i].tensor];
-    for (int64_t b = 0; view.data && b < a.batch; ++b)
-      for (int64_t step = 0; step < a.steps; ++step) {
-        const real* from = a.shared_sums + (b * a.steps + step) * Lanes::kSharedInputs + shared;
-        real sum = 0;
-        for (int64_t block = 0; block < blocks; ++block) sum += from[block * size];
-        from_real(sum, view.data[b * view.batch + step * view.time]);
-      }
-    ++shared;
-  }
+// Scalars of each run, [runs, count, groups], and lanes.
+static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                     const real* from, real* lanes) {
+  for (int s = 0; s < count; ++s)
+    for (int64_t c = 0; c < t.columns; ++c)
+      lanes[s * kRow + row * t.columns + c] = from[(run * count + s) * a.groups + t.column + c];
 }
 
-// ---- threads -------------------------------------------------------------------------------------
+static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                      const real* lanes, real* to) {
+  for (int s = 0; s < count; ++s)
+    for (int64_t c = 0; c < t.columns; ++c)
+      to[(run * count + s) * a.groups + t.column + c] = lanes[s * kRow + row * t.columns + c];
+}
+
+}  // namespace rnncc
+
+// ---- threads ---------------------------------------------------------------------------------------
+
+namespace rnncc {
+
+typedef void (*Work)(const Pass&, int64_t index, real* space);
 
 struct Job {
-  const Args* args;
-  void (*run)(const Args&, int64_t, real*);
+  const Pass* pass;
+  Work work;
   int64_t space, count, next;
   int failed;
 };
 
-static void work(void* pointer) {
+static void work_on(void* pointer) {
   Job& job = *static_cast<Job*>(pointer);
   void* space = nullptr;
   if (posix_memalign(&space, 128, size_t(job.space) * sizeof(real))) {
@@ -994,46 +1038,685 @@ static void work(void* pointer) {
   for (;;) {
     const int64_t index = __atomic_fetch_add(&job.next, 1, __ATOMIC_RELAXED);
     if (index >= job.count) break;
-    job.run(*job.args, index, static_cast<real*>(space));
+    job.work(*job.pass, index, static_cast<real*>(space));
   }
   free(space);
 }
 
-static void* work_on_thread(void* job) { work(job); return nullptr; }
+static void* work_on_thread(void* job) { work_on(job); return nullptr; }
 
+// Does pieces 0 to count - 1, each with `space` numbers of scratch memory. The threads are those of
 // PyTorch's own pool where there is one, so that two pools don't fight for the cores.
-static int run(const Args& a, int64_t space, void (*tile)(const Args&, int64_t, real*)) {
-  Job job = {&a, tile, space, tile_count(a), 0, 0};
-  int64_t threads = a.threads < job.count ? a.threads : job.count;
+static int in_parallel(const Pass& pass, Work work, int64_t count, int64_t space) {
+  const Args& a = pass.args;
+  Job job = {&pass, work, space, count, 0, 0};
+  int64_t threads = a.threads < count ? a.threads : count;
   if (threads > 64) threads = 64;
   if (threads <= 1) {
-    work(&job);
+    work_on(&job);
   } else if (a.parallel) {
-    a.parallel(work, &job, unsigned(threads), 0);
+    a.parallel(work_on, &job, unsigned(threads), 0);
   } else {
     pthread_t others[64];
     int64_t started = 0;
     while (started < threads - 1 &&
            !pthread_create(&others[started], nullptr, work_on_thread, &job))
       ++started;
-    work(&job);
+    work_on(&job);
     for (int64_t i = 0; i < started; ++i) pthread_join(others[i], nullptr);
   }
   return job.failed;
 }
 
-static int run_forward(const Args& a) {
-  for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
-  return run(a, forward_space(a), forward_tile);
+}  // namespace rnncc
+
+// ---- forward ---------------------------------------------------------------------------------------
+
+namespace rnncc {
+
+// A tile on its way through time.
+struct Walk {
+  const Args& a;
+  const Tile& t;
+  real *p, *h, *next, *start, *kept, *M, *M_next, *J;
+  Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs], z[Lanes::kStates];
+
+  static int64_t space() {
+    return (Lanes::kParams + 3 * Lanes::kStates + Lanes::kKept + 2 * Lanes::kProducts +
+            Lanes::kStates * Lanes::kStates + kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
+           int64_t(kRow);
+  }
+
+  Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
+    auto take = [&](int count) { real* rows = space; space += count * kRow; return rows; };
+    p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
+    start = take(Lanes::kStates), kept = take(Lanes::kKept);
+    M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
+    J = take(Lanes::kStates * Lanes::kStates);
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+    for (int i = 0; i < Lanes::kStates; ++i)
+      z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+    load_params(a, t, p);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+  }
+
+  // Every step of the tile; `write` outputs and what the way back needs, `carry` along in M the
+  // product of the step Jacobians.
+  template <bool write, bool carry>
+  void run() {
+    const real* x_rows[Lanes::kInputs + 1];
+    real* y_rows[Lanes::kOutputs];
+    for (int64_t step = 0; step < t.steps; ++step) {
+      restart(step, Lanes::kStates, start, h);
+      if (write && a.saved) save(step);
+      for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step);
+      for (int i = 0; write && i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
+      Lanes::step<write, carry>(x_rows, p, h, next, y_rows, kept, t.width());
+      if (carry) {
+        if (step) Lanes::carry<false>(x_rows, p, h, kept, M, M_next, t.width());
+        else Lanes::carry<true>(x_rows, p, h, kept, M, M_next, t.width());
+        restart(step, Lanes::kProducts, nullptr, M_next);
+        hold_ended(t, step, Lanes::kProducts, M, M_next);
+        real* const before = M;
+        M = M_next, M_next = before;
+      }
+      hold_ended(t, step, Lanes::kStates, h, next);
+      for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(step, false);
+      for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(next + i * kRow, step);
+      real* const before = h;
+      h = next, next = before;
+    }
+  }
+
+ private:
+  // Where a sequence starts anew, rows become those of its start, or 0.
+  void restart(int64_t step, int count, const real* from, real* to) const {
+    for (int64_t r = 0; a.reset && r < t.rows; ++r) {
+      if (!t.resets(a, r, step)) continue;
+      if (from) copy_row(t, r, count, from, to); else clear_row(t, r, count, to);
+    }
+  }
+
+  void save(int64_t step) const {
+    const bool in_phase = a.segment % a.every == 0 || a.segment >= a.steps;  // all runs at once
+    if (in_phase && (t.first[0] + step) % a.every) return;
+    for (int64_t r = 0; r < t.rows; ++r)
+      if (t.runs(r, step) && (in_phase || (t.first[r] + step) % a.every == 0))
+        save_row(a, t, r, step, h);
+  }
+};
+
+// One pass over time, from where the segments before it end.
+static void forward_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Cut segments = Cut::into_segments(a);
+  const Tile t(pass, index);
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const int64_t b = t.sequence[r], runs = segments.runs_of(a, b);
+    const int64_t before = pass.cut.from / a.segment < runs ? pass.cut.from / a.segment : runs;
+    if (before && length_of(a, b))
+      load_run(a, t, r, b * segments.segments + before - 1, Lanes::kStates, a.ends, walk.h);
+    else
+      copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  }
+  walk.run<true, false>();
+  for (int64_t r = 0; r < t.rows; ++r) store_states(a, t, r, walk.h, a.h_last);
 }
 
-static int run_jacobian(const Args& a) { return run(a, jacobian_space(a), jacobian_tile); }
+// The step Jacobians, to look at.
+static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
+  constexpr int entries = Lanes::kStates * Lanes::kStates;
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  Walk w(a, t, space);
+  const real* x_rows[Lanes::kInputs + 1];
+  for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
+  for (int64_t step = 0; step < a.steps; ++step) {
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);
+    Lanes::step<false, true>(x_rows, w.p, w.h, w.next, nullptr, w.kept, t.width());
+    Lanes::jacobian(x_rows, w.p, w.h, w.kept, w.J, t.width());
+    real* const before = w.h;
+    w.h = w.next, w.next = before;
+    for (int64_t r = 0; r < t.rows; ++r)
+      for (int64_t c = 0; c < t.columns; ++c)
+        for (int e = 0; e < entries; ++e)
+          a.jacobians[((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * entries + e] =
+              w.J[e * kRow + r * t.columns + c];
+  }
+}
+
+static int run_jacobian(const Args& a) {
+  const Pass pass = {a, Cut::whole(a, 0)};
+  return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space());
+}
+
+}  // namespace rnncc
+
+// ---- segments --------------------------------------------------------------------------------------
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's iteration
+// on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro 1989; with
+// segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep runs every
+// segment and carries along the product M of the step Jacobians; the scan after it moves each start to
+//     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
+// After n sweeps the first n segments are exact whatever the guess was.
+
+namespace rnncc {
+
+static real size_of(real x) { return x < 0 ? -x : x; }
+static bool same(real x, real y) { return x == y || (x != x && y != y); }
+static bool finite(real x) { return x - x == 0; }
+
+// The first guess: the cell's start, run through the steps that lead up to the segment. The product
+// of the Jacobians over these steps says how much of a wrong start is left.
+static void guess_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  }
+  walk.run<false, true>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
+    store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// The largest entry of all products.
+static real largest_product(const Args& a, int64_t count) {
+  real largest = 0;
+  for (int64_t i = 0; i < count * a.groups; ++i)
+    if (!(size_of(a.products[i]) <= largest)) largest = size_of(a.products[i]);
+  return largest;
+}
+
+static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
+
+// Runs whose start has not moved since they last ran need not run again.
+template <bool write, bool carry>
+static void sweep_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  bool any = false;
+  for (int64_t r = 0; r < t.rows; ++r) any = any || moved(a, t.run + r) != 0;
+  if (!any) return;
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r)
+    load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
+  walk.run<write, carry>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
+    if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// One lane at the border between two segments.
+struct Border {
+  static constexpr real guard = 2;  // a correction may grow by so much on its way
+  real delta[Lanes::kStates];       // by how much the start of the segment before has moved
+  real worst;                       // mismatch at any border so far
+
+  // From the end e of the segment before and its product M to a new start s; true if it moved.
+  // With `picard` there is no M, and with `plain` no guard.
+  bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
+    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
+    bool usable = true, changed = false;
+    for (int k = 0; k < Lanes::kStates; ++k) {
+      usable = usable && finite(e[k * stride]);
+      if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
+    }
+    for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
+      const real d = delta[Lanes::product_column[k]], m = M[k * stride];
+      correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
+    }
+    for (int k = 0; k < Lanes::kStates; ++k)
+      if (!(size_of(correction[k]) <= largest)) largest = size_of(correction[k]);
+    const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
+    for (int k = 0; k < Lanes::kStates; ++k) {
+      const real end = e[k * stride], old = s[k * stride];
+      real now = take ? end + correction[k] : end;
+      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
+      if (Lanes::checked[k] && !same(end, old)) {
+        const real size = size_of(end) > 1 ? size_of(end) : 1, error = size_of(end - old) / size;
+        if (!(error <= worst)) worst = error;
+      }
+      delta[k] = same(now, old) ? 0 : now - old;
+      changed = changed || delta[k] != 0;
+      s[k * stride] = now;
+    }
+    return changed;
+  }
+};
+
+static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
+
+// All borders of one sequence, in order of time; with `picard` no M is there. Leaves in `verdicts` the largest mismatch, and the
+// first segment whose start was out of tolerance.
+template <bool picard>
+static void scan_sequence(const Pass& pass, int64_t b, real* space) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
+  const int64_t first = b * pass.cut.segments;  // of its runs
+  real worst_of_all = 0;
+  int64_t bad = runs;
+  for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
+  moved(a, first) = 0;
+  for (int64_t i = 1; i < runs; ++i) {
+    const int64_t run = first + i;
+    const real* e = a.ends + (run - 1) * Lanes::kStates * groups;
+    const real* M = a.products + (run - 1) * Lanes::kProducts * groups;
+    real* s = a.begins + run * Lanes::kStates * groups;
+    real worst = 0;
+    bool changed = false;
+    for (int64_t c = 0; c < groups; ++c) {
+      Border border;
+      for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
+      border.worst = worst;
+      changed = border.cross(e + c, M + c, s + c, groups, picard, a.newton) || changed;
+      worst = border.worst;
+      for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
+    }
+    moved(a, run) = changed;
+    if (!(worst <= a.tolerance) && i < bad) bad = i;
+    if (!(worst <= worst_of_all)) worst_of_all = worst;
+  }
+  for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
+  a.verdicts[2 * b] = double(worst_of_all);
+  a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+struct Sweep { Work tile, scan; };
+
+// Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
+// many segments of every sequence are within tolerance.
+static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
+  const Args& a = pass.args;
+  double worst = 0;
+  if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
+  *solved = pass.cut.segments;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const double bad = a.verdicts[2 * b + 1];
+    if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+    if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
+  }
+  a.status[0] += 1, a.status[1] = worst;
+  return true;
+}
+
+// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
+static int64_t solve_segments(const Args& a) {
+  constexpr real steady = real(0.9);  // what a nonlinear cell forgets no faster is left to one pass
+  const Sweep no_M = {sweep_tile<true, false>, scan_sequence<true>};
+  const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
+  const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
+  const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t segments = pass.cut.segments, runs = a.batch * segments;
+  Pass guess = pass;
+  guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
+  if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
+  const real left = largest_product(a, runs * Lanes::kProducts);
+  a.status[0] = 0, a.status[2] = 0;
+  int64_t solved = 0;
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
+    if (!sweep_once(pass, no_M, &solved)) return -1;
+  } else if (!Lanes::kAffine && !a.patient && !(left <= steady)) {
+    return 0;
+  }
+  if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
+    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    if (!sweep_once(pass, first_M, &solved)) return -1;
+    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    solved = 0;
+  }
+  while (solved < segments && a.status[0] < double(a.sweeps))
+    if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
+  a.status[2] = solved == segments;
+  return a.newton ? segments : solved;
+}
+
+static int run_forward(const Args& a) {
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
+  int64_t solved = 0;
+  if (a.segment < a.steps) {
+    solved = solve_segments(a);
+    if (solved < 0) return 1;
+    if (solved * a.segment < a.steps)
+      a.status[2] = 1, a.status[3] = double(solved * a.segment);
+  }
+  const Pass rest = {a, Cut::whole(a, solved * a.segment)};
+  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
+  for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
+  return 0;
+}
+
+}  // namespace rnncc
+
+// ---- backward --------------------------------------------------------------------------------------
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step first,
+// in blocks of at most kBlock steps: forward from a saved state, keeping what the adjoint reads, then
+// backward. Jacobians are never stored; what is kept stays in cache.
+//
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
+// a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
+// passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
+// too). Where the first few steps after a segment let nothing through, what comes out of them is the
+// gradient at its end; else a walk over all segments and a scan give it.
+
+namespace rnncc {
+
+constexpr int64_t kBlock = 16;
+constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
+
+struct WalkBack {
+  const Args& a;
+  const Tile& t;
+  const int width;
+  double* sums;
+  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *kept, *inner;
+  Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
+
+  static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
+  static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
+
+  static int64_t blocks(const Args& a) { return (a.every + kBlock - 1) / kBlock; }
+
+  static int64_t space(const Args& a) {
+    constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
+    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
+                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs);
+    return (once + kept * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
+  }
+
+  WalkBack(const Args& args, const Tile& tile, real* space) : a(args), t(tile), width(t.width()) {
+    auto take = [&](int64_t count) { real* rows = space; space += count * kRow; return rows; };
+    sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
+    p = take(Lanes::kParams), dp = take(Lanes::kParams);
+    g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
+    Q = take(kQ), held = take(kHeld), zeros = take(1);
+    h = take(Lanes::kStates * (kBlock + 1)), kept = take(Lanes::kKept * kBlock);
+    inner = take(Lanes::kStates * blocks(a));
+    for (int i = 0; i < Lanes::kInputs; ++i) {
+      const Slot& slot = Lanes::inputs[i];
+      x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
+      dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
+    }
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+    for (int i = 0; i < Lanes::kStates; ++i)
+      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+    load_params(a, t, p);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_start[i] = 0;
+  }
+
+  // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
+  template <bool alone>
+  void run() {
+    constexpr int64_t states = Lanes::kStates * int64_t(kRow);
+    for (int64_t first = (t.steps - 1) / a.every * a.every; t.steps && first >= 0;
+         first -= a.every) {
+      const int64_t end = first + a.every < t.steps ? first + a.every : t.steps;
+      for (int64_t r = 0; r < t.rows; ++r)
+        if (t.runs(r, first)) load_saved(a, t, r, first, inner);
+      int64_t block = 0;
+      for (; first + (block + 1) * kBlock < end; ++block) {
+        again(inner + block * states, first + block * kBlock, kBlock);
+        copy(h + kBlock * states, inner + (block + 1) * states);
+      }
+      for (; block >= 0; --block) {
+        const int64_t step = first + block * kBlock;
+        const int64_t count = end - step < kBlock ? end - step : kBlock;
+        again(inner + block * states, step, count);
+        for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+        for (int64_t k = count - 1; k >= 0; --k) back<alone>(step + k, k);
+        for (int64_t i = 0; !alone && i < Lanes::kParams; ++i)
+          for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+      }
+    }
+  }
+
+ private:
+  static void copy(const real* from, real* to) {
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
+  }
+
+  // Steps once more; all their states and what the adjoint reads stay.
+  void again(const real* from, int64_t first, int64_t count) {
+    const real* rows[Lanes::kInputs + 1];
+    copy(from, h);
+    for (int64_t k = 0; k < count; ++k) {
+      real* const before = h + k * Lanes::kStates * kRow;
+      for (int64_t r = 0; a.reset && r < t.rows; ++r)
+        if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
+      for (int i = 0; i < Lanes::kInputs; ++i) rows[i] = x[i].load(first + k);
+      Lanes::step<false, true>(rows, p, before, before + Lanes::kStates * kRow, nullptr,
+                               kept + k * Lanes::kKept * kRow, width);
+    }
+  }
+
+  template <bool alone>
+  void back(int64_t step, int64_t k) {
+    const real *rows[Lanes::kInputs + 1], *dy_rows[Lanes::kOutputs], *no_dy[Lanes::kOutputs];
+    real* dx_rows[Lanes::kInputs + 1];
+    const real* const before = h + k * Lanes::kStates * kRow;
+    const real* const lets = kept + k * Lanes::kKept * kRow;
+    for (int i = 0; i < Lanes::kInputs; ++i) {
+      rows[i] = x[i].load(step);
+      dx_rows[i] = dx[i].row(step);
+    }
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy_rows[i] = dy[i].load(step), no_dy[i] = zeros;
+    for (int q = 0; alone && q < Lanes::kFed; ++q) {
+      real* const column = Q + q * Lanes::kStates * kRow;
+      hold_ended(t, step, Lanes::kStates, column, held);
+      Lanes::adjoint<false>(rows, p, before, lets, no_dy, column, dx_rows, dp, width);
+      hold_ended(t, step, Lanes::kStates, held, column);
+    }
+    hold_ended(t, step, Lanes::kStates, g, held);
+    hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+    for (int i = 0; i < Lanes::kStates; ++i) dz[i].add_to(g + i * kRow, step);
+    Lanes::adjoint<!alone>(rows, p, before, lets, dy_rows, g, dx_rows, dp, width);
+    hold_ended(t, step, Lanes::kStates, held, g);
+    hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+    for (int64_t r = 0; a.reset && r < t.rows; ++r)
+      if (t.resets(a, r, step)) reset<alone>(r);
+    for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
+      if (Lanes::inputs[i].stride) dx[i].store(step, true);
+      else reduce_shared(shared++, step, dx_rows[i]);
+    }
+  }
+
+  // The state before this step was that of the start: the gradient goes there.
+  template <bool alone>
+  void reset(int64_t row) {
+    for (int s = 0; s < Lanes::kStates; ++s)
+      for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+        g_start[s * kRow + c] += g[s * kRow + c];
+    clear_row(t, row, Lanes::kStates, g);
+    if (alone) clear_row(t, row, int(kQ), Q);
+  }
+
+  void reduce_shared(int shared, int64_t step, const real* row) {
+    const int64_t blocks_before = t.column / kLanes, places = shared_places(a);
+    for (int64_t r = 0; r < t.rows; ++r) {
+      if (!t.runs(r, step)) continue;
+      const int64_t b = t.sequence[r], time = time_of(a, b, t.first[r] + step);
+      const int64_t place = (a.joined ? 0 : b * a.extent) + time;
+      for (int64_t c = 0; c < t.columns; c += kLanes) {
+        real sum = 0;
+        const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
+        for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
+        const int64_t block = blocks_before + c / kLanes;
+        a.shared_sums[(block * places + place) * Lanes::kSharedInputs + shared] = sum;
+      }
+    }
+  }
+
+ public:
+  static int64_t shared_places(const Args& a) { return (a.joined ? 1 : a.batch) * a.extent; }
+};
+
+// Each stretch alone. Those that lead back to a run leave the gradient at its end in `begins`; at the
+// end of a sequence that is the one given.
+static void alone_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const bool to_end = t.first[r] + t.count[r] >= length_of(a, t.sequence[r]);
+    clear_row(t, r, Lanes::kStates, walk.g);
+    clear_row(t, r, int(WalkBack::kQ), walk.Q);
+    if (pass.cut.lead && to_end) {
+      if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+      continue;
+    }
+    for (int q = 0; q < Lanes::kFed; ++q)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
+  }
+  walk.run<true>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.lead ? a.begins : a.ends);
+    store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
+  }
+}
+
+static void backward_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const bool whole = pass.cut.segments == 1;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
+    else if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+    else clear_row(t, r, Lanes::kStates, walk.g);
+  }
+  walk.run<false>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const int64_t run = t.run + r;
+    for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
+    if (whole) store_states(a, t, r, walk.g_start, a.dh0);
+    else store_run(a, t, r, run, Lanes::kStates, walk.g_start, a.ends);
+    for (int k = 0; k < Lanes::kParams; ++k)
+      for (int64_t c = 0; c < t.columns; ++c)
+        a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
+            walk.sums[k * kRow + r * t.columns + c];
+  }
+}
+
+// The gradient at the end of each segment of a sequence, last first.
+static void scan_back(const Pass& pass, int64_t b, real*) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), first = b * pass.cut.segments;
+  const int64_t channels = a.groups * Lanes::kGroup, size = Lanes::kStates * a.groups;
+  for (int64_t i = runs; i < pass.cut.segments; ++i)
+    for (int64_t k = 0; k < size; ++k) a.begins[(first + i) * size + k] = 0;
+  for (int64_t c = 0; c < a.groups; ++c) {
+    real g[Lanes::kStates] = {};
+    for (int s = 0; a.dh_last && s < Lanes::kStates; ++s) {
+      const Slot& slot = Lanes::states[s];
+      g[s] = a.dh_last[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride];
+    }
+    for (int64_t run = first + runs - 1; run >= first; --run) {
+      for (int s = 0; s < Lanes::kStates; ++s) a.begins[run * size + s * a.groups + c] = g[s];
+      real through[Lanes::kStates];
+      for (int s = 0; s < Lanes::kStates; ++s) through[s] = a.ends[run * size + s * a.groups + c];
+      for (int q = 0; q < Lanes::kFed; ++q)
+        for (int s = 0; s < Lanes::kStates; ++s) {
+          const real m = a.products[(run * WalkBack::kQ + q * Lanes::kStates + s) * a.groups + c];
+          const real up = g[Lanes::fed[q]];
+          through[s] += m == 0 || up == 0 ? 0 : m * up;
+        }
+      for (int s = 0; s < Lanes::kStates; ++s) g[s] = through[s];
+    }
+  }
+}
+
+// ---- sums in a fixed order -------------------------------------------------------------------------
+
+static void reduce_starts(const Pass& pass) {
+  const Args& a = pass.args;
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int64_t b = 0; b < a.batch; ++b)
+    for (int s = 0; s < Lanes::kStates; ++s) {
+      const Slot& slot = Lanes::states[s];
+      for (int64_t c = 0; c < a.groups; ++c) {
+        real sum = 0;
+        for (int64_t run = b * pass.cut.segments; run < (b + 1) * pass.cut.segments; ++run)
+          sum += a.ends[(run * Lanes::kStates + s) * a.groups + c];
+        a.dh0[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride] = sum;
+      }
+    }
+}
+
+// Over the runs and, for shared params, over channels.
+static void reduce_params(const Pass& pass) {
+  const Args& a = pass.args;
+  const int64_t runs = a.batch * pass.cut.segments;
+  for (int k = 0; k < Lanes::kParams; ++k) {
+    const Slot& slot = Lanes::params[k];
+    double all = 0;
+    for (int64_t c = 0; c < a.groups; ++c) {
+      double sum = 0;
+      for (int64_t run = 0; run < runs; ++run)
+        sum += a.param_sums[(run * Lanes::kParams + k) * a.groups + c];
+      all += sum;
+      if (slot.stride) a.dparams[slot.tensor][slot.offset + c * slot.stride] = real(sum);
+    }
+    if (!slot.stride) a.dparams[slot.tensor][0] = real(all);
+  }
+}
+
+static void reduce_shared_inputs(const Args& a) {
+  const int64_t blocks = (a.groups + kLanes - 1) / kLanes, places = WalkBack::shared_places(a);
+  for (int i = 0, shared = 0; i < Lanes::kInputs; ++i) {
+    if (Lanes::inputs[i].stride) continue;
+    const View& view = a.dx[Lanes::inputs[i].tensor];
+    for (int64_t b = 0; view.data && b < a.batch; ++b)
+      for (int64_t step = 0; step < length_of(a, b); ++step) {
+        const int64_t time = time_of(a, b, step), row = a.joined ? 0 : b;
+        const real* from =
+            a.shared_sums + (row * a.extent + time) * Lanes::kSharedInputs + shared;
+        real sum = 0;
+        for (int64_t block = 0; block < blocks; ++block)
+          sum += from[block * places * Lanes::kSharedInputs];
+        from_real(sum, view.data[row * view.batch + time * view.time]);
+      }
+    ++shared;
+  }
+}
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
-  if (run(a, backward_space(a), backward_tile)) return 1;
-  reduce_params(a);
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
+  if (pass.cut.segments > 1) {
+    Pass lead = pass;
+    lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
+    if (in_parallel(lead, alone_tile, tiles, space)) return 1;
+    if (!(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ) <= kForgotten)) {
+      if (in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    }
+  }
+  if (in_parallel(pass, backward_tile, tiles, space)) return 1;
+  if (pass.cut.segments > 1) reduce_starts(pass);
+  reduce_params(pass);
   reduce_shared_inputs(a);
+  for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);
   return 0;
 }
 

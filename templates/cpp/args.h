@@ -15,8 +15,9 @@ struct Args {
   int64_t joined;                  // the sequences lie one after another in one row of memory
   int64_t reverse;                 // each runs from its last step to its first
   int64_t segment;                 // steps of a segment; `steps` for one pass over time
-  int64_t warm;                    // steps that the first guess of a segment's start runs
+  int64_t lead;                    // steps that lead up to a guess of what a segment starts from
   int64_t sweeps;                  // at most, before one pass over time does the rest
+  int64_t patient;                 // not to give up before that, however slowly states are forgotten
   int64_t newton;                  // Newton as in the papers: no guard, no pass over the rest
   double tolerance;                // of neighbouring segments, relative to max(1, |state|)
   int64_t rows, columns;           // a tile: so many runs of steps by so many groups

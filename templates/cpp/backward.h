@@ -3,21 +3,23 @@
 // in blocks of at most kBlock steps: forward from a saved state, keeping what the adjoint reads, then
 // backward. Jacobians are never stored; what is kept stays in cache.
 //
-// With several segments a first pass takes each alone: from a gradient of 0 at its end to that at its
-// start, and, for each state that a step reads, how a gradient there passes through the segment (Q, by
-// the adjoint itself, so that a surrogate's derivative holds here too). A scan then gives the gradient
-// at every segment's end, and a second pass the gradients of all arguments.
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
+// a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
+// passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
+// too). Where the first few steps after a segment let nothing through, what comes out of them is the
+// gradient at its end; else a walk over all segments and a scan give it.
 
 namespace rnncc {
 
 constexpr int64_t kBlock = 16;
+constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
 struct WalkBack {
   const Args& a;
   const Tile& t;
   const int width;
   double* sums;
-  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *kept, *x_rows, *inner;
+  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *kept, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
 
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
@@ -26,9 +28,9 @@ struct WalkBack {
   static int64_t blocks(const Args& a) { return (a.every + kBlock - 1) / kBlock; }
 
   static int64_t space(const Args& a) {
-    constexpr int64_t kept = Lanes::kStates + Lanes::kKept + Lanes::kInputs;
+    constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
     constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
-                             Lanes::kInputs + Lanes::kOutputs;
+                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs);
     return (once + kept * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
   }
 
@@ -39,14 +41,14 @@ struct WalkBack {
     g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
     Q = take(kQ), held = take(kHeld), zeros = take(1);
     h = take(Lanes::kStates * (kBlock + 1)), kept = take(Lanes::kKept * kBlock);
-    x_rows = take(Lanes::kInputs * kBlock), inner = take(Lanes::kStates * blocks(a));
+    inner = take(Lanes::kStates * blocks(a));
     for (int i = 0; i < Lanes::kInputs; ++i) {
       const Slot& slot = Lanes::inputs[i];
-      x[i].open(a, a.x[slot.tensor], slot, t, nullptr);
-      dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(1));
+      x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
+      dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
     }
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(1));
+      dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kStates; ++i)
       dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
     load_params(a, t, p);
@@ -55,7 +57,7 @@ struct WalkBack {
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_start[i] = 0;
   }
 
-  // Every step of the tile, last first; `alone`: no more than g and Q.
+  // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
   template <bool alone>
   void run() {
     constexpr int64_t states = Lanes::kStates * int64_t(kRow);
@@ -94,8 +96,7 @@ struct WalkBack {
       real* const before = h + k * Lanes::kStates * kRow;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
-      for (int i = 0; i < Lanes::kInputs; ++i)
-        rows[i] = x[i].load(first + k, x_rows + (k * Lanes::kInputs + i) * kRow);
+      for (int i = 0; i < Lanes::kInputs; ++i) rows[i] = x[i].load(first + k);
       Lanes::step<false, true>(rows, p, before, before + Lanes::kStates * kRow, nullptr,
                                kept + k * Lanes::kKept * kRow, width);
     }
@@ -108,11 +109,11 @@ struct WalkBack {
     const real* const before = h + k * Lanes::kStates * kRow;
     const real* const lets = kept + k * Lanes::kKept * kRow;
     for (int i = 0; i < Lanes::kInputs; ++i) {
-      rows[i] = x[i].direct ? x[i].load(step, nullptr) : x_rows + (k * Lanes::kInputs + i) * kRow;
+      rows[i] = x[i].load(step);
       dx_rows[i] = dx[i].row(step);
     }
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step, dy[i].buffer), no_dy[i] = zeros;
+      dy_rows[i] = dy[i].load(step), no_dy[i] = zeros;
     for (int q = 0; alone && q < Lanes::kFed; ++q) {
       real* const column = Q + q * Lanes::kStates * kRow;
       hold_ended(t, step, Lanes::kStates, column, held);
@@ -128,7 +129,7 @@ struct WalkBack {
     for (int64_t r = 0; a.reset && r < t.rows; ++r)
       if (t.resets(a, r, step)) reset<alone>(r);
     for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
-      if (Lanes::inputs[i].stride) dx[i].store(step);
+      if (Lanes::inputs[i].stride) dx[i].store(step, true);
       else reduce_shared(shared++, step, dx_rows[i]);
     }
   }
@@ -163,30 +164,44 @@ struct WalkBack {
   static int64_t shared_places(const Args& a) { return (a.joined ? 1 : a.batch) * a.extent; }
 };
 
-template <bool alone>
+// Each stretch alone. Those that lead back to a run leave the gradient at its end in `begins`; at the
+// end of a sequence that is the one given.
+static void alone_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const bool to_end = t.first[r] + t.count[r] >= length_of(a, t.sequence[r]);
+    clear_row(t, r, Lanes::kStates, walk.g);
+    clear_row(t, r, int(WalkBack::kQ), walk.Q);
+    if (pass.cut.lead && to_end) {
+      if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+      continue;
+    }
+    for (int q = 0; q < Lanes::kFed; ++q)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
+  }
+  walk.run<true>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.lead ? a.begins : a.ends);
+    store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
+  }
+}
+
 static void backward_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const bool whole = pass.cut.segments == 1;
   const Tile t(pass, index);
   WalkBack walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
-    if (!alone && !whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
-    else if (!alone && a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+    if (!whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
+    else if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
     else clear_row(t, r, Lanes::kStates, walk.g);
-    if (!alone) continue;
-    clear_row(t, r, int(WalkBack::kQ), walk.Q);
-    for (int q = 0; q < Lanes::kFed; ++q)
-      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
-        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
   }
-  walk.run<alone>();
+  walk.run<false>();
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t run = t.run + r;
-    if (alone) {
-      store_run(a, t, r, run, Lanes::kStates, walk.g, a.ends);
-      store_run(a, t, r, run, int(WalkBack::kQ), walk.Q, a.products);
-      continue;
-    }
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
         walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
@@ -286,10 +301,15 @@ static int run_backward(const Args& a) {
   const Pass pass = {a, Cut::into_segments(a)};
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
   if (pass.cut.segments > 1) {
-    if (in_parallel(pass, backward_tile<true>, tiles, space)) return 1;
-    if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    Pass lead = pass;
+    lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
+    if (in_parallel(lead, alone_tile, tiles, space)) return 1;
+    if (!(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ) <= kForgotten)) {
+      if (in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    }
   }
-  if (in_parallel(pass, backward_tile<false>, tiles, space)) return 1;
+  if (in_parallel(pass, backward_tile, tiles, space)) return 1;
   if (pass.cut.segments > 1) reduce_starts(pass);
   reduce_params(pass);
   reduce_shared_inputs(a);

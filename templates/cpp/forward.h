@@ -11,7 +11,8 @@ struct Walk {
 
   static int64_t space() {
     return (Lanes::kParams + 3 * Lanes::kStates + Lanes::kKept + 2 * Lanes::kProducts +
-            Lanes::kStates * Lanes::kStates + Lanes::kInputs + Lanes::kOutputs) * int64_t(kRow);
+            Lanes::kStates * Lanes::kStates + kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
+           int64_t(kRow);
   }
 
   Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
@@ -21,9 +22,9 @@ struct Walk {
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
     J = take(Lanes::kStates * Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
-      x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(1));
+      x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(1));
+      y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kStates; ++i)
       z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
     load_params(a, t, p);
@@ -39,7 +40,7 @@ struct Walk {
     for (int64_t step = 0; step < t.steps; ++step) {
       restart(step, Lanes::kStates, start, h);
       if (write && a.saved) save(step);
-      for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step, x[i].buffer);
+      for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step);
       for (int i = 0; write && i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
       Lanes::step<write, carry>(x_rows, p, h, next, y_rows, kept, t.width());
       if (carry) {
@@ -51,7 +52,7 @@ struct Walk {
         M = M_next, M_next = before;
       }
       hold_ended(t, step, Lanes::kStates, h, next);
-      for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(step);
+      for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(step, false);
       for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(next + i * kRow, step);
       real* const before = h;
       h = next, next = before;
@@ -103,7 +104,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const real* x_rows[Lanes::kInputs + 1];
   for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
   for (int64_t step = 0; step < a.steps; ++step) {
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step, w.x[i].buffer);
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);
     Lanes::step<false, true>(x_rows, w.p, w.h, w.next, nullptr, w.kept, t.width());
     Lanes::jacobian(x_rows, w.p, w.h, w.kept, w.J, t.width());
     real* const before = w.h;

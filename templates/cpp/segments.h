@@ -12,7 +12,8 @@ static real size_of(real x) { return x < 0 ? -x : x; }
 static bool same(real x, real y) { return x == y || (x != x && y != y); }
 static bool finite(real x) { return x - x == 0; }
 
-// The first guess: the cell's start, run through the last steps of the segment before.
+// The first guess: the cell's start, run through the steps that lead up to the segment. The product
+// of the Jacobians over these steps says how much of a wrong start is left.
 static void guess_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
@@ -21,9 +22,20 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
     if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
     else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
-  walk.run<false, false>();
-  for (int64_t r = 0; r < t.rows; ++r)
+  walk.run<false, true>();
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
+    store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// The largest entry of all products.
+static real largest_product(const Args& a, int64_t count) {
+  real largest = 0;
+  for (int64_t i = 0; i < count * a.groups; ++i)
+    if (!(size_of(a.products[i]) <= largest)) largest = size_of(a.products[i]);
+  return largest;
 }
 
 static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
@@ -53,14 +65,15 @@ struct Border {
   real worst;                       // mismatch at any border so far
 
   // From the end e of the segment before and its product M to a new start s; true if it moved.
-  bool cross(const real* e, const real* M, real* s, int64_t stride, bool plain) {
+  // With `picard` there is no M, and with `plain` no guard.
+  bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
     real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
     bool usable = true, changed = false;
     for (int k = 0; k < Lanes::kStates; ++k) {
       usable = usable && finite(e[k * stride]);
       if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
     }
-    for (int k = 0; k < Lanes::kProducts; ++k) {
+    for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
       const real d = delta[Lanes::product_column[k]], m = M[k * stride];
       correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
@@ -85,8 +98,9 @@ struct Border {
 
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 
-// All borders of one sequence, in order of time. Leaves in `verdicts` the largest mismatch, and the
+// All borders of one sequence, in order of time; with `picard` no M is there. Leaves in `verdicts` the largest mismatch, and the
 // first segment whose start was out of tolerance.
+template <bool picard>
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
@@ -106,7 +120,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, a.newton) || changed;
+      changed = border.cross(e + c, M + c, s + c, groups, picard, a.newton) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
@@ -119,37 +133,55 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
 
-// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
-static int64_t sweep(const Args& a) {
-  const Pass pass = {a, Cut::into_segments(a)};
-  const int64_t tiles = Tile::number(pass), segments = pass.cut.segments;
-  const int64_t runs = a.batch * segments;
-  const bool affine = Lanes::kAffine && !a.newton;  // M is the same from any start: one scan is exact
-  Pass guess = pass;
-  guess.cut.lead = affine ? 0 : a.warm < a.segment ? a.warm : a.segment;
-  if (in_parallel(guess, guess_tile, tiles, Walk::space())) return -1;
-  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
-  int64_t solved = 0;
-  a.status[2] = 0;
-  for (int64_t count = 1; count <= a.sweeps; ++count) {
-    const Work tile = !affine      ? sweep_tile<true, true>
-                      : count == 1 ? sweep_tile<false, true>
-                                   : sweep_tile<true, false>;
-    if (in_parallel(pass, tile, tiles, Walk::space())) return -1;
-    if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return -1;
-    double worst = 0;
-    solved = segments;
-    for (int64_t b = 0; b < a.batch; ++b) {
-      if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
-      if (a.verdicts[2 * b + 1] >= 0 && a.verdicts[2 * b + 1] < solved)
-        solved = int64_t(a.verdicts[2 * b + 1]);
-    }
-    a.status[0] = double(count), a.status[1] = worst;
-    const bool written = !affine || count > 1;
-    if (solved == segments && written) { a.status[2] = 1; break; }
-    for (int64_t run = 0; !written && run < runs; ++run) moved(a, run) = 1;
-    if (!written) solved = 0;
+struct Sweep { Work tile, scan; };
+
+// Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
+// many segments of every sequence are within tolerance.
+static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
+  const Args& a = pass.args;
+  double worst = 0;
+  if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
+  *solved = pass.cut.segments;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const double bad = a.verdicts[2 * b + 1];
+    if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+    if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
   }
+  a.status[0] += 1, a.status[1] = worst;
+  return true;
+}
+
+// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
+static int64_t solve_segments(const Args& a) {
+  constexpr real steady = real(0.9);  // what a nonlinear cell forgets no faster is left to one pass
+  const Sweep no_M = {sweep_tile<true, false>, scan_sequence<true>};
+  const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
+  const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
+  const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t segments = pass.cut.segments, runs = a.batch * segments;
+  Pass guess = pass;
+  guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
+  if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
+  const real left = largest_product(a, runs * Lanes::kProducts);
+  a.status[0] = 0, a.status[2] = 0;
+  int64_t solved = 0;
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
+    if (!sweep_once(pass, no_M, &solved)) return -1;
+  } else if (!Lanes::kAffine && !a.patient && !(left <= steady)) {
+    return 0;
+  }
+  if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
+    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    if (!sweep_once(pass, first_M, &solved)) return -1;
+    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    solved = 0;
+  }
+  while (solved < segments && a.status[0] < double(a.sweeps))
+    if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
+  a.status[2] = solved == segments;
   return a.newton ? segments : solved;
 }
 
@@ -157,7 +189,7 @@ static int run_forward(const Args& a) {
   for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
   int64_t solved = 0;
   if (a.segment < a.steps) {
-    solved = sweep(a);
+    solved = solve_segments(a);
     if (solved < 0) return 1;
     if (solved * a.segment < a.steps)
       a.status[2] = 1, a.status[3] = double(solved * a.segment);

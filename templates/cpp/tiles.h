@@ -9,11 +9,12 @@ struct Cut {
   int64_t segments;                // runs of each sequence
   int64_t length;                  // steps of a run
   int64_t from;                    // the step at which the first begins
-  int64_t lead;                    // only so many steps that lead up to the run; -1: the run itself
+  int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
+                                   // after it
 
-  static Cut whole(const Args& a, int64_t from) { return {1, a.steps, from, -1}; }
+  static Cut whole(const Args& a, int64_t from) { return {1, a.steps, from, 0}; }
   static Cut into_segments(const Args& a) {
-    return {(a.steps + a.segment - 1) / a.segment, a.segment, 0, -1};
+    return {(a.steps + a.segment - 1) / a.segment, a.segment, 0, 0};
   }
   // How many runs of a sequence have steps; the first counts without any.
   int64_t runs_of(const Args& a, int64_t sequence) const {
@@ -46,9 +47,13 @@ struct Tile {
       first[r] = cut.from + segment[r] * cut.length;
       const int64_t left = length_of(a, sequence[r]) - first[r];
       count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
-      if (cut.lead >= 0) {
+      if (cut.lead > 0) {
         count[r] = segment[r] && left > 0 ? cut.lead : 0;
         first[r] -= count[r];
+      } else if (cut.lead < 0) {
+        first[r] += cut.length;
+        const int64_t after = left - cut.length;
+        count[r] = after < 0 ? 0 : after < -cut.lead ? after : -cut.lead;
       }
       steps = count[r] > steps ? count[r] : steps;
     }
@@ -90,79 +95,86 @@ static void hold_ended(const Tile& t, int64_t step, int count, const real* from,
     if (step >= t.count[r]) copy_row(t, r, count, from, to);
 }
 
-// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes.
+// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't lie
+// in memory as the kernel wants them, they are copied kAhead steps at a time, so that what is close in
+// memory moves together.
+constexpr int kAhead = 16;
+
 struct Stream {
-  io* rows[kTile];                 // the first step of each run
-  real* buffer;
-  int64_t time, lane;
+  io* runs[kTile];                 // the first step of each run
+  real* buffer;                    // [kAhead, kRow]
+  int64_t time, lane, loaded;
   const Tile* tile;
-  bool present, direct;            // direct: lanes lie in memory as the kernel wants them: no copy
+  bool present, direct;            // direct: no copy
 
   void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
-    tile = &t, buffer = space, present = view.data;
+    tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
     time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
-    if (!present) { direct = false; return; }
+    if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
-      rows[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
+      runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
     direct = sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 && t.columns % kLanes == 0;
   }
 
-  const real* load(int64_t step, real* space) const {
-    if (direct) return reinterpret_cast<const real*>(rows[0] + step * time);
-    if (!present) return space;    // an absent gradient: the buffer stays zero
-    const int64_t shift = step * time;
-    if (tile->columns == 1) {
-      for (int64_t r = 0; r < tile->rows; ++r)
-        if (tile->runs(r, step)) space[r] = to_real(rows[r][shift]);
-      return space;
+  // The row of a step; of an absent gradient it stays 0.
+  const real* load(int64_t step) {
+    if (direct) return reinterpret_cast<const real*>(runs[0] + step * time);
+    if (present && step / kAhead != loaded) {
+      loaded = step / kAhead;
+      each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
     }
-    for (int64_t r = 0; r < tile->rows; ++r) {
-      if (!tile->runs(r, step)) continue;
-      const io* from = rows[r] + shift;
-      real* to = space + r * tile->columns;
-      if (lane == 1) {
-#pragma omp simd
-        for (int64_t c = 0; c < tile->columns; ++c) to[c] = to_real(from[c]);
-      } else {
-        for (int64_t c = 0; c < tile->columns; ++c) to[c] = to_real(from[c * lane]);
-      }
-    }
-    return space;
+    return buffer + step % kAhead * kRow;
   }
 
-  // Where the kernel may write the row of a step; `store` then brings it to memory.
+  // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
+  // steps rise, or as they fall.
   real* row(int64_t step) const {
-    return direct ? reinterpret_cast<real*>(rows[0] + step * time) : buffer;
+    return direct ? reinterpret_cast<real*>(runs[0] + step * time)
+                  : buffer + step % kAhead * kRow;
   }
 
-  void store(int64_t step) const { if (!direct) store_from(buffer, step); }
+  void store(int64_t step, bool falling) const {
+    const int64_t first = step - step % kAhead;
+    if (direct || !present) return;
+    if (falling ? step == first : step == first + kAhead - 1 || step == tile->steps - 1)
+      each(first, kAhead, [](io* at, real& from) { from_real(from, *at); }, buffer);
+  }
+
+  // The same for a row of one step that lies elsewhere.
+  void store_from(real* lanes, int64_t step) const {
+    if (present) each(step, 1, [](io* at, real& from) { from_real(from, *at); }, lanes);
+  }
 
   void add_to(real* lanes, int64_t step) const {
-    for (int64_t r = 0; present && r < tile->rows; ++r)
-      for (int64_t c = 0; c < tile->columns && tile->runs(r, step); ++c)
-        lanes[r * tile->columns + c] += to_real(rows[r][step * time + c * lane]);
+    if (present) each(step, 1, [](const io* at, real& to) { to += to_real(*at); }, lanes);
   }
 
-  void store_from(const real* lanes, int64_t step) const {
-    if (!present) return;
-    const int64_t shift = step * time;
-    if (tile->columns == 1) {
-      for (int64_t r = 0; r < tile->rows; ++r)
-        if (tile->runs(r, step)) from_real(lanes[r], rows[r][shift]);
-      return;
-    }
+ private:
+  // `move` for every lane of the runs that take these steps, with its place in memory.
+  template <typename Move>
+  void each(int64_t first, int64_t steps, const Move& move, real* lanes) const {
+    const int64_t columns = tile->columns;
     for (int64_t r = 0; r < tile->rows; ++r) {
-      if (!tile->runs(r, step)) continue;
-      io* to = rows[r] + shift;
-      const real* from = lanes + r * tile->columns;
-      if (lane == 1) {
+      const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
+      io* here = runs[r] + first * time;
+      real* row = lanes + r * columns;
+      if (columns == 1) {
+        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * kRow]);
+        continue;
+      }
+      for (int64_t k = 0; k < count; ++k, here += time, row += kRow) {
+        if (lane != 1) {
+          for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
+        } else if (columns == kLanes) {
 #pragma omp simd
-        for (int64_t c = 0; c < tile->columns; ++c) from_real(from[c], to[c]);
-      } else {
-        for (int64_t c = 0; c < tile->columns; ++c) from_real(from[c], to[c * lane]);
+          for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
+        } else {
+#pragma omp simd
+          for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
+        }
       }
     }
   }
