@@ -21,7 +21,7 @@ Row = dict[str, str]
 def cell_text(compiled: Compiled) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
     program, cell, stored = compiled.program, compiled.cell, compiled.kept.stored
-    rows = _Rows(program, compiled.rows, _products(compiled))
+    rows = _Rows(program, compiled.rows, compiled.products)
     jacobian = _jacobian_text(compiled)
     arguments = [rows.read[s.name] for s in program.arguments]
     k = program.group
@@ -75,7 +75,7 @@ class _Rows:
     """
 
     def __init__(
-        self, program: Program, lets: tuple[str, ...], products: list[tuple[int, int]]
+        self, program: Program, lets: tuple[str, ...], products: tuple[tuple[int, int], ...]
     ) -> None:
         states = [s.symbol.name for s in program.states]
         inputs = [s.symbol.name for s in program.inputs]
@@ -275,20 +275,9 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _products(compiled: Compiled) -> list[tuple[int, int]]:
-    """The entries (row, column) that a product of step Jacobians may have."""
-    entries = compiled.jacobian.entries
-    reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
-    while True:
-        further = {(r, d) for r, c in reached for b, d in reached if c == b} - reached
-        if not further:
-            return sorted(reached)
-        reached |= further
-
-
 def _carry_text(compiled: Compiled, jacobian: dict[tuple[int, int], str]) -> dict[str, Any]:
     """The next product J M from the last one, entry by entry."""
-    products = _products(compiled)
+    products = compiled.products
     stores = []
     for r, c in products:
         terms = [
@@ -315,7 +304,9 @@ def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
         {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
         for out, value in zip(outs, values, strict=True)
     ]
-    states = [f"g_{s.symbol.name}[i] = out_{o};" for s, o in zip(program.states, outs, strict=False)]
+    states = [
+        f"g_{s.symbol.name}[i] = out_{o};" for s, o in zip(program.states, outs, strict=False)
+    ]
     places = [f"dx_{s.symbol.name}[i] =" for s in program.inputs]
     places += [f"dp_{s.symbol.name}[i] +=" for s in program.params]
     before = [("lets of the step", list(kept.stored)), ("upstream gradients", upstream)]

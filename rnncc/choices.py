@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -91,12 +91,22 @@ class Choices:
 AUTO = Choices()
 
 
-@cache
+# How each option is read back. torch.compile traces the writing, so it is plain.
+KINDS: dict[str, Callable[[str], Any]] = {
+    **{"solver": str, "segment": int, "iterations": int, "tol": float, "on_failure": str},
+    **{"checkpoint": int, "reverse": bool},
+}
+
+
 def _text(choices: Choices) -> str:
-    given: dict[str, Any] = asdict(choices)
-    return json.dumps({k: v for k, v in given.items() if v is not None and v is not False})
+    given = [(name, getattr(choices, name)) for name in KINDS]
+    chosen = [
+        f"{name}={value}" for name, value in given if value is not None and value is not False
+    ]
+    return " ".join(chosen)
 
 
 @cache
 def _read(text: str) -> Choices:
-    return Choices(**json.loads(text))
+    parts = [part.split("=") for part in text.split()]
+    return Choices(**{name: KINDS[name](value) for name, value in parts})

@@ -330,12 +330,18 @@ def bench(
 Examples:
   rnncc doctor
   rnncc doctor --json
+  rnncc doctor --calibrate
   rnncc doctor --clear-cache"""
 )
 @click.option("--clear-cache", is_flag=True, help="Delete all cached kernels, and do no more.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Time some kernels on this machine, which should be idle, for the planner; and do no more.",
+)
 @options.common
 @click.pass_context
-def doctor(ctx: click.Context, clear_cache: bool, json: bool) -> None:
+def doctor(ctx: click.Context, clear_cache: bool, calibrate: bool, json: bool) -> None:
     """Say what rnncc finds and misses here.
 
     And what to install. Exits with 3 if no kernel could be built and run here.
@@ -351,6 +357,9 @@ def doctor(ctx: click.Context, clear_cache: bool, json: bool) -> None:
             size = f"{cleared['bytes'] / 2**20:.1f} MiB"
             terminal.line(f"{cleared['folder']}: {cleared['files']} files deleted, {size}.")
         return
+    if calibrate:
+        _calibrate(json)
+        return
     findings = doctor_.examine()
     healthy = doctor_.healthy(findings)
     if json:
@@ -358,3 +367,18 @@ def doctor(ctx: click.Context, clear_cache: bool, json: bool) -> None:
     else:
         pages.findings(findings, healthy)
     ctx.exit(0 if healthy else 3)
+
+
+def _calibrate(json: bool) -> None:
+    """Fit the planner's model to this machine, and keep it."""
+    from rnncc import pages
+    from rnncc.calibrate import calibrate
+    from rnncc.machine import save
+
+    with terminal.progress("timing kernels", wanted=not json):
+        found = calibrate()
+    file = save(found.machine)
+    if json:
+        terminal.as_json({**vars(found), "machine": vars(found.machine), "file": str(file)})
+    else:
+        pages.calibration(found, file)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from rnncc.choices import Choices
 from rnncc.dsl import Cell
 from rnncc.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
@@ -81,15 +82,41 @@ class CompiledCell:
 
         return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)
 
-    def explain(self, batch: int, steps: int, channels: int, dtype: str = "float32") -> str:
-        """Which solver a call of this shape runs, how it cuts its work, and why."""
+    def explain(
+        self, batch: int, steps: int, channels: int, dtype: str = "float32", **choices: Any
+    ) -> str:
+        """Which solver a call of this shape runs, why, how long it should take, and its memory.
+
+        Args:
+            choices: solver, segment, ... as in a call.
+        """
+        from rnncc.explain import as_text
+
+        return as_text(self.explanation(batch, steps, channels, dtype, **choices), dtype)
+
+    def explanation(
+        self, batch: int, steps: int, channels: int, dtype: str = "float32", **choices: Any
+    ) -> dict[str, Any]:
+        """The same for machines."""
         import torch
+
+        from rnncc.arguments import check_groups
+        from rnncc.explain import explain
+        from rnncc.launch import COMPUTE
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
             if size < 1:
                 raise ArgumentError(f"{name}: got {size}, expected at least 1.\nFix: {name}=8")
-        plan = self.kernel.plan((batch, steps, channels), getattr(torch, dtype))
-        return f"[{batch}, {steps}, {channels}] {dtype}: {plan}"
+        kernel, io = self.kernel, getattr(torch, dtype, None)
+        if io not in COMPUTE:
+            known = ", ".join(str(known).removeprefix("torch.") for known in COMPUTE)
+            raise ArgumentError(
+                f"dtype: got {dtype!r}, expected one of {known}.\nFix: dtype='float32'"
+            )
+        check_groups(kernel.spec, channels)
+        shape = (batch, steps, channels)
+        plan = kernel.plan(shape, io, Choices(**choices))
+        return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"

@@ -1,4 +1,4 @@
-"""Cost: a cell's step and adjoint -> operations and bytes, per channel and step."""
+"""Cost: a cell's step and adjoint -> operations and bytes, per channel and step or per lane."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sympy import Expr
 
 from rnncc.ir import Compiled
 from rnncc.keep import needed
-from rnncc.spec import KernelSpec
+from rnncc.spec import Effort, EffortSpec, KernelSpec
+from rnncc.split import expensive
 from rnncc.work import work
 
 FLOAT = 4  # bytes of a float32
@@ -67,3 +68,34 @@ def _work(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
     """Operations and function calls of one channel of a group."""
     operations, calls = work(exprs)
     return operations / group, {name: calls[name] / group for name in sorted(calls)}
+
+
+def effort(compiled: Compiled) -> EffortSpec:
+    """What each part of a kernel computes for one lane, which is a group of channels."""
+    jacobian, adjoint = compiled.jacobian, compiled.adjoint
+    entries = [e for row in jacobian.entries for e in row]
+    carry = _effort([*(let.expr for let in jacobian.lets), *entries])
+    size = len(jacobian.states)
+    products = sum(
+        jacobian.entries[r][k] != 0 and (k, c) in compiled.products
+        for r, c in compiled.products
+        for k in range(size)
+    )
+    back = [let.expr for let in adjoint.lets]
+    lets = needed(adjoint.lets, adjoint.states)
+    through = _effort([*(let.expr for let in lets), *adjoint.states])
+    columns = 1 + len(compiled.fed)
+    return EffortSpec(
+        step=_effort([let.expr for let in compiled.program.lets]),
+        carry=Effort(operations=carry.operations + 2 * products, functions=carry.functions),
+        adjoint=_effort([*back, *adjoint.states, *adjoint.inputs, *adjoint.params]),
+        through=Effort(
+            operations=columns * through.operations, functions=columns * through.functions
+        ),
+    )
+
+
+def _effort(exprs: Iterable[Expr]) -> Effort:
+    operations, calls = work(exprs)
+    functions = sum(count for name, count in calls.items() if expensive(name))
+    return Effort(operations=operations + sum(calls.values()) - functions, functions=functions)

@@ -11,6 +11,7 @@ import jinja2
 
 from rnncc import paths
 from rnncc.celltext import WIDTH, cell_text
+from rnncc.cost import effort
 from rnncc.ir import Argument, CellIR, Compiled, show
 from rnncc.jacobian import adjoint, differentiate
 from rnncc.keep import keep
@@ -99,6 +100,7 @@ def kernel_spec(compiled: Compiled) -> KernelSpec:
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
         kept=len(program.states) + len(compiled.rows) + len(program.inputs),
+        effort=effort(compiled),
     )
 
 

@@ -268,3 +268,14 @@ class Compiled:
             if let.name in read:
                 read |= {s.name for s in let.expr.free_symbols}
         return tuple(s for s, slot in enumerate(program.states) if slot.symbol.name in read)
+
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """The entries (row, column) that a product of step Jacobians may have."""
+        entries = self.jacobian.entries
+        reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
+        while True:
+            further = {(r, d) for r, c in reached for b, d in reached if c == b} - reached
+            if not further:
+                return tuple(sorted(reached))
+            reached |= further

@@ -19,7 +19,8 @@ from torch import Tensor
 from rnncc import build
 from rnncc.choices import AUTO, Choices
 from rnncc.errors import ArgumentError, LoadError
-from rnncc.plan import LANE_BYTES, STEPS_SAVED, Cut, Plan, plan
+from rnncc.plan import STEPS_SAVED, Cut, Plan, plan
+from rnncc.predict import LANE_BYTES
 from rnncc.sequences import ALL_WHOLE, Sequences
 from rnncc.spec import KernelSpec
 
@@ -31,6 +32,7 @@ COMPUTE = {
 }
 
 Function = Callable[[int], int]
+CORES = torch.get_num_threads()  # as PyTorch started
 
 # The members of Args that every call fills.
 HEAD = (
@@ -124,7 +126,7 @@ class Kernel:
         self, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices = AUTO
     ) -> Plan:
         """How a call of shape [sequences, steps, channels] cuts its work on this machine."""
-        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), choices)
+        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), choices, CORES)
         if call not in self._plans:
             if len(self._plans) > 1000:
                 self._plans.clear()
@@ -320,7 +322,7 @@ def jacobian(call: Call) -> Tensor:
 
 
 def _segments(call: Call, cut: Cut) -> int:
-    return -(-call.shape[1] // cut.segment)
+    return -(-call.shape[1] // cut.tiling.segment)
 
 
 def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Tensor]:
@@ -343,14 +345,16 @@ def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | Non
     kernel, p, sequences = call.kernel, call.plan, call.sequences
     batch, steps, channels = call.shape
     places, blank = kernel.layout
+    tiling = cut.tiling
     words = blank[:]
     words[: len(HEAD)] = array(
         "q",
         (
             *(batch, steps, channels // kernel.spec.group),
             *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
-            *(cut.segment, p.lead, p.sweeps, p.patient, p.solver == "newton", _bits(p.tolerance)),
-            *(cut.rows, cut.columns, p.every, p.threads, build.thread_pool()),
+            *(tiling.segment, cut.lead, cut.sweeps, p.patient, p.solver == "newton"),
+            _bits(p.tolerance),
+            *(tiling.rows, tiling.columns, p.every, p.threads, build.thread_pool()),
         ),
     )
     given |= {"x": call.inputs_views, "params": call.params, "h0": call.h0}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from rnncc import launch, ops
 from rnncc.arguments import (
@@ -23,7 +25,10 @@ from rnncc.arguments import (
 from rnncc.choices import Choices
 from rnncc.errors import ArgumentError
 from rnncc.launch import Kernel
-from rnncc.spec import InitSpec
+from rnncc.ops import Solution
+from rnncc.packed import packed_alike, read_packing
+from rnncc.sequences import Sequences, read_sequences
+from rnncc.spec import InitSpec, KernelSpec
 from rnncc.status import Solve
 
 States = Tensor | tuple[Tensor, ...]
@@ -107,7 +112,20 @@ ONE_PASS = Choices(solver="sequential")
 
 # --- the module ------------------------------------------------------------------------------
 
-TAKEN = {"kernel", "projection", "input_size", "hidden_size", *nn.Module().__dict__}
+OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
+TAKEN = {*OWN, "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
+
+
+class Direction(NamedTuple):
+    """One way through time.
+
+    Attributes:
+        projection: the attribute that holds its projection.
+        params: for each param of the cell the attribute that holds it.
+    """
+
+    projection: str
+    params: dict[str, str]
 
 
 class CellLayer(nn.Module):
@@ -117,14 +135,23 @@ class CellLayer(nn.Module):
         input_size: features of x.
         hidden_size: channels N of the recurrence.
         bias: whether the projection adds a bias.
+        bidirectional: run forward and, with weights of its own, from the end; outputs are then
+            [..., T, 2 * N], and each state is [2, ..., N], the forward one first.
+        reverse: run from the end of each sequence to its beginning.
+        solver, segment, iterations, tol, on_failure, checkpoint: see `choices.Choices`.
         kernel: the compiled cell; a generated class brings its own.
 
     Attributes:
         projection: Linear(input_size, G * N) that computes all G inputs of the cell at once.
-        one Parameter for each param and matrix of the cell, under the cell's own name.
+        one Parameter for each param and matrix of the cell, under the cell's own name; those of the
+            second direction, and its projection, end in _reverse.
+        choices: how calls are solved.
+        last_solve: how the last call was solved, outside of torch.compile: a `status.Solve`, two if
+            bidirectional, or None.
     """
 
     kernel: Kernel
+    last_solve: Solve | tuple[Solve, ...] | None
 
     def __init__(
         self,
@@ -132,6 +159,14 @@ class CellLayer(nn.Module):
         hidden_size: int,
         *,
         bias: bool = True,
+        bidirectional: bool = False,
+        reverse: bool = False,
+        solver: str = "auto",
+        segment: int | None = None,
+        iterations: int | None = None,
+        tol: float | None = None,
+        on_failure: str | None = None,
+        checkpoint: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         kernel: Kernel | None = None,
@@ -144,70 +179,83 @@ class CellLayer(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
         check_groups(spec, hidden_size)
+        self.choices = Choices(solver, segment, iterations, tol, on_failure, checkpoint, reverse)
+        _check_directions(bidirectional, reverse)
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.bidirectional = bidirectional
+        self.last_solve = None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self._projected = sum(not i.shared for i in spec.inputs)
         self._shared = tuple(i.name for i in spec.inputs if i.shared)
-        self.projection = nn.Linear(
-            input_size, max(1, self._projected) * hidden_size, bias=bias, **factory
-        )
-        for param in spec.params:
-            shape: tuple[int, ...] = (1,) if param.shared else (hidden_size,)
-            if param.block is not None:
-                shape = (hidden_size // param.block, param.block, param.block)
-            name = self._attribute(param.name)
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
+        self._directions = _directions(spec, ("", "_reverse") if bidirectional else ("",))
+        for direction in self._directions:
+            width = max(1, self._projected) * hidden_size
+            linear = nn.Linear(input_size, width, bias=bias, **factory)
+            self.add_module(direction.projection, linear)
+            for param in spec.params:
+                shape: tuple[int, ...] = (1,) if param.shared else (hidden_size,)
+                if param.block is not None:
+                    shape = (hidden_size // param.block, param.block, param.block)
+                empty = nn.Parameter(torch.empty(shape, **factory))
+                self.register_parameter(direction.params[param.name], empty)
         self.reset_parameters()
 
-    def _attribute(self, name: str) -> str:
-        """The attribute of a param: its own name, with an underscore where a Module has that."""
-        return f"{name}_" if name in TAKEN or hasattr(CellLayer, name) else name
-
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: the projection as nn.Linear does, the rest as the cell says."""
-        self.projection.reset_parameters()
-        for param in self.kernel.spec.params:
-            _initialise(getattr(self, self._attribute(param.name)), param.init)
+        """Draw all parameters anew: projections as nn.Linear does, the rest as the cell says."""
+        for direction in self._directions:
+            getattr(self, direction.projection).reset_parameters()
+            for param in self.kernel.spec.params:
+                _initialise(getattr(self, direction.params[param.name]), param.init)
 
-    def forward(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: States | None = None,
+        *,
+        lengths: Any = None,
+        cu_seqlens: Any = None,
+        reset: Tensor | None = None,
+        return_states: bool = False,
+        **shared: Any,
+    ) -> tuple[Any, ...]:
         """Run over a sequence.
 
         Args:
-            x: [..., T, input_size], or [T, input_size] for one sequence.
-            state: the states to go on from, [..., N] each, as returned; None starts anew.
-            shared: each input of the cell that all channels share, [..., T].
+            x: [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence.
+            state: the states to go on from, [..., N] each, as returned; None starts anew. Those of
+                a PackedSequence are in the batch's own order, not sorted.
+            lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end
+                are 0, and the last state is the one there.
+            cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in x
+                [total, input_size] or [1, total, input_size]; the states are [S, N].
+            reset: [..., T] bool: before these steps the state starts anew, from `state`.
+            return_states: also return the states after each step.
+            shared: each input of the cell that all channels share, [..., T], or packed as x is.
         Returns:
-            (y, state): y [..., T, N], a tuple for several outputs; state [..., N], a tuple for
-            several states; both differentiable.
+            (y, state), or with return_states (y, states, state): y [..., T, N], a tuple for several
+            outputs; states [..., T, N] and state [..., N], tuples for several states. Packed as x
+            is, but for the last state. All are differentiable.
         Raises:
             ArgumentError: a shape, dtype or device that doesn't fit; it names the argument.
+            ConvergenceError: the solver is "newton" and did not converge.
         """
+        if isinstance(x, PackedSequence):
+            _refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
+            return self._run_packed(x, state, return_states, shared)
         self._check_x(x, "[..., T, input_size]", 2, shared)
-        spec, n = self.kernel.spec, self.hidden_size
         lead, steps = tuple(x.shape[:-2]), x.shape[-2]
-        width = max(1, self._projected)
-        packed = self.projection(x).reshape(math.prod(lead), steps, width, n)
-        inputs = [packed]
-        for name in self._shared:
-            check_tensor(name, shared[name])
-            try:
-                whole = shared[name].to(packed.dtype).expand(*lead, steps)
-            except RuntimeError:
-                raise refuse(
-                    name, show(shared[name]), f"{[*lead, steps]}", "one value per step"
-                ) from None
-            inputs.append(whole.reshape(math.prod(lead), steps))
-        if not self._projected:
-            inputs = inputs[1:]
-        bound = {p.name: getattr(self, self._attribute(p.name)) for p in spec.params}
-        params = compute_params(spec, bound, packed.dtype)
-        start = stack_states(spec, state, lead, n, packed.dtype)
-        solution = ops.solve(self.kernel.key, inputs, self._projected > 0, params, start)
-        return unpack(spec, solution, lead, lead, return_state=True)  # type: ignore[no-any-return]
+        sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, x.device)
+        return self._run(x, state, sequences, return_states, shared)
 
     def step(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
         """Run one step, for decoding: x [..., input_size] -> (y [..., N], state)."""
+        if self.bidirectional or self.choices.reverse:
+            option = "bidirectional" if self.bidirectional else "reverse"
+            raise ArgumentError(
+                f"step: got a layer with {option}=True, which begins at the last step of a "
+                "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
+            )
         self._check_x(x, "[..., input_size]", 1, shared)
         for name, value in shared.items():
             check_tensor(name, value)
@@ -215,9 +263,111 @@ class CellLayer(nn.Module):
         y, h = self(x.unsqueeze(-2), state, **shared)
         return (tuple(v.squeeze(-2) for v in y) if isinstance(y, tuple) else y.squeeze(-2)), h
 
-    def _check_x(self, x: Tensor, wanted: str, dims: int, shared: dict[str, Tensor]) -> None:
+    def _run_packed(
+        self, x: PackedSequence, state: States | None, return_states: bool, shared: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """With the sequences laid one after another, and the results packed as x is."""
+        self._check_x(x.data, "a PackedSequence of [total, input_size]", 2, shared, most=2)
+        for name, value in shared.items():
+            if not isinstance(value, PackedSequence) or not packed_alike(x, value):
+                raise refuse(
+                    name,
+                    "other lengths" if isinstance(value, PackedSequence) else show(value),
+                    "a PackedSequence with the batch_sizes and sorted_indices of x",
+                    f"pack {name} with the lengths of x",
+                )
+        packing = read_packing(x)
+        order = (x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+
+        def pack(row: Any) -> Any:
+            if isinstance(row, tuple):
+                return tuple(pack(r) for r in row)
+            return PackedSequence(row[packing.packed], *order)
+
+        joined = {name: value.data[packing.joined] for name, value in shared.items()}
+        *rows, last = self._run(
+            x.data[packing.joined], state, packing.sequences, return_states, joined
+        )
+        return *map(pack, rows), last
+
+    def _run(
+        self,
+        x: Tensor,
+        state: States | None,
+        sequences: Sequences,
+        return_states: bool,
+        shared: dict[str, Tensor],
+    ) -> tuple[Any, ...]:
+        """All directions, on x [..., T, input_size]."""
+        spec, lead = self.kernel.spec, tuple(x.shape[:-2])
+        state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
+        if self.bidirectional:
+            state_lead = (2, *state_lead)
+        solutions = []
+        for direction in self._directions:
+            inputs, params = self._arguments(direction, x, shared)
+            start = stack_states(spec, state, state_lead, self.hidden_size, inputs[0].dtype)
+            choices = self.choices
+            if self.bidirectional:
+                start, choices = self._one_way(direction, start)
+            solutions.append(
+                ops.solve(
+                    self.kernel.key,
+                    inputs,
+                    self._projected > 0,
+                    params,
+                    start,
+                    choices,
+                    sequences,
+                    return_states,
+                )
+            )
+        if not torch.compiler.is_compiling():
+            solves = tuple(Solve(solution.status) for solution in solutions)
+            self.last_solve = solves if self.bidirectional else solves[0]
+        whole = _side_by_side(*solutions) if self.bidirectional else solutions[0]
+        return unpack(spec, whole, lead, state_lead, True)  # type: ignore[no-any-return]
+
+    def _arguments(
+        self, direction: Direction, x: Tensor, shared: dict[str, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Inputs and params of a direction: x projected, as one, and the shared inputs."""
+        lead, steps = tuple(x.shape[:-2]), x.shape[-2]
+        rows, width = math.prod(lead), max(1, self._projected)
+        projected = getattr(self, direction.projection)(x)
+        projected = projected.reshape(rows, steps, width, self.hidden_size)
+        inputs = [projected] if self._projected else []
+        for name in self._shared:
+            check_tensor(name, shared[name])
+            try:
+                whole = shared[name].to(projected.dtype).expand(*lead, steps)
+            except RuntimeError:
+                raise refuse(
+                    name, show(shared[name]), f"{[*lead, steps]}", "one value per step"
+                ) from None
+            inputs.append(whole.reshape(rows, steps))
+        bound = {name: getattr(self, attribute) for name, attribute in direction.params.items()}
+        return inputs, compute_params(self.kernel.spec, bound, projected.dtype)
+
+    def _one_way(self, direction: Direction, start: Tensor | None) -> tuple[Tensor | None, Choices]:
+        """Of states [states, 2 * S, N] and choices for both directions those of one."""
+        place = self._directions.index(direction)
+        if start is not None:
+            count = start.shape[1] // 2
+            start = start[:, place * count : (place + 1) * count]
+        return start, replace(self.choices, reverse=place == 1)
+
+    def _check_x(
+        self,
+        x: Tensor,
+        wanted: str,
+        least: int,
+        shared: dict[str, Any],
+        most: float = math.inf,
+    ) -> None:
+        """One of `least` to `most` dimensions, and the shared inputs by name."""
         check_tensor("x", x)
-        if x.dim() < dims or x.shape[-1] != self.input_size:
+        if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
             raise refuse(
                 "x",
                 show(x),
@@ -241,7 +391,64 @@ class CellLayer(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        return f"{self.kernel.spec.name}, {self.input_size}, {self.hidden_size}"
+        options = [f"{self.kernel.spec.name}, {self.input_size}, {self.hidden_size}"]
+        options += ["bidirectional=True"] if self.bidirectional else []
+        for field in fields(self.choices):
+            value = getattr(self.choices, field.name)
+            options += [f"{field.name}={value!r}"] if value != field.default else []
+        return ", ".join(options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a file takes along: not how the last call went."""
+        return {**self.__dict__, "last_solve": None}
+
+
+def _check_directions(bidirectional: bool, reverse: bool) -> None:
+    if not isinstance(bidirectional, bool):
+        raise ArgumentError(
+            f"bidirectional: got {bidirectional!r}, expected True or False.\n"
+            "Fix: bidirectional=True"
+        )
+    if bidirectional and reverse:
+        raise ArgumentError(
+            "reverse: got True with bidirectional=True, which runs both ways already, expected one "
+            "of them.\nFix: leave reverse out"
+        )
+
+
+def _directions(spec: KernelSpec, endings: Sequence[str]) -> list[Direction]:
+    """The attributes of each direction: a param's own name and the ending.
+
+    Where a module, or another param, has that name already, an underscore follows.
+    """
+    taken, directions = set(TAKEN), []
+    for ending in endings:
+        params = {}
+        for param in spec.params:
+            attribute = f"{param.name}{ending}"
+            while attribute in taken or hasattr(CellLayer, attribute):
+                attribute += "_"
+            taken.add(attribute)
+            params[param.name] = attribute
+        directions.append(Direction(f"projection{ending}", params))
+    return directions
+
+
+def _side_by_side(ahead: Solution, back: Solution) -> Solution:
+    """Both directions in one: outputs and states along the way beside each other."""
+    y = [torch.cat(pair, -1) for pair in zip(ahead.y, back.y, strict=True)]
+    z = [torch.cat(pair, -1) for pair in zip(ahead.z, back.z, strict=True)]
+    return Solution(y, z, torch.cat([ahead.h, back.h], 1), ahead.status)
+
+
+def _refuse_beside_packed(**given: Any) -> None:
+    """What says where sequences end, or which step is which, does not go with a PackedSequence."""
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(
+                f"{name}: got it beside a PackedSequence, which has lengths of its own, expected "
+                "a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)"
+            )
 
 
 def _initialise(parameter: nn.Parameter, init: InitSpec) -> None:

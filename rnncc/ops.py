@@ -110,7 +110,7 @@ def _forward_cpu(
             row.zero_()
         return results
     call = _call(*given)
-    status.copy_(_one_pass(SOLVERS.index(call.plan.solver), call.plan.forward.segment))
+    status.copy_(_one_pass(SOLVERS.index(call.plan.solver), call.plan.forward.tiling.segment))
     count = len(call.kernel.spec.outputs)
     filled = (rows[:count], rows[count:], h_last, saved if save else None, status)
     launch.forward(call, *filled)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rnncc import show, terminal
 from rnncc.errors import shorten
 from rnncc.ir import CellIR, Structure
+from rnncc.machine import MEASURED
 
 if TYPE_CHECKING:
     from rnncc.bench import Timing
+    from rnncc.calibrate import Calibration
     from rnncc.compiler import CompiledCell
     from rnncc.doctor import Finding
 
@@ -136,3 +138,16 @@ def findings(found: Sequence[Finding], healthy: bool) -> None:
         if finding.fix:
             terminal.line(f"{finding.topic}: {finding.fix}")
     terminal.line("Kernels can be built and run here." if healthy else "No kernel can run here.")
+
+
+def calibration(found: Calibration, file: Path) -> None:
+    """The constants, beside those measured for the project."""
+    rows = [
+        (name, f"{value:.3g}", f"{getattr(MEASURED, name):.3g}")
+        for name, value in vars(found.machine).items()
+    ]
+    terminal.table(("nanoseconds of", "here", "shipped"), rows)
+    terminal.line(
+        f"\nMedian error of the model: {found.error:.0%} over {found.samples} times.\n"
+        f"{file}: written; the planner reads it from the next process on."
+    )

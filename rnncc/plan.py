@@ -1,43 +1,64 @@
-"""Plan: structure, shape and threads -> how a kernel cuts its work."""
+"""Plan: structure, shape and machine -> which solver runs a call, and how it cuts its work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from rnncc import predict
 from rnncc.choices import AUTO, Choices
+from rnncc.machine import Machine, this_machine
+from rnncc.predict import LANE_BYTES, Tiling, Work
 from rnncc.spec import KernelSpec
 
-LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 STEPS_SAVED = 16
-LEAD = 64
 WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
+LEAD = (
+    64  # steps that lead up to a segment; its state and most cells' have forgotten each other then
+)
+SHORTEST = 4 * LEAD  # of the segments that `auto` takes
+WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
+FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
+
+SLOWEST = 0.1  # of one pass over time, what a lead in vain may cost
+AT_MOST = 0.9  # of one pass over time, what an iteration that ends well may cost
+
+# How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
+# state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
+# units. One scan of an affine cell is exact, so there only what overflows is looked for.
+EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 TOLERANCE = {4: 5e-7, 8: 1e-12}
+AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How one pass is cut.
+    """How one direction is cut.
 
     Attributes:
-        segment: steps of a segment.
-        rows, columns: a tile, so many runs of steps (of a segment of a sequence) by so many groups
-            of channels.
+        tiling: segments and tiles.
+        lead: steps that lead up to a segment.
+        sweeps: forward, the most sweeps before one pass does the rest; backward, 2 if all segments
+            may be walked twice, else 1.
+        predicted: nanoseconds, if what leads up to the segments tells how they start.
+        one_pass: nanoseconds of one pass over time instead.
     """
 
-    segment: int
-    rows: int
-    columns: int
+    tiling: Tiling
+    lead: int
+    sweeps: int
+    predicted: float
+    one_pass: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one call cuts its work.
+    """How one call runs.
 
     Attributes:
-        solver: which one runs, and `reason` why.
+        solver: "sequential", "segmented" or "newton", and `reason` why.
         forward, backward: their cuts.
-        lead: steps that the first guess of a segment's start runs.
-        sweeps: at most so many.
+        patient: not to give up segments before all sweeps are done.
         tolerance: of neighbouring segments.
         every: steps between the states that the backward starts from.
         threads: how many work.
@@ -47,8 +68,6 @@ class Plan:
     reason: str
     forward: Cut
     backward: Cut
-    lead: int
-    sweeps: int
     patient: bool
     tolerance: float
     every: int
@@ -61,55 +80,172 @@ def plan(
     itemsize: int,
     threads: int,
     choices: Choices = AUTO,
+    cores: int | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
-    batch, steps, channels = shape
-    every = choices.checkpoint or STEPS_SAVED
-    whole = max(1, steps)
-    if batch * steps * channels < WORTH_A_THREAD:
-        threads = 1
-    lanes = LANE_BYTES // itemsize
-    largest = spec.tile * 4 // max(4, itemsize)
-    groups = channels // spec.group
+    """Choose the solver, and cut [sequences, steps, channels] so that all threads work.
 
-    def cut(segment: int) -> Cut:
-        runs = batch * -(-whole // segment)
-        rows, columns = _tile(runs, groups, lanes, largest, threads)
-        return Cut(segment, rows, columns)
+    Args:
+        itemsize: bytes of the type that the recurrence is computed in.
+        threads: how many may work; a small call takes one.
+        cores: how many to choose the solver for, `threads` if None. The choice doesn't follow
+            `threads`, so that their number never changes a bit.
+    """
+    return _Planner(spec, shape, itemsize, threads, choices, cores or threads, machine).plan()
 
-    solver = choices.solver
-    segment = whole
-    lead, sweeps = 4, 1
-    if solver == "newton":
-        segment, lead, sweeps = 1, 1, choices.iterations or 3
-        sweeps += 1
-    elif solver == "segmented":
-        segment = min(choices.segment or 64, whole)
-        sweeps = choices.iterations or -(-whole // segment)
-        lead = min(LEAD, segment)
-    else:
-        solver = "sequential"
-    back = max(segment // every, 1) * every if solver == "segmented" else whole
-    return Plan(
-        solver=solver,
-        reason="",
-        forward=cut(segment),
-        backward=cut(back),
-        lead=lead,
-        sweeps=sweeps,
-        patient=choices.solver != 'auto',
-        tolerance=choices.tol or TOLERANCE[itemsize],
-        every=every,
-        threads=threads,
-    )
+
+class _Planner:
+    def __init__(
+        self,
+        spec: KernelSpec,
+        shape: tuple[int, int, int],
+        itemsize: int,
+        threads: int,
+        choices: Choices,
+        cores: int,
+        machine: Machine | None,
+    ) -> None:
+        batch, steps, channels = shape
+        small = batch * steps * channels < WORTH_A_THREAD
+        self.spec = spec
+        self.choices = choices
+        self.machine = machine or this_machine()
+        self.itemsize = itemsize
+        self.threads = 1 if small else threads
+        self.lanes = LANE_BYTES // itemsize
+        self.largest = spec.tile * 4 // max(4, itemsize)
+        self.steps = max(1, steps)
+        self.every = choices.checkpoint or STEPS_SAVED
+        groups = channels // spec.group
+        self.work = Work(batch, self.steps, groups, self.lanes, 1 if small else cores)
+
+    def plan(self) -> Plan:
+        solver, reason, forward = self.forward()
+        affine = self.spec.structure.affine and solver != "newton"
+        table = AFFINE_TOLERANCE if affine else TOLERANCE
+        rounding = EPSILON[self.itemsize] * forward.tiling.segment**0.5 / 2
+        tol = self.choices.tol
+        return Plan(
+            solver=solver,
+            reason=reason,
+            forward=forward,
+            backward=self.backward(),
+            patient=self.choices.solver != "auto",
+            tolerance=max(table[self.itemsize], rounding) if tol is None else tol,
+            every=self.every,
+            threads=self.threads,
+        )
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def forward(self) -> tuple[str, str, Cut]:
+        """Solver, reason, cut."""
+        choices, one_pass = self.choices, self.one_pass(self.steps)
+        if choices.solver == "newton":
+            iterations = choices.iterations or 3
+            cost = (iterations + 1) * self.sweep(1)
+            cut = Cut(self.tiling(1), 1, iterations + 1, cost, one_pass)
+            return "newton", "every step at once, as asked", cut
+        if choices.solver == "segmented":
+            segment = min(choices.segment or self.best(self.segmented), self.steps)
+            sweeps = choices.iterations or -(-self.steps // segment)
+            cut = Cut(self.tiling(segment), LEAD, sweeps, self.segmented(segment), one_pass)
+            return "segmented", "as asked", cut
+        whole = Cut(self.tiling(self.steps), LEAD, 1, one_pass, one_pass)
+        if choices.solver == "sequential":
+            return "sequential", "one pass over time, as asked", whole
+        return self.auto(whole)
+
+    def auto(self, whole: Cut) -> tuple[str, str, Cut]:
+        structure, one_pass = self.spec.structure, whole.one_pass
+        if structure.spiking:
+            return "sequential", "one pass over time: a spike has no slope to iterate by", whole
+        segment = self.best(self.segmented)
+        predicted = self.segmented(segment)
+        if segment == self.steps or WORTH_SEGMENTS * predicted > one_pass:
+            return "sequential", "one pass over time: batch x channels gives enough to do", whole
+        lead = self.lead(segment)
+        sweeps = int((AT_MOST * one_pass - lead) / self.sweep(segment))
+        if structure.affine:
+            sweeps = 4
+        elif lead > SLOWEST * one_pass:
+            return "sequential", "one pass over time: leading up to segments costs too much", whole
+        elif sweeps < FEWEST_SWEEPS:
+            sweeps = 1
+        reason = "batch x channels leaves the machine idle; segments of time fill it"
+        return "segmented", reason, Cut(self.tiling(segment), LEAD, sweeps, predicted, one_pass)
+
+    def segmented(self, segment: int) -> float:
+        last = self.one_pass(segment)
+        if self.spec.structure.affine:
+            return self.lead(segment) + self.sweep(segment) + last
+        return self.lead(segment) + last
+
+    def one_pass(self, segment: int) -> float:
+        return predict.one_pass(self.machine, self.spec, self.work, self.tiling(segment, True))
+
+    def sweep(self, segment: int) -> float:
+        return predict.sweep(self.machine, self.spec, self.work, self.tiling(segment, True))
+
+    def lead(self, segment: int) -> float:
+        return predict.lead(self.machine, self.spec, self.work, self.tiling(segment, True), LEAD)
+
+    # --- backward --------------------------------------------------------------------------------
+
+    def backward(self) -> Cut:
+        one_pass = self.back_pass(self.steps)
+        whole = Cut(self.tiling(self.steps), LEAD, 1, one_pass, one_pass)
+        if self.choices.solver == "sequential":
+            return whole
+        asked = self.choices.segment
+        if self.choices.solver == "segmented" and asked:
+            segment = min(self.steps, -(-asked // self.every) * self.every)
+        else:
+            segment = self.best(self.back_segmented)
+        predicted = self.back_segmented(segment)
+        if self.choices.solver == "segmented":
+            return Cut(self.tiling(segment), LEAD, 2, predicted, one_pass)
+        lead = self.back_alone(segment, LEAD)
+        if WORTH_SEGMENTS * predicted > one_pass or lead > SLOWEST * one_pass:
+            return whole
+        twice = predicted + self.back_alone(segment, segment)
+        sweeps = 2 if twice < AT_MOST * one_pass else 1
+        return Cut(self.tiling(segment), LEAD, sweeps, predicted, one_pass)
+
+    def back_segmented(self, segment: int) -> float:
+        return self.back_alone(segment, LEAD) + self.back_pass(segment)
+
+    def back_pass(self, segment: int) -> float:
+        return predict.back_pass(self.machine, self.spec, self.work, self.tiling(segment, True))
+
+    def back_alone(self, segment: int, steps: int) -> float:
+        tiling = self.tiling(segment, True)
+        return predict.back_alone(self.machine, self.spec, self.work, tiling, steps)
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def best(self, cost: Callable[[int], float]) -> int:
+        """The length of segments that costs least: all steps, or a multiple of those saved."""
+        unit = -(-STEPS_SAVED // self.every) * self.every
+        lengths = []
+        for count in (2**n for n in range(1, 12)):
+            length = _round_up(-(-self.steps // count), unit)
+            if length >= SHORTEST:
+                lengths.append(length)
+        return min([self.steps, *lengths], key=cost)
+
+    def tiling(self, segment: int, chosen_for_cores: bool = False) -> Tiling:
+        runs = self.work.batch * -(-self.steps // segment)
+        threads = self.work.threads if chosen_for_cores else self.threads
+        rows, columns = _tile(runs, self.work.groups, self.lanes, self.largest, threads)
+        return Tiling(segment, rows, columns)
 
 
 def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
     """Rows by columns: whole vectors, many of them in flight, and as much work for each thread."""
-    if groups < largest and runs > 1:
-        # few channels: several runs side by side fill a vector
-        wanted = min(_round_up(-(-runs * groups // threads), lanes), largest)
-        if groups < lanes or wanted >= 2 * groups:
-            return max(1, min(runs, wanted // max(1, groups))), groups
+    wanted = min(_round_up(-(-runs * groups // threads), lanes), largest)
+    if groups < lanes or wanted >= 2 * groups:  # several runs side by side
+        return max(1, min(runs, wanted // max(1, groups))), groups
     fewest = -(-groups // largest)
     most = max(fewest, groups // lanes)
     counts = range(fewest, min(most, fewest + 2 * threads) + 1)

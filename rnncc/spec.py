@@ -58,6 +58,29 @@ class StructureSpec(_Frozen):
     readouts: tuple[str, ...]
 
 
+class Effort(_Frozen):
+    """What one lane computes: arithmetic operations, and calls of exp, tanh and the like."""
+
+    operations: float
+    functions: float
+
+
+class EffortSpec(_Frozen):
+    """What a kernel computes for one lane and step, for the planner.
+
+    Attributes:
+        step: the step itself.
+        carry: its Jacobian and the product with those before it.
+        adjoint: the gradients of all arguments.
+        through: of the states only, for the gradient and one for each state that a step reads.
+    """
+
+    step: Effort
+    carry: Effort
+    adjoint: Effort
+    through: Effort
+
+
 class KernelSpec(_Frozen):
     """Everything that the run time needs to know of a cell.
 
@@ -66,6 +89,7 @@ class KernelSpec(_Frozen):
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        effort: how much a lane computes.
     """
 
     abi: Literal[2] = ABI
@@ -81,6 +105,7 @@ class KernelSpec(_Frozen):
     shared_inputs: int
     tile: int
     kept: int
+    effort: EffortSpec
 
     @property
     def group(self) -> int:

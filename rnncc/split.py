@@ -6,10 +6,15 @@ each other therefore go into loops of their own; what crosses from part to part 
 
 from __future__ import annotations
 
-from rnncc.functions import Comparison, Opaque
+from rnncc.functions import Opaque
 from rnncc.ir import Let, Parts, Program
 
-CHEAP = frozenset("where relu abs sign maximum minimum clip div sqrt rsqrt".split())
+CHEAP = frozenset(
+    """
+    where relu abs sign maximum minimum clip div sqrt rsqrt
+    gt ge lt le eq ne both either negate
+    """.split()
+)
 MOST_PARTS = 4
 
 
@@ -26,12 +31,12 @@ def split(program: Program) -> Parts:
 
 
 def _expensive(let: Let) -> bool:
-    return any(
-        not isinstance(opaque, Comparison)
-        and type(opaque).__name__ not in CHEAP
-        and not type(opaque).__name__.startswith("spike_")
-        for opaque in let.expr.atoms(Opaque)
-    )
+    return any(expensive(type(opaque).__name__) for opaque in let.expr.atoms(Opaque))
+
+
+def expensive(function: str) -> bool:
+    """Whether a function takes many operations."""
+    return function not in CHEAP and not function.startswith("spike_")
 
 
 def _crossing(parts: tuple[tuple[Let, ...], ...]) -> tuple[str, ...]:

@@ -179,8 +179,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "input_size: got 3.0, expected a positive int.\nFix: 64",
     ),
     "an unknown solver": (
-        lambda: gru(solver="newton"),
-        "solver: got 'newton', expected one of auto, sequential.\nFix: solver='auto'",
+        lambda: gru(solver="parallel"),
+        "solver: got 'parallel', expected one of auto, sequential, segmented, newton.\n"
+        "Fix: solver='auto'",
     ),
     "a state of another shape": (
         lambda: gru(h0=torch.zeros(B, N + 1)),

@@ -443,7 +443,8 @@ TRACING = {
     "an option as an argument": bad_argument(
         "the argument 'reset' has the name of an option",
         "The generated function has the options "
-        "cu_seqlens, h0, lengths, reset, return_state, return_states, reverse, solver.",
+        "checkpoint, cu_seqlens, h0, iterations, lengths, observe, on_failure, reset, "
+        "return_state, return_states, reverse, segment, solver, tol.",
         "rename it, for example 'reset_'",
         "h: State, x: Input, reset: Input",
         "return h * reset + x",

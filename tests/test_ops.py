@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rnncc.ops  # defines the operators
 from rnncc import build, launch
+from rnncc.choices import Choices
 from rnncc.find import find
 from tests.runs import (
     CELLS,
@@ -69,27 +70,44 @@ def assert_equal(a: Arguments, b: Arguments) -> None:
 # --- what torch.library and autograd check ---------------------------------------------------
 
 
-@pytest.mark.parametrize("with_start", [True, False])
+SEGMENTED = Choices("segmented", segment=7, checkpoint=4, reverse=True)
+
+# How inputs [2, 20, N] are solved, whether from a given start; starts, lengths, reset.
+OPERATED: dict[str, tuple[Choices, bool, tuple[Tensor | None, Tensor | None, Tensor | None]]] = {
+    "whole": (Choices(), False, (None, None, None)),
+    "padded": (SEGMENTED, True, (None, torch.tensor([7, 20]), None)),
+    "reset": (Choices(), True, (None, None, torch.rand(2, 20) < 0.2)),
+    "joined": (SEGMENTED, False, (torch.tensor([0, 9, 9]), torch.tensor([9, 0, 11]), None)),
+}
+
+
+@pytest.mark.parametrize("kind", OPERATED)
 @pytest.mark.parametrize("name", FEW)
-def test_opcheck_accepts_both_operators(name: str, with_start: bool) -> None:
-    c = compiled(name)
-    call = random_call(name, (2, 20, fitting(name, 6)), torch.float32)
-    given = list(call.arguments.values())
-    count = len(c.stages.cell.inputs)
-    order = [a.name for a in (*c.stages.cell.inputs, *c.stages.cell.params)]
-    given = [call.arguments[n] for n in order]
-    inputs, params = given[:count], given[count:]
-    h0 = torch.stack(call.h0) if with_start and call.h0 else None
-    key = c.kernel.key
+def test_opcheck_accepts_both_operators(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # opcheck compares what two runs return; in `saved` there may be slots that no sequence takes
+    monkeypatch.setattr(rnncc.ops, "empty", torch.Tensor.new_zeros)
+    choices, with_start, sequences = OPERATED[kind]
+    cell, key = compiled(name).stages.cell, compiled(name).kernel.key
+    joined, channels = sequences[0] is not None, fitting(name, 6)
+    arguments = random_call(name, (1 if joined else 2, 20, channels), torch.float32).arguments
+    inputs, params = ([arguments[a.name] for a in part] for part in (cell.inputs, cell.params))
+    start = torch.rand(len(cell.states), 3 if joined else 2, channels) if with_start else None
+    head = (key, choices.text(), inputs, False, params, start, *sequences)
     forward, backward = torch.ops.rnncc.forward.default, torch.ops.rnncc.backward.default
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
-    for save in (True, False):
-        torch.library.opcheck(forward, (key, inputs, False, params, h0, save), test_utils=checks)
-    *y, h, saved = forward(key, inputs, False, params, h0, True)
-    for dy, dh in ([[torch.ones_like(v) for v in y], torch.ones_like(h)], [[None] * len(y), None]):
-        for wanted in ([True] * count, [False] * count):
-            arguments = (key, inputs, False, params, saved, dy, dh, wanted)
-            torch.library.opcheck(backward, arguments, test_utils=checks)
+    for states, save in ((True, True), (False, False)):
+        torch.library.opcheck(forward, (*head, states, save), test_utils=checks)
+    *rows, h, saved, _ = forward(*head, True, True)
+    dy, dz = ([torch.ones_like(v) for v in part]
+              for part in (rows[: len(cell.outputs)], rows[len(cell.outputs) :]))  # fmt: skip
+    for upstream, wanted in (
+        ((dy, dz, torch.ones_like(h)), True),
+        (([None] * len(dy), [], None), False),
+    ):
+        given = (*head, saved, *upstream, [wanted] * len(inputs))
+        torch.library.opcheck(backward, given, test_utils=checks)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
@@ -427,9 +445,9 @@ def addresses(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     original = launch.forward
 
-    def recorded(kernel: Any, inputs: Any, *rest: Any) -> None:
-        seen.append([x.data_ptr() for x in inputs])
-        original(kernel, inputs, *rest)
+    def recorded(call: launch.Call, *results: Any) -> None:
+        seen.append([x.data_ptr() for x in call.inputs])
+        original(call, *results)
 
     monkeypatch.setattr(launch, "forward", recorded)
     return seen

@@ -1350,7 +1350,7 @@ static int64_t solve_segments(const Args& a) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
   if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
     if (!sweep_once(pass, no_M, &solved)) return -1;
-  } else if (!Lanes::kAffine && !a.patient && !(left <= steady)) {
+  } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
@@ -1683,18 +1683,21 @@ static void reduce_shared_inputs(const Args& a) {
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
-  const Pass pass = {a, Cut::into_segments(a)};
+  Pass pass = {a, Cut::into_segments(a)};
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
   if (pass.cut.segments > 1) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
-    if (!(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ) <= kForgotten)) {
+    const real left = largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ);
+    if (!(left <= kForgotten) && a.sweeps < 2) {
+      pass.cut = Cut::whole(a, 0);
+    } else if (!(left <= kForgotten)) {
       if (in_parallel(pass, alone_tile, tiles, space)) return 1;
       if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
     }
   }
-  if (in_parallel(pass, backward_tile, tiles, space)) return 1;
+  if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
   if (pass.cut.segments > 1) reduce_starts(pass);
   reduce_params(pass);
   reduce_shared_inputs(a);

@@ -170,7 +170,7 @@ static int64_t solve_segments(const Args& a) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
   if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
     if (!sweep_once(pass, no_M, &solved)) return -1;
-  } else if (!Lanes::kAffine && !a.patient && !(left <= steady)) {
+  } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
