@@ -87,9 +87,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "ConvergenceError", "Input", "LoadError",
-    "Matrix", "Param", "RnnccError", "State", "StructureError", "abs", "cell", "clip", "compile",
-    "constant", "cos", "cosh", "erf", "exp", "expm1", "gelu", "log", "log1p", "logsigmoid",
-    "maximum", "mean", "minimum", "normal", "relu", "rsqrt", "shift", "sigmoid", "sign", "silu",
-    "sin", "sinh", "softplus", "spike", "sqrt", "tanh", "uniform", "where",
+    "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "ConvergenceError",
+    "Input", "LoadError", "Matrix", "Param", "RnnccError", "State", "StructureError", "abs",
+    "cell", "clip", "compile", "constant", "cos", "cosh", "erf", "exp", "expm1", "gelu", "log",
+    "log1p", "logsigmoid", "maximum", "mean", "minimum", "normal", "relu", "rsqrt", "shift",
+    "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "spike", "sqrt", "tanh", "uniform",
+    "where",
 ]  # fmt: skip

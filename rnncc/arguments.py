@@ -53,7 +53,7 @@ def prepare(
     channels = _check_params(spec, bound, channels)
     check_groups(spec, channels)
     inputs = [
-        _fit(x.to(dtype), lead, (steps,) if i.shared else (steps, channels))
+        _fit(cast(x, dtype), lead, (steps,) if i.shared else (steps, channels))
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = compute_params(spec, bound, dtype)
@@ -91,8 +91,14 @@ def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) 
                 f"{str(COMPUTE[dtype]).removeprefix('torch.')}, to go with {dtype} inputs",
                 f"{param.name}.to({COMPUTE[dtype]})",
             )
-        params.append(value.to(COMPUTE[dtype]).reshape(-1) if param.shared else value)
-    return [p.to(COMPUTE[dtype]) for p in params]
+        value = cast(value, COMPUTE[dtype])
+        params.append(value.reshape(-1) if param.shared else value)
+    return params
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `tensor.to(dtype)`, which takes a while even where it has nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def unpack(

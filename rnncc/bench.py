@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnncc.choices import SOLVERS
 from rnncc.compiler import CompiledCell
 from rnncc.doctor import cpu_name
-from rnncc.errors import ArgumentError, RnnccError
+from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
 from rnncc.ir import CellIR
 from rnncc.reference import plain_loop, plain_step
 from rnncc.spec import InitSpec, KernelSpec
+from rnncc.status import Solve
 
 Shape = tuple[int, int, int]
 Arguments = Mapping[str, Tensor]
@@ -41,6 +43,8 @@ class Timing:
         shape: [B, T, N].
         direction: "forward" or "forward+backward".
         fused, loop, compiled: the kernel, the plain loop, and the loop under torch.compile.
+        solvers: the kernel by each solver by name, where asked for; one that fails is left out.
+        chosen: the solver that `auto`, which is timed as `fused`, takes in the forward.
         copy: a copy of as many bytes as the pass must read and write, `bytes` of them.
         runs: of the loop; what is fast ran more often.
     """
@@ -53,6 +57,8 @@ class Timing:
     copy: float
     bytes: int
     runs: int
+    chosen: str
+    solvers: dict[str, float]
 
     @property
     def ratio(self) -> float:
@@ -79,6 +85,8 @@ class Timing:
             "ratio_compiled": self.ratio_compiled,
             "bytes": self.bytes,
             "runs": self.runs,
+            "solver": self.chosen,
+            "solvers_ms": {name: seconds * 1e3 for name, seconds in self.solvers.items()},
         }
 
 
@@ -100,7 +108,11 @@ def machine() -> dict[str, Any]:
 
 
 def measure(
-    compiled: CompiledCell, shape: Shape, against_compile: bool = False, budget: float = 6.0
+    compiled: CompiledCell,
+    shape: Shape,
+    against_compile: bool = False,
+    solvers: bool = False,
+    budget: float = 6.0,
 ) -> Iterator[Timing]:
     """Time the forward, then forward and backward, in float32.
 
@@ -125,9 +137,12 @@ def measure(
     check(loops["fused"], loops["loop"], arguments, spec)
     if against_compile:
         loops["compiled"] = chunked(cell)
+    each = solver_loops(compiled, arguments) if solvers else {}
+    chosen: list[Solve] = []
+    compiled(**arguments, observe=chosen.append)
     for direction, run in (("forward", forward), ("forward+backward", forward_backward)):
         moved = bytes_moved(spec, shape, direction)
-        runs = {name: run(loop, arguments) for name, loop in loops.items()}
+        runs = {name: run(loop, arguments) for name, loop in {**loops, **each}.items()}
         times = interleave({**runs, "copy": copier(moved)}, budget)
         medians = {name: statistics.median(samples) for name, samples in times.items()}
         yield Timing(
@@ -139,6 +154,8 @@ def measure(
             copy=medians["copy"],
             bytes=moved,
             runs=len(times["loop"]),
+            chosen=chosen[0].solver,
+            solvers={name: medians[name] for name in each},
         )
 
 
@@ -171,14 +188,24 @@ def _drawn(init: InitSpec, size: tuple[int, ...], generator: torch.Generator) ->
     return torch.full(size, init.a)
 
 
-def fused_loop(compiled: CompiledCell) -> Loop:
+def fused_loop(compiled: CompiledCell, solver: str = "auto") -> Loop:
     """The kernel, as users call it."""
 
     def run(arguments: Arguments) -> list[Tensor]:
-        y = compiled(**arguments)
+        y = compiled(**arguments, solver=solver)
         return [y] if isinstance(y, Tensor) else list(y)
 
     return run
+
+
+def solver_loops(compiled: CompiledCell, arguments: Arguments) -> dict[str, Loop]:
+    """The kernel by each solver that solves this call; Newton may not."""
+    loops = {name: fused_loop(compiled, name) for name in SOLVERS if name != "auto"}
+    try:
+        loops["newton"](arguments)
+    except ConvergenceError:
+        del loops["newton"]
+    return loops
 
 
 def plain(cell: CellIR) -> Loop:

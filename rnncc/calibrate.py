@@ -27,10 +27,12 @@ ONE_PASS = Choices(solver="sequential")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Attributes:
-    machine: the constants found.
-    error: the median deviation of the model from the times it was fitted to, relative.
-    samples: how many times those were.
+    """What was found.
+
+    Attributes:
+        machine: the constants.
+        error: the median deviation of the model from the times it was fitted to, relative.
+        samples: how many times those were.
     """
 
     machine: Machine

@@ -278,6 +278,7 @@ def new(name: str, folder: str, force: bool, json: bool) -> None:
 Examples:
   rnncc bench
   rnncc bench cells/lstm.py --shape 8x2048x256 --threads 4
+  rnncc bench para_gru --shape 1x16384x16 --solvers
   rnncc bench para_gru --against-compile --json > times.json"""
 )
 @click.argument("path", default="para_gru")
@@ -289,6 +290,7 @@ Examples:
     is_flag=True,
     help="Also time the loop under torch.compile, 32 steps at a time (compiles for 10 to 40 s).",
 )
+@click.option("--solvers", is_flag=True, help="Also time every solver by itself.")
 @click.option("--threads", type=click.IntRange(min=1), help="How many threads PyTorch uses.")
 @options.constants
 @options.common
@@ -296,6 +298,7 @@ def bench(
     path: str,
     shapes: list[Shape],
     against_compile: bool,
+    solvers: bool,
     threads: int | None,
     constants: Constants,
     json: bool,
@@ -314,7 +317,7 @@ def bench(
     for shape in shapes or BENCH_SHAPES:
         text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
         with terminal.progress(text, wanted=not json):
-            timings += list(bench_.measure(compiled, shape, against_compile))
+            timings += list(bench_.measure(compiled, shape, against_compile, solvers))
     found = bench_.machine()
     if json:
         results = [timing.data() for timing in timings]
@@ -337,7 +340,7 @@ Examples:
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Time some kernels on this machine, which should be idle, for the planner; and do no more.",
+    help="Time kernels on this machine, which should be idle, for the planner; and do no more.",
 )
 @options.common
 @click.pass_context

@@ -199,7 +199,6 @@ View = tuple[int, ...]
 NO_VIEW: View = (0, 0, 0, 0)
 
 
-@dataclass(frozen=True)
 class Call:
     """One call of a kernel: the cell, its arguments, and the way they are solved.
 
@@ -208,38 +207,44 @@ class Call:
             stands for all inputs that are not shared.
         params: in the compute dtype, contiguous.
         h0: [states, S, N] in the compute dtype, contiguous, or None.
+        shape: sequences, steps of the longest, channels.
+        plan: how the call cuts its work.
     """
 
-    kernel: Kernel
-    choices: Choices
-    inputs: Sequence[Tensor]
-    packed: bool
-    params: Sequence[Tensor]
-    h0: Tensor | None
-    sequences: Sequences = ALL_WHOLE
+    def __init__(
+        self,
+        kernel: Kernel,
+        choices: Choices,
+        inputs: Sequence[Tensor],
+        packed: bool,
+        params: Sequence[Tensor],
+        h0: Tensor | None,
+        sequences: Sequences = ALL_WHOLE,
+    ) -> None:
+        self.kernel = kernel
+        self.choices = choices
+        self.inputs = inputs
+        self.packed = packed
+        self.params = params
+        self.h0 = h0
+        self.sequences = sequences
+        self.dtype = inputs[0].dtype
+        self.shape = self._shape()
+        self.plan = kernel.plan(self.shape, self.dtype, choices)
 
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Sequences, steps of the longest, channels."""
-        _, steps = self.inputs[0].shape[:2]
+    def _shape(self) -> tuple[int, int, int]:
+        rows, steps = self.inputs[0].shape[:2]
         channels = channels_of(self.kernel.spec, self.inputs, self.params)
         starts, lengths = self.sequences.starts, self.sequences.lengths
         if starts is None:
-            return self.inputs[0].shape[0], steps, channels
+            return rows, steps, channels
         assert lengths is not None
         return starts.shape[0], int(lengths.max()) if len(lengths) else 0, channels
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inputs[0].dtype
-
-    @cached_property
-    def plan(self) -> Plan:
-        return self.kernel.plan(self.shape, self.dtype, self.choices)
-
-    @cached_property
-    def inputs_views(self) -> list[View]:
-        return _input_views(self.kernel.spec, self.inputs, self.packed)
+    def solved_by(self, choices: Choices) -> Call:
+        """The same call with other choices."""
+        arguments = (self.inputs, self.packed, self.params, self.h0, self.sequences)
+        return Call(self.kernel, choices, *arguments)
 
 
 def forward(
@@ -357,7 +362,11 @@ def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | Non
             *(tiling.rows, tiling.columns, p.every, p.threads, build.thread_pool()),
         ),
     )
-    given |= {"x": call.inputs_views, "params": call.params, "h0": call.h0}
+    given |= {
+        "x": _input_views(kernel.spec, call.inputs, call.packed),
+        "params": call.params,
+        "h0": call.h0,
+    }
     given |= {"starts": sequences.starts, "lengths": sequences.lengths, "reset": sequences.reset}
     if sequences.reset is not None:
         given["reset_strides"] = [tuple(sequences.reset.stride())]

@@ -26,7 +26,7 @@ from rnncc.choices import Choices
 from rnncc.errors import ArgumentError
 from rnncc.launch import Kernel
 from rnncc.ops import Solution
-from rnncc.packed import packed_alike, read_packing
+from rnncc.packed import read_packing, refuse_beside_packed
 from rnncc.sequences import Sequences, read_sequences
 from rnncc.spec import InitSpec, KernelSpec
 from rnncc.status import Solve
@@ -122,10 +122,12 @@ class Direction(NamedTuple):
     Attributes:
         projection: the attribute that holds its projection.
         params: for each param of the cell the attribute that holds it.
+        back: it is the second of two, from the end.
     """
 
     projection: str
     params: dict[str, str]
+    back: bool
 
 
 class CellLayer(nn.Module):
@@ -151,6 +153,7 @@ class CellLayer(nn.Module):
     """
 
     kernel: Kernel
+    projection: nn.Linear
     last_solve: Solve | tuple[Solve, ...] | None
 
     def __init__(
@@ -241,7 +244,7 @@ class CellLayer(nn.Module):
             ConvergenceError: the solver is "newton" and did not converge.
         """
         if isinstance(x, PackedSequence):
-            _refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
+            refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
             return self._run_packed(x, state, return_states, shared)
         self._check_x(x, "[..., T, input_size]", 2, shared)
         lead, steps = tuple(x.shape[:-2]), x.shape[-2]
@@ -268,27 +271,12 @@ class CellLayer(nn.Module):
     ) -> tuple[Any, ...]:
         """With the sequences laid one after another, and the results packed as x is."""
         self._check_x(x.data, "a PackedSequence of [total, input_size]", 2, shared, most=2)
-        for name, value in shared.items():
-            if not isinstance(value, PackedSequence) or not packed_alike(x, value):
-                raise refuse(
-                    name,
-                    "other lengths" if isinstance(value, PackedSequence) else show(value),
-                    "a PackedSequence with the batch_sizes and sorted_indices of x",
-                    f"pack {name} with the lengths of x",
-                )
         packing = read_packing(x)
-        order = (x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-
-        def pack(row: Any) -> Any:
-            if isinstance(row, tuple):
-                return tuple(pack(r) for r in row)
-            return PackedSequence(row[packing.packed], *order)
-
-        joined = {name: value.data[packing.joined] for name, value in shared.items()}
+        joined = {name: packing.join(name, value) for name, value in shared.items()}
         *rows, last = self._run(
-            x.data[packing.joined], state, packing.sequences, return_states, joined
+            x.data[packing.there], state, packing.sequences, return_states, joined
         )
-        return *map(pack, rows), last
+        return *map(packing.pack, rows), last
 
     def _run(
         self,
@@ -303,30 +291,43 @@ class CellLayer(nn.Module):
         state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
         if self.bidirectional:
             state_lead = (2, *state_lead)
-        solutions = []
-        for direction in self._directions:
-            inputs, params = self._arguments(direction, x, shared)
-            start = stack_states(spec, state, state_lead, self.hidden_size, inputs[0].dtype)
-            choices = self.choices
-            if self.bidirectional:
-                start, choices = self._one_way(direction, start)
-            solutions.append(
-                ops.solve(
-                    self.kernel.key,
-                    inputs,
-                    self._projected > 0,
-                    params,
-                    start,
-                    choices,
-                    sequences,
-                    return_states,
-                )
-            )
+        solutions = [
+            self._solve(direction, x, state, state_lead, sequences, return_states, shared)
+            for direction in self._directions
+        ]
         if not torch.compiler.is_compiling():
             solves = tuple(Solve(solution.status) for solution in solutions)
             self.last_solve = solves if self.bidirectional else solves[0]
         whole = _side_by_side(*solutions) if self.bidirectional else solutions[0]
         return unpack(spec, whole, lead, state_lead, True)  # type: ignore[no-any-return]
+
+    def _solve(
+        self,
+        direction: Direction,
+        x: Tensor,
+        state: States | None,
+        state_lead: tuple[int, ...],
+        sequences: Sequences,
+        return_states: bool,
+        shared: dict[str, Tensor],
+    ) -> Solution:
+        """One direction."""
+        inputs, params = self._arguments(direction, x, shared)
+        start = stack_states(self.kernel.spec, state, state_lead, self.hidden_size, inputs[0].dtype)
+        choices = self.choices
+        if self.bidirectional:
+            start = None if start is None else start.tensor_split(2, 1)[direction.back]
+            choices = replace(choices, reverse=direction.back)
+        return ops.solve(
+            self.kernel.key,
+            inputs,
+            self._projected > 0,
+            params,
+            start,
+            choices,
+            sequences,
+            return_states,
+        )
 
     def _arguments(
         self, direction: Direction, x: Tensor, shared: dict[str, Tensor]
@@ -348,14 +349,6 @@ class CellLayer(nn.Module):
             inputs.append(whole.reshape(rows, steps))
         bound = {name: getattr(self, attribute) for name, attribute in direction.params.items()}
         return inputs, compute_params(self.kernel.spec, bound, projected.dtype)
-
-    def _one_way(self, direction: Direction, start: Tensor | None) -> tuple[Tensor | None, Choices]:
-        """Of states [states, 2 * S, N] and choices for both directions those of one."""
-        place = self._directions.index(direction)
-        if start is not None:
-            count = start.shape[1] // 2
-            start = start[:, place * count : (place + 1) * count]
-        return start, replace(self.choices, reverse=place == 1)
 
     def _check_x(
         self,
@@ -430,7 +423,7 @@ def _directions(spec: KernelSpec, endings: Sequence[str]) -> list[Direction]:
                 attribute += "_"
             taken.add(attribute)
             params[param.name] = attribute
-        directions.append(Direction(f"projection{ending}", params))
+        directions.append(Direction(f"projection{ending}", params, ending != ""))
     return directions
 
 
@@ -439,16 +432,6 @@ def _side_by_side(ahead: Solution, back: Solution) -> Solution:
     y = [torch.cat(pair, -1) for pair in zip(ahead.y, back.y, strict=True)]
     z = [torch.cat(pair, -1) for pair in zip(ahead.z, back.z, strict=True)]
     return Solution(y, z, torch.cat([ahead.h, back.h], 1), ahead.status)
-
-
-def _refuse_beside_packed(**given: Any) -> None:
-    """What says where sequences end, or which step is which, does not go with a PackedSequence."""
-    for name, value in given.items():
-        if value is not None:
-            raise ArgumentError(
-                f"{name}: got it beside a PackedSequence, which has lengths of its own, expected "
-                "a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)"
-            )
 
 
 def _initialise(parameter: nn.Parameter, init: InitSpec) -> None:

@@ -38,7 +38,7 @@ class Machine:
     def nanoseconds(self, counts: Machine) -> float:
         """What so many of each take."""
         pairs = zip(astuple(self), astuple(counts), strict=True)
-        return sum(mine * count for mine, count in pairs)
+        return float(sum(mine * count for mine, count in pairs))
 
 
 # Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22.

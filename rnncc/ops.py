@@ -153,7 +153,7 @@ def _failed(call: Call, filled: tuple[Any, ...]) -> None:
     iterations, residual = int(status[0]) - 1, float(status[1])
     if choices.on_failure == "sequential":
         again = replace(choices, solver="sequential", iterations=None, tol=None, on_failure=None)
-        launch.forward(replace(call, choices=again), *filled)
+        launch.forward(call.solved_by(again), *filled)
         status[2], status[3] = 1, 0
         return
     message = (

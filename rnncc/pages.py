@@ -103,21 +103,25 @@ def timings(title: str, found: Sequence[Timing]) -> None:
     terminal.line()
     against = any(timing.compiled is not None for timing in found)
     rivals = ("torch.compile", "ratio") if against else ()
-    headers = ("shape", "pass", "rnncc", "plain loop", "ratio", *rivals, "copy", "rnncc / copy")
-    terminal.table(headers, [_timing_row(timing) for timing in found])
+    solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
+    headers = ("shape", "pass", "solver", "rnncc", "plain loop", "ratio", *rivals, *solvers)
+    rows = [_timing_row(timing, solvers) for timing in found]
+    terminal.table((*headers, "copy", "rnncc / copy"), rows)
 
 
-def _timing_row(timing: Timing) -> show.Row:
+def _timing_row(timing: Timing, solvers: Sequence[str]) -> show.Row:
     rivals: show.Row = ()
     if timing.compiled is not None:
         rivals = (_ms(timing.compiled), f"{timing.compiled / timing.fused:.1f}x")
     return (
         "x".join(map(str, timing.shape)),
         timing.direction,
+        timing.chosen,
         _ms(timing.fused),
         _ms(timing.loop),
         f"{timing.ratio:.1f}x",
         *rivals,
+        *(_ms(timing.solvers[s]) if s in timing.solvers else "fails" for s in solvers),
         _ms(timing.copy),
         f"{timing.fused / timing.copy:.1f}",
     )

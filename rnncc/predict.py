@@ -1,4 +1,4 @@
-"""Predict: a cut of a pass over time -> its time on this machine, by a model of what a step costs."""
+"""Predict: a cut of a pass over time -> its time on this machine, by a model of a step's cost."""
 
 from __future__ import annotations
 

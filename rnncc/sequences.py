@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +81,13 @@ def _integers(name: str, value: Any, device: Any) -> Tensor:
             value = torch.tensor(value)
         except (TypeError, ValueError, RuntimeError):
             value = torch.empty(0)
+    tensor: Tensor = value
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         raise ArgumentError(
             f"{name}: got {str(value.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
-    return value.to(device=device, dtype=torch.int64)
+    return tensor.to(device=device, dtype=torch.int64)
 
 
 def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor:
@@ -105,7 +107,7 @@ def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor
             f"reset: got a tensor on {value.device}, expected {device}, as the inputs.\n"
             f"Fix: reset.to('{device}')"
         )
-    return value.reshape(-1, steps)
+    return value.reshape(math.prod(lead), steps)
 
 
 def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:

@@ -28,7 +28,7 @@ class Solve:
 
     @cached_property
     def _values(self) -> list[float]:
-        return self._status.tolist()  # type: ignore[no-any-return]
+        return self._status.tolist()
 
     @property
     def solver(self) -> str:

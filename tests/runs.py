@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,8 +55,10 @@ class Call:
 
     Attributes:
         arguments: inputs [B, T, N] and params by name, in `dtype`.
-        h0: [B, N] of each state in the compute dtype; None for the cell's own start.
+        h0: [S, N] of each state in the compute dtype; None for the cell's own start.
         dy, dh: the upstream gradients of the outputs and of the states after the last step.
+        dz: those of the states after each step; none if these are not asked for.
+        sequences: lengths, cu_seqlens, reset and reverse, those that are given.
     """
 
     dtype: torch.dtype
@@ -63,15 +66,22 @@ class Call:
     h0: tuple[Tensor, ...] | None
     dy: list[Tensor] = field(default_factory=list)
     dh: list[Tensor] = field(default_factory=list)
+    dz: list[Tensor] = field(default_factory=list)
+    sequences: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Outcome:
-    """What came out of a call: outputs, last states, and the gradient of every argument."""
+    """What came out of a call: outputs, last states, and the gradient of every argument.
+
+    Attributes:
+        z: the states after each step, where they were asked for.
+    """
 
     y: list[Tensor]
     h: list[Tensor]
     gradients: dict[str, Tensor]
+    z: list[Tensor] = field(default_factory=list)
 
 
 # --- random calls ----------------------------------------------------------------------------
@@ -85,6 +95,8 @@ def random_call(
     seed: int = 0,
     start: bool = True,
     weights: float | None = None,
+    states: bool = False,
+    **sequences: Any,
 ) -> Call:
     """Standard normal inputs and upstream gradients, params as the cell starts them.
 
@@ -92,9 +104,12 @@ def random_call(
         shape: (B, T, N).
         start: begin at states that the cell reaches, not at its own.
         weights: draw params uniformly within this bound instead.
+        states: ask for the states after each step.
+        sequences: lengths, cu_seqlens, reset, reverse.
     """
     cell = compiled(name).stages.cell
     batch, steps, channels = shape
+    count = len(sequences["cu_seqlens"]) - 1 if "cu_seqlens" in sequences else batch
     for attempt in range(50):
         generator = torch.Generator().manual_seed(1000 * seed + attempt)
 
@@ -106,13 +121,14 @@ def random_call(
             i.name: normal(batch, steps, *(() if i.shared else (channels,))) for i in cell.inputs
         }
         arguments = {n: t.to(dtype) for n, t in (inputs | params).items()}
-        call = Call(dtype, arguments, None)
+        call = Call(dtype, arguments, None, sequences=sequences)
         if start:
-            warm = {i.name: normal(batch, 3, *inputs[i.name].shape[2:]) for i in cell.inputs}
-            _, states = plain_loop(cell, _wide(arguments) | warm, step=step_of(name))
-            call.h0 = tuple(h.to(COMPUTE[dtype]) for h in states)
+            warm = {i.name: normal(count, 3, *inputs[i.name].shape[2:]) for i in cell.inputs}
+            _, reached = plain_loop(cell, _wide(arguments) | warm, step=step_of(name))
+            call.h0 = tuple(h.to(COMPUTE[dtype]) for h in reached)
         call.dy = [normal(*shape).to(dtype) for _ in cell.outputs]
-        call.dh = [normal(batch, channels).to(COMPUTE[dtype]) for _ in cell.states]
+        call.dz = [normal(*shape).to(dtype) for _ in cell.states if states]
+        call.dh = [normal(count, channels).to(COMPUTE[dtype]) for _ in cell.states]
         if not is_spiking(name) or _spike_margin(name, call) > SPIKE_MARGIN:
             return call
     raise AssertionError(f"{name} {shape}: every draw comes too close to its threshold")
@@ -144,8 +160,8 @@ def _spike_margin(name: str, call: Call) -> float:
         nearest = torch.cat([nearest.reshape(1), u.abs().flatten()]).min()
         return (u > 0).to(u.dtype)
 
-    cell = compiled(name).stages.cell
-    plain_loop(cell, _wide(call.arguments), _wide_states(call), _step(cell, recorded))
+    step = _step(compiled(name).stages.cell, recorded)
+    _loop(name, call, _wide(call.arguments), _wide_states(call), step)
     return float(nearest)
 
 
@@ -176,9 +192,77 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
         states = tuple(h.detach().to(dtype).requires_grad_() for h in call.h0)
         leaves |= {f"h0 ({s.name})": h for s, h in zip(cell.states, states, strict=True)}
     step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
-    y, h = plain_loop(cell, {n: leaves[n] for n in call.arguments}, states, step)
-    upstream = [g.to(dtype) for g in (*call.dy, *call.dh)]
-    return Outcome(y, h, _gradients([*y, *h], upstream, leaves))
+    y, z, h = _loop(name, call, {n: leaves[n] for n in call.arguments}, states, step)
+    upstream = [g.to(dtype) for g in (*call.dy, *call.dz, *call.dh)]
+    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
+
+
+def _loop(
+    name: str,
+    call: Call,
+    arguments: dict[str, Tensor],
+    h0: Sequence[Tensor] | None,
+    step: reference.Step,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Outputs, states along the way if they are asked for, and last states."""
+    if not call.dz and not call.sequences:
+        y, h = plain_loop(compiled(name).stages.cell, arguments, h0, step)
+        return y, [], h
+    y, z, h = loop_over_sequences(name, arguments, h0, step, **call.sequences)
+    return y, z if call.dz else [], h
+
+
+def loop_over_sequences(
+    name: str,
+    arguments: dict[str, Tensor],
+    h0: Sequence[Tensor] | None,
+    step: reference.Step,
+    *,
+    lengths: Sequence[int] | None = None,
+    cu_seqlens: Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Each sequence cut out and run by itself, from its last step if it is reversed.
+
+    Returns:
+        outputs and states after each step, [B, T, N], 0 where no sequence lies, and the states
+        after the last step, [S, N].
+    """
+    cell = compiled(name).stages.cell
+    xs = [arguments[a.name] for a in cell.inputs]
+    xs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, xs, strict=True)]
+    params = [arguments[a.name] for a in cell.params]
+    batch, steps, channels = reference._shape(cell, xs, params)
+    rows = [(b, 0, steps if lengths is None else int(lengths[b])) for b in range(batch)]
+    if cu_seqlens is not None:
+        bounds = [int(bound) for bound in cu_seqlens]
+        rows = [(0, first, last) for first, last in itertools.pairwise(bounds)]
+    found: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+    ends = []
+    for i, (row, first, last) in enumerate(rows):
+        if h0 is None:
+            own = [torch.full((channels,), a.start, dtype=xs[0].dtype) for a in cell.states]
+            start = tuple(own)
+        else:
+            start = tuple(h[i] for h in h0)
+        states = start
+        for t in reversed(range(first, last)) if reverse else range(first, last):
+            if reset is not None and reset[row, t]:
+                states = start
+            states, outputs = step(*states, *(x[row, t] for x in xs), *params)
+            found[row, t] = tuple(v.expand(channels) for v in (*outputs, *states))
+        ends.append([s.expand(channels) for s in states])
+    zeros = (xs[0].new_zeros(channels),) * (len(cell.outputs) + len(cell.states))
+    whole = [
+        torch.stack([found.get((b, t), zeros)[k] for b in range(batch) for t in range(steps)])
+        if batch * steps
+        else xs[0].new_zeros(0)
+        for k in range(len(zeros))
+    ]
+    whole = [v.reshape(batch, steps, channels) for v in whole]
+    last = [torch.stack(column) for column in zip(*ends, strict=True)]
+    return whole[: len(cell.outputs)], whole[len(cell.outputs) :], last
 
 
 def forward_by_oracle(
@@ -215,8 +299,8 @@ def memory_full_of_nan() -> Iterator[None]:
 
 
 @memory_full_of_nan()
-def by_kernel(name: str, call: Call) -> Outcome:
-    """The functional form of the compiled cell."""
+def by_kernel(name: str, call: Call, **choices: Any) -> Outcome:
+    """The functional form of the compiled cell, with a choice of solver."""
     c = compiled(name)
     leaves = {n: t.detach().clone().requires_grad_() for n, t in call.arguments.items()}
     states = None
@@ -224,8 +308,13 @@ def by_kernel(name: str, call: Call) -> Outcome:
         states = tuple(h.detach().clone().requires_grad_() for h in call.h0)
         leaves |= {f"h0 ({s.name})": h for s, h in zip(c.stages.cell.states, states, strict=True)}
     arguments = {n: leaves[n] for n in call.arguments}
-    y, h = solve(name, arguments, states)
-    return Outcome(y, h, _gradients([*y, *h], [*call.dy, *call.dh], leaves))
+    options = call.sequences | choices
+    if call.dz:
+        y, z, h = solve_all(name, arguments, states, **options)
+    else:
+        (y, h), z = solve(name, arguments, states, **options), []
+    upstream = [*call.dy, *call.dz, *call.dh]
+    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
 
 
 def solve(
@@ -235,6 +324,16 @@ def solve(
     start = None if h0 is None else tuple(h0)
     y, h = compiled(name)(**arguments, h0=start, return_state=True, **options)
     return listed(y), listed(h)
+
+
+def solve_all(
+    name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The same with the states after each step, between outputs and last states."""
+    start = None if h0 is None else tuple(h0)
+    options |= {"return_state": True, "return_states": True}
+    y, z, h = compiled(name)(**arguments, h0=start, **options)
+    return listed(y), listed(z), listed(h)
 
 
 def listed(values: Any) -> list[Tensor]:
@@ -284,5 +383,6 @@ def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: s
 def _named(name: str, outcome: Outcome) -> dict[str, Tensor]:
     cell = compiled(name).stages.cell
     result = {f"output {o}": y for o, y in zip(cell.outputs, outcome.y, strict=True)}
+    result |= {f"states {s.name}": z for s, z in zip(cell.states, outcome.z, strict=False)}
     result |= {f"last {s.name}": h for s, h in zip(cell.states, outcome.h, strict=True)}
     return result | {f"gradient of {a}": g for a, g in outcome.gradients.items()}

@@ -133,6 +133,10 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
 
+static void run_all_again(const Args& a, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+}
+
 struct Sweep { Work tile, scan; };
 
 // Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
@@ -167,16 +171,16 @@ static int64_t solve_segments(const Args& a) {
   const real left = largest_product(a, runs * Lanes::kProducts);
   a.status[0] = 0, a.status[2] = 0;
   int64_t solved = 0;
-  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  run_all_again(a, runs);
   if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
     if (!sweep_once(pass, no_M, &solved)) return -1;
+    if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
     if (!sweep_once(pass, first_M, &solved)) return -1;
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    run_all_again(a, runs);
     solved = 0;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
