@@ -86,30 +86,41 @@ class _Rows:
         self.read |= {name: f"p_{name}[i]" for name in params}
 
         kept = list(lets)
-        read_x, read_p = _separate("x", inputs), _packed("p", params)
-        fixed = [*_packed("h", states), *read_x, *read_p, *_packed("k", kept, "kept")]
+        p, h = _packed("p", params), _packed("h", states)
+        known = [*h, *p, *_packed("k", kept, "kept")]
+        x = _apart("x", inputs)
+        entries = [f"{r}_{c}" for r, c in products]
         self.declared = {
-            "step": [
-                *_packed("h", states),
-                *_packed("next", states, const=False),
-                *read_x,
-                *read_p,
-                *_rows("y", outputs, [f"write ? y[{o}] : nullptr" for o in outputs], const=False),
-                *_packed("k", kept, "kept", const=False),
-            ],
-            "jacobian": fixed,
-            "carry": [
-                *fixed,
-                *_packed("M", [f"{r}_{c}" for r, c in products]),
-                *_packed("N", [f"{r}_{c}" for r, c in products], "M_next", const=False),
-            ],
-            "adjoint": [
-                *fixed,
-                *_packed("g", states, const=False),
-                *_separate("dy", outputs),
-                *_separate("dx", inputs, const=False),
-                *_packed("dp", params, const=False),
-            ],
+            "step": {
+                "whole": [
+                    *h,
+                    *_packed("next", states, const=False),
+                    *p,
+                    *_packed("k", kept, "kept", const=False),
+                ],
+                "blocks": [*x, *_apart("y", outputs, const=False, only="write")],
+            },
+            "jacobian": {"whole": known, "blocks": x},
+            "carry": {
+                "whole": [
+                    *known,
+                    *_packed("M", entries),
+                    *_packed("N", entries, "M_next", const=False),
+                ],
+                "blocks": x,
+            },
+            "adjoint": {
+                "whole": [
+                    *known,
+                    *_packed("g", states, const=False),
+                    *_packed("dp", params, const=False),
+                ],
+                "blocks": [
+                    *x,
+                    *_apart("dy", outputs),
+                    *_apart("dx", inputs, const=False, only="all"),
+                ],
+            },
         }
 
 
@@ -119,9 +130,12 @@ def _packed(prefix: str, names: list[str], array: str = "", const: bool = True) 
     return _rows(prefix, names, values, const)
 
 
-def _separate(prefix: str, names: list[str], const: bool = True) -> list[Row]:
-    """Rows that lie anywhere, by an array of pointers."""
-    return _rows(prefix, names, [f"{prefix}[{i}]" for i in range(len(names))], const)
+def _apart(prefix: str, names: list[str], const: bool = True, only: str = "") -> list[Row]:
+    """Rows that lie anywhere, block by block; some `only` where a flag of the loop is set."""
+    values = [f"{prefix}[{i}].block(first)" for i in range(len(names))]
+    if only:
+        values = [f"{only} ? {value} : nullptr" for value in values]
+    return _rows(prefix, names, values, const)
 
 
 def _rows(prefix: str, names: list[str], values: list[str], const: bool) -> list[Row]:

@@ -90,7 +90,7 @@ struct WalkBack {
 
   // Steps once more; all their states and what the adjoint reads stay.
   void again(const real* from, int64_t first, int64_t count) {
-    const real* rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1];
     copy(from, h);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
@@ -104,8 +104,8 @@ struct WalkBack {
 
   template <bool alone>
   void back(int64_t step, int64_t k) {
-    const real *rows[Lanes::kInputs + 1], *dy_rows[Lanes::kOutputs], *no_dy[Lanes::kOutputs];
-    real* dx_rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1];
+    Row dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
     const real* const before = h + k * Lanes::kStates * kRow;
     const real* const lets = kept + k * Lanes::kKept * kRow;
     for (int i = 0; i < Lanes::kInputs; ++i) {
@@ -113,7 +113,7 @@ struct WalkBack {
       dx_rows[i] = dx[i].row(step);
     }
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step), no_dy[i] = zeros;
+      dy_rows[i] = dy[i].load(step), no_dy[i] = {zeros, t.blocks};
     for (int q = 0; alone && q < Lanes::kFed; ++q) {
       real* const column = Q + q * Lanes::kStates * kRow;
       hold_ended(t, step, Lanes::kStates, column, held);
@@ -130,7 +130,7 @@ struct WalkBack {
       if (t.resets(a, r, step)) reset<alone>(r);
     for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
       if (Lanes::inputs[i].stride) dx[i].store(step, true);
-      else reduce_shared(shared++, step, dx_rows[i]);
+      else reduce_shared(shared++, step, dx_rows[i].at);
     }
   }
 

@@ -35,8 +35,7 @@ struct Walk {
   // product of the step Jacobians.
   template <bool write, bool carry>
   void run() {
-    const real* x_rows[Lanes::kInputs + 1];
-    real* y_rows[Lanes::kOutputs];
+    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
     for (int64_t step = 0; step < t.steps; ++step) {
       restart(step, Lanes::kStates, start, h);
       if (write && a.saved) save(step);
@@ -101,7 +100,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
   Walk w(a, t, space);
-  const real* x_rows[Lanes::kInputs + 1];
+  Row x_rows[Lanes::kInputs + 1];
   for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
   for (int64_t step = 0; step < a.steps; ++step) {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);

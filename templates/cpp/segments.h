@@ -8,9 +8,14 @@
 
 namespace rnncc {
 
-static real size_of(real x) { return x < 0 ? -x : x; }
 static bool same(real x, real y) { return x == y || (x != x && y != y); }
 static bool finite(real x) { return x - x == 0; }
+
+// The larger of two sizes; NaN counts as infinite.
+static real larger(real so_far, real x) {
+  const real size = x < 0 ? -x : x;
+  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
+}
 
 // The first guess: the cell's start, run through the steps that lead up to the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
@@ -33,8 +38,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
 // The largest entry of all products.
 static real largest_product(const Args& a, int64_t count) {
   real largest = 0;
-  for (int64_t i = 0; i < count * a.groups; ++i)
-    if (!(size_of(a.products[i]) <= largest)) largest = size_of(a.products[i]);
+  for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
   return largest;
 }
 
@@ -71,23 +75,20 @@ struct Border {
     bool usable = true, changed = false;
     for (int k = 0; k < Lanes::kStates; ++k) {
       usable = usable && finite(e[k * stride]);
-      if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
+      incoming = larger(incoming, delta[k]);
     }
     for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
       const real d = delta[Lanes::product_column[k]], m = M[k * stride];
       correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
-    for (int k = 0; k < Lanes::kStates; ++k)
-      if (!(size_of(correction[k]) <= largest)) largest = size_of(correction[k]);
+    for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
     const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
     for (int k = 0; k < Lanes::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
       if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Lanes::checked[k] && !same(end, old)) {
-        const real size = size_of(end) > 1 ? size_of(end) : 1, error = size_of(end - old) / size;
-        if (!(error <= worst)) worst = error;
-      }
+      if (Lanes::checked[k] && !same(end, old))
+        worst = larger(worst, (end - old) / larger(1, end));
       delta[k] = same(now, old) ? 0 : now - old;
       changed = changed || delta[k] != 0;
       s[k * stride] = now;
@@ -126,7 +127,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     }
     moved(a, run) = changed;
     if (!(worst <= a.tolerance) && i < bad) bad = i;
-    if (!(worst <= worst_of_all)) worst_of_all = worst;
+    worst_of_all = larger(worst_of_all, worst);
   }
   for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
   a.verdicts[2 * b] = double(worst_of_all);
@@ -149,7 +150,7 @@ static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
   *solved = pass.cut.segments;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
-    if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+    if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
     if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
   }
   a.status[0] += 1, a.status[1] = worst;

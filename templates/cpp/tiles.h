@@ -33,6 +33,7 @@ struct Tile {
   int64_t steps;                   // of the longest run
   bool even;                       // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
+  int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
@@ -58,6 +59,7 @@ struct Tile {
       steps = count[r] > steps ? count[r] : steps;
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
   }
 
   static int64_t number(const Pass& pass) {
@@ -106,6 +108,7 @@ struct Stream {
   int64_t time, lane, loaded;
   const Tile* tile;
   bool present, direct;            // direct: no copy
+  int64_t blocks[kTile / kLanes];  // of a row that is not copied
 
   void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
     tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
@@ -116,24 +119,25 @@ struct Stream {
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    direct = sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 && t.columns % kLanes == 0;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
+    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
+      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
   }
 
   // The row of a step; of an absent gradient it stays 0.
-  const real* load(int64_t step) {
-    if (direct) return reinterpret_cast<const real*>(runs[0] + step * time);
-    if (present && step / kAhead != loaded) {
+  Row load(int64_t step) {
+    if (!direct && present && step / kAhead != loaded) {
       loaded = step / kAhead;
       each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
     }
-    return buffer + step % kAhead * kRow;
+    return row(step);
   }
 
   // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
   // steps rise, or as they fall.
-  real* row(int64_t step) const {
-    return direct ? reinterpret_cast<real*>(runs[0] + step * time)
-                  : buffer + step % kAhead * kRow;
+  Row row(int64_t step) const {
+    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
+    return {buffer + step % kAhead * kRow, tile->blocks};
   }
 
   void store(int64_t step, bool falling) const {
