@@ -91,7 +91,7 @@ class Choices:
 AUTO = Choices()
 
 
-# How each option is read back. torch.compile traces the writing, so it is plain.
+# What each option is. torch.compile traces the writing, so it is plain.
 KINDS: dict[str, Callable[[str], Any]] = {
     **{"solver": str, "segment": int, "iterations": int, "tol": float, "on_failure": str},
     **{"checkpoint": int, "reverse": bool},
@@ -100,10 +100,9 @@ KINDS: dict[str, Callable[[str], Any]] = {
 
 def _text(choices: Choices) -> str:
     given = [(name, getattr(choices, name)) for name in KINDS]
-    chosen = [
-        f"{name}={value}" for name, value in given if value is not None and value is not False
-    ]
-    return " ".join(chosen)
+    chosen = [(name, value) for name, value in given if value is not None and value is not False]
+    # `kind(value)`: under torch.compile a number may be symbolic, and this asks for its value
+    return " ".join([f"{name}={KINDS[name](value)}" for name, value in chosen])
 
 
 @cache

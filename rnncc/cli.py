@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from rnncc import __version__, options, terminal
 from rnncc.errors import LoadError, RnnccError
@@ -18,6 +19,7 @@ from rnncc.show import STAGES
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
+    from rnncc.probe import Probe
 
 Constants = dict[str, float]
 
@@ -57,18 +59,49 @@ def load(path: str, constants: Mapping[str, float]) -> CompiledCell:
 # --- check -----------------------------------------------------------------------------------
 
 
+def _png(_: Any, __: Any, value: str | None) -> Path | None:
+    if value is not None and not value.endswith(".png"):
+        raise click.BadParameter(f"got {value!r}, expected a name that ends in .png")
+    return None if value is None else Path(value)
+
+
 @main.command(
     epilog="""\b
 Examples:
   rnncc check cells/para_gru.py
   rnncc check lif --set slope=10
-  rnncc check para_gru --shape 8x2048x256 --json"""
+  rnncc check para_gru --shape 8x2048x256 --json
+  rnncc check my_cell.py --probe --weights 3 --plot my_cell.png"""
 )
 @click.argument("path")
 @options.constants
 @options.shape("Also say how a call of this shape runs.")
+@click.option("--probe", is_flag=True, help="Also run it on random inputs: is it hard to solve?")
+@click.option(
+    "--plot",
+    metavar="FILE.png",
+    callback=_png,
+    help="Probe it, and draw how it converges and the Jacobian's pattern.",
+)
+@click.option("--weights", type=float, help="Probe with params from U(-A, A), not the cell's own.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the probe's numbers.")
+@click.option("--steps", type=click.IntRange(min=32), default=1024, help="Of the probe.  [1024]")
+@click.option("--channels", type=click.IntRange(min=1), default=64, help="Of the probe.  [64]")
 @options.common
-def check(path: str, constants: Constants, shape: Shape | None, json: bool) -> None:
+@click.pass_context
+def check(
+    ctx: click.Context,
+    path: str,
+    constants: Constants,
+    shape: Shape | None,
+    probe: bool,
+    plot: Path | None,
+    weights: float | None,
+    seed: int,
+    steps: int,
+    channels: int,
+    json: bool,
+) -> None:
     """Show what rnncc makes of a cell.
 
     Its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if the cell
@@ -76,13 +109,44 @@ def check(path: str, constants: Constants, shape: Shape | None, json: bool) -> N
     """
     from rnncc import pages, show
 
+    probe = probe or plot is not None
+    for name in ("weights", "seed", "steps", "channels"):
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and not probe:
+            raise click.UsageError(f"--{name} is an option of the probe: give --probe too")
     compiled = load(path, constants)
     plan = compiled.explain(*shape) if shape else None
+    chosen = {"steps": steps, "channels": channels, "weights": weights, "seed": seed}
+    found = _probe(compiled, plot, chosen, wanted=not json) if probe else None
     if json:
-        terminal.as_json({**show.report(compiled), "plan": plan})
+        probed = {"probe": found.data(), "plot": plot and str(plot)} if found else {}
+        terminal.as_json({**show.report(compiled), "plan": plan, **probed})
         return
     pages.check(compiled, plan)
+    if found:
+        pages.probe(found, plot)
     terminal.line(f"\nNext: rnncc compile {path}")
+
+
+def _probe(
+    compiled: CompiledCell, picture: Path | None, chosen: Mapping[str, Any], wanted: bool
+) -> Probe:
+    """Run the probe, and draw it where a picture is asked for."""
+    from rnncc import plot
+    from rnncc.probe import curves, draw, probe
+
+    if picture is not None:
+        plot.need_matplotlib()
+    with terminal.progress(f"probing {compiled.name}", wanted) as progress:
+
+        def say(text: str) -> None:
+            progress.say(f"probing {compiled.name}: {text}")
+
+        found = probe(compiled, **chosen, say=say)
+        if picture is not None:
+            followed = curves(compiled, draw(compiled, **chosen), say)
+            plot.plot(found, followed, compiled, picture)
+    return found
 
 
 # --- compile ---------------------------------------------------------------------------------

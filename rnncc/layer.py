@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnncc import launch, ops
 from rnncc.arguments import (
+    cast,
     check_groups,
     check_tensor,
     compute_params,
@@ -341,7 +342,7 @@ class CellLayer(nn.Module):
         for name in self._shared:
             check_tensor(name, shared[name])
             try:
-                whole = shared[name].to(projected.dtype).expand(*lead, steps)
+                whole = cast(shared[name], projected.dtype).expand(*lead, steps)
             except RuntimeError:
                 raise refuse(
                     name, show(shared[name]), f"{[*lead, steps]}", "one value per step"

@@ -244,7 +244,7 @@ class Recurrence(torch.autograd.Function):
         key: str, choices: str, packed: bool, states: bool, counts: Any, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         given = _unflatten(key, choices, packed, counts, tensors)
-        return tuple(torch.ops.rnncc.forward(*given, states, True))
+        return tuple(torch.ops.rnncc.forward.default(*given, states, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -263,7 +263,7 @@ class Recurrence(torch.autograd.Function):
         *rows, dh_last, _, _ = gradients
         count = len(kernel_of(ctx.key).spec.outputs)
         with torch.no_grad():
-            results = torch.ops.rnncc.backward(
+            results = torch.ops.rnncc.backward.default(
                 *given, saved, rows[:count], rows[count:], dh_last, wanted
             )
         if torch.is_grad_enabled():  # create_graph=True
@@ -334,7 +334,7 @@ def solve(
         counts = (len(inputs), len(params))
         results = apply(key, text, packed, states, counts, *inputs, *params, h0, *extra)
     else:
-        results = torch.ops.rnncc.forward(
+        results = torch.ops.rnncc.forward.default(
             key, text, inputs, packed, params, h0, *extra, states, False
         )
     *rows, h, _, status = results

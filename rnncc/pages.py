@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rnncc.calibrate import Calibration
     from rnncc.compiler import CompiledCell
     from rnncc.doctor import Finding
+    from rnncc.probe import Probe
 
 LONGEST = 24  # lines of a Jacobian; there is `show` for the rest
 
@@ -48,6 +49,39 @@ def _shortened(text: str, name: str) -> str:
         return text
     more = f"... {len(lines) - LONGEST} more lines: rnncc show {name} --stage jacobian"
     return "\n".join([*lines[:LONGEST], more])
+
+
+def probe(found: Probe, picture: Path | None) -> None:
+    """Sweeps, exponents, the verdict, and where the picture lies."""
+    params = "as the cell starts them"
+    if found.weights is not None:
+        params = f"uniform in [-{found.weights:g}, {found.weights:g}]"
+    terminal.heading(f"Probe of {found.steps} steps and {found.channels} channels, float64")
+    terminal.block(f"inputs: standard normal; params: {params}; seed {found.seed}")
+    terminal.heading(f"Sweeps until neighbours agree to {found.tolerance:g}")
+    terminal.table(("segments", "of steps", "sweeps", ""), _sweep_rows(found))
+    terminal.heading("Largest Lyapunov exponent per step")
+    terminal.block(f"{found.exponent:.3g} at most, {found.median:.3g} in the median channel")
+    terminal.block(f"{found.held_exponent:.3g} at most with the inputs held at their means")
+    terminal.heading("Verdict")
+    terminal.block(f"{found.verdict}: {found.reason}.")
+    terminal.block(f"auto takes {found.solver} ({found.why}).")
+    if picture is not None:
+        terminal.line(f"\n{picture}: written.")
+
+
+def _sweep_rows(found: Probe) -> list[show.Row]:
+    rows = [
+        (str(cut.segments), str(cut.segment), str(cut.sweeps), _rest(cut.sequential_from))
+        for cut in found.sweeps
+    ]
+    early = f"Newton over all steps; after {found.newton.early} iterations off by"
+    note = f"{early} {found.newton.error:.2g}"
+    return [*rows, (str(found.steps), "1", str(found.newton), note)]
+
+
+def _rest(step: int | None) -> str:
+    return "" if step is None else f"and one pass from step {step} on"
 
 
 # --- compile ---------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class _Planner:
         cores: int,
         machine: Machine | None,
     ) -> None:
-        batch, steps, channels = shape
+        batch, steps, channels = (max(1, size) for size in shape)
         small = batch * steps * channels < WORTH_A_THREAD
         self.spec = spec
         self.choices = choices
@@ -114,9 +114,9 @@ class _Planner:
         self.threads = 1 if small else threads
         self.lanes = LANE_BYTES // itemsize
         self.largest = spec.tile * 4 // max(4, itemsize)
-        self.steps = max(1, steps)
+        self.steps = steps
         self.every = choices.checkpoint or STEPS_SAVED
-        groups = channels // spec.group
+        groups = max(1, channels // spec.group)
         self.work = Work(batch, self.steps, groups, self.lanes, 1 if small else cores)
 
     def plan(self) -> Plan:

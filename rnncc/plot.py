@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rnncc.compiler import CompiledCell
 from rnncc.errors import RnnccError
 from rnncc.ir import Structure
-from rnncc.probe import TOLERANCE, Curve
+from rnncc.probe import TOLERANCE, Curve, Probe
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FLOOR = 1e-17  # where a mismatch of 0 is drawn on a logarithmic axis
 CEILING = 1e6  # what diverges leaves the picture
 SHADES = {"0": "#ffffff", "1": "#9db8d9", "x": "#1f4e8c"}
+STYLES = ("o-", "ks--")  # of segments, and of Newton's iteration over all steps
 MEANINGS = {"0": "always zero", "1": "constant", "x": "varies"}
 
 
@@ -37,26 +39,20 @@ def need_matplotlib() -> None:
         raise PlotError("--plot: matplotlib is not installed.\nFix: pip install 'rnncc[plot]'")
 
 
-def plot(
-    title: str,
-    curves: Sequence[Curve],
-    structure: Structure,
-    states: Sequence[str],
-    file: Path,
-) -> None:
-    """Write a PNG, whole or not at all.
+def plot(found: Probe, curves: Sequence[Curve], compiled: CompiledCell, file: Path) -> None:
+    """Write a PNG, whole or not at all: mismatch by sweep, and the pattern of a group's Jacobian.
 
-    Args:
-        states: the names of a block's rows.
+    Raises:
+        PlotError: matplotlib is not installed.
     """
     need_matplotlib()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    figure.suptitle(title)
+    figure.suptitle(f"{found.cell}: {found.verdict}")
     _draw_curves(left, curves)
-    _draw_pattern(right, structure, states)
+    _draw_pattern(right, compiled.structure, compiled.stages.jacobian.states)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
     _replace(file, picture.getvalue())
@@ -65,9 +61,8 @@ def plot(
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     for curve in curves:
         values = [max(mismatch, FLOOR) for mismatch in curve.mismatches]  # NaN stays, undrawn
-        newton = curve is curves[-1]
-        style = {"color": "black", "linestyle": "--"} if newton else {}
-        axes.semilogy(range(1, len(values) + 1), values, "o-", ms=3, label=curve.label, **style)
+        sweeps = range(1, len(values) + 1)
+        axes.semilogy(sweeps, values, STYLES[curve is curves[-1]], ms=3, label=curve.label)
     axes.axhline(TOLERANCE, color="grey", linewidth=0.8, linestyle=":")
     axes.set_ylim(FLOOR / 2, CEILING)
     axes.set_xlabel("sweep")
@@ -90,12 +85,16 @@ def _draw_pattern(axes: Axes, structure: Structure, states: Sequence[str]) -> No
     axes.set_yticks([place + 0.5 for place in places], minor=True)
     axes.grid(which="minor", color="grey", linewidth=0.5)
     axes.tick_params(which="minor", length=0)
-    axes.set_title(f"Jacobian of a group: {structure.kind}", fontsize="medium")
+    what = "channel" if structure.group == 1 else f"group of {structure.group} channels"
+    axes.set_title(f"Jacobian of one {what}", fontsize="medium")
     patches = [
         Patch(facecolor=shade, edgecolor="grey", label=MEANINGS[kind])
         for kind, shade in SHADES.items()
     ]
-    axes.legend(handles=patches, fontsize="small", loc="upper center", ncols=3, bbox_to_anchor=(0.5, -0.12))
+    below = (0.5, -0.08)
+    axes.legend(
+        handles=patches, fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=below
+    )
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -31,7 +31,8 @@ MOST_DRAWN = 40  # sweeps of a curve
 # How a verdict is reached; docs/sweeps.md tells it in words. An exponent counts as 0 within
 # log(T) / T per step: over the T steps a difference then grows or shrinks less than T times.
 HELD_STEPS = 4096  # with the inputs held; the first half lets what is transient fade
-UNDAMPED, VISIBLE, RETURNS = 0.9, 1e-3, 3  # the swing that lasts, its size, and how often it returns
+UNDAMPED, VISIBLE = 0.9, 1e-3  # of an oscillation: what is left of its swing, and its size
+RETURNS = 3  # how often it must come back
 GROWING = 10  # times larger in the last quarter than in the first half
 FORGOTTEN = 1e-6  # what is left of a difference, relative to max(1, |state|)
 
@@ -60,13 +61,19 @@ class Newton:
 
     Attributes:
         iterations: until the residual was within tolerance; None if not within NEWTON_LIMIT.
-        error: the largest of any state after EARLY iterations, against one pass over time.
+        error: the largest of any state after `early` iterations, against one pass over time.
         diverges: it has not converged, and that error is larger than after one iteration.
     """
 
     iterations: int | None
     error: float
     diverges: bool
+    early: int = EARLY
+
+    def __str__(self) -> str:
+        if self.iterations is not None:
+            return str(self.iterations)
+        return "diverges" if self.diverges else f"not in {NEWTON_LIMIT}"
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,11 @@ class Probe:
     reason: str
     solver: str
     why: str
+    tolerance: float = TOLERANCE
 
     def data(self) -> dict[str, Any]:
         """For machines; a number that is not finite is None."""
-        found = _finite({**asdict(self), "tolerance": TOLERANCE})
+        found = _finite(asdict(self))
         assert isinstance(found, dict)
         return found
 
@@ -244,7 +252,7 @@ def _curve(label: str, runs: Any) -> Curve:
     mismatches: list[float] = []
     for solve in itertools.islice(runs, MOST_DRAWN):
         mismatches.append(solve.mismatch)
-        if solve.mismatch <= TOLERANCE:
+        if solve.converged and solve.sequential_from is None:
             break
     return Curve(label, tuple(mismatches))
 
@@ -375,9 +383,9 @@ def _verdict(compiled: CompiledCell, found: _Behaviour) -> tuple[str, str]:
     steps, channels = found.states.shape[1:]
     exponent, margin = float(found.exponents.max()), _margin(steps)
     memory = (
-        f"another start is forgotten after {found.forgotten} steps"
+        f"what it starts from is forgotten after {found.forgotten} steps"
         if found.forgotten is not None
-        else f"after {steps} steps {found.apart} of {channels} channels still tell another start"
+        else f"{found.apart} of {channels} channels still tell after {steps} steps where they began"
     )
     if not bool(found.states.isfinite().all()):
         return "unstable", "the states do not stay finite, in one pass over time either"
@@ -391,10 +399,10 @@ def _verdict(compiled: CompiledCell, found: _Behaviour) -> tuple[str, str]:
         which = f"{found.oscillating} of {channels} channels oscillate"
         return "limit cycle", f"with its inputs held, {which}; {memory}"
     if exponent >= -margin:
-        return "marginal", f"it remembers, or integrates, over {steps} steps and more; {memory}"
+        return "marginal", f"differences neither fade nor grow; {memory}"
     if found.forgotten is None:
-        return "multistable", f"it forgets what is near a state, but {memory}"
-    return "contracting", f"{memory}, in every channel"
+        return "multistable", f"small differences fade, but {memory}"
+    return "contracting", memory
 
 
 def _grow(states: Tensor) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import io
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from torch.nn.utils.rnn import (
 )
 
 import rnncc
-from rnncc import Input, Param, State, cell, write
+from rnncc import Input, Param, State, cell, signature, write
 from rnncc.choices import Choices
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
 from rnncc.launch import Kernel
@@ -221,6 +222,11 @@ def batch_of(name: str, lengths: Sequence[int], **options: Any) -> Batch:
     return Batch(layer, list(lengths), x, shared, state)
 
 
+def flat(values: Any) -> list[Tensor]:
+    """The tensors of nested lists and tuples."""
+    return [values] if isinstance(values, Tensor) else [t for v in values for t in flat(v)]
+
+
 # For each sequence its outputs, and its last states.
 Rows = list[list[Tensor]]
 
@@ -277,12 +283,10 @@ def run_packed(a: Batch) -> Rows:
 
 def assert_same(got: Rows, expected: Rows, leaves: list[Tensor], what: str) -> None:
     """Results, and the gradients of their weighted sum by all leaves."""
-    pairs = list(zip(sum(got, []), sum(expected, []), strict=True))
+    pairs = list(zip(flat(got), flat(expected), strict=True))
     for g, e in pairs:
         assert_close(g, e, torch.float64, what)
     weights = [torch.randn_like(e) for _, e in pairs]
-    for k, leaf in enumerate(leaves):
-        assert leaf.requires_grad, f"{what}: leaf {k}"
     ours, theirs = (
         torch.autograd.grad([p[side] for p in pairs], leaves, weights, materialize_grads=True)
         for side in (0, 1)
@@ -476,10 +480,13 @@ def test_a_packed_sequence_goes_in_and_out_as_with_a_gru(
 ) -> None:
     lengths = sorted(UNEQUAL, reverse=True) if descending else UNEQUAL
     a = batch_of("para_gru", lengths, bidirectional=bidirectional)
-    packed = pack_padded_sequence(a.x, torch.tensor(lengths), True, enforce_sorted=descending)
     h0 = a.state[0]
-    y, h = a.layer(packed, h0)
-    theirs, last = as_torch_gru(a.layer)(packed, h0 if bidirectional else h0.unsqueeze(0))
+
+    def packed() -> PackedSequence:
+        return pack_padded_sequence(a.x, torch.tensor(lengths), True, enforce_sorted=descending)
+
+    y, h = a.layer(packed(), h0)
+    theirs, last = as_torch_gru(a.layer)(packed(), h0 if bidirectional else h0.unsqueeze(0))
     assert torch.equal(y.batch_sizes, theirs.batch_sizes)
     for ours, other in zip(y[2:], theirs[2:], strict=True):
         assert (ours is None) if descending else torch.equal(ours, other)
@@ -583,8 +590,8 @@ def test_a_layer_compiles_whole_with_lengths_boundaries_and_resets(
         (x.flatten(0, 1), {"cu_seqlens": torch.tensor([0, 9, 9, 27])}),
     ]
     for given, arguments in calls:
-        results = [layer(given, **arguments), traced(given, **arguments)]
-        (expected, got), gradients = zip(*map(flat, results), strict=True), []
+        expected, got = flat(layer(given, **arguments)), flat(traced(given, **arguments))
+        gradients = []
         for tensors in (expected, got):
             loss = sum(t.pow(2).sum() for t in tensors)
             gradients.append(torch.autograd.grad(loss, list(layer.parameters())))
@@ -592,10 +599,6 @@ def test_a_layer_compiles_whole_with_lengths_boundaries_and_resets(
             assert torch.equal(g, e)
         for g, e in zip(*gradients, strict=True):
             assert_close(g, e, torch.float32, "gradient", gradient=True)
-
-
-def flat(values: Any) -> list[Tensor]:
-    return [values] if isinstance(values, Tensor) else sum(map(flat, values), [])
 
 
 @pytest.mark.slow
@@ -683,7 +686,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "sorted_indices of x.\nFix: pack dt with the lengths of x",
     ),
     "a shared input packed with other lengths": (
-        lambda: layer_of("clocked")(packed_x(), dt=pack_sequence([torch.rand(4), torch.rand(3)])),
+        lambda: layer_of("clocked")(
+            packed_x(), dt=pack_sequence([torch.rand(4), torch.rand(3)], enforce_sorted=False)
+        ),
         "dt: got one of other lengths, expected a PackedSequence with the batch_sizes and "
         "sorted_indices of x.\nFix: pack dt with the lengths of x",
     ),
@@ -897,26 +902,40 @@ def assert_all_equal(got: Any, expected: Any) -> None:
         assert torch.equal(g, e)
 
 
-def test_a_generated_function_hands_every_option_on(tmp_path: Path) -> None:
+def test_a_generated_function_hands_every_option_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = generated("para_gru", tmp_path)
+    defaults = options_of(module.para_gru)
+    assert defaults == options_of(rnncc.layer.run) | asdict(Choices())
+    assert set(defaults) == signature.OPTIONS
+    handed: dict[str, Any] = {}
+    monkeypatch.setattr(module, "_run", lambda _kernel, _arguments, **given: handed.update(given))
+    module.para_gru(*range(6))
+    assert handed == defaults
+    options = {name: object() for name in defaults}
+    module.para_gru(*range(6), **options)
+    assert handed == options
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword-only parameters and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_the_options_of_a_generated_function_are_used(tmp_path: Path) -> None:
     function = generated("para_gru", tmp_path).para_gru
     arguments = [torch.randn(3, 9, 8) for _ in range(3)] + [torch.rand(8) for _ in range(3)]
     solves: list[Solve] = []
     options: dict[str, Any] = {
         **{"h0": torch.rand(3, 8), "return_state": True, "return_states": True},
         **{"lengths": [9, 4, 0], "reset": torch.rand(3, 9) < 0.3, "reverse": True},
-        **{"solver": "segmented", "segment": 2, "iterations": 3, "tol": 1e-6, "checkpoint": 4},
+        **{"solver": "segmented", "segment": 2},
     }
     got = function(*arguments, **options, observe=solves.append)
     assert_all_equal(got, compiled("para_gru")(*arguments, **options))
     assert [(s.solver, s.segment) for s in solves] == [("segmented", 2)]
-    joined, bounds = [a[0] for a in arguments[:3]] + arguments[3:], [0, 4, 9]
-    got = function(*joined, cu_seqlens=bounds, return_state=True)
-    assert_all_equal(got, compiled("para_gru")(*joined, cu_seqlens=bounds, return_state=True))
-    newton = {"solver": "newton", "iterations": 1, "tol": 1e-9}
-    with pytest.raises(ConvergenceError):
-        function(*arguments, **newton)
-    got = function(*arguments, **newton, on_failure="sequential")
-    assert_all_equal(got, compiled("para_gru")(*arguments, solver="sequential"))
 
 
 IN_A_FRESH_PROCESS = """
