@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +65,18 @@ def _png(_: Any, __: Any, value: str | None) -> Path | None:
     return None if value is None else Path(value)
 
 
+def _of_probe(
+    name: str, least: int, default: int, text: str
+) -> Callable[[options.Command], options.Command]:
+    kind = click.IntRange(min=least)
+    return click.option(name, metavar="N", type=kind, default=default, show_default=True, help=text)
+
+
 @main.command(
     epilog="""\b
 Examples:
   rnncc check cells/para_gru.py
-  rnncc check lif --set slope=10
-  rnncc check para_gru --shape 8x2048x256 --json
+  rnncc check lif --set slope=10 --shape 8x2048x256 --json
   rnncc check my_cell.py --probe --weights 3 --plot my_cell.png"""
 )
 @click.argument("path")
@@ -83,10 +89,10 @@ Examples:
     callback=_png,
     help="Probe it, and draw how it converges and the Jacobian's pattern.",
 )
-@click.option("--weights", type=float, help="Probe with params from U(-A, A), not the cell's own.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the probe's numbers.")
-@click.option("--steps", type=click.IntRange(min=32), default=1024, help="Of the probe.  [1024]")
-@click.option("--channels", type=click.IntRange(min=1), default=64, help="Of the probe.  [64]")
+@click.option("--weights", metavar="A", type=float, help="Probe with params from U(-A, A).")
+@_of_probe("--seed", 0, 0, "Of the probe's random numbers.")
+@_of_probe("--steps", 1, 1024, "Of the probe.")
+@_of_probe("--channels", 1, 64, "Of the probe.")
 @options.common
 @click.pass_context
 def check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import tempfile
@@ -26,24 +25,28 @@ MEANINGS = {"0": "always zero", "1": "constant", "x": "varies"}
 
 
 class PlotError(RnnccError, ImportError):
-    """Plotting: matplotlib is not installed."""
+    """Plotting: matplotlib is missing or broken."""
 
 
 def need_matplotlib() -> None:
-    """Say so at once where it is missing, before long work.
+    """Say where it is missing, before long work.
 
     Raises:
-        PlotError: it is not installed.
+        PlotError: it can't be imported.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise PlotError("--plot: matplotlib is not installed.\nFix: pip install 'rnncc[plot]'")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise PlotError(
+            f"--plot: matplotlib can't be imported: {error}.\nFix: pip install 'rnncc[plot]'"
+        ) from error
 
 
 def plot(found: Probe, curves: Sequence[Curve], compiled: CompiledCell, file: Path) -> None:
     """Write a PNG, whole or not at all: mismatch by sweep, and the pattern of a group's Jacobian.
 
     Raises:
-        PlotError: matplotlib is not installed.
+        PlotError: matplotlib can't be imported.
     """
     need_matplotlib()
     from matplotlib.figure import Figure

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnncc.arguments import check_groups
 from rnncc.bench import random_arguments
 from rnncc.compiler import CompiledCell
 from rnncc.errors import ArgumentError
@@ -28,8 +27,8 @@ NEWTON_LIMIT = 100  # iterations, after which it counts as not converged
 EARLY = 6  # iterations after which Newton's error is told
 MOST_DRAWN = 40  # sweeps of a curve
 
-# How a verdict is reached; docs/sweeps.md tells it in words. An exponent counts as 0 within
-# log(T) / T per step: over the T steps a difference then grows or shrinks less than T times.
+# How a verdict is reached; docs/sweeps.md tells it in words. An exponent is above 0 if a difference
+# grows more than T times over all T steps, and below 0 if it fades so far as to be forgotten.
 HELD_STEPS = 4096  # with the inputs held; the first half lets what is transient fade
 UNDAMPED, VISIBLE = 0.9, 1e-3  # of an oscillation: what is left of its swing, and its size
 RETURNS = 3  # how often it must come back
@@ -87,7 +86,8 @@ class Probe:
         held_exponent: the largest with the inputs held at their means.
         oscillating: channels that then oscillate for ever.
         forgotten: the steps until two runs from different starts agree in all channels, or None.
-        verdict: contracting, multistable, marginal, limit cycle, chaotic, spiking or unstable.
+        verdict: unstable, spiking, undecided, chaotic, limit cycle, marginal, multistable or
+            contracting; docs/sweeps.md says when.
         solver: what `auto` takes at this shape in float64, and why.
     """
 
@@ -140,7 +140,7 @@ def probe(
         weights: draw params from U(-weights, weights), not as the cell starts them.
         say: is told what goes on.
     Raises:
-        ArgumentError: too few steps, or channels that don't fit the cell's groups.
+        ArgumentError: too few steps, channels that don't fit the cell's groups, weights below 0.
     """
     say("running one pass")
     arguments = draw(compiled, steps, channels, weights, seed)
@@ -184,9 +184,18 @@ def draw(
     if steps < FEWEST_STEPS:
         raise ArgumentError(
             f"steps: got {steps}, expected at least {FEWEST_STEPS}, two for each of "
-            f"{SEGMENTS[0]} segments.\nFix: 1024"
+            f"{SEGMENTS[0]} segments.\nFix: 1024 steps"
         )
-    check_groups(spec, channels)
+    if channels < 1 or channels % spec.group:
+        raise ArgumentError(
+            f"channels: got {channels}, expected a multiple of {spec.group}, the group that "
+            f"'{spec.name}' mixes.\nFix: {-(-max(1, channels) // spec.group) * spec.group} channels"
+        )
+    if weights is not None and not 0 <= weights < math.inf:
+        raise ArgumentError(
+            f"weights: got {weights:g}, expected a number >= 0, the largest size of a param.\n"
+            "Fix: 3"
+        )
     arguments = random_arguments(spec, (1, steps, channels), seed)
     generator = torch.Generator().manual_seed(seed)
     for param in spec.params:
@@ -210,7 +219,7 @@ def count_sweeps(compiled: CompiledCell, arguments: Arguments, segments: int) ->
 def count_newton(compiled: CompiledCell, arguments: Arguments) -> Newton:
     """Newton's iteration to tolerance, and its error on the way."""
     solve = _solve(compiled, arguments, **_newton(NEWTON_LIMIT))
-    exact = _states(compiled, arguments, solver="sequential")
+    exact = _states(compiled, arguments)
     first, early = (
         _error(_states(compiled, arguments, **_newton(count)), exact) for count in (1, EARLY)
     )
@@ -268,7 +277,8 @@ def _solve(compiled: CompiledCell, arguments: Arguments, **choices: Any) -> Solv
 
 
 def _states(compiled: CompiledCell, arguments: Arguments, h0: Any = None, **choices: Any) -> Tensor:
-    """The states after each step, [states, T, N]."""
+    """The states after each step, [states, T, N]; by one pass over time if nothing is chosen."""
+    choices = choices or {"solver": "sequential"}
     _, states = _quietly(compiled, **arguments, h0=h0, return_states=True, **choices)
     return torch.stack([h[0] for h in (states if isinstance(states, tuple) else (states,))])
 
@@ -315,14 +325,15 @@ class _Behaviour:
 
 def _behaviour(compiled: CompiledCell, arguments: Arguments) -> _Behaviour:
     states = _states(compiled, arguments)
-    again = _states(compiled, arguments, _as_start(states[:, -1]))
+    elsewhere = states[:, -1].roll(compiled.structure.group, -1)  # where the group beside it ended
+    again = _states(compiled, arguments, _as_start(elsewhere))
     size = states.abs().clamp(min=1)
     differs = ~((states - again).abs() <= FORGOTTEN * size).all(0)
     last = differs.any(1).nonzero()
     apart = int(differs[-1].sum())
     held, held_exponents = _hold(compiled, arguments)
-    undecided = held_exponents.abs() <= _margin(held.shape[1])
-    oscillating = _oscillates(held) & undecided.repeat_interleave(compiled.structure.group)
+    keeps = held_exponents.abs() <= _above(held.shape[1])
+    oscillating = _oscillates(held) & keeps.repeat_interleave(compiled.structure.group)
     return _Behaviour(
         states=states,
         exponents=lyapunov(compiled.jacobians(**arguments)[0]),
@@ -375,13 +386,17 @@ def _oscillates(states: Tensor) -> Tensor:
 # --- in words --------------------------------------------------------------------------------
 
 
-def _margin(steps: int) -> float:
+def _above(steps: int) -> float:
     return math.log(steps) / steps
+
+
+def _below(steps: int) -> float:
+    return math.log(FORGOTTEN) / steps
 
 
 def _verdict(compiled: CompiledCell, found: _Behaviour) -> tuple[str, str]:
     steps, channels = found.states.shape[1:]
-    exponent, margin = float(found.exponents.max()), _margin(steps)
+    exponent = float(found.exponents.max())
     memory = (
         f"what it starts from is forgotten after {found.forgotten} steps"
         if found.forgotten is not None
@@ -391,15 +406,17 @@ def _verdict(compiled: CompiledCell, found: _Behaviour) -> tuple[str, str]:
         return "unstable", "the states do not stay finite, in one pass over time either"
     if compiled.structure.spiking:
         return "spiking", f"the Jacobian says nothing of its jumps; {memory}"
-    if not exponent <= margin:
+    if math.isnan(exponent):
+        return "undecided", f"the Jacobian does not stay finite; {memory}"
+    if exponent > _above(steps):
         if _grow(found.states):
             return "unstable", f"states grow e-fold every {1 / exponent:.3g} steps, without bound"
         return "chaotic", f"differences grow e-fold every {1 / exponent:.3g} steps"
     if found.oscillating:
         which = f"{found.oscillating} of {channels} channels oscillate"
         return "limit cycle", f"with its inputs held, {which}; {memory}"
-    if exponent >= -margin:
-        return "marginal", f"differences neither fade nor grow; {memory}"
+    if exponent >= _below(steps):
+        return "marginal", f"differences hardly fade or grow over {steps} steps; {memory}"
     if found.forgotten is None:
         return "multistable", f"small differences fade, but {memory}"
     return "contracting", memory

@@ -208,6 +208,67 @@ def test_check_for_a_shape_tells_the_plan() -> None:
     assert data("check", "elman", "--shape", "8x64x32")["plan"].startswith("[8, 64, 32] float32")
 
 
+SMALL_PROBE = ("--probe", "--steps", "64", "--channels", "4")
+
+
+def test_check_probes_a_cell_and_says_what_it_is() -> None:
+    text = good("check", "elman", *SMALL_PROBE, "--weights", "0.5", "--seed", "3")
+    for line in (
+        r"^Probe of 64 steps and 4 channels, float64$",
+        r"^  inputs: standard normal; params: uniform in \[-0.5, 0.5\]; seed 3$",
+        r"^Sweeps until neighbours agree to 1e-12$",
+        r"^  16 +4 +\d$",
+        r"^  32 +2 +\d$",
+        r"^  64 +1 +\d +Newton over all steps; after 6 iterations off by \S+$",
+        r"^  -[\d.]+ at most, -[\d.]+ in the median channel$",
+        r"^  contracting: what it starts from is forgotten after \d+ steps\.$",
+        r"^  auto takes sequential \(one pass over time: .*\)\.$",
+        r"^Next: rnncc compile elman$",
+    ):
+        assert re.search(line, text, re.MULTILINE), f"{line}\n{text}"
+
+
+def test_check_as_data_holds_the_probe_only_where_it_was_asked_for() -> None:
+    found = data("check", "elman", *SMALL_PROBE)["probe"]
+    assert (found["verdict"], found["steps"], found["weights"]) == ("contracting", 64, None)
+    assert [cut["segments"] for cut in found["sweeps"]] == [16, 32]
+    assert "probe" not in data("check", "elman")
+
+
+def test_check_draws_the_probe() -> None:
+    pytest.importorskip("matplotlib")
+    drawn = ("--plot", "seen.png", *SMALL_PROBE[1:])
+    assert good("check", "elman", *drawn).count("\nseen.png: written.\n") == 1
+    assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
+    assert data("check", "elman", *drawn)["plot"] == "seen.png"
+
+
+def test_without_matplotlib_drawing_exits_with_3_before_it_probes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = refused(3, "check", "elman", "--plot", "seen.png")
+    assert message.startswith("--plot: matplotlib can't be imported: ")
+    assert message.endswith("\nFix: pip install 'rnncc[plot]'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--plot", "seen.jpg"), "got 'seen.jpg', expected a name that ends in .png"),
+        (("--weights", "3"), "--weights is an option of the probe: give --probe too"),
+        (("--steps", "99"), "--steps is an option of the probe: give --probe too"),
+    ],
+)
+def test_wrong_options_of_the_probe_are_wrong_usage(words: tuple[str, ...], message: str) -> None:
+    assert message in refused(2, "check", "elman", *words)
+
+
+def test_a_probe_that_does_not_fit_exits_with_1() -> None:
+    message = refused(1, "check", "block_elman", "--probe", "--channels", "6")
+    assert message.startswith("channels: got 6, expected a multiple of 4")
+
+
 def test_set_changes_a_constant() -> None:
     assert data("check", "lif", "--set", "slope=10", "--set", "threshold=0.5")["constants"] == {
         "threshold": 0.5,

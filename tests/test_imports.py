@@ -46,8 +46,8 @@ ORDER = (
         "status",
         "layer",
     ),
-    *("reference", "find", "write", "compiler", "doctor", "bench", "show", "starter", "terminal"),
-    *("pages", "options", "cli", "__main__"),
+    *("reference", "find", "write", "explain", "compiler", "doctor", "bench", "calibrate"),
+    *("probe", "plot", "show", "starter", "terminal", "pages", "options", "cli", "__main__"),
 )
 HELPERS = ("paths", "text")  # small, used anywhere; import none of the stages
 ONLY_IN = {"jinja2": ("emit",), "cupy": ("build",), "ctypes": ("build", "launch", "memory")}

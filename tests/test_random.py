@@ -1,4 +1,4 @@
-"""Random cells: compiled forward and backward against autograd of the same text run on tensors.
+"""Random cells: kernels, and segments of time, against autograd of the same text run on tensors.
 
 The text of a cell runs twice: traced by rnncc, and as plain Python on PyTorch's functions.
 """
@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,7 +199,7 @@ def by_autograd(text: Text, leaves: dict[str, Tensor]) -> list[Tensor]:
         fixed["R"] = Mixing(leaves["R"])  # type: ignore[assignment]
     moving = {n: leaves[n] for n, role in text.roles.items() if role.startswith("Input")}
     rows = []
-    for t in range(STEPS):
+    for t in range(next(iter(moving.values())).shape[1]):
         at = {n: x[:, t] if x.dim() == 3 else x[:, t, None] for n, x in moving.items()}
         results = names["odd"](**states, **at, **fixed)
         results = {n: v.expand(BATCH, CHANNELS) for n, v in results.items()}
@@ -211,11 +210,13 @@ def by_autograd(text: Text, leaves: dict[str, Tensor]) -> list[Tensor]:
     return [*(torch.stack(c, 1) for c in zip(*rows, strict=True)), *states.values()]
 
 
-def by_kernel(text: Text, folder: Path, leaves: dict[str, Tensor]) -> list[Tensor]:
-    c = rnncc.compile(cell_from(folder, text.source))
+def by_kernel(
+    c: rnncc.CompiledCell, text: Text, leaves: dict[str, Tensor], **choices: Any
+) -> list[Tensor]:
     states = [n for n, role in text.roles.items() if role.startswith("State")]
     arguments = {n: t for n, t in leaves.items() if n not in states}
-    y, h = c(**arguments, h0=tuple(leaves[n] for n in states), return_state=True)
+    start = tuple(leaves[n] for n in states)
+    y, h = c(**arguments, h0=start, return_state=True, **choices)
     return [*([y] if isinstance(y, Tensor) else y), *([h] if isinstance(h, Tensor) else h)]
 
 
@@ -231,12 +232,22 @@ SIZES = {
 }
 
 
-def random_leaves(text: Text, seed: int) -> dict[str, Tensor]:
+def random_leaves(
+    text: Text, seed: int, steps: int = STEPS, weights: float | None = None
+) -> dict[str, Tensor]:
+    """Standard normal, or params uniformly within `weights`."""
     generator = torch.Generator().manual_seed(seed)
     leaves = {}
     for name, role in text.roles.items():
-        size = SIZES[role.replace("(init=0.3)", "")]
-        leaves[name] = torch.randn(*size, generator=generator, dtype=torch.float64)
+        kind = role.replace("(init=0.3)", "")
+        size = SIZES[kind]
+        if kind.startswith("Input"):
+            size = (BATCH, steps, *size[2:])
+        if weights is not None and kind.startswith(("Param", "Matrix")):
+            unit = 2 * torch.rand(*size, generator=generator, dtype=torch.float64) - 1
+            leaves[name] = weights * unit
+        else:
+            leaves[name] = torch.randn(*size, generator=generator, dtype=torch.float64)
     return leaves
 
 
@@ -273,7 +284,7 @@ def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
 
 @contextmanager
 def quick_builds(level: str) -> Iterator[None]:
-    """Another optimisation level than -O3, which takes twice as long to compile as -O1."""
+    """Another optimisation level than -O3, which takes ten times as long to compile as -O0."""
     flags = build.FLAGS
     build.FLAGS = [level if f == "-O3" else f for f in flags]
     try:
@@ -291,25 +302,41 @@ def test_a_random_cell_equals_autograd(
     folder = tmp_path_factory.mktemp("cells")
 
     @settings(max_examples=EXAMPLES)
-    @given(texts(states, mixes), st.integers(0, 1000))
-    def holds(text: Text, seed: int) -> None:
+    @given(texts(states, mixes), st.integers(0, 1000), st.integers(1, 60), st.integers(1, 70))
+    def holds(text: Text, seed: int, steps: int, segment: int) -> None:
         note(text.source)
-        leaves = random_leaves(text, seed)
-        expected = with_gradients(lambda given: by_autograd(text, given), leaves)
-        assume(all(t.isfinite().all() for t in expected.values()))
-        with quick_builds("-O3" if states == 1 else "-O1"):
-            got = with_gradients(lambda given: by_kernel(text, folder, given), leaves)
-        complaints = differing(got, expected)
-        if complaints:
-            # at a jump, or in chaos, the last bit of an argument decides: autograd moves as well
-            noise = torch.Generator().manual_seed(seed)
-            for _ in range(3):
-                disturbed = {
-                    n: t * (1 + 1e-13 * torch.randn(t.shape, generator=noise, dtype=t.dtype))
-                    for n, t in leaves.items()
-                }
-                again = with_gradients(lambda given: by_autograd(text, given), disturbed)
-                assume(not differing(again, expected))
-        assert not complaints, "\n".join(complaints)
+        c = rnncc.compile(cell_from(folder, text.source))
+        segments = {"solver": "segmented", "segment": segment, "checkpoint": 1 + seed % 17}
+        with quick_builds("-O3" if seed % 16 == 0 else "-O0"):
+            assert_equal_to_autograd(c, text, random_leaves(text, seed), {})
+            large = random_leaves(text, seed, steps, weights=5.0)
+            assert_equal_to_autograd(c, text, large, segments)
 
     holds()
+
+
+def assert_equal_to_autograd(
+    c: rnncc.CompiledCell, text: Text, leaves: dict[str, Tensor], choices: dict[str, Any]
+) -> None:
+    expected = with_gradients(lambda given: by_autograd(text, given), leaves)
+    assume(all(t.isfinite().all() for t in expected.values()))
+    got = with_gradients(lambda given: by_kernel(c, text, given, **choices), leaves)
+    complaints = differing(got, expected)
+    if complaints:
+        assume_steady(text, leaves, expected)
+    assert not complaints, f"{choices}: " + "\n".join(complaints)
+
+
+def assume_steady(text: Text, leaves: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """At a jump, or in chaos, the last bits of an argument decide: then autograd moves as well.
+
+    Disturbed by 1e-12, to which neighbouring segments agree.
+    """
+    noise = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        disturbed = {
+            n: t * (1 + 1e-12 * torch.randn(t.shape, generator=noise, dtype=t.dtype))
+            for n, t in leaves.items()
+        }
+        again = with_gradients(lambda given: by_autograd(text, given), disturbed)
+        assume(not differing(again, expected))

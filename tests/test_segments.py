@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import rnncc
@@ -16,6 +18,7 @@ from rnncc.choices import Choices
 from rnncc.find import find
 from rnncc.launch import shapes_of
 from rnncc.status import Solve
+from tests.cells import cell_from
 from tests.runs import (
     CELLS,
     Call,
@@ -30,8 +33,11 @@ from tests.runs import (
     random_call,
     solve,
 )
+from tests.test_random import Text, quick_builds, random_leaves, texts, with_gradients
+from tests.test_random import by_kernel as random_kernel
 from tests.tolerances import TOLERANCES, assert_close
 
+EXAMPLES = 5  # random cells of each kind
 SHAPES = [(2, 100, 20), (1, 65, 5), (3, 33, 40)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 AFFINE = [name for name in CELLS if compiled(name).structure.affine]
@@ -207,6 +213,35 @@ def test_a_bistable_cell_gives_the_sequential_answer(dtype: torch.dtype) -> None
         assert status.sweeps > 4, "its starts are hard to guess"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mixes", [False, True], ids=["channels-alone", "channels-in-groups"])
+@pytest.mark.parametrize("states", [1, 2, 3])
+def test_segments_of_a_random_cell_are_finite_where_one_pass_is(
+    states: int, mixes: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In float32, with large weights; tests/test_random.py compares in float64."""
+    folder = tmp_path_factory.mktemp("cells")
+
+    @settings(max_examples=EXAMPLES)
+    @given(texts(states, mixes), st.integers(0, 1000), st.integers(1, 90), st.integers(1, 70))
+    def holds(text: Text, seed: int, steps: int, segment: int) -> None:
+        note(text.source)
+        c = rnncc.compile(cell_from(folder, text.source))
+        wide = random_leaves(text, seed, steps, weights=5.0)
+        leaves = {n: t.float() for n, t in wide.items()}
+
+        def outcome(**choices: Any) -> dict[str, Tensor]:
+            return with_gradients(lambda given: random_kernel(c, text, given, **choices), leaves)
+
+        with quick_builds("-O0"):
+            one_pass = outcome(solver="sequential")
+            segmented = outcome(solver="segmented", segment=segment, checkpoint=1 + seed % 17)
+        for what, expected in one_pass.items():
+            assert segmented[what][expected.isfinite()].isfinite().all(), what
+
+    holds()
+
+
 # --- how many sweeps -------------------------------------------------------------------------
 
 
@@ -222,29 +257,20 @@ def test_an_affine_cell_takes_at_most_two_sweeps(name: str, segment: int) -> Non
 
 
 @cell
-def plain(h: State, x: Input, a: Param):
-    return tanh(a * h + x)
-
-
-@cell
-def with_readouts(h: State, r: State, q: State, x: Input, a: Param):
+def delayed(h: State, r: State, x: Input, a: Param):
     h_new = tanh(a * h + x)
-    return {"h": h_new, "r": 1e6 * h_new, "q": 1e5 * h + x, "y": h_new}
+    return {"h": h_new, "r": 1e6 * h_new, "y": h_new, "before": r}
 
 
-def test_states_that_nothing_reads_do_not_hold_up_convergence() -> None:
-    x, a = torch.randn(2, 200, 9), 2 * torch.rand(9)
-    h0 = torch.randn(3, 2, 9)
-    solves: list[Solve] = []
-    choices = {"solver": "segmented", "segment": 5, "observe": solves.append, "return_state": True}
-    y, h = rnncc.compile(plain)(x, a, h0=h0[0], **choices)
-    again, states = rnncc.compile(with_readouts)(x, a, h0=tuple(h0), **choices)
-    assert torch.equal(y, again)
-    assert torch.equal(h, states[0])
-    assert torch.equal(states[1], 1e6 * y[:, -1])
-    assert torch.equal(states[2], 1e5 * y[:, -2] + x[:, -1])
-    assert solves[0].sweeps == solves[1].sweeps > 2
-    assert solves[0].mismatch == solves[1].mismatch
+def test_a_state_that_only_an_output_reads_is_right_at_the_borders() -> None:
+    x, a, h0 = torch.randn(2, 200, 9), 2 * torch.rand(9), torch.randn(2, 2, 9)
+    c = rnncc.compile(delayed)
+    assert c.structure.readouts == ("r",)
+    (y, before), (h, r) = c(x, a, h0=tuple(h0), return_state=True, solver="segmented", segment=5)
+    assert torch.equal(before[:, 0], h0[1])
+    assert_close(before[:, 1:], 1e6 * y[:, :-1], torch.float32, "before")
+    assert torch.equal(r, 1e6 * h)
+    assert torch.equal(h, y[:, -1])
 
 
 def test_a_looser_tolerance_takes_fewer_sweeps() -> None:
@@ -301,9 +327,9 @@ UNSOLVED = {"slstm": None, "para_gru": 3.0}  # the weights' bound; their own if 
 @pytest.mark.parametrize("name", UNSOLVED)
 def test_newton_raises_where_it_has_not_converged(name: str) -> None:
     call = random_call(name, (2, 200, 20), torch.float32, weights=UNSOLVED[name])
-    for given, iterations in (({}, 3), ({"iterations": 2}, 2)):
+    for asked, iterations in (({}, 3), ({"iterations": 2}, 2)):
         with pytest.raises(ConvergenceError) as failure:
-            by_kernel(name, call, solver="newton", **given)
+            by_kernel(name, call, solver="newton", **asked)
         message = re.fullmatch(
             rf"solver: newton on '{name}' has not converged within (\d+) iterations: residual "
             r"(\S+), expected at most 5e-07\.\nFix: solver='auto', which is exact; or "
@@ -386,23 +412,36 @@ def scaled(h: State, x: Input):
     return x * h
 
 
-def test_gradients_through_segments_that_grow_beyond_all_numbers_stay_finite() -> None:
-    x = torch.full((1, 128, 3), 10.0)
-    x[:, 64:] = 0.1
-    x[:, :64:2] = 1
-    h0 = torch.full((1, 3), 1e-20)
-    expected = None
+@pytest.mark.parametrize("growth", [1.0, 10.0, 1000.0])
+@each_wide_dtype
+def test_gradients_that_vanish_and_grow_again_arrive(dtype: torch.dtype, growth: float) -> None:
+    """And a product over a segment that overflows spoils nothing."""
+    x = torch.ones(1, 192, 3, dtype=dtype)
+    x[:, :64:4], x[:, 64:128:4] = growth, 1 / growth
+    found = []
+    for choices in ({"solver": "sequential"}, {"solver": "segmented", "segment": 64}):
+        leaf = x.clone().requires_grad_()
+        start = torch.full((1, 3), 1e-20, dtype=dtype, requires_grad=True)
+        _, h = rnncc.compile(scaled)(leaf, h0=start, return_state=True, **choices)
+        found.append((h, *torch.autograd.grad(h.sum(), (leaf, start))))
+    for i, (e, got) in enumerate(zip(*found, strict=True)):
+        assert_close(got, e, dtype, f"result {i}", gradient=i > 0)
+
+
+def test_gradients_through_products_beyond_all_numbers_stay_finite() -> None:
+    x = torch.ones(1, 256, 3)
+    x[:, :128:4], x[:, 128::4] = 16.0, 1 / 16  # together 2^128; all is exact
+    x[:, 1], x[:, 255] = 8.0, 0.125
     c = rnncc.compile(scaled)
-    for growth in (10.0, 30.0):
-        x[:, 1:64:2], x[:, 65::2], x[:, 64::2] = growth, 1 / growth, 1
+    for segment in (32, 64, 128):
         found = []
-        for choices in ({"solver": "sequential"}, {"solver": "segmented", "segment": 64}):
-            start = h0.clone().requires_grad_()
-            _, h = c(x, h0=start, return_state=True, **choices)
-            found.append(torch.autograd.grad(h.sum(), start)[0])
-        expected, got = found
-        assert expected.isfinite().all()
-        assert_close(got, expected, torch.float32, f"growth {growth}", gradient=True)
+        for choices in ({"solver": "sequential"}, {"solver": "segmented", "segment": segment}):
+            leaf = x.clone().requires_grad_()
+            start = torch.full((1, 3), 1e-20, requires_grad=True)
+            _, h = c(leaf, h0=start, return_state=True, **choices)
+            found.append((h, *torch.autograd.grad(h.sum(), (leaf, start))))
+        for i, (e, got) in enumerate(zip(*found, strict=True)):
+            assert_close(got, e, torch.float32, f"result {i}", gradient=i > 0)
 
 
 @pytest.mark.parametrize("choices", [{}, {"solver": "segmented", "segment": 32}], ids=str)

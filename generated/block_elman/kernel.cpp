@@ -618,6 +618,13 @@ constexpr int kLanes = 64 / sizeof(real);
 constexpr int kTile = 256;  // lanes of the largest tile
 constexpr int kRow = kTile + kLanes;  // between rows: the odd part spreads them over the cache
 
+// A row of lanes whose blocks of kLanes may lie apart.
+struct Row {
+  real* at;
+  const int64_t* blocks;           // where each begins
+  real* block(int first) const { return at + blocks[first / kLanes] - first; }
+};
+
 // Where a scalar lies in its tensor: element offset + group * stride.
 struct Slot { int tensor, offset, stride; };
 
@@ -646,7 +653,7 @@ struct Lanes {
 
   // From the state h to `next`; `write` its outputs y, `keep` what Jacobian and adjoint read of it.
   template <bool write, bool keep>
-  static void step(const real* const* x, const real* p, const real* h, real* next, real* const* y,
+  static void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                    real* kept, int width) {
     const real* __restrict h_h_ch0 = h + 0 * kRow;
     const real* __restrict h_h_ch1 = h + 1 * kRow;
@@ -656,10 +663,6 @@ struct Lanes {
     real* __restrict next_h_ch1 = next + 1 * kRow;
     real* __restrict next_h_ch2 = next + 2 * kRow;
     real* __restrict next_h_ch3 = next + 3 * kRow;
-    const real* __restrict x_x_ch0 = x[0];
-    const real* __restrict x_x_ch1 = x[1];
-    const real* __restrict x_x_ch2 = x[2];
-    const real* __restrict x_x_ch3 = x[3];
     const real* __restrict p_R_0_0 = p + 0 * kRow;
     const real* __restrict p_R_0_1 = p + 1 * kRow;
     const real* __restrict p_R_0_2 = p + 2 * kRow;
@@ -676,16 +679,19 @@ struct Lanes {
     const real* __restrict p_R_3_1 = p + 13 * kRow;
     const real* __restrict p_R_3_2 = p + 14 * kRow;
     const real* __restrict p_R_3_3 = p + 15 * kRow;
-    real* __restrict y_0 = write ? y[0] : nullptr;
-    real* __restrict y_1 = write ? y[1] : nullptr;
-    real* __restrict y_2 = write ? y[2] : nullptr;
-    real* __restrict y_3 = write ? y[3] : nullptr;
     real* __restrict k_h_next_ch0 = kept + 0 * kRow;
     real* __restrict k_h_next_ch1 = kept + 1 * kRow;
     real* __restrict k_h_next_ch2 = kept + 2 * kRow;
     real* __restrict k_h_next_ch3 = kept + 3 * kRow;
-
     for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_x_ch0 = x[0].block(first);
+      const real* __restrict x_x_ch1 = x[1].block(first);
+      const real* __restrict x_x_ch2 = x[2].block(first);
+      const real* __restrict x_x_ch3 = x[3].block(first);
+      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
+      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
@@ -712,16 +718,12 @@ struct Lanes {
   }
 
   // J[row * kStates + column] over lanes, at a state h.
-  static void jacobian(const real* const* x, const real* p, const real* h, const real* kept,
+  static void jacobian(const Row* x, const real* p, const real* h, const real* kept,
                        real* J, int width) {
     const real* __restrict h_h_ch0 = h + 0 * kRow;
     const real* __restrict h_h_ch1 = h + 1 * kRow;
     const real* __restrict h_h_ch2 = h + 2 * kRow;
     const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict x_x_ch0 = x[0];
-    const real* __restrict x_x_ch1 = x[1];
-    const real* __restrict x_x_ch2 = x[2];
-    const real* __restrict x_x_ch3 = x[3];
     const real* __restrict p_R_0_0 = p + 0 * kRow;
     const real* __restrict p_R_0_1 = p + 1 * kRow;
     const real* __restrict p_R_0_2 = p + 2 * kRow;
@@ -742,8 +744,11 @@ struct Lanes {
     const real* __restrict k_h_next_ch1 = kept + 1 * kRow;
     const real* __restrict k_h_next_ch2 = kept + 2 * kRow;
     const real* __restrict k_h_next_ch3 = kept + 3 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_x_ch0 = x[0].block(first);
+      const real* __restrict x_x_ch1 = x[1].block(first);
+      const real* __restrict x_x_ch2 = x[2].block(first);
+      const real* __restrict x_x_ch3 = x[3].block(first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_ch0_h_ch0, out_J_h_ch0_h_ch1, out_J_h_ch0_h_ch2, out_J_h_ch0_h_ch3,
@@ -782,16 +787,12 @@ struct Lanes {
 
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
-  static void carry(const real* const* x, const real* p, const real* h, const real* kept,
+  static void carry(const Row* x, const real* p, const real* h, const real* kept,
                     const real* M, real* M_next, int width) {
     const real* __restrict h_h_ch0 = h + 0 * kRow;
     const real* __restrict h_h_ch1 = h + 1 * kRow;
     const real* __restrict h_h_ch2 = h + 2 * kRow;
     const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict x_x_ch0 = x[0];
-    const real* __restrict x_x_ch1 = x[1];
-    const real* __restrict x_x_ch2 = x[2];
-    const real* __restrict x_x_ch3 = x[3];
     const real* __restrict p_R_0_0 = p + 0 * kRow;
     const real* __restrict p_R_0_1 = p + 1 * kRow;
     const real* __restrict p_R_0_2 = p + 2 * kRow;
@@ -844,8 +845,11 @@ struct Lanes {
     real* __restrict N_3_1 = M_next + 13 * kRow;
     real* __restrict N_3_2 = M_next + 14 * kRow;
     real* __restrict N_3_3 = M_next + 15 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_x_ch0 = x[0].block(first);
+      const real* __restrict x_x_ch1 = x[1].block(first);
+      const real* __restrict x_x_ch2 = x[2].block(first);
+      const real* __restrict x_x_ch3 = x[3].block(first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_ch0_h_ch0, out_J_h_ch0_h_ch1, out_J_h_ch0_h_ch2, out_J_h_ch0_h_ch3,
@@ -885,16 +889,12 @@ struct Lanes {
   // Turns the gradient g of the next states into that of the states, in place; with `all` also
   // those of inputs and params.
   template <bool all>
-  static void adjoint(const real* const* x, const real* p, const real* h, const real* kept,
-                      const real* const* dy, real* g, real* const* dx, real* dp, int width) {
+  static void adjoint(const Row* x, const real* p, const real* h, const real* kept,
+                      const Row* dy, real* g, const Row* dx, real* dp, int width) {
     const real* __restrict h_h_ch0 = h + 0 * kRow;
     const real* __restrict h_h_ch1 = h + 1 * kRow;
     const real* __restrict h_h_ch2 = h + 2 * kRow;
     const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict x_x_ch0 = x[0];
-    const real* __restrict x_x_ch1 = x[1];
-    const real* __restrict x_x_ch2 = x[2];
-    const real* __restrict x_x_ch3 = x[3];
     const real* __restrict p_R_0_0 = p + 0 * kRow;
     const real* __restrict p_R_0_1 = p + 1 * kRow;
     const real* __restrict p_R_0_2 = p + 2 * kRow;
@@ -919,14 +919,6 @@ struct Lanes {
     real* __restrict g_h_ch1 = g + 1 * kRow;
     real* __restrict g_h_ch2 = g + 2 * kRow;
     real* __restrict g_h_ch3 = g + 3 * kRow;
-    const real* __restrict dy_0 = dy[0];
-    const real* __restrict dy_1 = dy[1];
-    const real* __restrict dy_2 = dy[2];
-    const real* __restrict dy_3 = dy[3];
-    real* __restrict dx_x_ch0 = dx[0];
-    real* __restrict dx_x_ch1 = dx[1];
-    real* __restrict dx_x_ch2 = dx[2];
-    real* __restrict dx_x_ch3 = dx[3];
     real* __restrict dp_R_0_0 = dp + 0 * kRow;
     real* __restrict dp_R_0_1 = dp + 1 * kRow;
     real* __restrict dp_R_0_2 = dp + 2 * kRow;
@@ -943,8 +935,19 @@ struct Lanes {
     real* __restrict dp_R_3_1 = dp + 13 * kRow;
     real* __restrict dp_R_3_2 = dp + 14 * kRow;
     real* __restrict dp_R_3_3 = dp + 15 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_x_ch0 = x[0].block(first);
+      const real* __restrict x_x_ch1 = x[1].block(first);
+      const real* __restrict x_x_ch2 = x[2].block(first);
+      const real* __restrict x_x_ch3 = x[3].block(first);
+      const real* __restrict dy_0 = dy[0].block(first);
+      const real* __restrict dy_1 = dy[1].block(first);
+      const real* __restrict dy_2 = dy[2].block(first);
+      const real* __restrict dy_3 = dy[3].block(first);
+      real* __restrict dx_x_ch0 = all ? dx[0].block(first) : nullptr;
+      real* __restrict dx_x_ch1 = all ? dx[1].block(first) : nullptr;
+      real* __restrict dx_x_ch2 = all ? dx[2].block(first) : nullptr;
+      real* __restrict dx_x_ch3 = all ? dx[3].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_ch0, out_d_h_ch1, out_d_h_ch2, out_d_h_ch3, out_d_x_ch0, out_d_x_ch1,
@@ -1130,6 +1133,7 @@ struct Tile {
   int64_t steps;                   // of the longest run
   bool even;                       // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
+  int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
@@ -1155,6 +1159,7 @@ struct Tile {
       steps = count[r] > steps ? count[r] : steps;
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
   }
 
   static int64_t number(const Pass& pass) {
@@ -1203,6 +1208,7 @@ struct Stream {
   int64_t time, lane, loaded;
   const Tile* tile;
   bool present, direct;            // direct: no copy
+  int64_t blocks[kTile / kLanes];  // of a row that is not copied
 
   void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
     tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
@@ -1213,24 +1219,25 @@ struct Stream {
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    direct = sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 && t.columns % kLanes == 0;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
+    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
+      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
   }
 
   // The row of a step; of an absent gradient it stays 0.
-  const real* load(int64_t step) {
-    if (direct) return reinterpret_cast<const real*>(runs[0] + step * time);
-    if (present && step / kAhead != loaded) {
+  Row load(int64_t step) {
+    if (!direct && present && step / kAhead != loaded) {
       loaded = step / kAhead;
       each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
     }
-    return buffer + step % kAhead * kRow;
+    return row(step);
   }
 
   // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
   // steps rise, or as they fall.
-  real* row(int64_t step) const {
-    return direct ? reinterpret_cast<real*>(runs[0] + step * time)
-                  : buffer + step % kAhead * kRow;
+  Row row(int64_t step) const {
+    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
+    return {buffer + step % kAhead * kRow, tile->blocks};
   }
 
   void store(int64_t step, bool falling) const {
@@ -1449,8 +1456,7 @@ struct Walk {
   // product of the step Jacobians.
   template <bool write, bool carry>
   void run() {
-    const real* x_rows[Lanes::kInputs + 1];
-    real* y_rows[Lanes::kOutputs];
+    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
     for (int64_t step = 0; step < t.steps; ++step) {
       restart(step, Lanes::kStates, start, h);
       if (write && a.saved) save(step);
@@ -1515,7 +1521,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
   Walk w(a, t, space);
-  const real* x_rows[Lanes::kInputs + 1];
+  Row x_rows[Lanes::kInputs + 1];
   for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
   for (int64_t step = 0; step < a.steps; ++step) {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);
@@ -1548,9 +1554,14 @@ static int run_jacobian(const Args& a) {
 
 namespace rnncc {
 
-static real size_of(real x) { return x < 0 ? -x : x; }
 static bool same(real x, real y) { return x == y || (x != x && y != y); }
 static bool finite(real x) { return x - x == 0; }
+
+// The larger of two sizes; NaN counts as infinite.
+static real larger(real so_far, real x) {
+  const real size = x < 0 ? -x : x;
+  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
+}
 
 // The first guess: the cell's start, run through the steps that lead up to the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
@@ -1573,8 +1584,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
 // The largest entry of all products.
 static real largest_product(const Args& a, int64_t count) {
   real largest = 0;
-  for (int64_t i = 0; i < count * a.groups; ++i)
-    if (!(size_of(a.products[i]) <= largest)) largest = size_of(a.products[i]);
+  for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
   return largest;
 }
 
@@ -1598,36 +1608,36 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   }
 }
 
-// One lane at the border between two segments.
+// One lane at the border between two segments. A correction may grow on its way through a segment
+// only while it is small: far from the solution M says little of what an expanding cell does.
 struct Border {
-  static constexpr real guard = 2;  // a correction may grow by so much on its way
+  static constexpr real small = real(0.4);  // beside max(1, |state|)
   real delta[Lanes::kStates];       // by how much the start of the segment before has moved
   real worst;                       // mismatch at any border so far
 
   // From the end e of the segment before and its product M to a new start s; true if it moved.
   // With `picard` there is no M, and with `plain` no guard.
   bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
-    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
+    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0, scale = 1;
     bool usable = true, changed = false;
     for (int k = 0; k < Lanes::kStates; ++k) {
       usable = usable && finite(e[k * stride]);
-      if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
+      scale = larger(scale, e[k * stride]);
+      incoming = larger(incoming, delta[k]);
     }
     for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
       const real d = delta[Lanes::product_column[k]], m = M[k * stride];
       correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
-    for (int k = 0; k < Lanes::kStates; ++k)
-      if (!(size_of(correction[k]) <= largest)) largest = size_of(correction[k]);
-    const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
+    for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
+    const bool take = plain || (Lanes::kAffine ? finite(largest)
+                                               : largest <= incoming || largest <= small * scale);
     for (int k = 0; k < Lanes::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
       if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Lanes::checked[k] && !same(end, old)) {
-        const real size = size_of(end) > 1 ? size_of(end) : 1, error = size_of(end - old) / size;
-        if (!(error <= worst)) worst = error;
-      }
+      if (Lanes::checked[k] && !same(end, old))
+        worst = larger(worst, (end - old) / larger(1, end));
       delta[k] = same(now, old) ? 0 : now - old;
       changed = changed || delta[k] != 0;
       s[k * stride] = now;
@@ -1666,11 +1676,15 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     }
     moved(a, run) = changed;
     if (!(worst <= a.tolerance) && i < bad) bad = i;
-    if (!(worst <= worst_of_all)) worst_of_all = worst;
+    worst_of_all = larger(worst_of_all, worst);
   }
   for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+static void run_all_again(const Args& a, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
 
 struct Sweep { Work tile, scan; };
@@ -1685,7 +1699,7 @@ static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
   *solved = pass.cut.segments;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
-    if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+    if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
     if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
   }
   a.status[0] += 1, a.status[1] = worst;
@@ -1707,16 +1721,16 @@ static int64_t solve_segments(const Args& a) {
   const real left = largest_product(a, runs * Lanes::kProducts);
   a.status[0] = 0, a.status[2] = 0;
   int64_t solved = 0;
-  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  run_all_again(a, runs);
   if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
     if (!sweep_once(pass, no_M, &solved)) return -1;
+    if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
     if (!sweep_once(pass, first_M, &solved)) return -1;
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    run_all_again(a, runs);
     solved = 0;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
@@ -1751,8 +1765,8 @@ static int run_forward(const Args& a) {
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
 // a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
 // passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
-// too). Where the first few steps after a segment let nothing through, what comes out of them is the
-// gradient at its end; else a walk over all segments and a scan give it.
+// too). Where the first few steps after a segment let next to nothing through of what comes out of
+// them, that is the gradient at its end; else a walk over all segments and a scan give it.
 
 namespace rnncc {
 
@@ -1835,7 +1849,7 @@ struct WalkBack {
 
   // Steps once more; all their states and what the adjoint reads stay.
   void again(const real* from, int64_t first, int64_t count) {
-    const real* rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1];
     copy(from, h);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
@@ -1849,8 +1863,8 @@ struct WalkBack {
 
   template <bool alone>
   void back(int64_t step, int64_t k) {
-    const real *rows[Lanes::kInputs + 1], *dy_rows[Lanes::kOutputs], *no_dy[Lanes::kOutputs];
-    real* dx_rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1];
+    Row dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
     const real* const before = h + k * Lanes::kStates * kRow;
     const real* const lets = kept + k * Lanes::kKept * kRow;
     for (int i = 0; i < Lanes::kInputs; ++i) {
@@ -1858,7 +1872,7 @@ struct WalkBack {
       dx_rows[i] = dx[i].row(step);
     }
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step), no_dy[i] = zeros;
+      dy_rows[i] = dy[i].load(step), no_dy[i] = {zeros, t.blocks};
     for (int q = 0; alone && q < Lanes::kFed; ++q) {
       real* const column = Q + q * Lanes::kStates * kRow;
       hold_ended(t, step, Lanes::kStates, column, held);
@@ -1875,7 +1889,7 @@ struct WalkBack {
       if (t.resets(a, r, step)) reset<alone>(r);
     for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
       if (Lanes::inputs[i].stride) dx[i].store(step, true);
-      else reduce_shared(shared++, step, dx_rows[i]);
+      else reduce_shared(shared++, step, dx_rows[i].at);
     }
   }
 
@@ -2041,6 +2055,33 @@ static void reduce_shared_inputs(const Args& a) {
   }
 }
 
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
+static void judge_sequence(const Pass& pass, int64_t b, real* most) {
+  const Args& a = pass.args;
+  const int64_t first = b * pass.cut.segments, end = first + pass.cut.segments, groups = a.groups;
+  bool all_there = true;
+  for (int64_t c = 0; c < groups; ++c) most[c] = 0;
+  for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
+    for (int64_t c = 0; c < groups; ++c) most[c] = larger(most[c], a.begins[row * groups + c]);
+  for (int64_t run = first; run < end; ++run)
+    for (int64_t c = 0; c < groups; ++c) {
+      real through = 0, there = 0;
+      for (int64_t k = run * WalkBack::kQ; k < (run + 1) * WalkBack::kQ; ++k)
+        through = larger(through, a.products[k * groups + c]);
+      for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
+        there = larger(there, a.begins[s * groups + c]);
+      if (through != 0 && !(through * most[c] <= kForgotten * there)) all_there = false;
+    }
+  a.verdicts[2 * b] = all_there;
+}
+
+static bool all_there(const Args& a) {
+  bool all = true;
+  for (int64_t b = 0; b < a.batch; ++b) all = all && a.verdicts[2 * b] != 0;
+  return all;
+}
+
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
   Pass pass = {a, Cut::into_segments(a)};
@@ -2049,12 +2090,15 @@ static int run_backward(const Args& a) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
-    const real left = largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ);
-    if (!(left <= kForgotten) && a.sweeps < 2) {
-      pass.cut = Cut::whole(a, 0);
-    } else if (!(left <= kForgotten)) {
-      if (in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
+    if (!all_there(a)) {
+      const bool twice = a.sweeps >= 2;
+      if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (twice && finite(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ))) {
+        if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+      } else {
+        pass.cut = Cut::whole(a, 0);
+      }
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;

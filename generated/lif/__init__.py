@@ -31,6 +31,7 @@ Source: Lapicque 1907; discrete form: Eshraghian et al. 2023, arXiv:2109.12894.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from torch import Tensor
 from rnncc.launch import Kernel
 from rnncc.layer import CellLayer
 from rnncc.layer import run as _run
+from rnncc.status import Solve
 
 __all__ = ["LIF", "lif"]
 
@@ -51,7 +53,18 @@ def lif(
     *,
     h0: Any = None,
     return_state: bool = False,
+    return_states: bool = False,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+    reset: Tensor | None = None,
+    reverse: bool = False,
     solver: str = "auto",
+    segment: int | None = None,
+    iterations: int | None = None,
+    tol: float | None = None,
+    on_failure: str | None = None,
+    checkpoint: int | None = None,
+    observe: Callable[[Solve], None] | None = None,
 ) -> Any:
     """Solve the recurrence over a whole sequence.
 
@@ -64,17 +77,51 @@ def lif(
     Args:
         I: [..., T, N], float32, bfloat16, float16 or float64; any strides.
         beta: [N], one value per channel.
-        h0: [..., N], the state before the first step; zeros if None. Differentiable.
-        return_state: also return the state after the last step.
-        solver: "auto" or "sequential".
+        h0: [..., N], the state before the first step;
+            zeros if None. Differentiable.
+        return_state: also return the state after the last step, as h0.
+        return_states: also return the state after each step, [..., T, N].
+        lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end are
+            0, and the last state is the one there.
+        cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in inputs
+            [total, N] or [1, total, N]; h0 and the last state are then [S, N].
+        reset: [..., T] bool: before these steps the state starts anew, from h0.
+        reverse: run from the end of each sequence to its beginning.
+        solver: "auto" (the planner chooses), "sequential", "segmented" (segments of time side by
+            side; the sequential answer) or "newton" (all steps at once, for comparison).
+        segment: steps of a segment, for "segmented".
+        iterations: at most so many sweeps or, for "newton", iterations.
+        tol: how well neighbours must agree, relative to max(1, |state|).
+        on_failure: when "newton" has not converged: "raise", "warn" or "sequential".
+        checkpoint: steps between the states that are kept for the backward.
+        observe: is handed how the call was solved.
     Returns:
-        [..., T, N] in the dtype of the inputs; with return_state
-        (output, state), the state in float32 for half inputs.
+        [..., T, N] in the dtype of the inputs.
+        With return_states and return_state a tuple: (output, states after each step, states after
+        the last), the last states in float32 for half inputs.
     Raises:
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
+        ConvergenceError: the solver was "newton" and did not converge.
     """
     arguments = (I, beta)
-    return _run(_KERNEL, arguments, h0=h0, return_state=return_state, solver=solver)
+    return _run(
+        _KERNEL,
+        arguments,
+        h0=h0,
+        return_state=return_state,
+        return_states=return_states,
+        lengths=lengths,
+        cu_seqlens=cu_seqlens,
+        reset=reset,
+        reverse=reverse,
+        solver=solver,
+        segment=segment,
+        iterations=iterations,
+        tol=tol,
+        on_failure=on_failure,
+        checkpoint=checkpoint,
+        observe=observe,
+    )
 
 
 class LIF(CellLayer):
@@ -82,6 +129,8 @@ class LIF(CellLayer):
 
         layer = LIF(input_size=256, hidden_size=512)
         y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+        y, state = layer(x, lengths=n)  # a padded batch, n [B]
+        y, state = layer(pack_padded_sequence(x, n, batch_first=True))  # y is packed as well
         y, state = layer.step(x[:, 0], state)
     """
 

@@ -522,6 +522,13 @@ constexpr int kLanes = 64 / sizeof(real);
 constexpr int kTile = 256;  // lanes of the largest tile
 constexpr int kRow = kTile + kLanes;  // between rows: the odd part spreads them over the cache
 
+// A row of lanes whose blocks of kLanes may lie apart.
+struct Row {
+  real* at;
+  const int64_t* blocks;           // where each begins
+  real* block(int first) const { return at + blocks[first / kLanes] - first; }
+};
+
 // Where a scalar lies in its tensor: element offset + group * stride.
 struct Slot { int tensor, offset, stride; };
 
@@ -548,17 +555,16 @@ struct Lanes {
 
   // From the state h to `next`; `write` its outputs y, `keep` what Jacobian and adjoint read of it.
   template <bool write, bool keep>
-  static void step(const real* const* x, const real* p, const real* h, real* next, real* const* y,
+  static void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                    real* kept, int width) {
     const real* __restrict h_v = h + 0 * kRow;
     real* __restrict next_v = next + 0 * kRow;
-    const real* __restrict x_I = x[0];
     const real* __restrict p_beta = p + 0 * kRow;
-    real* __restrict y_0 = write ? y[0] : nullptr;
     real* __restrict k_u_0 = kept + 0 * kRow;
     real* __restrict k_s = kept + 1 * kRow;
-
     for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_I = x[0].block(first);
+      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_u_0, out_s, out_v_next;
@@ -574,15 +580,14 @@ struct Lanes {
   }
 
   // J[row * kStates + column] over lanes, at a state h.
-  static void jacobian(const real* const* x, const real* p, const real* h, const real* kept,
+  static void jacobian(const Row* x, const real* p, const real* h, const real* kept,
                        real* J, int width) {
     const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict x_I = x[0];
     const real* __restrict p_beta = p + 0 * kRow;
     const real* __restrict k_u_0 = kept + 0 * kRow;
     const real* __restrict k_s = kept + 1 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v;
@@ -596,17 +601,16 @@ struct Lanes {
 
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
-  static void carry(const real* const* x, const real* p, const real* h, const real* kept,
+  static void carry(const Row* x, const real* p, const real* h, const real* kept,
                     const real* M, real* M_next, int width) {
     const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict x_I = x[0];
     const real* __restrict p_beta = p + 0 * kRow;
     const real* __restrict k_u_0 = kept + 0 * kRow;
     const real* __restrict k_s = kept + 1 * kRow;
     const real* __restrict M_0_0 = M + 0 * kRow;
     real* __restrict N_0_0 = M_next + 0 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v;
@@ -621,19 +625,18 @@ struct Lanes {
   // Turns the gradient g of the next states into that of the states, in place; with `all` also
   // those of inputs and params.
   template <bool all>
-  static void adjoint(const real* const* x, const real* p, const real* h, const real* kept,
-                      const real* const* dy, real* g, real* const* dx, real* dp, int width) {
+  static void adjoint(const Row* x, const real* p, const real* h, const real* kept,
+                      const Row* dy, real* g, const Row* dx, real* dp, int width) {
     const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict x_I = x[0];
     const real* __restrict p_beta = p + 0 * kRow;
     const real* __restrict k_u_0 = kept + 0 * kRow;
     const real* __restrict k_s = kept + 1 * kRow;
     real* __restrict g_v = g + 0 * kRow;
-    const real* __restrict dy_0 = dy[0];
-    real* __restrict dx_I = dx[0];
     real* __restrict dp_beta = dp + 0 * kRow;
-
-    for (int first = 0; first < width; first += kLanes) {
+for (int first = 0; first < width; first += kLanes) {
+      const real* __restrict x_I = x[0].block(first);
+      const real* __restrict dy_0 = dy[0].block(first);
+      real* __restrict dx_I = all ? dx[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_I, out_d_beta;
@@ -788,6 +791,7 @@ struct Tile {
   int64_t steps;                   // of the longest run
   bool even;                       // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
+  int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
@@ -813,6 +817,7 @@ struct Tile {
       steps = count[r] > steps ? count[r] : steps;
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
   }
 
   static int64_t number(const Pass& pass) {
@@ -861,6 +866,7 @@ struct Stream {
   int64_t time, lane, loaded;
   const Tile* tile;
   bool present, direct;            // direct: no copy
+  int64_t blocks[kTile / kLanes];  // of a row that is not copied
 
   void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
     tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
@@ -871,24 +877,25 @@ struct Stream {
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    direct = sizeof(io) == sizeof(real) && t.rows == 1 && lane == 1 && t.columns % kLanes == 0;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
+    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
+      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
   }
 
   // The row of a step; of an absent gradient it stays 0.
-  const real* load(int64_t step) {
-    if (direct) return reinterpret_cast<const real*>(runs[0] + step * time);
-    if (present && step / kAhead != loaded) {
+  Row load(int64_t step) {
+    if (!direct && present && step / kAhead != loaded) {
       loaded = step / kAhead;
       each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
     }
-    return buffer + step % kAhead * kRow;
+    return row(step);
   }
 
   // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
   // steps rise, or as they fall.
-  real* row(int64_t step) const {
-    return direct ? reinterpret_cast<real*>(runs[0] + step * time)
-                  : buffer + step % kAhead * kRow;
+  Row row(int64_t step) const {
+    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
+    return {buffer + step % kAhead * kRow, tile->blocks};
   }
 
   void store(int64_t step, bool falling) const {
@@ -1107,8 +1114,7 @@ struct Walk {
   // product of the step Jacobians.
   template <bool write, bool carry>
   void run() {
-    const real* x_rows[Lanes::kInputs + 1];
-    real* y_rows[Lanes::kOutputs];
+    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
     for (int64_t step = 0; step < t.steps; ++step) {
       restart(step, Lanes::kStates, start, h);
       if (write && a.saved) save(step);
@@ -1173,7 +1179,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
   Walk w(a, t, space);
-  const real* x_rows[Lanes::kInputs + 1];
+  Row x_rows[Lanes::kInputs + 1];
   for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
   for (int64_t step = 0; step < a.steps; ++step) {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);
@@ -1206,9 +1212,14 @@ static int run_jacobian(const Args& a) {
 
 namespace rnncc {
 
-static real size_of(real x) { return x < 0 ? -x : x; }
 static bool same(real x, real y) { return x == y || (x != x && y != y); }
 static bool finite(real x) { return x - x == 0; }
+
+// The larger of two sizes; NaN counts as infinite.
+static real larger(real so_far, real x) {
+  const real size = x < 0 ? -x : x;
+  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
+}
 
 // The first guess: the cell's start, run through the steps that lead up to the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
@@ -1231,8 +1242,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
 // The largest entry of all products.
 static real largest_product(const Args& a, int64_t count) {
   real largest = 0;
-  for (int64_t i = 0; i < count * a.groups; ++i)
-    if (!(size_of(a.products[i]) <= largest)) largest = size_of(a.products[i]);
+  for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
   return largest;
 }
 
@@ -1256,36 +1266,36 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   }
 }
 
-// One lane at the border between two segments.
+// One lane at the border between two segments. A correction may grow on its way through a segment
+// only while it is small: far from the solution M says little of what an expanding cell does.
 struct Border {
-  static constexpr real guard = 2;  // a correction may grow by so much on its way
+  static constexpr real small = real(0.4);  // beside max(1, |state|)
   real delta[Lanes::kStates];       // by how much the start of the segment before has moved
   real worst;                       // mismatch at any border so far
 
   // From the end e of the segment before and its product M to a new start s; true if it moved.
   // With `picard` there is no M, and with `plain` no guard.
   bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
-    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
+    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0, scale = 1;
     bool usable = true, changed = false;
     for (int k = 0; k < Lanes::kStates; ++k) {
       usable = usable && finite(e[k * stride]);
-      if (!(size_of(delta[k]) <= incoming)) incoming = size_of(delta[k]);
+      scale = larger(scale, e[k * stride]);
+      incoming = larger(incoming, delta[k]);
     }
     for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
       const real d = delta[Lanes::product_column[k]], m = M[k * stride];
       correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
-    for (int k = 0; k < Lanes::kStates; ++k)
-      if (!(size_of(correction[k]) <= largest)) largest = size_of(correction[k]);
-    const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
+    for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
+    const bool take = plain || (Lanes::kAffine ? finite(largest)
+                                               : largest <= incoming || largest <= small * scale);
     for (int k = 0; k < Lanes::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
       if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Lanes::checked[k] && !same(end, old)) {
-        const real size = size_of(end) > 1 ? size_of(end) : 1, error = size_of(end - old) / size;
-        if (!(error <= worst)) worst = error;
-      }
+      if (Lanes::checked[k] && !same(end, old))
+        worst = larger(worst, (end - old) / larger(1, end));
       delta[k] = same(now, old) ? 0 : now - old;
       changed = changed || delta[k] != 0;
       s[k * stride] = now;
@@ -1324,11 +1334,15 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     }
     moved(a, run) = changed;
     if (!(worst <= a.tolerance) && i < bad) bad = i;
-    if (!(worst <= worst_of_all)) worst_of_all = worst;
+    worst_of_all = larger(worst_of_all, worst);
   }
   for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+static void run_all_again(const Args& a, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
 
 struct Sweep { Work tile, scan; };
@@ -1343,7 +1357,7 @@ static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
   *solved = pass.cut.segments;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
-    if (!(a.verdicts[2 * b] <= worst)) worst = a.verdicts[2 * b];
+    if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
     if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
   }
   a.status[0] += 1, a.status[1] = worst;
@@ -1365,16 +1379,16 @@ static int64_t solve_segments(const Args& a) {
   const real left = largest_product(a, runs * Lanes::kProducts);
   a.status[0] = 0, a.status[2] = 0;
   int64_t solved = 0;
-  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+  run_all_again(a, runs);
   if (4 * left <= a.tolerance && !a.newton) {  // the guess is as good as exact
     if (!sweep_once(pass, no_M, &solved)) return -1;
+    if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
     if (!sweep_once(pass, first_M, &solved)) return -1;
-    for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+    run_all_again(a, runs);
     solved = 0;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
@@ -1409,8 +1423,8 @@ static int run_forward(const Args& a) {
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
 // a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
 // passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
-// too). Where the first few steps after a segment let nothing through, what comes out of them is the
-// gradient at its end; else a walk over all segments and a scan give it.
+// too). Where the first few steps after a segment let next to nothing through of what comes out of
+// them, that is the gradient at its end; else a walk over all segments and a scan give it.
 
 namespace rnncc {
 
@@ -1493,7 +1507,7 @@ struct WalkBack {
 
   // Steps once more; all their states and what the adjoint reads stay.
   void again(const real* from, int64_t first, int64_t count) {
-    const real* rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1];
     copy(from, h);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
@@ -1507,8 +1521,8 @@ struct WalkBack {
 
   template <bool alone>
   void back(int64_t step, int64_t k) {
-    const real *rows[Lanes::kInputs + 1], *dy_rows[Lanes::kOutputs], *no_dy[Lanes::kOutputs];
-    real* dx_rows[Lanes::kInputs + 1];
+    Row rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1];
+    Row dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
     const real* const before = h + k * Lanes::kStates * kRow;
     const real* const lets = kept + k * Lanes::kKept * kRow;
     for (int i = 0; i < Lanes::kInputs; ++i) {
@@ -1516,7 +1530,7 @@ struct WalkBack {
       dx_rows[i] = dx[i].row(step);
     }
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step), no_dy[i] = zeros;
+      dy_rows[i] = dy[i].load(step), no_dy[i] = {zeros, t.blocks};
     for (int q = 0; alone && q < Lanes::kFed; ++q) {
       real* const column = Q + q * Lanes::kStates * kRow;
       hold_ended(t, step, Lanes::kStates, column, held);
@@ -1533,7 +1547,7 @@ struct WalkBack {
       if (t.resets(a, r, step)) reset<alone>(r);
     for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
       if (Lanes::inputs[i].stride) dx[i].store(step, true);
-      else reduce_shared(shared++, step, dx_rows[i]);
+      else reduce_shared(shared++, step, dx_rows[i].at);
     }
   }
 
@@ -1699,6 +1713,33 @@ static void reduce_shared_inputs(const Args& a) {
   }
 }
 
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
+static void judge_sequence(const Pass& pass, int64_t b, real* most) {
+  const Args& a = pass.args;
+  const int64_t first = b * pass.cut.segments, end = first + pass.cut.segments, groups = a.groups;
+  bool all_there = true;
+  for (int64_t c = 0; c < groups; ++c) most[c] = 0;
+  for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
+    for (int64_t c = 0; c < groups; ++c) most[c] = larger(most[c], a.begins[row * groups + c]);
+  for (int64_t run = first; run < end; ++run)
+    for (int64_t c = 0; c < groups; ++c) {
+      real through = 0, there = 0;
+      for (int64_t k = run * WalkBack::kQ; k < (run + 1) * WalkBack::kQ; ++k)
+        through = larger(through, a.products[k * groups + c]);
+      for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
+        there = larger(there, a.begins[s * groups + c]);
+      if (through != 0 && !(through * most[c] <= kForgotten * there)) all_there = false;
+    }
+  a.verdicts[2 * b] = all_there;
+}
+
+static bool all_there(const Args& a) {
+  bool all = true;
+  for (int64_t b = 0; b < a.batch; ++b) all = all && a.verdicts[2 * b] != 0;
+  return all;
+}
+
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
   Pass pass = {a, Cut::into_segments(a)};
@@ -1707,12 +1748,15 @@ static int run_backward(const Args& a) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
-    const real left = largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ);
-    if (!(left <= kForgotten) && a.sweeps < 2) {
-      pass.cut = Cut::whole(a, 0);
-    } else if (!(left <= kForgotten)) {
-      if (in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
+    if (!all_there(a)) {
+      const bool twice = a.sweeps >= 2;
+      if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (twice && finite(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ))) {
+        if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+      } else {
+        pass.cut = Cut::whole(a, 0);
+      }
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;

@@ -6,8 +6,8 @@
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
 // a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
 // passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
-// too). Where the first few steps after a segment let nothing through, what comes out of them is the
-// gradient at its end; else a walk over all segments and a scan give it.
+// too). Where the first few steps after a segment let next to nothing through of what comes out of
+// them, that is the gradient at its end; else a walk over all segments and a scan give it.
 
 namespace rnncc {
 
@@ -296,6 +296,33 @@ static void reduce_shared_inputs(const Args& a) {
   }
 }
 
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
+static void judge_sequence(const Pass& pass, int64_t b, real* most) {
+  const Args& a = pass.args;
+  const int64_t first = b * pass.cut.segments, end = first + pass.cut.segments, groups = a.groups;
+  bool all_there = true;
+  for (int64_t c = 0; c < groups; ++c) most[c] = 0;
+  for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
+    for (int64_t c = 0; c < groups; ++c) most[c] = larger(most[c], a.begins[row * groups + c]);
+  for (int64_t run = first; run < end; ++run)
+    for (int64_t c = 0; c < groups; ++c) {
+      real through = 0, there = 0;
+      for (int64_t k = run * WalkBack::kQ; k < (run + 1) * WalkBack::kQ; ++k)
+        through = larger(through, a.products[k * groups + c]);
+      for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
+        there = larger(there, a.begins[s * groups + c]);
+      if (through != 0 && !(through * most[c] <= kForgotten * there)) all_there = false;
+    }
+  a.verdicts[2 * b] = all_there;
+}
+
+static bool all_there(const Args& a) {
+  bool all = true;
+  for (int64_t b = 0; b < a.batch; ++b) all = all && a.verdicts[2 * b] != 0;
+  return all;
+}
+
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
   Pass pass = {a, Cut::into_segments(a)};
@@ -304,12 +331,15 @@ static int run_backward(const Args& a) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
-    const real left = largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ);
-    if (!(left <= kForgotten) && a.sweeps < 2) {
-      pass.cut = Cut::whole(a, 0);
-    } else if (!(left <= kForgotten)) {
-      if (in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+    if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
+    if (!all_there(a)) {
+      const bool twice = a.sweeps >= 2;
+      if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (twice && finite(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ))) {
+        if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+      } else {
+        pass.cut = Cut::whole(a, 0);
+      }
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;

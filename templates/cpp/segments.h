@@ -62,19 +62,21 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   }
 }
 
-// One lane at the border between two segments.
+// One lane at the border between two segments. A correction may grow on its way through a segment
+// only while it is small: far from the solution M says little of what an expanding cell does.
 struct Border {
-  static constexpr real guard = 2;  // a correction may grow by so much on its way
+  static constexpr real small = real(0.4);  // beside max(1, |state|)
   real delta[Lanes::kStates];       // by how much the start of the segment before has moved
   real worst;                       // mismatch at any border so far
 
   // From the end e of the segment before and its product M to a new start s; true if it moved.
   // With `picard` there is no M, and with `plain` no guard.
   bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
-    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0;
+    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0, scale = 1;
     bool usable = true, changed = false;
     for (int k = 0; k < Lanes::kStates; ++k) {
       usable = usable && finite(e[k * stride]);
+      scale = larger(scale, e[k * stride]);
       incoming = larger(incoming, delta[k]);
     }
     for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
@@ -82,7 +84,8 @@ struct Border {
       correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
     for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
-    const bool take = plain || (Lanes::kAffine ? finite(largest) : largest <= guard * incoming);
+    const bool take = plain || (Lanes::kAffine ? finite(largest)
+                                               : largest <= incoming || largest <= small * scale);
     for (int k = 0; k < Lanes::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
