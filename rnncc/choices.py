@@ -67,7 +67,8 @@ class Choices:
             if value is not None and (type(value) is not int or value < 1):
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 16")
         tol = self.tol
-        if tol is not None and not (isinstance(tol, (int, float)) and 0 <= tol < math.inf):
+        is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
+        if tol is not None and not (is_number and 0 <= tol < math.inf):
             raise ArgumentError(f"tol: got {tol!r}, expected a number >= 0.\nFix: tol=1e-6")
         if self.on_failure not in (None, *ON_FAILURE):
             raise ArgumentError(

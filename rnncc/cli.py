@@ -347,8 +347,7 @@ def new(name: str, folder: str, force: bool, json: bool) -> None:
     epilog="""\b
 Examples:
   rnncc bench
-  rnncc bench cells/lstm.py --shape 8x2048x256 --threads 4
-  rnncc bench para_gru --shape 1x16384x16 --solvers
+  rnncc bench cells/lstm.py --shape 1x16384x16 --solvers
   rnncc bench para_gru --against-compile --json > times.json"""
 )
 @click.argument("path", default="para_gru")
@@ -402,7 +401,6 @@ def bench(
     epilog="""\b
 Examples:
   rnncc doctor
-  rnncc doctor --json
   rnncc doctor --calibrate
   rnncc doctor --clear-cache"""
 )

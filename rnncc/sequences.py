@@ -76,18 +76,24 @@ def read_sequences(
 
 
 def _integers(name: str, value: Any, device: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        try:
-            value = torch.tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            value = torch.empty(0)
-    tensor: Tensor = value
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+    tensor = value if isinstance(value, Tensor) else _tensor(name, value)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ArgumentError(
-            f"{name}: got {str(value.dtype).removeprefix('torch.')}, expected integers.\n"
+            f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
     return tensor.to(device=device, dtype=torch.int64)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(
+            f"{name}: got {type(value).__name__} {value!r}, expected integers.\n"
+            "Fix: a list or a tensor of ints"
+        ) from None
+    return tensor if tensor.numel() else tensor.long()  # PyTorch takes [] for floats
 
 
 def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor:

@@ -821,3 +821,21 @@ def test_the_exit_status_of_several_errors_is_the_gravest() -> None:
         "message": "a\n\nb",
         "problems": [],
     }
+
+
+def test_bench_times_each_solver() -> None:
+    (forward, both) = data("bench", "elman", "--shape", "2x64x8", "--solvers")["results"]
+    for timing in (forward, both):
+        assert {"sequential", "segmented"} <= set(timing["solvers_ms"])
+        assert all(ms > 0 for ms in timing["solvers_ms"].values())
+        assert timing["solver"] == "sequential"
+    assert "segmented" in good("bench", "elman", "--shape", "2x64x8", "--solvers")
+
+
+@pytest.mark.slow
+def test_doctor_calibrates_the_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path))
+    found = data("doctor", "--calibrate")
+    assert all(value >= 0 for value in found["machine"].values())
+    assert found["machine"]["function"] + found["machine"]["operation"] > 0
+    assert json.loads(Path(found["file"]).read_text()) == found["machine"]

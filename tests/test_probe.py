@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import statistics
 import sys
 from functools import cache
 from pathlib import Path
@@ -299,6 +300,16 @@ def test_the_example_counts_every_shipped_cell_and_docs_hold_what_it_counts(
     assert [row["case"] for row in written["rows"]] == cases
     page = (ROOT / "docs" / "sweeps.md").read_text()
     assert all(f"| {case} " in page for case in cases)
+
+
+def test_the_sweeps_written_down_are_nowhere_more_than_designed() -> None:
+    rows = json.loads((ROOT / "docs" / "sweeps.json").read_text())["rows"]
+    designed = [row for row in rows if row["designed"]]
+    assert len(designed) == 8
+    for row in designed:
+        medians = [statistics.median(counts) for counts in row["sweeps"].values()]
+        pairs = zip(medians, row["designed"], strict=True)
+        assert all(median <= most for median, most in pairs), row["case"]
 
 
 def test_the_example_counts_the_case_that_it_names(

@@ -23,7 +23,7 @@ from rnncc import build
 from tests.cells import cell_from
 from tests.tolerances import assert_close
 
-EXAMPLES = 36  # for each of the six kinds below
+EXAMPLES = 20  # for each of the six kinds below
 BATCH, STEPS, CHANNELS, GROUP = 2, 19, 6, 2
 DEPTH = 5
 

@@ -11,7 +11,10 @@ import pytest
 
 import rnncc
 from rnncc.errors import ProblemsError
+from rnncc.explain import as_text, explain
 from rnncc.find import cells_of, find
+from rnncc.machine import MEASURED
+from rnncc.plan import plan
 from rnncc.show import stage_text
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +99,10 @@ def test_the_language_page_names_every_function() -> None:
 )
 def test_how_it_works_shows_what_each_stage_says_today(stage: str, text: str) -> None:
     assert text.rstrip() in stage_text(rnncc.compile(find("para_gru")), stage)
+
+
+def test_the_solver_page_shows_the_plan_of_the_measured_machine() -> None:
+    (text,) = [t for _, what, t in blocks("docs/solver.md") if what == "explain"]
+    shape, spec = (1, 131072, 1), rnncc.compile(find("para_gru")).kernel.spec
+    found = explain(spec, plan(spec, shape, 4, threads=2, machine=MEASURED), shape, 4, 4)
+    assert text.rstrip() == as_text(found, "float32")

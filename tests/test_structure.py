@@ -21,6 +21,7 @@ BLOCK = "h: State, x: Input, R: Matrix(block=2)"
 SHIPPED = {
     "block_elman": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
     "elman": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "fitzhugh_nagumo": ("diagonal", 1, 2, False, True, False, ("x1", "11")),
     "lif": ("diagonal", 1, 1, False, False, True, ("x",)),
     "lru": ("diagonal", 1, 2, True, True, False, ("xx", "xx")),
     "lstm": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),

@@ -1267,9 +1267,9 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
 }
 
 // One lane at the border between two segments. A correction may grow on its way through a segment
-// only while it is small: far from the solution M says little of what an expanding cell does.
+// only while it is no larger than max(1, |state|): far from the solution M says little of what an
+// expanding cell does.
 struct Border {
-  static constexpr real small = real(0.4);  // beside max(1, |state|)
   real delta[Lanes::kStates];       // by how much the start of the segment before has moved
   real worst;                       // mismatch at any border so far
 
@@ -1289,7 +1289,7 @@ struct Border {
     }
     for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
     const bool take = plain || (Lanes::kAffine ? finite(largest)
-                                               : largest <= incoming || largest <= small * scale);
+                                               : largest <= incoming || largest <= scale);
     for (int k = 0; k < Lanes::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
