@@ -76,7 +76,7 @@ def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machin
         seconds.append(time.perf_counter() - start)
     batch, steps, channels = shape
     plan = call.plan
-    work = Work(batch, steps, channels // spec.group, LANE_BYTES // 4, plan.threads)
+    work = Work(batch, steps, batch * steps, channels // spec.group, LANE_BYTES // 4, plan.threads)
     streams = len(spec.inputs) + len(spec.outputs)
     counted = predict.counts(work, plan.forward.tiling, steps, [spec.effort.step], streams)
     return counted, statistics.median(seconds[3:]) * 1e9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 from rnncc.errors import ArgumentError
 
 SOLVERS = ("auto", "sequential", "segmented", "newton")
+MOST = 2**31  # of any number of steps or iterations
 ON_FAILURE = ("raise", "warn", "sequential")
 
 # The options that each solver honours; any other one given with it is an error.
@@ -64,12 +64,14 @@ class Choices:
                 )
         for name in ("segment", "iterations", "checkpoint"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 16")
+            if value is not None and (type(value) is not int or not 1 <= value <= MOST):
+                raise ArgumentError(
+                    f"{name}: got {value!r}, expected an int from 1 to {MOST}.\nFix: {name}=16"
+                )
         tol = self.tol
         is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
-        if tol is not None and not (is_number and 0 <= tol < math.inf):
-            raise ArgumentError(f"tol: got {tol!r}, expected a number >= 0.\nFix: tol=1e-6")
+        if tol is not None and not (is_number and 0 <= tol <= 1):
+            raise ArgumentError(f"tol: got {tol!r}, expected a number from 0 to 1.\nFix: tol=1e-6")
         if self.on_failure not in (None, *ON_FAILURE):
             raise ArgumentError(
                 f"on_failure: got {self.on_failure!r}, expected one of {', '.join(ON_FAILURE)}.\n"

@@ -19,7 +19,7 @@ def explain(spec: KernelSpec, plan: Plan, shape: Shape, io: int, compute: int) -
     """
     batch, steps, channels = shape
     values, states = batch * steps * channels, len(spec.states)
-    slots = batch * steps // plan.every + batch
+    slots = batch * -(-steps // plan.every)
     return {
         "shape": list(shape),
         "solver": plan.solver,

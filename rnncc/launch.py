@@ -32,7 +32,7 @@ COMPUTE = {
 }
 
 Function = Callable[[int], int]
-CORES = torch.get_num_threads()  # as PyTorch started
+CORES = torch.get_num_threads()  # when rnncc was first used in this process
 
 # The members of Args that every call fills.
 HEAD = (
@@ -116,17 +116,23 @@ class Kernel:
             **{"x": x, "params": params, "h0": 1},
             **{"y": y, "z": z, "h_last": 1, "saved": 1, "status": 1},
             **{"dy": y, "dz": z, "dh_last": 1, "dx": x, "dparams": params, "dh0": 1},
-            **{"jacobians": 1, "begins": 1, "ends": 1, "products": 1, "verdicts": 1},
+            **{"jacobians": 1, "run_starts": 1},
+            **{"begins": 1, "ends": 1, "products": 1, "verdicts": 1},
             **{"param_sums": 1, "shared_sums": 1},
         }
         places = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
         return places, array("q", bytes(8 * sum(sizes.values())))
 
     def plan(
-        self, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices = AUTO
+        self,
+        shape: tuple[int, int, int],
+        dtype: torch.dtype,
+        choices: Choices = AUTO,
+        total: int | None = None,
     ) -> Plan:
         """How a call of shape [sequences, steps, channels] cuts its work on this machine."""
-        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), choices, CORES)
+        total = shape[0] * shape[1] if total is None else total
+        call = (shape, COMPUTE[dtype].itemsize, torch.get_num_threads(), choices, CORES, total)
         if call not in self._plans:
             if len(self._plans) > 1000:
                 self._plans.clear()
@@ -174,7 +180,9 @@ def shapes_of(
     rows, steps = inputs[0].shape[:2]
     count = rows if sequences.starts is None else sequences.starts.shape[0]
     channels = channels_of(spec, inputs, params)
-    slots = rows * steps // (choices.checkpoint or STEPS_SAVED) + count
+    every = choices.checkpoint or STEPS_SAVED
+    joined = sequences.starts is not None
+    slots = rows * steps // every + count if joined else rows * ((steps + every - 1) // every)
     return Shapes(
         y=(rows, steps, channels),
         h=(len(spec.states), count, channels),
@@ -208,6 +216,7 @@ class Call:
         params: in the compute dtype, contiguous.
         h0: [states, S, N] in the compute dtype, contiguous, or None.
         shape: sequences, steps of the longest, channels.
+        total: steps in memory.
         plan: how the call cuts its work.
     """
 
@@ -230,7 +239,9 @@ class Call:
         self.sequences = sequences
         self.dtype = inputs[0].dtype
         self.shape = self._shape()
-        self.plan = kernel.plan(self.shape, self.dtype, choices)
+        rows, steps = inputs[0].shape[:2]
+        self.total = rows * steps
+        self.plan = kernel.plan(self.shape, self.dtype, choices, self.total)
 
     def _shape(self) -> tuple[int, int, int]:
         rows, steps = self.inputs[0].shape[:2]
@@ -261,8 +272,8 @@ def forward(
         y, z: outputs, and the states after each step (or nothing), [B, T, N] each, to fill.
         h_last: [states, S, N], the states after the last step, to fill.
         saved: the states every few steps, to fill; or None.
-        status: [4], float64, to fill: sweeps, largest mismatch, converged, and the step from which
-            one pass over time did the rest, or -1.
+        status: [6], float64, whose first four the kernel fills: sweeps, largest mismatch, converged,
+            and the step from which one pass over time did the rest, or -1.
     """
     cut = call.plan.forward
     _call(
@@ -291,9 +302,8 @@ def backward(
     """Run the backward kernel into `dx` (None: not wanted), `dparams` and `dh0`."""
     spec, cut = call.kernel.spec, call.plan.backward
     rows, extent = call.inputs[0].shape[:2]
-    batch, _, channels = call.shape
-    groups = channels // spec.group
-    runs = batch * _segments(call, cut)
+    groups = call.shape[2] // spec.group
+    runs = _runs(call, cut)
     blocks = -(-groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
     _call(
         call,
@@ -326,18 +336,22 @@ def jacobian(call: Call) -> Tensor:
     return result.transpose(0, 1)
 
 
-def _segments(call: Call, cut: Cut) -> int:
-    return -(-call.shape[1] // cut.tiling.segment)
+def _runs(call: Call, cut: Cut) -> int:
+    """At most so many segments of sequences; one for each sequence at least."""
+    batch, steps, _ = call.shape
+    segment = cut.tiling.segment
+    return batch if segment >= steps else call.total // segment + batch
 
 
 def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Tensor]:
     """Scratch memory for the borders between segments, where there are several."""
-    segments, (batch, _, channels) = _segments(call, cut), call.shape
-    if segments <= 1:
+    batch, steps, channels = call.shape
+    if cut.tiling.segment >= steps:
         return {}
-    size, runs = call.kernel.spec.size, batch * segments
+    size, runs = call.kernel.spec.size, _runs(call, cut)
     groups = channels // call.kernel.spec.group
     return {
+        "run_starts": like.new_empty(batch + 1, dtype=torch.int64),
         "begins": like.new_empty(runs * size * groups),
         "ends": like.new_empty(runs * size * groups),
         "products": like.new_empty(runs * size * size * groups),

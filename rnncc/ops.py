@@ -111,6 +111,8 @@ def _forward_cpu(
         return results
     call = _call(*given)
     status.copy_(_one_pass(SOLVERS.index(call.plan.solver), call.plan.forward.tiling.segment))
+    if save and lengths is not None:
+        saved.zero_()  # some of it stays unused, and no result holds anything by chance
     count = len(call.kernel.spec.outputs)
     filled = (rows[:count], rows[count:], h_last, saved if save else None, status)
     launch.forward(call, *filled)
@@ -154,7 +156,7 @@ def _failed(call: Call, filled: tuple[Any, ...]) -> None:
     if choices.on_failure == "sequential":
         again = replace(choices, solver="sequential", iterations=None, tol=None, on_failure=None)
         launch.forward(call.solved_by(again), *filled)
-        status[2], status[3] = 1, 0
+        status[1], status[2], status[3] = 0, 1, 0
         return
     message = (
         f"solver: newton on '{call.kernel.spec.name}' has not converged within {iterations} "

@@ -13,9 +13,8 @@ from rnncc.spec import KernelSpec
 
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
-LEAD = (
-    64  # steps that lead up to a segment; its state and most cells' have forgotten each other then
-)
+# Steps that lead up to a segment: most cells have forgotten by then where they began.
+LEAD = 64
 SHORTEST = 4 * LEAD  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
@@ -81,6 +80,7 @@ def plan(
     threads: int,
     choices: Choices = AUTO,
     cores: int | None = None,
+    total: int | None = None,
     machine: Machine | None = None,
 ) -> Plan:
     """Choose the solver, and cut [sequences, steps, channels] so that all threads work.
@@ -90,8 +90,13 @@ def plan(
         threads: how many may work; a small call takes one.
         cores: how many to choose the solver for, `threads` if None. The choice doesn't follow
             `threads`, so that their number never changes a bit.
+        total: steps of all sequences, if they aren't all as long as the longest.
     """
-    return _Planner(spec, shape, itemsize, threads, choices, cores or threads, machine).plan()
+    batch, steps, _ = shape
+    total = batch * steps if total is None else min(total, batch * steps)
+    return _Planner(
+        spec, shape, total, itemsize, threads, choices, cores or threads, machine
+    ).plan()
 
 
 class _Planner:
@@ -99,6 +104,7 @@ class _Planner:
         self,
         spec: KernelSpec,
         shape: tuple[int, int, int],
+        total: int,
         itemsize: int,
         threads: int,
         choices: Choices,
@@ -106,7 +112,8 @@ class _Planner:
         machine: Machine | None,
     ) -> None:
         batch, steps, channels = (max(1, size) for size in shape)
-        small = batch * steps * channels < WORTH_A_THREAD
+        total = max(1, total)
+        small = total * channels < WORTH_A_THREAD
         self.spec = spec
         self.choices = choices
         self.machine = machine or this_machine()
@@ -117,7 +124,7 @@ class _Planner:
         self.steps = steps
         self.every = choices.checkpoint or STEPS_SAVED
         groups = max(1, channels // spec.group)
-        self.work = Work(batch, self.steps, groups, self.lanes, 1 if small else cores)
+        self.work = Work(batch, steps, total, groups, self.lanes, 1 if small else cores)
 
     def plan(self) -> Plan:
         solver, reason, forward = self.forward()
@@ -142,13 +149,14 @@ class _Planner:
         """Solver, reason, cut."""
         choices, one_pass = self.choices, self.one_pass(self.steps)
         if choices.solver == "newton":
-            iterations = choices.iterations or 3
+            iterations = min(choices.iterations or 3, self.steps)
             cost = (iterations + 1) * self.sweep(1)
             cut = Cut(self.tiling(1), 1, iterations + 1, cost, one_pass)
             return "newton", "every step at once, as asked", cut
         if choices.solver == "segmented":
             segment = min(choices.segment or self.best(self.segmented), self.steps)
-            sweeps = choices.iterations or -(-self.steps // segment)
+            most = -(-self.steps // segment) + 1  # the first may be one in vain
+            sweeps = min(choices.iterations or most, most)
             cut = Cut(self.tiling(segment), LEAD, sweeps, self.segmented(segment), one_pass)
             return "segmented", "as asked", cut
         whole = Cut(self.tiling(self.steps), LEAD, 1, one_pass, one_pass)
@@ -235,7 +243,7 @@ class _Planner:
         return min([self.steps, *lengths], key=cost)
 
     def tiling(self, segment: int, chosen_for_cores: bool = False) -> Tiling:
-        runs = self.work.batch * -(-self.steps // segment)
+        runs = self.work.runs(segment)
         threads = self.work.threads if chosen_for_cores else self.threads
         rows, columns = _tile(runs, self.work.groups, self.lanes, self.largest, threads)
         return Tiling(segment, rows, columns)

@@ -12,18 +12,24 @@ LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: `batch` sequences of `steps` by `groups` groups of channels.
+    """What is to be done: `batch` sequences by `groups` groups of channels.
 
     Attributes:
+        steps, total: of the longest sequence, and of all.
         lanes: that fill LANE_BYTES.
         threads: that share it.
     """
 
     batch: int
     steps: int
+    total: int
     groups: int
     lanes: int
     threads: int
+
+    def runs(self, segment: int) -> int:
+        """How many segments all sequences have, about."""
+        return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def sweep(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling) -> flo
     """A sweep that carries the product of the Jacobians, and the scan after it."""
     efforts = [spec.effort.step, spec.effort.carry]
     streams = len(spec.inputs) + len(spec.outputs)
-    runs = work.batch * -(-work.steps // tiling.segment)
+    runs = work.runs(tiling.segment)
     scan = runs * work.groups * spec.size**2 * machine.operation
     return _walk(machine, work, tiling, tiling.segment, efforts, streams) + scan
 
@@ -80,10 +86,11 @@ def _walk(
 def counts(work: Work, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> Machine:
     """How often the busiest thread does each thing."""
     rows, columns = tiling.rows, tiling.columns
-    runs = work.batch * -(-work.steps // tiling.segment)
+    runs = work.runs(tiling.segment)
     across = -(-work.groups // columns)
     tiles = -(-runs // rows) * across
-    taken = -(-tiles // work.threads) * steps  # steps of tiles that a thread takes
+    mean = min(steps, work.total / runs)
+    taken = max(steps, -(-tiles // work.threads) * mean)  # steps of tiles that a thread takes
     vectors = taken * -(-rows * columns // work.lanes)
     copied = 0 if rows == 1 and columns % work.lanes == 0 else taken * rows * streams
     together = work.threads > 1 and tiles > 1

@@ -881,13 +881,13 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "no steps in a segment": (
         lambda: gru(solver="segmented", segment=0),
         ArgumentError,
-        "segment: got 0, expected a positive int",
+        "segment: got 0, expected an int from 1 to 2147483648",
         "16",
     ),
     "a tolerance below 0": (
         lambda: gru(solver="newton", tol=-1),
         ArgumentError,
-        "tol: got -1, expected a number >= 0",
+        "tol: got -1, expected a number from 0 to 1",
         "tol=1e-6",
     ),
     "an unknown way to fail": (

@@ -296,6 +296,41 @@ def test_compile_with_full_graph_equals_eager(fresh_dynamo: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["padded", "joined"])
+def test_compile_with_full_graph_takes_sequences_of_any_length(
+    kind: str, fresh_dynamo: None
+) -> None:
+    c = compiled("lstm")
+
+    def loss(arguments: Arguments, sequences: dict[str, Any]) -> Tensor:
+        y, z, (cell, h) = c(
+            **arguments, **sequences, reverse=True, return_state=True, return_states=True
+        )
+        return y.pow(2).sum() + z[0].sum() + (cell * h).sum()
+
+    compiled_loss = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for steps, bounds in ((9, [4, 0, 9]), (17, [17, 1, 3]), (33, [30, 2, 1])):
+        lengths = torch.tensor(bounds)
+        sequences = {"lengths": lengths, "reset": torch.rand(3, steps) < 0.2}
+        shape = (3, steps, 6)
+        if kind == "joined":
+            total = int(lengths.sum())
+            joined = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+            sequences, shape = (
+                {"cu_seqlens": joined, "reset": torch.rand(1, total) < 0.2},
+                (1, total, 6),
+            )
+        call = random_call("lstm", shape, torch.float64)
+        eager, traced = learnable(call.arguments), learnable(call.arguments)
+        a, b = loss(eager, sequences), compiled_loss(traced, sequences)
+        assert_close(b, a, torch.float64, "loss")
+        a.backward()
+        b.backward()
+        assert_equal(gradients(eager), gradients(traced))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_layer_compiles_once_for_all_lengths(fresh_dynamo: None) -> None:
     layer = compiled("lstm").layer(3, 4)
     graphs = []

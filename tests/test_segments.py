@@ -585,3 +585,27 @@ def test_compile_with_full_graph_takes_every_choice_of_solver() -> None:
             assert traced[n].grad is not None
             assert torch.equal(leaf.grad, traced[n].grad)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", ["lru", "min_gru", "para_gru"])
+def test_a_loss_on_one_step_reaches_all_steps_before_it(name: str) -> None:
+    """However long a cell remembers, and wherever in a segment the step lies."""
+    steps = 1024
+    for loss in (steps - 1, steps - 10, steps - 100, steps // 2 + 130):
+        expected: dict[str, Tensor] = {}
+        for choices in (
+            {"solver": "sequential"},
+            {},
+            *({"solver": "segmented", "segment": k} for k in (96, 256)),
+        ):
+            call = random_call(name, (1, steps, 1), torch.float64, start=False)
+            leaves = {n: t.clone() for n, t in call.arguments.items()}
+            if name != "lru":  # nearly closed gates
+                leaves[next(iter(leaves))] -= 8
+            leaves = {n: t.requires_grad_() for n, t in leaves.items()}
+            compiled(name)(**leaves, **choices)[:, loss].sum().backward()
+            found = {n: t.grad for n, t in leaves.items() if t.grad is not None}
+            expected = expected or found
+            for n, gradient in found.items():
+                what = f"{name} {n}, loss at {loss}, {choices}"
+                assert_close(gradient, expected[n], torch.float64, what, gradient=True)

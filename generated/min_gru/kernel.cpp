@@ -684,6 +684,7 @@ struct Args {
   // Jacobians along the sequence: [steps, batch, groups, kStates, kStates]
   real* jacobians;
   // workspace; a run is one segment of one sequence
+  int64_t* run_starts;             // [batch + 1], the first run of each sequence
   real* begins;                    // [runs, kStates, groups]
   real* ends;                      // [runs, kStates, groups]
   real* products;                  // [runs, kStates * kStates, groups]
@@ -696,20 +697,17 @@ static int64_t length_of(const Args& a, int64_t sequence) {
   return a.lengths ? a.lengths[sequence] : a.steps;
 }
 
-// Where a sequence begins if all rows of memory lay one after another.
-static int64_t place_of(const Args& a, int64_t sequence) {
-  return a.joined ? a.starts[sequence] : sequence * a.extent;
-}
-
 // Where a step of a sequence lies in its row of memory.
 static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t start = a.joined ? a.starts[sequence] : 0;
   return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
 }
 
-// Where the states before a step lie in `saved`: no two sequences meet, and few slots are left out.
+// Where the states before a step lie in `saved`; no two sequences meet.
 static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
-  return place_of(a, sequence) / a.every + sequence + step / a.every;
+  const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
+                                  : sequence * ((a.extent + a.every - 1) / a.every);
+  return before + step / a.every;
 }
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step
@@ -746,22 +744,41 @@ namespace rnncc {
 
 // How each sequence is cut into runs.
 struct Cut {
-  int64_t segments;                // runs of each sequence
+  bool whole;                      // one run a sequence
   int64_t length;                  // steps of a run
   int64_t from;                    // the step at which the first begins
   int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
                                    // after it
 
-  static Cut whole(const Args& a, int64_t from) { return {1, a.steps, from, 0}; }
-  static Cut into_segments(const Args& a) {
-    return {(a.steps + a.segment - 1) / a.segment, a.segment, 0, 0};
+  static Cut in_one(const Args& a, int64_t from) { return {true, a.steps, from, 0}; }
+  static Cut into_segments(const Args& a) { return {a.segment >= a.steps, a.segment, 0, 0}; }
+
+  // The first run of a sequence; that of `batch` is how many there are.
+  int64_t first_run(const Args& a, int64_t sequence) const {
+    return whole ? sequence : a.run_starts[sequence];
   }
-  // How many runs of a sequence have steps; the first counts without any.
   int64_t runs_of(const Args& a, int64_t sequence) const {
-    const int64_t runs = length ? (length_of(a, sequence) + length - 1) / length : 0;
-    return runs < 1 ? 1 : runs;
+    return first_run(a, sequence + 1) - first_run(a, sequence);
+  }
+  int64_t sequence_of(const Args& a, int64_t run) const {
+    if (whole) return run;
+    int64_t low = 0, high = a.batch;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      if (a.run_starts[middle] <= run) low = middle; else high = middle;
+    }
+    return low;
   }
 };
+
+// Numbers the segments of all sequences; one without steps has one.
+static void number_runs(const Args& a) {
+  a.run_starts[0] = 0;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t count = (length_of(a, b) + a.segment - 1) / a.segment;
+    a.run_starts[b + 1] = a.run_starts[b] + (count < 1 ? 1 : count);
+  }
+}
 
 struct Pass {
   const Args& args;
@@ -778,13 +795,16 @@ struct Tile {
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
     const Cut& cut = pass.cut;
-    const int64_t across = (a.groups + a.columns - 1) / a.columns, runs = a.batch * cut.segments;
+    const int64_t across = (a.groups + a.columns - 1) / a.columns;
+    const int64_t runs = cut.first_run(a, a.batch);
     run = index / across * a.rows, column = index % across * a.columns;
     rows = runs - run < a.rows ? runs - run : a.rows;
     columns = a.groups - column < a.columns ? a.groups - column : a.columns;
     steps = 0, even = true;
+    int64_t b = cut.sequence_of(a, run);
     for (int64_t r = 0; r < rows; ++r) {
-      sequence[r] = (run + r) / cut.segments, segment[r] = (run + r) % cut.segments;
+      while (cut.first_run(a, b + 1) <= run + r) ++b;
+      sequence[r] = b, segment[r] = run + r - cut.first_run(a, b);
       first[r] = cut.from + segment[r] * cut.length;
       const int64_t left = length_of(a, sequence[r]) - first[r];
       count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
@@ -804,7 +824,7 @@ struct Tile {
 
   static int64_t number(const Pass& pass) {
     const Args& a = pass.args;
-    return (a.batch * pass.cut.segments + a.rows - 1) / a.rows *
+    return (pass.cut.first_run(a, a.batch) + a.rows - 1) / a.rows *
            ((a.groups + a.columns - 1) / a.columns);
   }
 
@@ -1144,10 +1164,10 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
   const Tile t(pass, index);
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
-    const int64_t b = t.sequence[r], runs = segments.runs_of(a, b);
-    const int64_t before = pass.cut.from / a.segment < runs ? pass.cut.from / a.segment : runs;
+    const int64_t b = t.sequence[r], done = pass.cut.from ? pass.cut.from / a.segment : 0;
+    const int64_t before = done && segments.runs_of(a, b) < done ? segments.runs_of(a, b) : done;
     if (before && length_of(a, b))
-      load_run(a, t, r, b * segments.segments + before - 1, Lanes::kStates, a.ends, walk.h);
+      load_run(a, t, r, segments.first_run(a, b) + before - 1, Lanes::kStates, a.ends, walk.h);
     else
       copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
@@ -1178,7 +1198,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
 }
 
 static int run_jacobian(const Args& a) {
-  const Pass pass = {a, Cut::whole(a, 0)};
+  const Pass pass = {a, Cut::in_one(a, 0)};
   return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space());
 }
 
@@ -1288,13 +1308,13 @@ struct Border {
 
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 
-// All borders of one sequence, in order of time; with `picard` no M is there. Leaves in `verdicts` the largest mismatch, and the
-// first segment whose start was out of tolerance.
+// All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
+// `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
 template <bool picard>
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
-  const int64_t first = b * pass.cut.segments;  // of its runs
+  const int64_t first = pass.cut.first_run(a, b);
   real worst_of_all = 0;
   int64_t bad = runs;
   for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
@@ -1318,7 +1338,6 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     if (!(worst <= a.tolerance) && i < bad) bad = i;
     worst_of_all = larger(worst_of_all, worst);
   }
-  for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
@@ -1336,7 +1355,7 @@ static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
   double worst = 0;
   if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
   if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
-  *solved = pass.cut.segments;
+  *solved = (a.steps + a.segment - 1) / a.segment;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
@@ -1353,8 +1372,10 @@ static int64_t solve_segments(const Args& a) {
   const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
   const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
   const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  number_runs(a);
   const Pass pass = {a, Cut::into_segments(a)};
-  const int64_t segments = pass.cut.segments, runs = a.batch * segments;
+  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
+  const int64_t runs = pass.cut.first_run(a, a.batch);
   Pass guess = pass;
   guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
   if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
@@ -1371,7 +1392,7 @@ static int64_t solve_segments(const Args& a) {
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
     if (!sweep_once(pass, first_M, &solved)) return -1;
     run_all_again(a, runs);
-    solved = 0;
+    if (!sweep_once(pass, old_M, &solved)) return -1;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
     if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
@@ -1388,7 +1409,7 @@ static int run_forward(const Args& a) {
     if (solved * a.segment < a.steps)
       a.status[2] = 1, a.status[3] = double(solved * a.segment);
   }
-  const Pass rest = {a, Cut::whole(a, solved * a.segment)};
+  const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
   if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
   for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
   for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
@@ -1424,7 +1445,9 @@ struct WalkBack {
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
   static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
 
-  static int64_t blocks(const Args& a) { return (a.every + kBlock - 1) / kBlock; }
+  static int64_t blocks(const Args& a) {
+    return ((a.every < a.steps ? a.every : a.steps) + kBlock - 1) / kBlock;
+  }
 
   static int64_t space(const Args& a) {
     constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
@@ -1590,7 +1613,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
 
 static void backward_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
-  const bool whole = pass.cut.segments == 1;
+  const bool whole = pass.cut.whole;
   const Tile t(pass, index);
   WalkBack walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -1616,10 +1639,8 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
 // The gradient at the end of each segment of a sequence, last first.
 static void scan_back(const Pass& pass, int64_t b, real*) {
   const Args& a = pass.args;
-  const int64_t runs = pass.cut.runs_of(a, b), first = b * pass.cut.segments;
+  const int64_t runs = pass.cut.runs_of(a, b), first = pass.cut.first_run(a, b);
   const int64_t channels = a.groups * Lanes::kGroup, size = Lanes::kStates * a.groups;
-  for (int64_t i = runs; i < pass.cut.segments; ++i)
-    for (int64_t k = 0; k < size; ++k) a.begins[(first + i) * size + k] = 0;
   for (int64_t c = 0; c < a.groups; ++c) {
     real g[Lanes::kStates] = {};
     for (int s = 0; a.dh_last && s < Lanes::kStates; ++s) {
@@ -1651,7 +1672,7 @@ static void reduce_starts(const Pass& pass) {
       const Slot& slot = Lanes::states[s];
       for (int64_t c = 0; c < a.groups; ++c) {
         real sum = 0;
-        for (int64_t run = b * pass.cut.segments; run < (b + 1) * pass.cut.segments; ++run)
+        for (int64_t run = pass.cut.first_run(a, b); run < pass.cut.first_run(a, b + 1); ++run)
           sum += a.ends[(run * Lanes::kStates + s) * a.groups + c];
         a.dh0[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride] = sum;
       }
@@ -1661,7 +1682,7 @@ static void reduce_starts(const Pass& pass) {
 // Over the runs and, for shared params, over channels.
 static void reduce_params(const Pass& pass) {
   const Args& a = pass.args;
-  const int64_t runs = a.batch * pass.cut.segments;
+  const int64_t runs = pass.cut.first_run(a, a.batch);
   for (int k = 0; k < Lanes::kParams; ++k) {
     const Slot& slot = Lanes::params[k];
     double all = 0;
@@ -1699,7 +1720,8 @@ static void reduce_shared_inputs(const Args& a) {
 // segment would let through of the largest gradient is little beside what came out of them.
 static void judge_sequence(const Pass& pass, int64_t b, real* most) {
   const Args& a = pass.args;
-  const int64_t first = b * pass.cut.segments, end = first + pass.cut.segments, groups = a.groups;
+  const int64_t first = pass.cut.first_run(a, b), end = pass.cut.first_run(a, b + 1);
+  const int64_t groups = a.groups;
   bool all_there = true;
   for (int64_t c = 0; c < groups; ++c) most[c] = 0;
   for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
@@ -1711,7 +1733,9 @@ static void judge_sequence(const Pass& pass, int64_t b, real* most) {
         through = larger(through, a.products[k * groups + c]);
       for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
         there = larger(there, a.begins[s * groups + c]);
-      if (through != 0 && !(through * most[c] <= kForgotten * there)) all_there = false;
+      // no gradient there at all says nothing of one further on
+      const bool little = there > 0 && through * most[c] <= kForgotten * there;
+      if (through != 0 && !little) all_there = false;
     }
   a.verdicts[2 * b] = all_there;
 }
@@ -1724,9 +1748,10 @@ static bool all_there(const Args& a) {
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
+  if (a.segment < a.steps) number_runs(a);
   Pass pass = {a, Cut::into_segments(a)};
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
-  if (pass.cut.segments > 1) {
+  if (!pass.cut.whole) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
@@ -1734,15 +1759,15 @@ static int run_backward(const Args& a) {
     if (!all_there(a)) {
       const bool twice = a.sweeps >= 2;
       if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (twice && finite(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ))) {
+      if (twice && finite(largest_product(a, pass.cut.first_run(a, a.batch) * WalkBack::kQ))) {
         if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
       } else {
-        pass.cut = Cut::whole(a, 0);
+        pass.cut = Cut::in_one(a, 0);
       }
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
-  if (pass.cut.segments > 1) reduce_starts(pass);
+  if (!pass.cut.whole) reduce_starts(pass);
   reduce_params(pass);
   reduce_shared_inputs(a);
   for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);

@@ -47,6 +47,7 @@ struct Args {
   // Jacobians along the sequence: [steps, batch, groups, kStates, kStates]
   real* jacobians;
   // workspace; a run is one segment of one sequence
+  int64_t* run_starts;             // [batch + 1], the first run of each sequence
   real* begins;                    // [runs, kStates, groups]
   real* ends;                      // [runs, kStates, groups]
   real* products;                  // [runs, kStates * kStates, groups]
@@ -59,20 +60,17 @@ static int64_t length_of(const Args& a, int64_t sequence) {
   return a.lengths ? a.lengths[sequence] : a.steps;
 }
 
-// Where a sequence begins if all rows of memory lay one after another.
-static int64_t place_of(const Args& a, int64_t sequence) {
-  return a.joined ? a.starts[sequence] : sequence * a.extent;
-}
-
 // Where a step of a sequence lies in its row of memory.
 static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t start = a.joined ? a.starts[sequence] : 0;
   return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
 }
 
-// Where the states before a step lie in `saved`: no two sequences meet, and few slots are left out.
+// Where the states before a step lie in `saved`; no two sequences meet.
 static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
-  return place_of(a, sequence) / a.every + sequence + step / a.every;
+  const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
+                                  : sequence * ((a.extent + a.every - 1) / a.every);
+  return before + step / a.every;
 }
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step

@@ -25,7 +25,9 @@ struct WalkBack {
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
   static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
 
-  static int64_t blocks(const Args& a) { return (a.every + kBlock - 1) / kBlock; }
+  static int64_t blocks(const Args& a) {
+    return ((a.every < a.steps ? a.every : a.steps) + kBlock - 1) / kBlock;
+  }
 
   static int64_t space(const Args& a) {
     constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
@@ -191,7 +193,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
 
 static void backward_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
-  const bool whole = pass.cut.segments == 1;
+  const bool whole = pass.cut.whole;
   const Tile t(pass, index);
   WalkBack walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -217,10 +219,8 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
 // The gradient at the end of each segment of a sequence, last first.
 static void scan_back(const Pass& pass, int64_t b, real*) {
   const Args& a = pass.args;
-  const int64_t runs = pass.cut.runs_of(a, b), first = b * pass.cut.segments;
+  const int64_t runs = pass.cut.runs_of(a, b), first = pass.cut.first_run(a, b);
   const int64_t channels = a.groups * Lanes::kGroup, size = Lanes::kStates * a.groups;
-  for (int64_t i = runs; i < pass.cut.segments; ++i)
-    for (int64_t k = 0; k < size; ++k) a.begins[(first + i) * size + k] = 0;
   for (int64_t c = 0; c < a.groups; ++c) {
     real g[Lanes::kStates] = {};
     for (int s = 0; a.dh_last && s < Lanes::kStates; ++s) {
@@ -252,7 +252,7 @@ static void reduce_starts(const Pass& pass) {
       const Slot& slot = Lanes::states[s];
       for (int64_t c = 0; c < a.groups; ++c) {
         real sum = 0;
-        for (int64_t run = b * pass.cut.segments; run < (b + 1) * pass.cut.segments; ++run)
+        for (int64_t run = pass.cut.first_run(a, b); run < pass.cut.first_run(a, b + 1); ++run)
           sum += a.ends[(run * Lanes::kStates + s) * a.groups + c];
         a.dh0[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride] = sum;
       }
@@ -262,7 +262,7 @@ static void reduce_starts(const Pass& pass) {
 // Over the runs and, for shared params, over channels.
 static void reduce_params(const Pass& pass) {
   const Args& a = pass.args;
-  const int64_t runs = a.batch * pass.cut.segments;
+  const int64_t runs = pass.cut.first_run(a, a.batch);
   for (int k = 0; k < Lanes::kParams; ++k) {
     const Slot& slot = Lanes::params[k];
     double all = 0;
@@ -300,7 +300,8 @@ static void reduce_shared_inputs(const Args& a) {
 // segment would let through of the largest gradient is little beside what came out of them.
 static void judge_sequence(const Pass& pass, int64_t b, real* most) {
   const Args& a = pass.args;
-  const int64_t first = b * pass.cut.segments, end = first + pass.cut.segments, groups = a.groups;
+  const int64_t first = pass.cut.first_run(a, b), end = pass.cut.first_run(a, b + 1);
+  const int64_t groups = a.groups;
   bool all_there = true;
   for (int64_t c = 0; c < groups; ++c) most[c] = 0;
   for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
@@ -312,7 +313,9 @@ static void judge_sequence(const Pass& pass, int64_t b, real* most) {
         through = larger(through, a.products[k * groups + c]);
       for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
         there = larger(there, a.begins[s * groups + c]);
-      if (through != 0 && !(through * most[c] <= kForgotten * there)) all_there = false;
+      // no gradient there at all says nothing of one further on
+      const bool little = there > 0 && through * most[c] <= kForgotten * there;
+      if (through != 0 && !little) all_there = false;
     }
   a.verdicts[2 * b] = all_there;
 }
@@ -325,9 +328,10 @@ static bool all_there(const Args& a) {
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
+  if (a.segment < a.steps) number_runs(a);
   Pass pass = {a, Cut::into_segments(a)};
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
-  if (pass.cut.segments > 1) {
+  if (!pass.cut.whole) {
     Pass lead = pass;
     lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
     if (in_parallel(lead, alone_tile, tiles, space)) return 1;
@@ -335,15 +339,15 @@ static int run_backward(const Args& a) {
     if (!all_there(a)) {
       const bool twice = a.sweeps >= 2;
       if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (twice && finite(largest_product(a, a.batch * pass.cut.segments * WalkBack::kQ))) {
+      if (twice && finite(largest_product(a, pass.cut.first_run(a, a.batch) * WalkBack::kQ))) {
         if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
       } else {
-        pass.cut = Cut::whole(a, 0);
+        pass.cut = Cut::in_one(a, 0);
       }
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
-  if (pass.cut.segments > 1) reduce_starts(pass);
+  if (!pass.cut.whole) reduce_starts(pass);
   reduce_params(pass);
   reduce_shared_inputs(a);
   for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);

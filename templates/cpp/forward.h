@@ -83,10 +83,10 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
   const Tile t(pass, index);
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
-    const int64_t b = t.sequence[r], runs = segments.runs_of(a, b);
-    const int64_t before = pass.cut.from / a.segment < runs ? pass.cut.from / a.segment : runs;
+    const int64_t b = t.sequence[r], done = pass.cut.from ? pass.cut.from / a.segment : 0;
+    const int64_t before = done && segments.runs_of(a, b) < done ? segments.runs_of(a, b) : done;
     if (before && length_of(a, b))
-      load_run(a, t, r, b * segments.segments + before - 1, Lanes::kStates, a.ends, walk.h);
+      load_run(a, t, r, segments.first_run(a, b) + before - 1, Lanes::kStates, a.ends, walk.h);
     else
       copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
@@ -117,7 +117,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
 }
 
 static int run_jacobian(const Args& a) {
-  const Pass pass = {a, Cut::whole(a, 0)};
+  const Pass pass = {a, Cut::in_one(a, 0)};
   return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space());
 }
 

@@ -102,13 +102,13 @@ struct Border {
 
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 
-// All borders of one sequence, in order of time; with `picard` no M is there. Leaves in `verdicts` the largest mismatch, and the
-// first segment whose start was out of tolerance.
+// All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
+// `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
 template <bool picard>
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
-  const int64_t first = b * pass.cut.segments;  // of its runs
+  const int64_t first = pass.cut.first_run(a, b);
   real worst_of_all = 0;
   int64_t bad = runs;
   for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
@@ -132,7 +132,6 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     if (!(worst <= a.tolerance) && i < bad) bad = i;
     worst_of_all = larger(worst_of_all, worst);
   }
-  for (int64_t i = runs; i < pass.cut.segments; ++i) moved(a, first + i) = 0;
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
@@ -150,7 +149,7 @@ static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
   double worst = 0;
   if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
   if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
-  *solved = pass.cut.segments;
+  *solved = (a.steps + a.segment - 1) / a.segment;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
@@ -167,8 +166,10 @@ static int64_t solve_segments(const Args& a) {
   const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
   const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
   const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  number_runs(a);
   const Pass pass = {a, Cut::into_segments(a)};
-  const int64_t segments = pass.cut.segments, runs = a.batch * segments;
+  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
+  const int64_t runs = pass.cut.first_run(a, a.batch);
   Pass guess = pass;
   guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
   if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
@@ -185,7 +186,7 @@ static int64_t solve_segments(const Args& a) {
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
     if (!sweep_once(pass, first_M, &solved)) return -1;
     run_all_again(a, runs);
-    solved = 0;
+    if (!sweep_once(pass, old_M, &solved)) return -1;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
     if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
@@ -202,7 +203,7 @@ static int run_forward(const Args& a) {
     if (solved * a.segment < a.steps)
       a.status[2] = 1, a.status[3] = double(solved * a.segment);
   }
-  const Pass rest = {a, Cut::whole(a, solved * a.segment)};
+  const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
   if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
   for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
   for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);

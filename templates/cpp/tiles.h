@@ -6,22 +6,41 @@ namespace rnncc {
 
 // How each sequence is cut into runs.
 struct Cut {
-  int64_t segments;                // runs of each sequence
+  bool whole;                      // one run a sequence
   int64_t length;                  // steps of a run
   int64_t from;                    // the step at which the first begins
   int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
                                    // after it
 
-  static Cut whole(const Args& a, int64_t from) { return {1, a.steps, from, 0}; }
-  static Cut into_segments(const Args& a) {
-    return {(a.steps + a.segment - 1) / a.segment, a.segment, 0, 0};
+  static Cut in_one(const Args& a, int64_t from) { return {true, a.steps, from, 0}; }
+  static Cut into_segments(const Args& a) { return {a.segment >= a.steps, a.segment, 0, 0}; }
+
+  // The first run of a sequence; that of `batch` is how many there are.
+  int64_t first_run(const Args& a, int64_t sequence) const {
+    return whole ? sequence : a.run_starts[sequence];
   }
-  // How many runs of a sequence have steps; the first counts without any.
   int64_t runs_of(const Args& a, int64_t sequence) const {
-    const int64_t runs = length ? (length_of(a, sequence) + length - 1) / length : 0;
-    return runs < 1 ? 1 : runs;
+    return first_run(a, sequence + 1) - first_run(a, sequence);
+  }
+  int64_t sequence_of(const Args& a, int64_t run) const {
+    if (whole) return run;
+    int64_t low = 0, high = a.batch;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      if (a.run_starts[middle] <= run) low = middle; else high = middle;
+    }
+    return low;
   }
 };
+
+// Numbers the segments of all sequences; one without steps has one.
+static void number_runs(const Args& a) {
+  a.run_starts[0] = 0;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t count = (length_of(a, b) + a.segment - 1) / a.segment;
+    a.run_starts[b + 1] = a.run_starts[b] + (count < 1 ? 1 : count);
+  }
+}
 
 struct Pass {
   const Args& args;
@@ -38,13 +57,16 @@ struct Tile {
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
     const Cut& cut = pass.cut;
-    const int64_t across = (a.groups + a.columns - 1) / a.columns, runs = a.batch * cut.segments;
+    const int64_t across = (a.groups + a.columns - 1) / a.columns;
+    const int64_t runs = cut.first_run(a, a.batch);
     run = index / across * a.rows, column = index % across * a.columns;
     rows = runs - run < a.rows ? runs - run : a.rows;
     columns = a.groups - column < a.columns ? a.groups - column : a.columns;
     steps = 0, even = true;
+    int64_t b = cut.sequence_of(a, run);
     for (int64_t r = 0; r < rows; ++r) {
-      sequence[r] = (run + r) / cut.segments, segment[r] = (run + r) % cut.segments;
+      while (cut.first_run(a, b + 1) <= run + r) ++b;
+      sequence[r] = b, segment[r] = run + r - cut.first_run(a, b);
       first[r] = cut.from + segment[r] * cut.length;
       const int64_t left = length_of(a, sequence[r]) - first[r];
       count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
@@ -64,7 +86,7 @@ struct Tile {
 
   static int64_t number(const Pass& pass) {
     const Args& a = pass.args;
-    return (a.batch * pass.cut.segments + a.rows - 1) / a.rows *
+    return (pass.cut.first_run(a, a.batch) + a.rows - 1) / a.rows *
            ((a.groups + a.columns - 1) / a.columns);
   }
 
