@@ -272,7 +272,7 @@ def forward(
         y, z: outputs, and the states after each step (or nothing), [B, T, N] each, to fill.
         h_last: [states, S, N], the states after the last step, to fill.
         saved: the states every few steps, to fill; or None.
-        status: [6], float64, whose first four the kernel fills: sweeps, largest mismatch, converged,
+        status: [6], float64, of which the kernel fills four: sweeps, largest mismatch, converged,
             and the step from which one pass over time did the rest, or -1.
     """
     cut = call.plan.forward

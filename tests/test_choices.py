@@ -70,11 +70,11 @@ POSITIVE = [0, -3, 2.0, True, "16"]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"solver": "fast"}, "solver: got 'fast', expected one of auto, sequential, segmented, newton"),
     ({"solver": None}, "solver: got None, expected one of auto, sequential, segmented, newton"),
-    *(({"solver": "segmented", "segment": v}, f"segment: got {v!r}, expected an int from 1")
+    *(({"solver": "segmented", "segment": v}, f"segment: got {v!r}, expected an int from 1 to 2147483648")
       for v in POSITIVE),
-    *(({"solver": "newton", "iterations": v}, f"iterations: got {v!r}, expected an int from 1")
+    *(({"solver": "newton", "iterations": v}, f"iterations: got {v!r}, expected an int from 1 to 2147483648")
       for v in POSITIVE),
-    *(({"checkpoint": v}, f"checkpoint: got {v!r}, expected an int from 1") for v in POSITIVE),
+    *(({"checkpoint": v}, f"checkpoint: got {v!r}, expected an int from 1 to 2147483648") for v in POSITIVE),
     *(({"solver": "newton", "tol": v}, f"tol: got {v!r}, expected a number from 0 to 1")
       for v in (-1e-9, float("inf"), float("nan"), "1e-6", True)),
     *(({"solver": "newton", "on_failure": v},
@@ -104,7 +104,7 @@ def test_the_functional_form_refuses_in_the_same_words() -> None:
     call = random_call("para_gru", (1, 5, 4), torch.float32)
     with pytest.raises(ArgumentError, match="segment: got 4, but the solver 'auto' does not"):
         compiled("para_gru")(**call.arguments, segment=4)
-    with pytest.raises(ArgumentError, match="segment: got 0, expected an int from 1"):
+    with pytest.raises(ArgumentError, match="segment: got 0, expected an int from 1 to 2147483648"):
         compiled("para_gru")(**call.arguments, solver="segmented", segment=0)
 
 
