@@ -66,17 +66,18 @@ def test_every_solver_takes_reverse_and_checkpoint(solver: str) -> None:
 
 # --- values ----------------------------------------------------------------------------------
 
-POSITIVE = [0, -3, 2.0, True, "16"]
+POSITIVE = [0, -3, 2.0, True, "16", 2**63]
+RANGE = "expected an int from 1 to 2147483648"
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"solver": "fast"}, "solver: got 'fast', expected one of auto, sequential, segmented, newton"),
     ({"solver": None}, "solver: got None, expected one of auto, sequential, segmented, newton"),
-    *(({"solver": "segmented", "segment": v}, f"segment: got {v!r}, expected an int from 1 to 2147483648")
+    *(({"solver": "segmented", "segment": v}, f"segment: got {v!r}, {RANGE}")
       for v in POSITIVE),
-    *(({"solver": "newton", "iterations": v}, f"iterations: got {v!r}, expected an int from 1 to 2147483648")
+    *(({"solver": "newton", "iterations": v}, f"iterations: got {v!r}, {RANGE}")
       for v in POSITIVE),
-    *(({"checkpoint": v}, f"checkpoint: got {v!r}, expected an int from 1 to 2147483648") for v in POSITIVE),
+    *(({"checkpoint": v}, f"checkpoint: got {v!r}, {RANGE}") for v in POSITIVE),
     *(({"solver": "newton", "tol": v}, f"tol: got {v!r}, expected a number from 0 to 1")
-      for v in (-1e-9, float("inf"), float("nan"), "1e-6", True)),
+      for v in (-1e-9, 1.5, 10**400, float("inf"), float("nan"), "1e-6", True)),
     *(({"solver": "newton", "on_failure": v},
        f"on_failure: got {v!r}, expected one of raise, warn, sequential")
       for v in ("ignore", True, 0)),
@@ -128,7 +129,7 @@ def test_choices_are_text_and_read_back_as_they_were(choices: Choices, text: str
 
 
 def test_every_number_is_read_back_to_the_bit() -> None:
-    for tol in (0.1, 1 / 3, 5e-324, 1.7976931348623157e308, 2.0**-52):
+    for tol in (0.1, 1 / 3, 5e-324, 1.0, 2.0**-52):
         choices = Choices("segmented", tol=tol)
         assert Choices.read(choices.text()).tol == tol
 
