@@ -38,7 +38,7 @@ CORES = torch.get_num_threads()  # when rnncc was first used in this process
 HEAD = (
     *("batch", "steps", "groups", "extent", "joined", "reverse"),
     *("segment", "lead", "sweeps", "patient", "newton", "tolerance"),
-    *("rows", "columns", "every", "threads", "parallel"),
+    *("rows", "columns", "whole_rows", "whole_columns", "every", "threads", "parallel"),
 )
 
 
@@ -343,23 +343,33 @@ def _runs(call: Call, cut: Cut) -> int:
     return batch if segment >= steps else call.total // segment + batch
 
 
-def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Tensor]:
-    """Scratch memory for the borders between segments, where there are several."""
+def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Any]:
+    """Scratch memory for the borders between segments, where there are several: addresses.
+
+    It is one tensor, which lives as long as the dict.
+    """
     batch, steps, channels = call.shape
     if cut.tiling.segment >= steps:
         return {}
     size, runs = call.kernel.spec.size, _runs(call, cut)
-    groups = channels // call.kernel.spec.group
-    return {
-        "run_starts": like.new_empty(batch + 1, dtype=torch.int64),
-        "begins": like.new_empty(runs * size * groups),
-        "ends": like.new_empty(runs * size * groups),
-        "products": like.new_empty(runs * size * size * groups),
-        "verdicts": like.new_empty(2 * batch + runs, dtype=torch.float64),
+    values = runs * (channels // call.kernel.spec.group) * size
+    words = {
+        "run_starts": batch + 1,
+        "verdicts": 2 * batch + runs,
+        "begins": values,
+        "ends": values,
+        "products": values * size,
     }
+    block = like.new_empty(sum(words.values()), dtype=torch.float64)
+    places = itertools.accumulate(words.values(), initial=0)
+    first = block.data_ptr()
+    found: dict[str, Any] = {
+        name: (first + 8 * place,) for name, place in zip(words, places, strict=False)
+    }
+    return found | {"workspace": block}
 
 
-def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | None) -> None:
+def _call(call: Call, part: str, cut: Cut, **given: Any) -> None:
     """Call one function of the kernel; a member of Args that is not given is null."""
     kernel, p, sequences = call.kernel, call.plan, call.sequences
     batch, steps, channels = call.shape
@@ -373,7 +383,8 @@ def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | Non
             *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
             *(tiling.segment, cut.lead, cut.sweeps, p.patient, p.solver == "newton"),
             _bits(p.tolerance),
-            *(tiling.rows, tiling.columns, p.every, p.threads, build.thread_pool()),
+            *(tiling.rows, tiling.columns, cut.whole.rows, cut.whole.columns),
+            *(p.every, p.threads, build.thread_pool()),
         ),
     )
     given |= {
@@ -385,8 +396,8 @@ def _call(call: Call, part: str, cut: Cut, **given: Sequence[Any] | Tensor | Non
     if sequences.reset is not None:
         given["reset_strides"] = [tuple(sequences.reset.stride())]
     for member, value in given.items():
-        if value is not None:
-            filled = _words(value if isinstance(value, (list, tuple)) else (value,))
+        if value is not None and member in places:
+            filled = _words(value if isinstance(value, list) else (value,))
             words[places[member] : places[member] + len(filled)] = array("q", filled)
     if kernel.function(part, call.dtype)(words.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")

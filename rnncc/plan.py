@@ -19,7 +19,7 @@ SHORTEST = 4 * LEAD  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
 
-SLOWEST = 0.1  # of one pass over time, what a lead in vain may cost
+SLOWEST = 0.05  # of one pass over time, what a lead in vain may cost
 AT_MOST = 0.9  # of one pass over time, what an iteration that ends well may cost
 
 # How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
@@ -35,7 +35,7 @@ class Cut:
     """How one direction is cut.
 
     Attributes:
-        tiling: segments and tiles.
+        tiling: segments and tiles; `whole`: those of one pass over time.
         lead: steps that lead up to a segment.
         sweeps: forward, the most sweeps before one pass does the rest; backward, 2 if all segments
             may be walked twice, else 1.
@@ -44,6 +44,7 @@ class Cut:
     """
 
     tiling: Tiling
+    whole: Tiling
     lead: int
     sweeps: int
     predicted: float
@@ -151,15 +152,15 @@ class _Planner:
         if choices.solver == "newton":
             iterations = min(choices.iterations or 3, self.steps)
             cost = (iterations + 1) * self.sweep(1)
-            cut = Cut(self.tiling(1), 1, iterations + 1, cost, one_pass)
+            cut = self.cut(1, 1, iterations + 1, cost, one_pass)
             return "newton", "every step at once, as asked", cut
         if choices.solver == "segmented":
             segment = min(choices.segment or self.best(self.segmented), self.steps)
             most = -(-self.steps // segment) + 1  # the first may be one in vain
             sweeps = min(choices.iterations or most, most)
-            cut = Cut(self.tiling(segment), LEAD, sweeps, self.segmented(segment), one_pass)
+            cut = self.cut(segment, LEAD, sweeps, self.segmented(segment), one_pass)
             return "segmented", "as asked", cut
-        whole = Cut(self.tiling(self.steps), LEAD, 1, one_pass, one_pass)
+        whole = self.cut(self.steps, LEAD, 1, one_pass, one_pass)
         if choices.solver == "sequential":
             return "sequential", "one pass over time, as asked", whole
         return self.auto(whole)
@@ -181,7 +182,7 @@ class _Planner:
         elif sweeps < FEWEST_SWEEPS:
             sweeps = 1
         reason = "batch x channels leaves the machine idle; segments of time fill it"
-        return "segmented", reason, Cut(self.tiling(segment), LEAD, sweeps, predicted, one_pass)
+        return "segmented", reason, self.cut(segment, LEAD, sweeps, predicted, one_pass)
 
     def segmented(self, segment: int) -> float:
         last = self.one_pass(segment)
@@ -202,7 +203,7 @@ class _Planner:
 
     def backward(self) -> Cut:
         one_pass = self.back_pass(self.steps)
-        whole = Cut(self.tiling(self.steps), LEAD, 1, one_pass, one_pass)
+        whole = self.cut(self.steps, LEAD, 1, one_pass, one_pass)
         if self.choices.solver == "sequential":
             return whole
         asked = self.choices.segment
@@ -212,13 +213,13 @@ class _Planner:
             segment = self.best(self.back_segmented)
         predicted = self.back_segmented(segment)
         if self.choices.solver == "segmented":
-            return Cut(self.tiling(segment), LEAD, 2, predicted, one_pass)
+            return self.cut(segment, LEAD, 2, predicted, one_pass)
         lead = self.back_alone(segment, LEAD)
         if WORTH_SEGMENTS * predicted > one_pass or lead > SLOWEST * one_pass:
             return whole
         twice = predicted + self.back_alone(segment, segment)
         sweeps = 2 if twice < AT_MOST * one_pass else 1
-        return Cut(self.tiling(segment), LEAD, sweeps, predicted, one_pass)
+        return self.cut(segment, LEAD, sweeps, predicted, one_pass)
 
     def back_segmented(self, segment: int) -> float:
         return self.back_alone(segment, LEAD) + self.back_pass(segment)
@@ -241,6 +242,10 @@ class _Planner:
             if length >= SHORTEST:
                 lengths.append(length)
         return min([self.steps, *lengths], key=cost)
+
+    def cut(self, segment: int, lead: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
+        tilings = self.tiling(segment), self.tiling(self.steps)
+        return Cut(*tilings, lead, sweeps, predicted, one_pass)
 
     def tiling(self, segment: int, chosen_for_cores: bool = False) -> Tiling:
         runs = self.work.runs(segment)

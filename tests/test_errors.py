@@ -882,7 +882,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         lambda: gru(solver="segmented", segment=0),
         ArgumentError,
         "segment: got 0, expected an int from 1 to 2147483648",
-        "16",
+        "segment=16",
     ),
     "a tolerance below 0": (
         lambda: gru(solver="newton", tol=-1),

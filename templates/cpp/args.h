@@ -21,6 +21,7 @@ struct Args {
   int64_t newton;                  // Newton as in the papers: no guard, no pass over the rest
   double tolerance;                // of neighbouring segments, relative to max(1, |state|)
   int64_t rows, columns;           // a tile: so many runs of steps by so many groups
+  int64_t whole_rows, whole_columns;  // the same where each sequence is one run
   int64_t every;                   // steps between saved states
   int64_t threads;
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null

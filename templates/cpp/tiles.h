@@ -11,9 +11,14 @@ struct Cut {
   int64_t from;                    // the step at which the first begins
   int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
                                    // after it
+  int64_t rows, columns;           // of a tile
 
-  static Cut in_one(const Args& a, int64_t from) { return {true, a.steps, from, 0}; }
-  static Cut into_segments(const Args& a) { return {a.segment >= a.steps, a.segment, 0, 0}; }
+  static Cut in_one(const Args& a, int64_t from) {
+    return {true, a.steps, from, 0, a.whole_rows, a.whole_columns};
+  }
+  static Cut into_segments(const Args& a) {
+    return {a.segment >= a.steps, a.segment, 0, 0, a.rows, a.columns};
+  }
 
   // The first run of a sequence; that of `batch` is how many there are.
   int64_t first_run(const Args& a, int64_t sequence) const {
@@ -57,11 +62,11 @@ struct Tile {
   Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
     const Cut& cut = pass.cut;
-    const int64_t across = (a.groups + a.columns - 1) / a.columns;
+    const int64_t across = (a.groups + cut.columns - 1) / cut.columns;
     const int64_t runs = cut.first_run(a, a.batch);
-    run = index / across * a.rows, column = index % across * a.columns;
-    rows = runs - run < a.rows ? runs - run : a.rows;
-    columns = a.groups - column < a.columns ? a.groups - column : a.columns;
+    run = index / across * cut.rows, column = index % across * cut.columns;
+    rows = runs - run < cut.rows ? runs - run : cut.rows;
+    columns = a.groups - column < cut.columns ? a.groups - column : cut.columns;
     steps = 0, even = true;
     int64_t b = cut.sequence_of(a, run);
     for (int64_t r = 0; r < rows; ++r) {
@@ -86,8 +91,9 @@ struct Tile {
 
   static int64_t number(const Pass& pass) {
     const Args& a = pass.args;
-    return (pass.cut.first_run(a, a.batch) + a.rows - 1) / a.rows *
-           ((a.groups + a.columns - 1) / a.columns);
+    const Cut& cut = pass.cut;
+    return (cut.first_run(a, a.batch) + cut.rows - 1) / cut.rows *
+           ((a.groups + cut.columns - 1) / cut.columns);
   }
 
   int lanes() const { return int(rows * columns); }
