@@ -41,8 +41,8 @@ class Machine:
         return float(sum(mine * count for mine, count in pairs))
 
 
-# Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22; `beside` and
-# `wake` from whole calls of one sequence of 64 channels, where threads find each other asleep.
+# Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22; `beside`
+# and `wake` from whole calls of one sequence of 64 channels, where threads find each other asleep.
 MEASURED = Machine(
     step=19.5, operation=2.0, function=2.4, row=1.75, value=0.0, beside=40.0, wake=15000.0
 )

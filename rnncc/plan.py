@@ -19,7 +19,7 @@ SHORTEST = 4 * LEAD  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
 
-SLOWEST = 0.05  # of one pass over time, what a lead in vain may cost
+SLOWEST = 0.046  # of one pass over time, what a lead in vain may cost
 AT_MOST = 0.9  # of one pass over time, what an iteration that ends well may cost
 
 # How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
@@ -169,16 +169,13 @@ class _Planner:
         structure, one_pass = self.spec.structure, whole.one_pass
         if structure.spiking:
             return "sequential", "one pass over time: a spike has no slope to iterate by", whole
-        segment = self.best(self.segmented)
+        segment = self.best(self.segmented, None if structure.affine else self.lead)
         predicted = self.segmented(segment)
         if segment == self.steps or WORTH_SEGMENTS * predicted > one_pass:
             return "sequential", "one pass over time: batch x channels gives enough to do", whole
-        lead = self.lead(segment)
-        sweeps = int((AT_MOST * one_pass - lead) / self.sweep(segment))
+        sweeps = int((AT_MOST * one_pass - self.lead(segment)) / self.sweep(segment))
         if structure.affine:
             sweeps = 4
-        elif lead > SLOWEST * one_pass:
-            return "sequential", "one pass over time: leading up to segments costs too much", whole
         elif sweeps < FEWEST_SWEEPS:
             sweeps = 1
         reason = "batch x channels leaves the machine idle; segments of time fill it"
@@ -210,12 +207,11 @@ class _Planner:
         if self.choices.solver == "segmented" and asked:
             segment = min(self.steps, -(-asked // self.every) * self.every)
         else:
-            segment = self.best(self.back_segmented)
+            segment = self.best(self.back_segmented, lambda k: self.back_alone(k, LEAD))
         predicted = self.back_segmented(segment)
         if self.choices.solver == "segmented":
             return self.cut(segment, LEAD, 2, predicted, one_pass)
-        lead = self.back_alone(segment, LEAD)
-        if WORTH_SEGMENTS * predicted > one_pass or lead > SLOWEST * one_pass:
+        if WORTH_SEGMENTS * predicted > one_pass:
             return whole
         twice = predicted + self.back_alone(segment, segment)
         sweeps = 2 if twice < AT_MOST * one_pass else 1
@@ -233,13 +229,19 @@ class _Planner:
 
     # --- both ------------------------------------------------------------------------------------
 
-    def best(self, cost: Callable[[int], float]) -> int:
-        """The length of segments that costs least: all steps, or a multiple of those saved."""
+    def best(self, cost: Callable[[int], float], lead: Callable[[int], float] | None = None) -> int:
+        """The length of segments that costs least: all steps, or a multiple of those saved.
+
+        Args:
+            lead: what may turn out to be in vain, so that only lengths count for which it is cheap.
+        """
         unit = -(-STEPS_SAVED // self.every) * self.every
-        lengths = []
+        lengths, one_pass = [], cost(self.steps)
         for count in (2**n for n in range(1, 12)):
             length = _round_up(-(-self.steps // count), unit)
-            if length >= SHORTEST:
+            if length < SHORTEST or length >= self.steps:
+                continue
+            if lead is None or lead(length) <= SLOWEST * one_pass:
                 lengths.append(length)
         return min([self.steps, *lengths], key=cost)
 

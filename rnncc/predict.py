@@ -92,7 +92,7 @@ def counts(work: Work, tiling: Tiling, steps: int, efforts: list[Effort], stream
     mean = min(steps, work.total / runs)
     taken = max(steps, -(-tiles // work.threads) * mean)  # steps of tiles that a thread takes
     vectors = taken * -(-rows * columns // work.lanes)
-    copied = 0 if rows == 1 and columns % work.lanes == 0 else taken * rows * streams
+    copied = 0 if columns % work.lanes == 0 else taken * rows * streams
     together = work.threads > 1 and tiles > 1
     return Machine(
         step=taken * len(efforts),
