@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sympy import Expr, Symbol
@@ -17,13 +17,28 @@ PRINTER = CPrinter()
 
 Row = dict[str, str]
 
+# How a target writes a scalar: the array it belongs to, the scalar's name and its place there.
+Access = Callable[[str, Any, int], str]
 
-def cell_text(compiled: Compiled) -> dict[str, Any]:
+
+def lanes(array: str, name: Any, place: int) -> str:
+    """The inner loop of a C++ kernel runs over lanes i, and each scalar has a row of them."""
+    return f"{array}_{name}[i]" if name is not None else f"{array}[{place} * kRow + i]"
+
+
+def registers(array: str, name: Any, place: int) -> str:
+    """A thread of a CUDA kernel has arrays of its own, which become registers."""
+    return f"{array}[{place}]"
+
+
+def cell_text(compiled: Compiled, at: Access) -> dict[str, Any]:
     """Everything that the templates of a kernel lay out; no calculus is left to them."""
-    program, cell, stored = compiled.program, compiled.cell, compiled.kept.stored
+    program, cell = compiled.program, compiled.cell
     rows = _Rows(program, compiled.rows, compiled.products)
-    jacobian = _jacobian_text(compiled)
-    arguments = [rows.read[s.name] for s in program.arguments]
+    read = _reads(program, at)
+    jacobian = _jacobian_text(compiled, at)
+    arguments = [read[s.name] for s in program.arguments]
+    kept = [at("k", name, compiled.rows.index(name)) for name in compiled.kept.stored]
     k = program.group
     return {
         "name": program.name,
@@ -54,16 +69,26 @@ def cell_text(compiled: Compiled) -> dict[str, Any]:
         "rows": rows.declared,
         "call": {
             "arguments": _call(arguments),
-            "arguments_and_kept": _call([*arguments, *(f"k_{name}[i]" for name in stored)]),
-            "upstream": _call(_upstream_reads(program)),
+            "arguments_and_kept": _call([*arguments, *kept]),
+            "upstream": _call(_upstream_reads(program, at)),
         },
-        "step": _step_text(compiled, rows),
+        "step": _step_text(compiled, read, at),
         "affine": compiled.structure.affine,
         "fed": list(compiled.fed),
         "checked": [str(s in compiled.fed).lower() for s in range(len(program.states))],
         "jacobian": jacobian,
-        "carry": _carry_text(compiled, jacobian["names"]),
-        "adjoint": _adjoint_text(compiled),
+        "carry": _carry_text(compiled, jacobian["names"], at),
+        "adjoint": _adjoint_text(compiled, at),
+    }
+
+
+def _reads(program: Program, at: Access) -> dict[str, str]:
+    """Where each argument of the step stands."""
+    arrays = {"h": program.states, "x": program.inputs, "p": program.params}
+    return {
+        slot.symbol.name: at(array, slot.symbol.name, place)
+        for array, slots in arrays.items()
+        for place, slot in enumerate(slots)
     }
 
 
@@ -81,10 +106,6 @@ class _Rows:
         inputs = [s.symbol.name for s in program.inputs]
         params = [s.symbol.name for s in program.params]
         outputs = [str(o) for o in range(len(program.outputs))]
-        self.read = {name: f"h_{name}[i]" for name in states}
-        self.read |= {name: f"x_{name}[i]" for name in inputs}
-        self.read |= {name: f"p_{name}[i]" for name in params}
-
         kept = list(lets)
         p, h = _packed("p", params), _packed("h", states)
         known = [*h, *p, *_packed("k", kept, "kept")]
@@ -174,16 +195,17 @@ def _call(reads: list[str]) -> str:
     return _wrap(reads, " " * 12)
 
 
-def _upstream_reads(program: Program) -> list[str]:
+def _upstream_reads(program: Program, at: Access) -> list[str]:
     """g for a next state, plus dy wherever that state is an output; dy alone for a readout."""
     reads = []
     for s, value in enumerate(program.next):
         first = program.next.index(value) == s
-        terms = [f"g_{program.states[s].symbol.name}[i]"]
-        terms += [f"dy_{o}[i]" for o, v in enumerate(program.outputs) if first and v == value]
+        terms = [at("g", program.states[s].symbol.name, s)]
+        terms += [at("dy", o, o) for o, v in enumerate(program.outputs) if first and v == value]
         reads.append(" + ".join(terms))
     for value in program.readouts:
-        reads.append(" + ".join(f"dy_{o}[i]" for o, v in enumerate(program.outputs) if v == value))
+        terms = [at("dy", o, o) for o, v in enumerate(program.outputs) if v == value]
+        reads.append(" + ".join(terms))
     return reads
 
 
@@ -201,7 +223,7 @@ def _results(compiled: Compiled) -> list[str]:
     return [let.name for let in program.lets if let.name in wanted]
 
 
-def _step_text(compiled: Compiled, rows: _Rows) -> dict[str, Any]:
+def _step_text(compiled: Compiled, read: dict[str, str], at: Access) -> dict[str, Any]:
     program, parts = compiled.program, compiled.parts
     outs = _results(compiled)
     return {
@@ -209,7 +231,7 @@ def _step_text(compiled: Compiled, rows: _Rows) -> dict[str, Any]:
         "parts": [
             {
                 "lines": [_let_line(let, outs) for let in part],
-                **_part_of_lanes(compiled, rows, n),
+                **_part_of_step(compiled, read, at, n),
             }
             for n, part in enumerate(parts.lets)
         ],
@@ -223,7 +245,9 @@ def _let_line(let: Let, outs: list[str]) -> dict[str, str]:
     return {"code": f"{declared}{let.name} = {PRINTER.text(let.expr)};", "note": let.note}
 
 
-def _part_of_lanes(compiled: Compiled, rows: _Rows, n: int) -> dict[str, list[str]]:
+def _part_of_step(
+    compiled: Compiled, arguments: dict[str, str], at: Access, n: int
+) -> dict[str, list[str]]:
     """What the loop of one part loads of earlier parts, and what it stores."""
     program, parts = compiled.program, compiled.parts
     here = {let.name for let in parts.lets[n]}
@@ -232,32 +256,34 @@ def _part_of_lanes(compiled: Compiled, rows: _Rows, n: int) -> dict[str, list[st
     last = n == len(parts.lets) - 1
     made = here | ({s.name for s in program.arguments} if last else set())
     nexts = [
-        f"next_{slot.symbol.name}[i] = {_lane_value(v, rows)};"
-        for slot, v in zip(program.states, program.next, strict=True)
+        f"{at('next', slot.symbol.name, s)} = {_value(v, arguments)};"
+        for s, (slot, v) in enumerate(zip(program.states, program.next, strict=True))
         if v.name in made
     ]
     outputs = [
-        f"if (write) y_{o}[i] = {_lane_value(v, rows)};"
+        f"if (write) {at('y', o, o)} = {_value(v, arguments)};"
         for o, v in enumerate(program.outputs)
         if v.name in made
     ]
+    places = {name: at("k", name, k) for k, name in enumerate(compiled.rows)}
     kept = [
-        f"{'' if name in parts.crossing else 'if (keep) '}k_{name}[i] = out_{name};"
-        for name in compiled.rows
+        f"{'' if name in parts.crossing else 'if (keep) '}{place} = out_{name};"
+        for name, place in places.items()
         if name in here
     ]
+    crossing = [name for name in parts.crossing if name in before & read]
     return {
-        "loads": [f"out_{name} = k_{name}[i];" for name in parts.crossing if name in before & read],
+        "loads": [f"out_{name} = {places[name]};" for name in crossing],
         "stores": [*nexts, *outputs, *kept],
     }
 
 
-def _lane_value(value: Symbol, rows: _Rows) -> str:
+def _value(value: Symbol, arguments: dict[str, str]) -> str:
     """A result inside the loop: an argument handed on, or a result of the step."""
-    return rows.read.get(value.name, f"out_{value.name}")
+    return arguments.get(value.name, f"out_{value.name}")
 
 
-def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
+def _jacobian_text(compiled: Compiled, at: Access) -> dict[str, Any]:
     jacobian, kept = compiled.jacobian, compiled.kept
     names = _Fresh(compiled)
     readers = [*(let.expr for let in jacobian.lets), *(e for row in jacobian.entries for e in row)]
@@ -267,7 +293,7 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     named: dict[tuple[int, int], str] = {}
     for r, row in enumerate(jacobian.states):
         for c, column in enumerate(jacobian.states):
-            entry, place = jacobian.entries[r][c], f"J[{r * size + c} * kRow + i]"
+            entry, place = jacobian.entries[r][c], at("J", None, r * size + c)
             if entry == 0:
                 stores.append(f"{place} = 0;")
                 continue
@@ -289,23 +315,26 @@ def _jacobian_text(compiled: Compiled) -> dict[str, Any]:
     }
 
 
-def _carry_text(compiled: Compiled, jacobian: dict[tuple[int, int], str]) -> dict[str, Any]:
+def _carry_text(
+    compiled: Compiled, jacobian: dict[tuple[int, int], str], at: Access
+) -> dict[str, Any]:
     """The next product J M from the last one, entry by entry."""
     products = compiled.products
+    places = {entry: n for n, entry in enumerate(products)}
     stores = []
     for r, c in products:
         terms = [
-            f"{name} * M_{middle}_{c}[i]"
+            f"{name} * {at('M', f'{middle}_{c}', places[middle, c])}"
             for (row, middle), name in jacobian.items()
             if row == r and (middle, c) in products
         ]
         first = jacobian.get((r, c), "real(0)")
         total = " + ".join(terms) or "real(0)"
-        stores.append(f"N_{r}_{c}[i] = first_step ? {first} : {total};")
+        stores.append(f"{at('N', f'{r}_{c}', places[r, c])} = first_step ? {first} : {total};")
     return {"entries": products, "stores": stores}
 
 
-def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
+def _adjoint_text(compiled: Compiled, at: Access) -> dict[str, Any]:
     program, reverse, kept = compiled.program, compiled.adjoint, compiled.kept
     names = _Fresh(compiled)
     upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
@@ -318,11 +347,13 @@ def _adjoint_text(compiled: Compiled) -> dict[str, Any]:
         {"code": f"{out} = {PRINTER.text(value)};", "note": ""}
         for out, value in zip(outs, values, strict=True)
     ]
+    names_of = [[s.symbol.name for s in slots] for slots in (program.inputs, program.params)]
     states = [
-        f"g_{s.symbol.name}[i] = out_{o};" for s, o in zip(program.states, outs, strict=False)
+        f"{at('g', s.symbol.name, n)} = out_{o};"
+        for n, (s, o) in enumerate(zip(program.states, outs, strict=False))
     ]
-    places = [f"dx_{s.symbol.name}[i] =" for s in program.inputs]
-    places += [f"dp_{s.symbol.name}[i] +=" for s in program.params]
+    places = [f"{at('dx', name, n)} =" for n, name in enumerate(names_of[0])]
+    places += [f"{at('dp', name, n)} +=" for n, name in enumerate(names_of[1])]
     before = [("lets of the step", list(kept.stored)), ("upstream gradients", upstream)]
     return {
         "locals": _locals(outs),

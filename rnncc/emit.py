@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from rnncc import paths
-from rnncc.celltext import WIDTH, cell_text
+from rnncc.celltext import WIDTH, cell_text, lanes
 from rnncc.cost import effort
 from rnncc.ir import Argument, CellIR, Compiled, show
 from rnncc.jacobian import adjoint, differentiate
@@ -55,7 +55,7 @@ def emit(compiled: Compiled) -> dict[str, str]:
         "cell.json": json.dumps(spec.model_dump(mode="json"), indent=2) + "\n",
         "kernel.cpp": environment.get_template("cpp/kernel.cpp.j2").render(
             header=_header(compiled, "templates/cpp/kernel.cpp.j2", "//"),
-            cell=cell_text(compiled),
+            cell=cell_text(compiled, lanes),
             prelude={name: _prelude(f"cpp/{name}.h") for name in ("math", "io", *DRIVER)},
             driver=DRIVER,
             tile=TILE,
