@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.launch import COMPUTE
+from rnncc.kernel import COMPUTE
 from rnncc.ops import Solution
 from rnncc.sequences import Sequences, read_sequences
 from rnncc.spec import KernelSpec

@@ -14,6 +14,7 @@ from rnncc.choices import Choices
 from rnncc.compiler import CompiledCell
 from rnncc.find import find
 from rnncc.machine import Machine
+from rnncc.marshal import Call
 from rnncc.memory import empty
 from rnncc.predict import LANE_BYTES, Work
 
@@ -64,7 +65,7 @@ def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machin
     spec, kernel = compiled.kernel.spec, compiled.kernel
     arguments: dict[str, Any] = bench.random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]
-    call = launch.Call(
+    call = Call(
         kernel, ONE_PASS, inputs, False, [arguments[p.name] for p in spec.params], None
     )
     h_last = inputs[0].new_empty(len(spec.states), shape[0], shape[2])

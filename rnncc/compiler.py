@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rnncc.choices import Choices
@@ -12,15 +11,14 @@ from rnncc.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir import Compiled, Structure
 from rnncc.signature import OPTIONS
+from rnncc.spec import FILES
 from rnncc.trace import trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rnncc.launch import Kernel
+    from rnncc.kernel import Kernel
     from rnncc.layer import CellLayer
-
-SOURCES = {"cpp": "kernel.cpp"}
 
 
 class CompiledCell:
@@ -34,6 +32,7 @@ class CompiledCell:
     def __init__(self, cell: Cell, constants: Mapping[str, float]) -> None:
         self.stages: Compiled = analyse(trace(cell, constants))
         self.files: dict[str, str] = emit(self.stages)
+        self._kernel: Kernel | None = None
 
     @property
     def name(self) -> str:
@@ -44,12 +43,15 @@ class CompiledCell:
         """What was proved of the Jacobian."""
         return self.stages.structure
 
-    @cached_property
+    @property
     def kernel(self) -> Kernel:
         """The kernel, built at its first run."""
-        from rnncc.launch import Kernel
+        if self._kernel is None:
+            from rnncc.kernel import Kernel
 
-        return Kernel(kernel_spec(self.stages), {"cpp": self.files["kernel.cpp"]})
+            sources = {target: self.files[file] for target, file in FILES.items()}
+            self._kernel = Kernel(kernel_spec(self.stages), sources)
+        return self._kernel
 
     def source(self, target: str = "cpp") -> str:
         """The emitted text for a target.
@@ -57,11 +59,11 @@ class CompiledCell:
         Raises:
             ArgumentError: there is no such target.
         """
-        if target not in SOURCES:
+        if target not in FILES:
             raise ArgumentError(
-                f"target: got {target!r}, expected one of {', '.join(SOURCES)}.\nFix: source('cpp')"
+                f"target: got {target!r}, expected one of {', '.join(FILES)}.\nFix: source('cpp')"
             )
-        return self.files[SOURCES[target]]
+        return self.files[FILES[target]]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Solve the recurrence; arguments as in `rnncc.layer.run`."""
@@ -102,7 +104,8 @@ class CompiledCell:
 
         from rnncc.arguments import check_groups
         from rnncc.explain import explain
-        from rnncc.launch import COMPUTE
+        from rnncc.kernel import COMPUTE
+        from rnncc.marshal import plan_of
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
             if size < 1:
@@ -115,7 +118,7 @@ class CompiledCell:
             )
         check_groups(kernel.spec, channels)
         shape = (batch, steps, channels)
-        plan = kernel.plan(shape, io, Choices(**choices))
+        plan = plan_of(kernel, shape, io, Choices(**choices))
         return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:

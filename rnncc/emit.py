@@ -10,13 +10,14 @@ from typing import Any
 import jinja2
 
 from rnncc import paths
-from rnncc.celltext import WIDTH, cell_text, lanes
+from rnncc.celltext import WIDTH, cell_text, lanes, registers
 from rnncc.cost import effort
 from rnncc.ir import Argument, CellIR, Compiled, show
 from rnncc.jacobian import adjoint, differentiate
 from rnncc.keep import keep
 from rnncc.lower import lower
 from rnncc.spec import (
+    CUDA_KERNELS,
     InitSpec,
     InputSpec,
     KernelSpec,
@@ -28,8 +29,11 @@ from rnncc.split import split
 from rnncc.structure import classify
 
 TILE = 256
-DRIVER = ("args", "tiles", "threads", "forward", "segments", "backward")
-
+# The parts of a driver, in the order in which they use each other.
+CPP_DRIVER = ("args", "cpp/results", "cpp/tiles", "cpp/threads", "cpp/forward", "cpp/segments")
+CPP_DRIVER += ("cpp/backward",)
+CUDA_DRIVER = ("args", "border", "cuda/runs", "cuda/walk", "cuda/control")
+CUDA_DRIVER += ("cuda/segments", "cuda/forward", "cuda/tiles", "cuda/backward", "cuda/back_segments", "cuda/sums")
 
 def analyse(cell: CellIR) -> Compiled:
     """All of the calculus: structure, the program of one group, its Jacobian and its adjoint.
@@ -56,9 +60,17 @@ def emit(compiled: Compiled) -> dict[str, str]:
         "kernel.cpp": environment.get_template("cpp/kernel.cpp.j2").render(
             header=_header(compiled, "templates/cpp/kernel.cpp.j2", "//"),
             cell=cell_text(compiled, lanes),
-            prelude={name: _prelude(f"cpp/{name}.h") for name in ("math", "io", *DRIVER)},
-            driver=DRIVER,
+            prelude=_preludes("cpp/math", "pieces", "io", *CPP_DRIVER),
+            driver=CPP_DRIVER,
             tile=TILE,
+        ),
+        "kernel.cu": environment.get_template("cuda/kernel.cu.j2").render(
+            header=_header(compiled, "templates/cuda/kernel.cu.j2", "//"),
+            cell=cell_text(compiled, registers),
+            prelude=_preludes("cuda/math", "pieces", "io", *CUDA_DRIVER),
+            driver=CUDA_DRIVER,
+            kernels=CUDA_KERNELS,
+            spec=spec,
         ),
     }
     return {name: files[name].rstrip() + "\n" for name in sorted(files)}
@@ -74,8 +86,9 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _prelude(name: str) -> str:
-    return (paths.templates() / name).read_text(encoding="utf-8")
+def _preludes(*names: str) -> dict[str, str]:
+    """Files that are plain code, by name."""
+    return {n: (paths.templates() / f"{n}.h").read_text(encoding="utf-8") for n in names}
 
 
 # --- cell.json -------------------------------------------------------------------------------
@@ -84,6 +97,7 @@ def _prelude(name: str) -> str:
 def kernel_spec(compiled: Compiled) -> KernelSpec:
     """What the run time needs to know of the cell."""
     cell, program = compiled.cell, compiled.program
+    streams = len(program.inputs) + len(program.outputs)
     return KernelSpec(
         name=cell.name,
         states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
@@ -101,6 +115,8 @@ def kernel_spec(compiled: Compiled) -> KernelSpec:
         tile=TILE,
         kept=len(program.states) + len(compiled.rows) + len(program.inputs),
         effort=effort(compiled),
+        ahead=8 if streams <= 3 else 4,
+        warps=16 if len(program.states) <= 2 else 8,
     )
 
 

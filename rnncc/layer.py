@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnncc import launch, ops
+from rnncc import ops
 from rnncc.arguments import (
     cast,
     check_groups,
@@ -25,7 +25,8 @@ from rnncc.arguments import (
 )
 from rnncc.choices import Choices
 from rnncc.errors import ArgumentError
-from rnncc.launch import Kernel
+from rnncc.kernel import Kernel
+from rnncc.marshal import Call
 from rnncc.ops import Solution
 from rnncc.packed import read_packing, refuse_beside_packed
 from rnncc.sequences import Sequences, read_sequences
@@ -105,7 +106,7 @@ def jacobians(
     n = len(call.inputs)
     start = None if call.h0 is None else call.h0.detach().contiguous()
     params = [p.contiguous() for p in tensors[n:]]
-    result = launch.jacobian(launch.Call(kernel, ONE_PASS, tensors[:n], False, params, start))
+    result = ops.jacobian(Call(kernel, ONE_PASS, tensors[:n], False, params, start))
     return result.reshape(*call.lead, *result.shape[1:])
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rnncc import launch
+from rnncc import launch, launch_cuda
 from rnncc.choices import AUTO, SOLVERS, Choices
 from rnncc.errors import ConvergenceError
-from rnncc.launch import COMPUTE, Call, kernel_of, shapes_of
+from rnncc.kernel import COMPUTE, kernel_of
+from rnncc.marshal import Call, Shapes, shapes_of, target_of
 from rnncc.memory import empty
 from rnncc.sequences import ALL_WHOLE, Sequences, check_values
 
@@ -23,6 +24,7 @@ SIGNATURE = (
     "str key, str choices, Tensor[] inputs, bool packed, Tensor[] params, Tensor? h0,"
     " Tensor? starts, Tensor? lengths, Tensor? reset"
 )
+TARGETS: dict[str, Any] = {"cpp": launch, "cuda": launch_cuda}  # what runs the kernels of a target
 LIBRARY = torch.library.Library("rnncc", "DEF")
 LIBRARY.define(f"forward({SIGNATURE}, bool states, bool save) -> Tensor[]")
 LIBRARY.define(
@@ -54,7 +56,7 @@ def _shapes(
     inputs: Sequence[Tensor],
     params: Sequence[Tensor],
     starts: Tensor | None,
-) -> launch.Shapes:
+) -> Shapes:
     spec = kernel_of(key).spec
     return shapes_of(spec, inputs, params, Choices.read(choices), Sequences(starts))
 
@@ -82,11 +84,11 @@ def _allocate_forward(
         *(empty(x, shapes.y) for _ in spec.states if states),
         empty(x, shapes.h, dtype=compute),
         empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_empty(6, dtype=torch.float64),
+        x.new_zeros(6, dtype=torch.float64),
     ]
 
 
-def _forward_cpu(
+def _forward(
     key: str,
     choices: str,
     inputs: Sequence[Tensor],
@@ -102,7 +104,8 @@ def _forward_cpu(
     given = (key, choices, inputs, packed, params, h0, starts, lengths, reset)
     results = _allocate_forward(*given, states, save)
     *rows, h_last, saved, status = results
-    if lengths is not None:
+    target = target_of(inputs[0])
+    if lengths is not None and target == "cpp":  # on a GPU, to look at them would be to wait
         check_values(starts, lengths, inputs[0].shape[1])
     if not h_last.numel():
         status.copy_(_one_pass(SOLVERS.index("sequential"), 0))
@@ -110,12 +113,13 @@ def _forward_cpu(
             row.zero_()
         return results
     call = _call(*given)
-    status.copy_(_one_pass(SOLVERS.index(call.plan.solver), call.plan.forward.tiling.segment))
+    if target == "cpp":
+        status.copy_(_one_pass(SOLVERS.index(call.plan.solver), call.plan.forward.tiling.segment))
     if save and lengths is not None:
         saved.zero_()  # some of it stays unused, and no result holds anything by chance
     count = len(call.kernel.spec.outputs)
     filled = (rows[:count], rows[count:], h_last, saved if save else None, status)
-    launch.forward(call, *filled)
+    TARGETS[target].forward(call, *filled)
     if call.plan.solver == "newton" and not status[2]:
         _failed(call, filled)
     return results
@@ -155,7 +159,7 @@ def _failed(call: Call, filled: tuple[Any, ...]) -> None:
     iterations, residual = int(status[0]) - 1, float(status[1])
     if choices.on_failure == "sequential":
         again = replace(choices, solver="sequential", iterations=None, tol=None, on_failure=None)
-        launch.forward(call.solved_by(again), *filled)
+        TARGETS[call.target].forward(call.solved_by(again), *filled)
         status[1], status[2], status[3] = 0, 1, 0
         return
     message = (
@@ -193,7 +197,7 @@ def _allocate_backward(
     ]
 
 
-def _backward_cpu(
+def _backward(
     key: str,
     choices: str,
     inputs: Sequence[Tensor],
@@ -219,7 +223,7 @@ def _backward_cpu(
         if dh_last is not None:
             dh0.copy_(dh_last)
         return results
-    launch.backward(
+    TARGETS[call.target].backward(
         call,
         saved,
         dy,
@@ -232,8 +236,9 @@ def _backward_cpu(
     return results
 
 
-LIBRARY.impl("forward", _forward_cpu, "CPU")
-LIBRARY.impl("backward", _backward_cpu, "CPU")
+for _device in ("CPU", "CUDA"):
+    LIBRARY.impl("forward", _forward, _device)
+    LIBRARY.impl("backward", _backward, _device)
 torch.library.register_fake("rnncc::forward", _allocate_forward, lib=LIBRARY)
 torch.library.register_fake("rnncc::backward", _allocate_backward, lib=LIBRARY)
 
@@ -303,6 +308,11 @@ class FirstOrder(torch.autograd.Function):
             "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
             "second backward) are not there.\nFix: the plain loop, rnncc show NAME --stage torch"
         )
+
+
+def jacobian(call: Call) -> Tensor:
+    """d h_t / d h_(t-1) along the sequence, see `launch.jacobian`."""
+    return TARGETS[call.target].jacobian(call)  # type: ignore[no-any-return]
 
 
 def solve(

@@ -41,6 +41,7 @@ class Cut:
             may be walked twice, else 1.
         predicted: nanoseconds, if what leads up to the segments tells how they start.
         one_pass: nanoseconds of one pass over time instead.
+        in_block: CUDA: segments are the warps of a block, which walks over time.
     """
 
     tiling: Tiling
@@ -49,6 +50,7 @@ class Cut:
     sweeps: int
     predicted: float
     one_pass: float
+    in_block: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-# Raised whenever the struct Args of templates/cpp/args.h, or what launch.py puts there, changes.
-ABI: Literal[2] = 2
+# Raised whenever the struct Args of templates/args.h, or what marshal.py puts there, changes.
+ABI: Literal[3] = 3
+
+
+FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
+
+# The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
+# block; tiles take as many warps as the cell's spec says.
+PER_THREAD = 128
+CUDA_KERNELS = {
+    "passes": dict.fromkeys(("forward", "backward", "jacobians", "reduce_shared_inputs"), PER_THREAD)
+    | {"reduce_params": 256, "reduce_shared_params": 32},
+    "segments": dict.fromkeys(("sweep", "scan", "alone", "judge", "scan_back"), PER_THREAD)
+    | {"number_runs": 256, "reduce_starts": PER_THREAD},
+    "tiles": dict.fromkeys(("tiles", "back_tiles")),
+}
 
 
 class _Frozen(BaseModel):
@@ -90,9 +104,12 @@ class KernelSpec(_Frozen):
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
         effort: how much a lane computes.
+        ahead: steps that a thread of a CUDA kernel has in registers at once.
+        warps: segments of so many steps that a block takes at once.
+        fast_math: sigmoid and tanh from the GPU's own, less exact tanh.
     """
 
-    abi: Literal[2] = ABI
+    abi: Literal[3] = ABI
     name: str
     states: tuple[StateSpec, ...]
     inputs: tuple[InputSpec, ...]
@@ -106,6 +123,9 @@ class KernelSpec(_Frozen):
     tile: int
     kept: int
     effort: EffortSpec
+    ahead: int
+    warps: int
+    fast_math: bool = False
 
     @property
     def group(self) -> int:

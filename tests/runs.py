@@ -16,7 +16,7 @@ import rnncc
 from rnncc import reference
 from rnncc.find import find, shipped
 from rnncc.ir import Argument, CellIR
-from rnncc.launch import COMPUTE
+from rnncc.kernel import COMPUTE
 from rnncc.reference import plain_loop, plain_step
 from tests.small import SMALL
 from tests.tolerances import assert_close

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import rnncc
 from rnncc import ArgumentError, Input, Param, State, cell
-from rnncc.launch import Kernel, kernel_of
+from rnncc.kernel import Kernel, kernel_of
 from rnncc.layer import CellLayer
 from tests.runs import CELLS, by_kernel, compiled, fitting, random_call, solve
 

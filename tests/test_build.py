@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from rnncc import BuildError, build
-from rnncc.launch import Kernel
+from rnncc.kernel import Kernel
 from tests.runs import assert_agree, by_kernel, by_oracle, compiled, random_call
 
 ROOT = Path(__file__).parents[1]

@@ -30,7 +30,7 @@ import rnncc
 from rnncc import Input, Param, State, cell, signature, write
 from rnncc.choices import Choices
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
-from rnncc.launch import Kernel
+from rnncc.kernel import Kernel
 from rnncc.layer import CellLayer
 from rnncc.status import Solve
 from tests.runs import CELLS, compiled, fitting, listed

@@ -69,7 +69,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rnncc.launch import Kernel
+from rnncc.kernel import Kernel
 from rnncc.layer import CellLayer
 from rnncc.layer import run as _run
 from rnncc.status import Solve

@@ -35,6 +35,7 @@
 
 #ifndef RNNCC_FN
 #define RNNCC_FN static inline __attribute__((always_inline))
+#define RNNCC_MEMBER inline
 #endif
 
 namespace rnncc {
@@ -98,24 +99,6 @@ RNNCC_FN double sqrt(double x) { return __builtin_sqrt(x); }
 RNNCC_FN float abs(float x) { return __builtin_fabsf(x); }
 RNNCC_FN double abs(double x) { return __builtin_fabs(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
-template <typename T> RNNCC_FN T relu(T x) { return x < T(0) ? T(0) : x; }
-
-// NaN stays NaN (torch.sign makes it 0).
-template <typename T> RNNCC_FN T sign(T x) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x); }
-template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x); }
-
-template <typename T> RNNCC_FN T maximum(T a, T b) {
-  T larger = a > b ? a : b;  // b when either is NaN
-  return a == a ? larger : a;
-}
-
-template <typename T> RNNCC_FN T minimum(T a, T b) {
-  T smaller = a < b ? a : b;
-  return a == a ? smaller : a;
-}
-
-// The bounds go first: where they are constants, their test for NaN folds away.
-template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
 
 // n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
 template <typename T> struct Exponent { T n; typename Real<T>::Bits shifted; };
@@ -293,7 +276,7 @@ template <typename T> RNNCC_FN T log1p(T x) {
 }
 
 template <typename T> RNNCC_FN T softplus(T x) {
-  return relu(x) + small_log1p(decaying_exp(-abs(x)));
+  return (x < T(0) ? T(0) : x) + small_log1p(decaying_exp(-abs(x)));
 }
 
 template <typename T> RNNCC_FN T logsigmoid(T x) { return -softplus(-x); }
@@ -396,6 +379,31 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
+// Functions made of choices, the same for every target. NaN in is NaN out.
+
+namespace rnncc {
+
+template <typename T> RNNCC_FN T relu(T x) { return x < T(0) ? T(0) : x; }
+
+// NaN stays NaN (torch.sign makes it 0).
+template <typename T> RNNCC_FN T sign(T x) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x); }
+template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x); }
+
+template <typename T> RNNCC_FN T maximum(T a, T b) {
+  T larger = a > b ? a : b;  // b when either is NaN
+  return a == a ? larger : a;
+}
+
+template <typename T> RNNCC_FN T minimum(T a, T b) {
+  T smaller = a < b ? a : b;
+  return a == a ? smaller : a;
+}
+
+// The bounds go first: where they are constants, their test for NaN folds away.
+template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
+
+}  // namespace rnncc
+
 // ---- the cell ------------------------------------------------------------------------------------
 
 namespace rnncc {
@@ -469,84 +477,83 @@ RNNCC_FN void para_gru_adjoint(
 #include <string.h>
 #include <sys/mman.h>
 
-// ---- numbers in memory -------------------------------------------------------------------------
+// ---- numbers in memory -----------------------------------------------------------------------------
 // `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
+
+#ifndef RNNCC_IO  // set by the compiler's command line
+#define RNNCC_IO float
+#endif
 
 namespace rnncc {
 
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
 
-static inline float float_of_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-static inline uint32_t bits_of_float(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+typedef RNNCC_IO io;
+template <typename T> struct State { typedef float type; };
+template <> struct State<double> { typedef double type; };
+typedef State<io>::type real;
 
-static inline float to_real(float x) { return x; }
-static inline double to_real(double x) { return x; }
-static inline float to_real(bfloat16 x) { return float_of_bits(uint32_t(x.bits) << 16); }
+RNNCC_FN float to_real(float x) { return x; }
+RNNCC_FN double to_real(double x) { return x; }
+RNNCC_FN float to_real(bfloat16 x) { return from_bits(uint32_t(x.bits) << 16); }
 
-static inline float to_real(float16 x) {
+RNNCC_FN void from_real(float x, float& y) { y = x; }
+RNNCC_FN void from_real(double x, double& y) { y = x; }
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+RNNCC_FN float to_real(float16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+
+RNNCC_FN void from_real(float x, float16& y) {
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+}
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+}
+
+#else
+
+RNNCC_FN float to_real(float16 x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t body = uint32_t(x.bits & 0x7fffu);
   // shifting the exponent by a product is exact for subnormals too
-  const float finite = float_of_bits(body << 13) * float_of_bits(0x77800000u);
+  const float finite = from_bits(body << 13) * from_bits(0x77800000u);
   const uint32_t special = 0x7f800000u | (body << 13);
-  return float_of_bits(sign | (body >= 0x7c00u ? special : bits_of_float(finite)));
+  return from_bits(sign | (body >= 0x7c00u ? special : bits_of(finite)));
 }
 
-static inline void from_real(float x, float& y) { y = x; }
-static inline void from_real(double x, double& y) { y = x; }
-
-static inline void from_real(float x, bfloat16& y) {
-  const uint32_t bits = bits_of_float(x);
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  const uint32_t bits = bits_of(x);
   const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
 }
 
-static inline void from_real(float x, float16& y) {
-  const uint32_t bits = bits_of_float(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
+RNNCC_FN void from_real(float x, float16& y) {
+  const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
   // normal results round to nearest even by hand, subnormal ones by adding one half
   const uint32_t normal = (body - 0x38000000u + 0xfffu + ((body >> 13) & 1u)) >> 13;
-  const uint32_t subnormal = bits_of_float(float_of_bits(body) + 0.5f) - 0x3f000000u;
+  const uint32_t subnormal = bits_of(from_bits(body) + 0.5f) - 0x3f000000u;
   const uint32_t finite = body < 0x38800000u ? subnormal : normal;
   const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
   y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
 }
 
-}  // namespace rnncc
-
-// ---- numbers of this build: RNNCC_IO is set by the compiler's command line -------------------------
-
-#ifndef RNNCC_IO
-#define RNNCC_IO float
 #endif
 
-namespace rnncc {
-typedef RNNCC_IO io;
-template <typename T> struct State { typedef float type; };
-template <> struct State<double> { typedef double type; };
-typedef State<io>::type real;
 }  // namespace rnncc
 
-// ---- the cell over lanes -------------------------------------------------------------------------
-// Arrays are [scalar][lane]; the inner loops have a fixed length, so that any compiler vectorises them.
-
 namespace rnncc {
-
-constexpr int kLanes = 64 / sizeof(real);
-constexpr int kTile = 256;  // lanes of the largest tile
-constexpr int kRow = kTile + kLanes;  // between rows: the odd part spreads them over the cache
-
-// A row of lanes whose blocks of kLanes may lie apart.
-struct Row {
-  real* at;
-  const int64_t* blocks;           // where each begins
-  real* block(int first) const { return at + blocks[first / kLanes] - first; }
-};
 
 // Where a scalar lies in its tensor: element offset + group * stride.
 struct Slot { int tensor, offset, stride; };
 
-struct Lanes {
+struct Cell {
   static constexpr int kGroup = 1;
   static constexpr int kStateTensors = 1, kInputTensors = 3, kParamTensors = 3, kOutputTensors = 1;
   static constexpr int kStates = 1, kInputs = 3, kParams = 3, kOutputs = 1;
@@ -566,7 +573,26 @@ struct Lanes {
   static constexpr int kProducts = 1;
   static constexpr int product_row[] = {0};
   static constexpr int product_column[] = {0};
+};
 
+}  // namespace rnncc
+// ---- the cell over lanes -------------------------------------------------------------------------
+// Arrays are [scalar][lane]; the inner loops have a fixed length, so that any compiler vectorises them.
+
+namespace rnncc {
+
+constexpr int kLanes = 64 / sizeof(real);
+constexpr int kTile = 256;  // lanes of the largest tile
+constexpr int kRow = kTile + kLanes;  // between rows: the odd part spreads them over the cache
+
+// A row of lanes whose blocks of kLanes may lie apart.
+struct Row {
+  real* at;
+  const int64_t* blocks;           // where each begins
+  real* block(int first) const { return at + blocks[first / kLanes] - first; }
+};
+
+struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `keep` what Jacobian and adjoint read of it.
   template <bool write, bool keep>
   static void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
@@ -721,7 +747,7 @@ struct View {
   int64_t batch, time, channel;
 };
 
-// Every member has 8 bytes; rnncc/launch.py fills them in this order.
+// Every member has 8 bytes; rnncc/marshal.py fills them in this order.
 struct Args {
   int64_t batch, steps, groups;    // sequences, steps of the longest, groups of channels
   int64_t extent;                  // time steps in memory
@@ -733,30 +759,35 @@ struct Args {
   int64_t patient;                 // not to give up before that, however slowly states are forgotten
   int64_t newton;                  // Newton as in the papers: no guard, no pass over the rest
   double tolerance;                // of neighbouring segments, relative to max(1, |state|)
-  int64_t rows, columns;           // a tile: so many runs of steps by so many groups
+  // C++: a tile is so many runs of steps by so many groups. CUDA: a block's warps, each of
+  // 32 / columns runs by so many groups.
+  int64_t rows, columns;
   int64_t whole_rows, whole_columns;  // the same where each sequence is one run
   int64_t every;                   // steps between saved states
   int64_t threads;
   void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
+  int64_t solver;                  // its place in SOLVERS, for the status
+  int64_t round;                   // CUDA: which of several launches of a kernel this is
   const int64_t* starts;           // [batch], where joined sequences begin
   const int64_t* lengths;          // [batch], or null where all have `steps`
   const uint8_t* reset;            // not 0: the state starts anew before this step; or null
   int64_t reset_batch, reset_time;
-  View x[Lanes::kInputTensors + 1];
-  const real* params[Lanes::kParamTensors + 1];
+  View x[Cell::kInputTensors + 1];
+  const real* params[Cell::kParamTensors + 1];
   const real* h0;                  // [states, batch, channels], or null
   // forward
-  View y[Lanes::kOutputTensors + 1];
-  View z[Lanes::kStateTensors];    // the states after each step
+  View y[Cell::kOutputTensors + 1];
+  View z[Cell::kStateTensors];    // the states after each step
   real* h_last;                    // [states, batch, channels]
   real* saved;                     // [slots, states, channels], or null
-  double* status;                  // sweeps, largest mismatch, converged, first step of the rest
+  double* status;                  // see Solution in rnncc/ops.py
   // backward: the gradients of y, z and h_last (null for zero), then those of all arguments
-  View dy[Lanes::kOutputTensors + 1];
-  View dz[Lanes::kStateTensors];
+  View dy[Cell::kOutputTensors + 1];
+  View dz[Cell::kStateTensors];
+  int64_t dz_given;                // some dz isn't null
   const real* dh_last;
-  View dx[Lanes::kInputTensors + 1];
-  real* dparams[Lanes::kParamTensors + 1];
+  View dx[Cell::kInputTensors + 1];
+  real* dparams[Cell::kParamTensors + 1];
   real* dh0;
   // Jacobians along the sequence: [steps, batch, groups, kStates, kStates]
   real* jacobians;
@@ -768,24 +799,32 @@ struct Args {
   double* verdicts;                // [batch, 2], then a flag for each run
   double* param_sums;              // [runs, params, groups]
   real* shared_sums;               // [blocks of lanes, batch * extent, shared inputs]
+  real* inner;                     // CUDA: [runs, blocks of steps, kStates, groups]
+  int64_t* control;                // CUDA: what kernels of one call tell each other
 };
 
-static int64_t length_of(const Args& a, int64_t sequence) {
+RNNCC_FN int64_t length_of(const Args& a, int64_t sequence) {
   return a.lengths ? a.lengths[sequence] : a.steps;
 }
 
 // Where a step of a sequence lies in its row of memory.
-static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
+RNNCC_FN int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t start = a.joined ? a.starts[sequence] : 0;
   return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
 }
 
 // Where the states before a step lie in `saved`; no two sequences meet.
-static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
+RNNCC_FN int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
                                   : sequence * ((a.extent + a.every - 1) / a.every);
   return before + step / a.every;
 }
+
+}  // namespace rnncc
+
+// ---- results in memory -----------------------------------------------------------------------------
+
+namespace rnncc {
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step
 // that writes there, so ask for large ones.

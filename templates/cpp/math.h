@@ -9,6 +9,7 @@
 
 #ifndef RNNCC_FN
 #define RNNCC_FN static inline __attribute__((always_inline))
+#define RNNCC_MEMBER inline
 #endif
 
 namespace rnncc {
@@ -72,24 +73,6 @@ RNNCC_FN double sqrt(double x) { return __builtin_sqrt(x); }
 RNNCC_FN float abs(float x) { return __builtin_fabsf(x); }
 RNNCC_FN double abs(double x) { return __builtin_fabs(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
-template <typename T> RNNCC_FN T relu(T x) { return x < T(0) ? T(0) : x; }
-
-// NaN stays NaN (torch.sign makes it 0).
-template <typename T> RNNCC_FN T sign(T x) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x); }
-template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x); }
-
-template <typename T> RNNCC_FN T maximum(T a, T b) {
-  T larger = a > b ? a : b;  // b when either is NaN
-  return a == a ? larger : a;
-}
-
-template <typename T> RNNCC_FN T minimum(T a, T b) {
-  T smaller = a < b ? a : b;
-  return a == a ? smaller : a;
-}
-
-// The bounds go first: where they are constants, their test for NaN folds away.
-template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
 
 // n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
 template <typename T> struct Exponent { T n; typename Real<T>::Bits shifted; };
@@ -267,7 +250,7 @@ template <typename T> RNNCC_FN T log1p(T x) {
 }
 
 template <typename T> RNNCC_FN T softplus(T x) {
-  return relu(x) + small_log1p(decaying_exp(-abs(x)));
+  return (x < T(0) ? T(0) : x) + small_log1p(decaying_exp(-abs(x)));
 }
 
 template <typename T> RNNCC_FN T logsigmoid(T x) { return -softplus(-x); }

@@ -1,0 +1,229 @@
+// ---- backward --------------------------------------------------------------------------------------
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step first,
+// in blocks of at most kAhead steps: forward from a saved state, with all states in registers, then
+// backward. Jacobians are never stored.
+
+namespace rnncc {
+
+// What a block of steps reads: inputs, gradients of outputs, and the state before it if that is saved.
+struct Block {
+  Ahead inputs;
+  io dy[kAhead][Cell::kOutputs];
+  real h[Cell::kStates];
+
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int64_t step, int count, int64_t slot) {
+    inputs.fetch(a, r, step, count);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i) {
+      const View& view = a.dy[Cell::outputs[i].tensor];
+      const io* at = place_of(a, view, Cell::outputs[i], r, step);
+      const int64_t pace = pace_of(a, view);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) dy[k][i] = view.data && k < count ? at[k * pace] : io();
+    }
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
+  }
+};
+
+// Where a block lies: its first step, and the saved state before it.
+struct Spot {
+  int64_t saved, slot, step;
+  int count;
+
+  RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
+    const int64_t saved = r.count > 0 ? (r.count - 1) / a.every * a.every : 0;
+    const int64_t step = saved + (r.count > 0 ? (r.count - 1 - saved) / kAhead * kAhead : 0);
+    return {saved, saved_slot(a, r, r.first + saved), step, int(r.count - step)};
+  }
+
+  // The block before this one; its count is 0 if there is none.
+  RNNCC_MEMBER Spot before(const Args& a) const {
+    if (step > saved) return {saved, slot, step - kAhead, kAhead};
+    return {saved - a.every, slot - 1, step - kAhead, saved > 0 ? kAhead : 0};
+  }
+
+  RNNCC_MEMBER bool is_saved() const { return step == saved; }
+};
+
+struct WalkBack {
+  static constexpr int kQ = Cell::kFed * Cell::kStates;
+  real p[Cell::kParams + 1], g[Cell::kStates], start[Cell::kStates], g_start[Cell::kStates];
+  real Q[kQ + 1], h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
+  double sums[Cell::kParams + 1];
+  int columns;                     // lanes of a warp that share a run
+
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
+    load_params(a, r, p);
+    load_states(a, r, a.h0, start);
+    columns = int(lanes);
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) g_start[s] = 0;
+#pragma unroll
+    for (int k = 0; k < Cell::kParams; ++k) sums[k] = 0;
+    begin_alone();
+  }
+
+  // From a gradient of 0.
+  RNNCC_MEMBER void begin_alone() {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) g[s] = 0;
+#pragma unroll
+    for (int q = 0; q < Cell::kFed; ++q)
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
+  }
+
+  // The states before each step of a block.
+  RNNCC_MEMBER void again(const Block& block, int count) {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) h[0][s] = block.h[s];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      real x[Cell::kInputs + 1], y[Cell::kOutputs], kept[Cell::kKept + 1];
+      if (k >= count) break;
+      block.inputs.read(k, x);
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s)
+        h[k][s] = block.inputs.starts_anew(k) ? start[s] : h[k][s];
+      Lane::step<false, false>(x, p, h[k], h[k + 1], y, kept);
+    }
+  }
+
+  // The gradients of a block, last step first; `alone`: of them only g, and Q.
+  template <bool alone>
+  RNNCC_MEMBER void back(const Args& a, const Run& r, const Block& block, int64_t step, int count) {
+#pragma unroll
+    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+#pragma unroll
+    for (int k = kAhead - 1; k >= 0; --k)
+      if (k < count) back_step<alone>(a, r, block, step + k, k);
+#pragma unroll
+    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+  }
+
+  // Every step of a run, last first.
+  template <bool alone>
+  RNNCC_MEMBER void run(const Args& a, const Run& r) {
+    Block ahead = {};
+    Spot spot = {-1, 0, 0, 0}, next = Spot::last(a, r);
+    while (spot.count > 0 || next.count > 0) {
+      Block now = ahead;
+      ahead.fetch(a, r, next.step, next.count, next.slot);
+      if (spot.count > 0) {
+        if (!spot.is_saved()) load_inner(a, r, spot, now.h);
+        again(now, spot.count);
+        back<alone>(a, r, now, spot.step, spot.count);
+      }
+      if (next.count > 0 && next.saved != spot.saved && !next.is_saved()) fill_inner(a, r, next);
+      spot = next;
+      next = next.count > 0 ? next.before(a) : next;
+    }
+  }
+
+ private:
+  template <bool alone>
+  RNNCC_MEMBER void back_step(const Args& a, const Run& r, const Block& block, int64_t step, int k) {
+    real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
+    real dy[Cell::kOutputs], dx[Cell::kInputs + 1];
+    block.inputs.read(k, x);
+    Lane::step<false, true>(x, p, h[k], next, y, kept);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = 0;
+#pragma unroll
+    for (int q = 0; alone && q < Cell::kFed; ++q)
+      Lane::adjoint<false>(x, p, h[k], kept, dy, Q + q * Cell::kStates, dx, dp);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
+    if (a.dz_given) add_along(a, r, step);
+    Lane::adjoint<!alone>(x, p, h[k], kept, dy, g, dx, dp);
+    if (block.inputs.starts_anew(k)) reset();
+    if (!alone) store_inputs(a, r, step, dx);
+  }
+
+  // What flows into the states after a step.
+  RNNCC_MEMBER void add_along(const Args& a, const Run& r, int64_t step) {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const View& view = a.dz[Cell::states[s].tensor];
+      if (view.data) g[s] += to_real(*place_of(a, view, Cell::states[s], r, step));
+    }
+  }
+
+  // The state before this step was that of the start: the gradient goes there.
+  RNNCC_MEMBER void reset() {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) g_start[s] += g[s], g[s] = 0;
+#pragma unroll
+    for (int q = 0; q < kQ; ++q) Q[q] = 0;
+  }
+
+  RNNCC_MEMBER void store_inputs(const Args& a, const Run& r, int64_t step, const real* dx) const {
+    int shared = 0;
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i) {
+      const Slot& slot = Cell::inputs[i];
+      const View& view = a.dx[slot.tensor];
+      if (!slot.stride) add_over_channels(a, r, step, shared++, dx[i]);
+      else if (view.data && r.active) from_real(dx[i], *place_of(a, view, slot, r, step));
+    }
+  }
+
+  // An input that all channels share: one sum for each `columns` groups, in a fixed order.
+  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int64_t step, int shared,
+                                      real value) const {
+    const unsigned first = threadIdx.x / columns * columns;
+    const unsigned mask = columns == kWarp ? 0xffffffffu : ((1u << columns) - 1) << first;
+    real sum = r.active ? value : real(0);
+    for (int apart = columns / 2; apart; apart /= 2) sum += __shfl_xor_sync(mask, sum, apart);
+    if (threadIdx.x != first || !r.active) return;
+    const int64_t time = a.reverse ? r.time - step : r.time + step;
+    const int64_t place = (a.joined ? 0 : r.sequence * a.extent) + time;
+    const int64_t places = (a.joined ? 1 : a.batch) * a.extent;
+    a.shared_sums[(r.group / columns * places + place) * Cell::kSharedInputs + shared] = sum;
+  }
+
+  // ---- states between two saved ones ---------------------------------------------------------------
+
+  RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
+    const int64_t blocks = (a.every + kAhead - 1) / kAhead;
+    return a.inner + ((r.index * blocks + block) * Cell::kStates + s) * a.groups + r.group;
+  }
+
+  // The states before each block from a saved one up to a spot.
+  RNNCC_MEMBER void fill_inner(const Args& a, const Run& r, const Spot& spot) const {
+    real now[Cell::kStates], next[Cell::kStates], x[Cell::kInputs + 1];
+    real y[Cell::kOutputs], kept[Cell::kKept + 1];
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
+    for (int64_t step = spot.saved; step < spot.step; ++step) {
+#pragma unroll
+      for (int i = 0; i < Cell::kInputs; ++i) {
+        const Slot& slot = Cell::inputs[i];
+        x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
+      }
+      if (a.reset && resets(a, r, step)) load_states(a, r, a.h0, now);
+      Lane::step<false, false>(x, p, now, next, y, kept);
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
+      const int64_t done = step + 1 - spot.saved;
+      if (done % kAhead == 0 && r.active)
+        for (int s = 0; s < Cell::kStates; ++s) *inner_at(a, r, done / kAhead, s) = now[s];
+    }
+  }
+
+  RNNCC_MEMBER static void load_inner(const Args& a, const Run& r, const Spot& spot, real* to) {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s)
+      to[s] = *inner_at(a, r, (spot.step - spot.saved) / kAhead, s);
+  }
+};
+
+RNNCC_FN void clear_inputs(const Args& a, const Run& r) {
+#pragma unroll 1
+  for (int i = 0; i < Cell::kInputs; ++i)
+    if (Cell::inputs[i].stride)
+      clear_after(a, r, a.dx[Cell::inputs[i].tensor], Cell::inputs[i]);
+}
+
+}  // namespace rnncc
