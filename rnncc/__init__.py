@@ -62,11 +62,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def compile(cell: Cell, /, **constants: float) -> CompiledCell:
+def compile(cell: Cell, /, *, fast_math: bool = False, **constants: float) -> CompiledCell:
     """Compile a cell in memory; `rnncc compile` on the command line writes files.
 
     Args:
         cell: a function under `@cell`.
+        fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own, less exact tanh.
         constants: new values for its compile-time constants, by name.
     Raises:
         CellError: the cell uses something that can't be compiled.
@@ -74,7 +75,7 @@ def compile(cell: Cell, /, **constants: float) -> CompiledCell:
     """
     from rnncc.compiler import compile_cell
 
-    return compile_cell(cell, **constants)
+    return compile_cell(cell, fast_math=fast_math, **constants)
 
 
 def __getattr__(name: str) -> Any:

@@ -65,9 +65,7 @@ def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machin
     spec, kernel = compiled.kernel.spec, compiled.kernel
     arguments: dict[str, Any] = bench.random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]
-    call = Call(
-        kernel, ONE_PASS, inputs, False, [arguments[p.name] for p in spec.params], None
-    )
+    call = Call(kernel, ONE_PASS, inputs, False, [arguments[p.name] for p in spec.params], None)
     h_last = inputs[0].new_empty(len(spec.states), shape[0], shape[2])
     status = torch.zeros(6, dtype=torch.float64)
     seconds = []

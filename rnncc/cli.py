@@ -13,17 +13,26 @@ import click
 from click.core import ParameterSource
 
 from rnncc import __version__, options, terminal
-from rnncc.errors import LoadError, RnnccError
+from rnncc.errors import BuildError, LoadError, RnnccError
 from rnncc.options import Shape
-from rnncc.show import STAGES
+from rnncc.show import STAGES as OF_THE_CELL
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
+    from rnncc.gpus import Device
     from rnncc.probe import Probe
+    from rnncc.roofline import Roofline
+
+    Estimate = tuple[dict[str, Roofline], Device]
 
 Constants = dict[str, float]
 
-TARGETS = ("cpp",)
+TARGETS = ("cpp", "cuda")
+STAGES = OF_THE_CELL | {  # of assembly.py, which needs CuPy
+    "ptx": "the CUDA kernels in PTX, for --arch and --dtype; needs no GPU",
+    "sass": "the same in the GPU's own instructions",
+    "resources": "their registers, spills, occupancy and instructions per step",
+}
 BENCH_SHAPES: list[Shape] = [(8, 512, 256), (1, 4096, 64)]
 
 
@@ -47,13 +56,13 @@ def main() -> None:
     """Compile recurrent cells to fused PyTorch layers."""
 
 
-def load(path: str, constants: Mapping[str, float]) -> CompiledCell:
+def load(path: str, constants: Mapping[str, float], fast_math: bool = False) -> CompiledCell:
     """Find and compile; what the cell's own file prints goes to stderr, away from the results."""
     from rnncc.compiler import CompiledCell
     from rnncc.find import find
 
     with contextlib.redirect_stdout(sys.stderr):
-        return CompiledCell(find(path), constants)
+        return CompiledCell(find(path), constants, fast_math)
 
 
 # --- check -----------------------------------------------------------------------------------
@@ -77,11 +86,16 @@ def _of_probe(
 Examples:
   rnncc check cells/para_gru.py
   rnncc check lif --set slope=10 --shape 8x2048x256 --json
+  rnncc check lstm --shape 8x2048x4096 --device H100 --dtype bfloat16
   rnncc check my_cell.py --probe --weights 3 --plot my_cell.png"""
 )
 @click.argument("path")
 @options.constants
 @options.shape("Also say how a call of this shape runs.")
+@click.option(
+    "--device", metavar="GPU", help="Also estimate that shape's least time on an H100, ..."
+)
+@options.dtype("Of that estimate.")
 @click.option("--probe", is_flag=True, help="Also run it on random inputs: is it hard to solve?")
 @click.option(
     "--plot",
@@ -100,6 +114,8 @@ def check(
     path: str,
     constants: Constants,
     shape: Shape | None,
+    device: str | None,
+    dtype: str,
     probe: bool,
     plot: Path | None,
     weights: float | None,
@@ -114,24 +130,42 @@ def check(
     can't be compiled, and says why.
     """
     from rnncc import pages, show
+    from rnncc.roofline import summary
 
     probe = probe or plot is not None
     for name in ("weights", "seed", "steps", "channels"):
         given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and not probe:
             raise click.UsageError(f"--{name} is an option of the probe: give --probe too")
+    if device is not None and shape is None:
+        raise click.UsageError("--device needs a shape: give --shape too, such as 8x2048x256")
+    if ctx.get_parameter_source("dtype") is ParameterSource.COMMANDLINE and device is None:
+        raise click.UsageError("--dtype is an option of the estimate: give --device too")
     compiled = load(path, constants)
     plan = compiled.explain(*shape) if shape else None
+    roof = _roofline(compiled, shape, dtype, device) if shape and device else None
     chosen = {"steps": steps, "channels": channels, "weights": weights, "seed": seed}
     found = _probe(compiled, plot, chosen, wanted=not json) if probe else None
     if json:
         probed = {"probe": found.data(), "plot": plot and str(plot)} if found else {}
-        terminal.as_json({**show.report(compiled), "plan": plan, **probed})
+        estimate = {"roofline": summary(*roof) | {"dtype": dtype}} if roof else {}
+        terminal.as_json({**show.report(compiled), "plan": plan, **estimate, **probed})
         return
     pages.check(compiled, plan)
+    if roof:
+        pages.roofline(*roof, dtype)
     if found:
         pages.probe(found, plot)
     terminal.line(f"\nNext: rnncc compile {path}")
+
+
+def _roofline(compiled: CompiledCell, shape: Shape, dtype: str, device: str) -> Estimate:
+    """The least time of the shape on a named GPU, by its datasheet."""
+    from rnncc.gpus import find_device
+    from rnncc.roofline import estimate
+
+    gpu, spec = find_device(device), compiled.spec
+    return estimate(compiled.stages, spec, shape, dtype, gpu, spec.ahead), gpu
 
 
 def _probe(
@@ -168,7 +202,14 @@ Examples:
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @click.option("--all", "everything", is_flag=True, help="All cells that ship.")
 @click.option("--out", default="generated", show_default=True, help="The folder to write into.")
-@click.option("--target", type=click.Choice(TARGETS), default="cpp", show_default=True)
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="cpp",
+    show_default=True,
+    help="What --build builds; both sources are written in any case.",
+)
+@options.fast_math
 @options.constants
 @click.option("--build/--no-build", help="Also build the float32 kernel, into the cache.")
 @options.common
@@ -177,6 +218,7 @@ def compile(
     everything: bool,
     out: str,
     target: str,
+    fast_math: bool,
     constants: Constants,
     build: bool,
     json: bool,
@@ -196,7 +238,9 @@ def compile(
         for count, path in enumerate(paths):
             progress.say(f"compiling {Path(path).stem} ({count + 1} of {len(paths)})")
             try:
-                _compile_one(path, Path(out), constants, build, written)
+                compiled = _compile_one(path, Path(out), constants, fast_math, written)
+                if build:
+                    written[compiled.name] |= _build(compiled, target)
             except (RnnccError, OSError) as error:
                 errors.append(error)
     results = list(written.values())
@@ -220,15 +264,15 @@ def _compile_one(
     path: str,
     out: Path,
     constants: Mapping[str, float],
-    build: bool,
+    fast_math: bool,
     written: dict[str, dict[str, Any]],
-) -> None:
+) -> CompiledCell:
     """Compile into OUT/NAME and note in `written` what came of it."""
     from rnncc.emit import class_name
     from rnncc.write import write
 
     start = time.perf_counter()
-    compiled = load(path, constants)
+    compiled = load(path, constants, fast_math)
     name, folder = compiled.name, out / compiled.name
     if name in written:
         raise LoadError(
@@ -244,21 +288,38 @@ def _compile_one(
         "structure": compiled.structure.summary(),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    if build:
-        written[name] |= _build(compiled)
+    return compiled
 
 
-def _build(compiled: CompiledCell) -> dict[str, Any]:
+def _build(compiled: CompiledCell, target: str) -> dict[str, Any]:
     """Build the float32 kernel, or find it in the cache."""
-    from rnncc.build import library_path, load
-
-    source = compiled.source("cpp")
-    library = library_path(compiled.name, source, "float32")
-    cached = library.exists()
     start = time.perf_counter()
-    load(compiled.name, source, "float32")
-    seconds = round(time.perf_counter() - start, 3)
-    return {"kernel": str(library), "cached": cached, "build_seconds": seconds}
+    if target == "cuda":
+        found = _build_cuda(compiled)
+    else:
+        from rnncc.build import library_path, load
+
+        source = compiled.source("cpp")
+        library = library_path(compiled.name, source, "float32")
+        found = {"kernel": str(library), "cached": library.exists()}
+        load(compiled.name, source, "float32")
+    return found | {"build_seconds": round(time.perf_counter() - start, 3)}
+
+
+def _build_cuda(compiled: CompiledCell) -> dict[str, Any]:
+    """Compiled by NVRTC and loaded on the current GPU; CuPy keeps the cache."""
+    import torch
+
+    from rnncc.launch_cuda import warmup
+
+    if not torch.cuda.is_available():
+        raise BuildError(
+            "--target cuda: PyTorch finds no CUDA GPU here to build for.\n"
+            "Fix: rnncc doctor says what is missing; rnncc show NAME --stage resources compiles "
+            "without one"
+        )
+    warmup(compiled.kernel, torch.float32, torch.device("cuda"))
+    return {"kernel": torch.cuda.get_device_name(), "cached": False}
 
 
 # --- show, list, new -------------------------------------------------------------------------
@@ -270,6 +331,7 @@ Examples:
   rnncc show para_gru --stage jacobian
   rnncc show cells/lstm.py --stage adjoint
   rnncc show para_gru --stage cpp | less
+  rnncc show para_gru --stage resources --arch sm_80 --dtype bfloat16
 
 \b
 Stages:
@@ -278,18 +340,59 @@ Stages:
 )
 @click.argument("path")
 @click.option("--stage", type=click.Choice(list(STAGES)), default="recurrence", show_default=True)
+@click.option("--arch", default="sm_90", show_default=True, help="Of the GPU: sm_80 is an A100.")
+@options.dtype("Of the tensors.")
+@options.fast_math
 @options.constants
 @options.common
-def show(path: str, stage: str, constants: Constants, json: bool) -> None:
-    """Show one stage from equations to code."""
+@click.pass_context
+def show(
+    ctx: click.Context,
+    path: str,
+    stage: str,
+    arch: str,
+    dtype: str,
+    fast_math: bool,
+    constants: Constants,
+    json: bool,
+) -> None:
+    """Show one stage from equations to code, and to what a GPU makes of it."""
     from rnncc.show import stage_text
 
-    compiled = load(path, constants)
-    text = stage_text(compiled, stage)
-    if json:
-        terminal.as_json({"name": compiled.name, "stage": stage, "text": text})
+    if stage in OF_THE_CELL:
+        for name in ("arch", "dtype"):
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--{name} is for --stage ptx, sass and resources")
+    compiled = load(path, constants, fast_math)
+    about: dict[str, Any] = {"name": compiled.name, "stage": stage}
+    if stage == "resources":
+        _show_resources(compiled, about | {"arch": arch, "dtype": dtype}, json)
+        return
+    if stage in OF_THE_CELL:
+        text = stage_text(compiled, stage)
     else:
-        terminal.code(text, "cpp" if stage == "cpp" else "python")
+        from rnncc import assembly
+
+        about |= {"arch": arch, "dtype": dtype}
+        text = assembly.text(compiled, stage, dtype, arch)
+    if json:
+        terminal.as_json(about | {"text": text})
+    else:
+        terminal.code(text, LANGUAGES.get(stage, "python"))
+
+
+LANGUAGES = {"cpp": "cpp", "cuda": "cuda", "ptx": "ptx", "sass": "text"}
+
+
+def _show_resources(compiled: CompiledCell, about: dict[str, Any], json: bool) -> None:
+    from rnncc import assembly, pages
+
+    with terminal.progress(f"compiling {compiled.name} for {about['arch']}", wanted=not json):
+        found = assembly.inspect(compiled, about["dtype"], about["arch"])
+    if json:
+        terminal.as_json(about | {"kernels": found})
+    else:
+        pages.resources(f"{compiled.name}, {about['dtype']}, {about['arch']}", found)
 
 
 @main.command(

@@ -11,7 +11,7 @@ from rnncc.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir import Compiled, Structure
 from rnncc.signature import OPTIONS
-from rnncc.spec import FILES
+from rnncc.spec import FILES, KernelSpec
 from rnncc.trace import trace
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ class CompiledCell:
 
     Attributes:
         stages: every stage's result, from the traced recurrence to the adjoint.
+        spec: what the run time needs to know of it.
         files: what `rnncc compile` writes, by name.
     """
 
-    def __init__(self, cell: Cell, constants: Mapping[str, float]) -> None:
+    def __init__(self, cell: Cell, constants: Mapping[str, float], fast_math: bool = False) -> None:
         self.stages: Compiled = analyse(trace(cell, constants))
-        self.files: dict[str, str] = emit(self.stages)
+        self.spec: KernelSpec = kernel_spec(self.stages, fast_math)
+        self.files: dict[str, str] = emit(self.stages, fast_math)
         self._kernel: Kernel | None = None
 
     @property
@@ -50,7 +52,7 @@ class CompiledCell:
             from rnncc.kernel import Kernel
 
             sources = {target: self.files[file] for target, file in FILES.items()}
-            self._kernel = Kernel(kernel_spec(self.stages), sources)
+            self._kernel = Kernel(self.spec, sources)
         return self._kernel
 
     def source(self, target: str = "cpp") -> str:
@@ -125,9 +127,12 @@ class CompiledCell:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"
 
 
-def compile_cell(cell: Cell, /, **constants: float) -> CompiledCell:
+def compile_cell(cell: Cell, /, *, fast_math: bool = False, **constants: float) -> CompiledCell:
     """Compile a cell in memory, with new values for its compile-time constants by name.
 
+    Args:
+        fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own tanh, whose relative
+            error is 2^-11; float32 and half dtypes only, and not on the CPU.
     Raises:
         CellError: the cell uses something that can't be compiled.
         StructureError: its channels couple.
@@ -137,4 +142,4 @@ def compile_cell(cell: Cell, /, **constants: float) -> CompiledCell:
             f"cell: got {type(cell).__name__}, expected a function under @cell.\n"
             "Fix: put @cell (from rnncc import cell) above it"
         )
-    return CompiledCell(cell, constants)
+    return CompiledCell(cell, constants, fast_math)

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rnncc import build
+from rnncc import build, doctor_cuda
+from rnncc.finding import Finding
 
 TINY = 'extern "C" int rnncc_tiny(int x) { return x + 1; }\n'
-CACHED = re.compile(r"\w+-b?float\d+-[0-9a-f]{20}\w*\.(so|cpp|so\.lock|tmp)")
-NVRTC = ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
-CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked for.
-
-    Attributes:
-        topic: what it is.
-        state: "ok", "missing" (no kernel can be built or run without it) or "optional".
-        seen: what was found, in words.
-        fix: what to do; empty if nothing.
-        facts: the same for machines.
-    """
-
-    topic: str
-    state: str
-    seen: str
-    fix: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+CACHED = re.compile(r"\w+-b?float\d+-[0-9a-f]{20}\w*\.(so|cpp|cu|so\.lock|tmp)")
 
 
 def examine() -> list[Finding]:
     """Look at everything that compiling, building and running a cell needs."""
-    return [_python(), _torch(), _compiler(), _pool(), _cache(), _cuda()]
+    return [_python(), _torch(), _compiler(), _pool(), _cache(), *doctor_cuda.examine()]
 
 
 def healthy(findings: list[Finding]) -> bool:
@@ -183,35 +161,6 @@ def clear_cache() -> dict[str, Any]:
     for file in files:
         file.unlink(missing_ok=True)
     return {"folder": str(build.cache_dir()), "files": len(files), "bytes": size}
-
-
-# --- CUDA ------------------------------------------------------------------------------------
-
-
-def _cuda() -> Finding:
-    cupy, nvrtc = _installed(CUPY), _installed(NVRTC)
-    facts = {"cupy": cupy, "nvrtc": nvrtc}
-    if cupy and nvrtc:
-        return Finding("CuPy, NVRTC", "ok", f"{cupy}, {nvrtc}; not needed on a CPU", facts=facts)
-    seen = f"{cupy or 'CuPy not found'}, {nvrtc or 'NVRTC not found'}; not needed on a CPU"
-    fix = f'for CUDA later: pip install "rnncc[{_extra()}]"'
-    return Finding("CuPy, NVRTC", "optional", seen, fix, facts)
-
-
-def _installed(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        try:
-            return f"{name} {importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _extra() -> str:
-    """The extra that fits PyTorch's CUDA: 12 and 13 in one process fail."""
-    version = getattr(sys.modules.get("torch"), "version", None)
-    cuda = getattr(version, "cuda", None) or "13"
-    return "cuda12" if cuda.startswith("12") else "cuda13"
 
 
 def cpu_name() -> str:

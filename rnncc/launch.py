@@ -108,6 +108,11 @@ def jacobian(call: Call) -> Tensor:
     return result.transpose(0, 1)
 
 
+def warmup(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
+    """Build and load the library."""
+    function(kernel, "forward", dtype)
+
+
 def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Any]:
     """Scratch memory for the borders between segments, where there are several."""
     if cut.tiling.segment >= call.shape[1]:

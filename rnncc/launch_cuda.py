@@ -1,7 +1,7 @@
 """Launch on a GPU: one call -> a fixed series of kernels on PyTorch's current stream.
 
-Nothing waits for the GPU: what a kernel finds decides on the device what the next one does, so that a
-call can be captured into a CUDA graph. All memory is PyTorch's.
+Nothing waits for the GPU: what a kernel finds decides on the device what the next one does, so that
+a call can be captured into a CUDA graph. All memory is PyTorch's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rnncc.marshal import (
     views,
 )
 from rnncc.plan import Cut
-from rnncc.plan_cuda import WARP, WARPS_OF_BLOCK
+from rnncc.plan_cuda import WARP, WARPS_OF_BLOCK, shared_of_back_tiles, shared_of_tiles
 from rnncc.spec import CUDA_KERNELS
 
 PART = {name: n for n, names in enumerate(CUDA_KERNELS.values()) for name in names}
@@ -58,7 +58,10 @@ class Series:
         rows = min(WARPS_OF_BLOCK, max(1, warps // 512))  # few warps spread over all processors
         self.over_blocks(name, -(-warps // rows), rows, number=number)
 
-    def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0, number: int = 0) -> None:
+    def over_blocks(
+        self, name: str, blocks: int, warps: int, shared: int = 0, number: int = 0
+    ) -> None:
+        """Blocks of so many warps, with so many bytes of shared memory."""
         self.words[ROUND] = number
         kernel = module(self.call.kernel, name, self.call.dtype, self.call.device)
         address, length = self.words.buffer_info()
@@ -92,10 +95,8 @@ def forward(
     results = {"y": views(y), "z": views(z), "h_last": h_last, "saved": saved, "status": status}
     series = Series(call, cut, args_of(call, cut, **results, **space), space)
     if cut.in_block:
-        warps = cut.tiling.rows
-        values = warps * (2 * spec.size + spec.size**2) + spec.size
-        shared = values * WARP * COMPUTE[call.dtype].itemsize
-        blocks = batch * -(-(channels // spec.group) // WARP)
+        warps, blocks = cut.tiling.rows, batch * across_warps(channels // spec.group)
+        shared = shared_of_tiles(spec, warps, COMPUTE[call.dtype].itemsize)
         series.over_blocks("tiles", blocks, warps, shared)
         return
     if "control" in space:
@@ -105,7 +106,7 @@ def forward(
         series.over_runs("sweep", runs, BEFORE)
         for number in range(cut.sweeps):
             # only the first sweep may do without M, unless M is the same in all of them
-            if not newton and (affine or number == 0):
+            if affine or (number == 0 and not newton):
                 series.over_runs("forward", runs, number)
             if not affine or number < 2:
                 series.over_runs("sweep", runs, number)
@@ -130,12 +131,12 @@ def backward(
     groups = channels // spec.group
     in_segments = cut.tiling.segment < steps and not cut.in_block
     runs = runs_of(call, cut) if in_segments else batch
-    blocks = -(-call.plan.every // spec.ahead)
+    between = -(-call.plan.every // spec.ahead)  # blocks of steps, from one saved state to the next
     across = -(-groups // cut.tiling.columns)
     space = _workspace(call, cut, saved) | {
         "param_sums": saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
         "shared_sums": saved.new_empty(across * rows * extent * spec.shared_inputs),
-        "inner": saved.new_empty(runs * blocks * spec.size * groups if blocks > 1 else 0),
+        "inner": saved.new_empty(runs * between * spec.size * groups if between > 1 else 0),
     }
     words = args_of(
         call,
@@ -152,10 +153,9 @@ def backward(
     )
     series = Series(call, cut, words, space)
     if cut.in_block:
-        warps, size = cut.tiling.rows, spec.size
-        scanned = warps * (2 * size + size**2) * WARP * saved.dtype.itemsize
-        shared = max(scanned, warps * WARP * 8)
-        series.over_blocks("back_tiles", batch * across_warps(groups), warps, shared)
+        warps, blocks = cut.tiling.rows, batch * across_warps(groups)
+        shared = shared_of_back_tiles(spec, warps, saved.dtype.itemsize)
+        series.over_blocks("back_tiles", blocks, warps, shared)
         words[SEGMENT] = steps
     elif in_segments:
         series.over_blocks("number_runs", 1, SUMMING_WARPS)

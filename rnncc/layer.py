@@ -115,7 +115,7 @@ ONE_PASS = Choices(solver="sequential")
 # --- the module ------------------------------------------------------------------------------
 
 OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
-TAKEN = {*OWN, "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
+TAKEN = {*OWN, "warmup", "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
 
 
 class Direction(NamedTuple):
@@ -267,6 +267,20 @@ class CellLayer(nn.Module):
         shared = {name: value.unsqueeze(-1) for name, value in shared.items()}
         y, h = self(x.unsqueeze(-2), state, **shared)
         return (tuple(v.squeeze(-2) for v in y) if isinstance(y, tuple) else y.squeeze(-2)), h
+
+    def warmup(self, dtype: torch.dtype | None = None) -> None:
+        """Build and load all kernels for the device that the layer is on, ahead of the first call.
+
+        A CUDA graph can be captured after it.
+
+        Args:
+            dtype: of the recurrence's inputs; None for that of the weights. Autocast makes it
+                another.
+        Raises:
+            BuildError: no compiler was found, or it refused the kernel.
+        """
+        weight = self.projection.weight
+        ops.warmup(self.kernel, dtype or weight.dtype, weight.device)
 
     def _run_packed(
         self, x: PackedSequence, state: States | None, return_states: bool, shared: dict[str, Any]

@@ -180,7 +180,7 @@ def gpu_of(device: torch.device) -> plan_cuda.Gpu:
 def steps_saved(spec: KernelSpec, choices: Choices, target: str) -> int:
     """Steps between the states that the backward starts from."""
     if target == "cuda":
-        return plan_cuda.round_up(choices.checkpoint or spec.ahead, spec.ahead)
+        return plan_cuda.steps_saved(spec, choices)
     return choices.checkpoint or plan.STEPS_SAVED
 
 
@@ -269,11 +269,21 @@ def args_of(call: Call, cut: Cut, **given: Any) -> array[int]:
     given |= {"starts": sequences.starts, "lengths": sequences.lengths, "reset": sequences.reset}
     if sequences.reset is not None:
         given["reset_strides"] = [tuple(sequences.reset.stride())]
+    if call.target == "cuda" and call.choices.reverse:
+        given |= {name: _reversed(given[name]) for name in VIEWS if name in given}
     for member, value in given.items():
         if value is not None and member in places:
             filled = _words(value if isinstance(value, list) else (value,))
             words[places[member] : places[member] + len(filled)] = array("q", filled)
     return words
+
+
+VIEWS = ("x", "y", "z", "dy", "dz", "dx")
+
+
+def _reversed(found: Sequence[View]) -> list[View]:
+    """Kernels on a GPU step through time by one signed stride."""
+    return [(address, row, -time, channel) for address, row, time, channel in found]
 
 
 def _bits(number: float) -> int:
@@ -301,6 +311,7 @@ def _view(tensor: Tensor | None) -> View:
 
 
 def views(tensors: Sequence[Tensor | None]) -> list[View]:
+    """Of results or gradients, in order."""
     return [_view(tensor) for tensor in tensors]
 
 

@@ -22,8 +22,12 @@ from rnncc.nvrtc import give_cupy_a_cache, options
 
 NOT_FOUND = 500  # CUDA_ERROR_NOT_FOUND
 PARAMETER_BYTES = 4096  # what every driver and GPU takes; more only from CUDA 12.1 on
+# A kernel's name in its text: after the macro of templates/cuda, or written out.
 BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
-KERNEL = re.compile(rf"__global__\s+{BOUNDS}void\s+{BOUNDS}(\w+)\s*\(")
+KERNEL = re.compile(
+    rf"(?:RNNCC_KERNEL\([^()]*\)|__global__\s+{BOUNDS}void\s)\s*{BOUNDS}"
+    r"(?!__launch_bounds__)(\w+)\s*\("
+)
 
 ADD_ONE = """\
 struct Args {

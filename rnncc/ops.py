@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from rnncc import launch, launch_cuda
 from rnncc.choices import AUTO, SOLVERS, Choices
 from rnncc.errors import ConvergenceError
-from rnncc.kernel import COMPUTE, kernel_of
+from rnncc.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.marshal import Call, Shapes, shapes_of, target_of
 from rnncc.memory import empty
 from rnncc.sequences import ALL_WHOLE, Sequences, check_values
@@ -313,6 +313,12 @@ class FirstOrder(torch.autograd.Function):
 def jacobian(call: Call) -> Tensor:
     """d h_t / d h_(t-1) along the sequence, see `launch.jacobian`."""
     return TARGETS[call.target].jacobian(call)  # type: ignore[no-any-return]
+
+
+def warmup(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
+    """Build and load the kernels for a dtype and device."""
+    target = target_of(torch.empty(0, device=device))
+    TARGETS[target].warmup(kernel, dtype, device)
 
 
 def solve(

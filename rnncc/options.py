@@ -36,6 +36,21 @@ def constants(command: Command) -> Command:
     )(command)
 
 
+def fast_math(command: Command) -> Command:
+    """`--fast-math`."""
+    return click.option(
+        "--fast-math",
+        is_flag=True,
+        help="On a GPU take sigmoid and tanh from its own, less exact tanh.",
+    )(command)
+
+
+def dtype(text: str) -> Callable[[Command], Command]:
+    """`--dtype bfloat16`."""
+    choice = click.Choice(["float32", "bfloat16", "float16", "float64"])
+    return click.option("--dtype", type=choice, default="float32", show_default=True, help=text)
+
+
 def shape(text: str, multiple: bool = False) -> Callable[[Command], Command]:
     """`--shape 8x2048x256`; the command receives a tuple, or with `multiple` a list of them."""
     name = "shapes" if multiple else "shape"

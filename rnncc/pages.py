@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rnncc.bench import Timing
     from rnncc.calibrate import Calibration
     from rnncc.compiler import CompiledCell
-    from rnncc.doctor import Finding
+    from rnncc.finding import Finding
+    from rnncc.gpus import Device
     from rnncc.probe import Probe
+    from rnncc.roofline import Roofline
 
 LONGEST = 24  # lines of a Jacobian; there is `show` for the rest
 
@@ -41,6 +43,15 @@ def check(compiled: CompiledCell, plan: str | None) -> None:
     if plan:
         terminal.heading("Plan")
         terminal.block(plan)
+
+
+def roofline(found: Mapping[str, Roofline], device: Device, dtype: str) -> None:
+    """What sets the least time of a shape on a GPU."""
+    from rnncc.roofline import HEADERS, NOTE, rows
+
+    terminal.heading(f"Least time on {device.name}, {dtype}")
+    terminal.table(HEADERS, rows(found))
+    terminal.block(NOTE)
 
 
 def _shortened(text: str, name: str) -> str:
@@ -82,6 +93,16 @@ def _sweep_rows(found: Probe) -> list[show.Row]:
 
 def _rest(step: int | None) -> str:
     return "" if step is None else f"and one pass from step {step} on"
+
+
+def resources(title: str, found: list[dict[str, Any]]) -> None:
+    """A row for each kernel."""
+    from rnncc.resources import COLUMNS, HEADERS, NOTE, rows
+
+    terminal.line(title)
+    terminal.line()
+    terminal.table((*HEADERS, *COLUMNS), rows(found))
+    terminal.line(f"\n{NOTE}")
 
 
 # --- compile ---------------------------------------------------------------------------------

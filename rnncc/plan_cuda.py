@@ -1,9 +1,9 @@
 """Plan for CUDA: structure, shape and GPU -> which solver runs a call, and which blocks take it.
 
-The cost model counts clock cycles: a thread's chain of dependent operations where few warps share a
-processor, the instructions of all warps where many do, or the bytes that memory moves. Its constants
-are estimates from public figures of such GPUs, not measured: they choose between solvers that all give
-the same answer.
+The cost model counts clock cycles: a thread's chain of dependent operations where few warps share
+a processor, the instructions of all warps where many do, or the bytes that memory moves. Its
+constants are estimates from public figures of such GPUs, not measured: they choose between solvers
+that all give the same answer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cyc
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time does the rest
 AUTO_ROUNDS = 3
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
+MOST_SAVED = 2**30  # steps
 WORTH = 1.2  # times faster than one pass over time, for `auto`
 
 
@@ -66,12 +67,27 @@ def plan(
     return _Planner(spec, shape, itemsize, gpu, choices, total).plan()
 
 
+def steps_saved(spec: KernelSpec, choices: Choices) -> int:
+    """Steps between saved states: whole blocks of those that a thread holds."""
+    return round_up(min(choices.checkpoint or spec.ahead, MOST_SAVED), spec.ahead)
+
+
 def columns_of(groups: int) -> int:
     """Neighbouring lanes that take neighbouring groups of channels: a power of two, 32 at most."""
     columns = 1
     while columns < min(groups, WARP):
         columns *= 2
     return columns
+
+
+def shared_of_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
+    """Bytes of shared memory of a block along time: ends, starts and products of its segments."""
+    return ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * itemsize
+
+
+def shared_of_back_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
+    """The same on the way back, where it also holds sums in double precision."""
+    return max(shared_of_tiles(spec, warps, itemsize), warps * WARP * 8)
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class _Planner:
         self.spec, self.gpu, self.choices, self.itemsize = spec, gpu, choices, itemsize
         self.batch, self.steps, self.groups = batch, steps, max(1, channels // spec.group)
         self.total = batch * steps if total is None else max(1, min(total, batch * steps))
-        self.every = round_up(choices.checkpoint or spec.ahead, spec.ahead)
+        self.every = steps_saved(spec, choices)
 
     def plan(self) -> Plan:
         choices, spec = self.choices, self.spec
@@ -267,11 +283,17 @@ class _Planner:
         columns = columns_of(self.groups)
         segment = min(level.segment, self.steps)
         rows = self.warps() if level.in_block else WARPS_OF_BLOCK
-        nanoseconds = [level.cycles / CYCLES_PER_NANOSECOND, whole.cycles / CYCLES_PER_NANOSECOND]
-        tilings = Tiling(segment, rows, columns), Tiling(self.steps, WARPS_OF_BLOCK, columns)
-        lead = min(LEAD, segment)
-        return Cut(*tilings, lead, rounds, *nanoseconds, in_block=level.in_block)
+        return Cut(
+            tiling=Tiling(segment, rows, columns),
+            whole=Tiling(self.steps, WARPS_OF_BLOCK, columns),
+            lead=min(LEAD, segment),
+            sweeps=rounds,
+            predicted=level.cycles / CYCLES_PER_NANOSECOND,
+            one_pass=whole.cycles / CYCLES_PER_NANOSECOND,
+            in_block=level.in_block,
+        )
 
 
 def round_up(value: int, multiple: int) -> int:
+    """The next multiple, or the value itself."""
     return -(-value // multiple) * multiple

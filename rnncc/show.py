@@ -20,6 +20,7 @@ STAGES = {
     "structure": "what was proved of the Jacobian, and its pattern",
     "adjoint": "the gradients of every argument",
     "cpp": "the emitted C++ kernel",
+    "cuda": "the emitted CUDA kernels",
     "torch": "the step as plain PyTorch, which the kernels are held to",
 }
 
@@ -37,8 +38,8 @@ def stage_text(compiled: CompiledCell, stage: str) -> str:
         return f"{stages.structure.proof}\n\n{pattern_text(compiled)}"
     if stage == "adjoint":
         return _adjoint_text(compiled)
-    if stage == "cpp":
-        return compiled.source("cpp").rstrip("\n")
+    if stage in ("cpp", "cuda"):
+        return compiled.source(stage).rstrip("\n")
     from rnncc.reference import plain_source
 
     return plain_source(stages.cell)

@@ -15,12 +15,12 @@ FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by 
 # The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
 # block; tiles take as many warps as the cell's spec says.
 PER_THREAD = 128
-CUDA_KERNELS = {
-    "passes": dict.fromkeys(("forward", "backward", "jacobians", "reduce_shared_inputs"), PER_THREAD)
-    | {"reduce_params": 256, "reduce_shared_params": 32},
+CUDA_KERNELS: dict[str, dict[str, int]] = {
+    "passes": dict.fromkeys(("forward", "backward", "jacobians"), PER_THREAD)
+    | {"reduce_params": 256, "reduce_shared_params": 32, "reduce_shared_inputs": PER_THREAD},
     "segments": dict.fromkeys(("sweep", "scan", "alone", "judge", "scan_back"), PER_THREAD)
     | {"number_runs": 256, "reduce_starts": PER_THREAD},
-    "tiles": dict.fromkeys(("tiles", "back_tiles")),
+    "tiles": dict.fromkeys(("tiles", "back_tiles"), 0),
 }
 
 

@@ -2,7 +2,8 @@
 
 namespace rnncc {
 
-// Elements between neighbours in batch and time, and of one channel.
+// Elements between neighbours in batch and time, and of one channel. For CUDA `time` leads to the next
+// step, backward where sequences are reversed.
 struct View {
   io* data;
   int64_t batch, time, channel;

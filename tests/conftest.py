@@ -1,7 +1,9 @@
 """What all tests share: one kernel cache, few threads, a known Hypothesis profile, markers."""
 
 import os
+import unittest.mock
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +35,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `EVERY_TARGET = True` runs on the CPU, on the emulated GPU, and on a real one."""
+    if not getattr(metafunc.module, "EVERY_TARGET", False):
+        return
+    targets: list[Any] = ["cpp", "emulated"]
+    if "gpu" in metafunc.config.option.markexpr:
+        targets.append(pytest.param("gpu", marks=pytest.mark.gpu))
+    metafunc.fixturenames.append("target")
+    metafunc.parametrize("target", targets, indirect=True)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the calls of a test run."""
+    from tests import runs
+    from tests.emulated import emulated
+
+    if request.param == "emulated":
+        with emulated():
+            yield request.param
+    elif request.param == "gpu":
+        with unittest.mock.patch.object(runs, "DEVICE", "cuda"):
+            yield request.param
+    else:
+        yield request.param
 
 
 @pytest.fixture

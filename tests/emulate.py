@@ -1,7 +1,7 @@
-"""Emulation: the text of kernel.cu, built as C++ and run on the host, a fiber for each CUDA thread.
+"""Emulation: the text of kernel.cu, built as C++ and run on the host, a fiber for each thread.
 
-emulation/cuda.h gives it CUDA's names, emulation/machine.cpp runs it and looks for faults. Three builds
-of the same text find three sorts of faults:
+emulation/cuda.h gives it CUDA's names; emulation/machine.cpp runs it and looks for faults. Three
+builds of the same text find three sorts of them:
 
 - plain: barriers, votes, shuffles and launches that a GPU does not allow, and, by their results,
   reads of shared memory that was never written and threads that came in another order;
@@ -22,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
-from rnncc.build import IO_TYPES, Compiler, cache_dir, find_compiler
+
+from rnncc.build import IO_TYPES, Compiler, _trim, cache_dir, find_compiler
 from rnncc.errors import BuildError
 
 if TYPE_CHECKING:  # torch takes 5 s to import under the sanitizers
@@ -36,23 +37,21 @@ if TYPE_CHECKING:  # torch takes 5 s to import under the sanitizers
 
 FOLDER = Path(__file__).parent / "emulation"
 HEADER = FOLDER / "cuda.h"
-KERNEL = re.compile(r"^RNNCC_KERNEL\(([^()]+)\)\s+(\w+)\(", re.MULTILINE)
+KERNEL = re.compile(r"^RNNCC_KERNEL\(([^()]+)\)\s+(\w+)\([^()]*\)", re.MULTILINE)
 DYNAMIC = re.compile(r"extern\s+__shared__\s+__align__\(16\)\s+unsigned\s+char\s+(\w+)\[\]")
 
-# What CUDA allows on every device that rnncc supports, and what it has to be asked for.
 MOST_BLOCKS = 2**31 - 1
 MOST_THREADS = 1024
-SHARED = 48 * 1024  # bytes a block
-SHARED_ON_REQUEST = 227 * 1024  # of compute capability 9.0 and 10.0; see opt_in
+SHARED = 48 * 1024  # bytes of a block, on every GPU
+SHARED_ON_REQUEST = 227 * 1024  # of compute capability 9.0 and 10.0; 163 of 8.0, 99 of 8.6 and 8.9
 
 BOTH = "-std=c++17 -fPIC -fvisibility=hidden -fno-strict-aliasing".split()
-FOR_KERNELS = (
-    "-O1 -fno-math-errno -fno-trapping-math -ffp-contract=fast -w -fno-gnu-unique"
-).split()
+FOR_KERNELS = ("-O1 -fno-math-errno -fno-trapping-math -ffp-contract=fast -w").split()
 SANITIZE = (
-    "-g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-).split()
-RACES = "-g1 -fsanitize=thread".split()
+    *"-g1 -fno-omit-frame-pointer -fno-sanitize-recover=all".split(),
+    "-fsanitize=address,undefined",
+)
+RACES = ("-g1", "-fsanitize=thread")
 PRELOADED = "RNNCC_EMULATION_SANITIZER"
 RUNNING = threading.Lock()  # a library runs one launch at a time
 
@@ -65,16 +64,30 @@ class _Request(ctypes.Structure):
     """As in machine.cpp."""
 
     _fields_ = (
-        ("kernel", ctypes.c_char_p),
         ("argument", ctypes.c_void_p),
         ("seed", ctypes.c_uint64),
         ("shared", ctypes.c_uint64),
         ("grid", ctypes.c_uint32),
         ("block_x", ctypes.c_uint32),
         ("block_y", ctypes.c_uint32),
+        ("kernel", ctypes.c_int32),
         ("flush", ctypes.c_int32),
         ("seconds", ctypes.c_int32),
     )
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """One kernel of a library.
+
+    Attributes:
+        threads: of a block at most, its launch bound.
+        bytes: of the struct that it takes.
+    """
+
+    number: int
+    threads: int
+    bytes: int
 
 
 @dataclass
@@ -82,37 +95,30 @@ class EmulatedModule:
     """The kernels of one source for one dtype.
 
     Attributes:
-        kernels: their names.
         seed: draws the order of blocks and threads; may change between launches.
+        most_shared: bytes of shared memory that a block may have; SHARED, or up to
+            SHARED_ON_REQUEST for kernels that were given it by cuFuncSetAttribute.
         flush: floats below the smallest normal one become 0, as CuPy compiles kernels.
         seconds: of processor time that a launch may take.
     """
 
     source: str
-    library: ctypes.CDLL = field(repr=False)
     path: Path
-    kernels: tuple[str, ...]
+    library: ctypes.CDLL = field(repr=False)
+    kernels: Mapping[str, _Kernel] = field(repr=False)
     seed: int = 0
+    most_shared: int = SHARED
     flush: bool = True
     seconds: int = 120
-    _opted_in: dict[str, int] = field(default_factory=dict)
-
-    def argument_bytes(self, kernel: str) -> int:
-        """The size of the struct that a kernel takes."""
-        return int(self.library.emulation_argument_bytes(self._known(kernel)))
-
-    def opt_in(self, kernel: str, shared: int) -> None:
-        """Allow so many bytes of dynamic shared memory, as cuFuncSetAttribute does."""
-        self._known(kernel)
-        if shared + self._static_bytes() > SHARED_ON_REQUEST:
-            raise EmulationError(
-                f"kernel '{kernel}' asks for {shared} bytes of dynamic shared memory beside "
-                f"{self._static_bytes()} static ones.\nExpected: at most {SHARED_ON_REQUEST} together"
-            )
-        self._opted_in[kernel] = shared
 
     def launch(
-        self, kernel: str, grid: int, block: tuple[int, int], shared: int, args: int
+        self,
+        kernel: str,
+        grid: int,
+        block: tuple[int, int],
+        shared: int,
+        args: int,
+        size: int | None = None,
     ) -> None:
         """Run a kernel to its end.
 
@@ -121,48 +127,48 @@ class EmulatedModule:
             block: threads along x and y.
             shared: bytes of dynamic shared memory.
             args: the address of the struct that the kernel takes; it is copied.
+            size: bytes of that struct, to be compared with what the kernel takes.
 
         Raises:
             EmulationError: a fault was found. What the kernel wrote before it is there.
         """
-        self._check(kernel, grid, block, shared)
-        request = _Request(
-            kernel.encode(), args, self.seed, shared, grid, *block, self.flush, self.seconds
-        )
-        with RUNNING:
-            fault = self.library.emulation_launch(ctypes.byref(request))
-        if fault:
-            raise EmulationError(self._explained(fault.decode()))
-
-    def _known(self, kernel: str) -> bytes:
-        if kernel not in self.kernels:
-            raise EmulationError(f"there is no kernel '{kernel}'.\nExpected: one of {self.kernels}")
-        return kernel.encode()
-
-    def _static_bytes(self) -> int:
-        """Of all kernels of the file together: at least what each has."""
-        return int(self.library.emulation_static_bytes())
-
-    def _check(self, kernel: str, grid: int, block: tuple[int, int], shared: int) -> None:
-        bound = self.library.emulation_threads(self._known(kernel))
-        threads = block[0] * block[1]
-        allowed = max(SHARED - self._static_bytes(), self._opted_in.get(kernel, 0))
-        faults = [
-            (not 1 <= grid <= MOST_BLOCKS, f"a grid of {grid} blocks", f"1 to {MOST_BLOCKS}"),
-            (min(block) < 1, f"a block of {block} threads", "at least 1 each way"),
-            (threads > MOST_THREADS, f"a block of {block} threads", f"at most {MOST_THREADS}"),
-            (threads > bound, f"a block of {block} threads", f"at most its launch bound, {bound}"),
-            (
-                not 0 <= shared <= allowed,
-                f"{shared} bytes of dynamic shared memory",
-                f"at most {allowed} beside {self._static_bytes()} static ones; more after opt_in",
-            ),
-        ]
-        for wrong, seen, expected in faults:
+        known = self._known(kernel)
+        for wrong, seen, expected in self._limits(known, grid, block, shared, size):
             if wrong:
                 raise EmulationError(
                     f"kernel '{kernel}' is launched with {seen}.\nExpected: {expected}"
                 )
+        request = _Request(
+            args, self.seed, shared, grid, *block, known.number, self.flush, self.seconds
+        )
+        with RUNNING:
+            fault = self.library.emulation_launch(ctypes.byref(request))
+            text = fault.decode() if fault else ""
+        if text:
+            raise EmulationError(self._explained(text))
+
+    def _known(self, kernel: str) -> _Kernel:
+        if kernel not in self.kernels:
+            known = ", ".join(self.kernels)
+            raise EmulationError(f"there is no kernel '{kernel}'.\nExpected: one of {known}")
+        return self.kernels[kernel]
+
+    def _limits(
+        self, kernel: _Kernel, grid: int, block: tuple[int, int], shared: int, size: int | None
+    ) -> Iterator[tuple[bool, str, str]]:
+        """What CUDA refuses: whether it is so, what was seen, what was expected."""
+        threads = block[0] * block[1]
+        # that of all kernels of the file: at least what this one has
+        static = int(self.library.emulation_static_bytes())
+        blocks, most = f"a grid of {grid} blocks", self.most_shared
+        yield not 1 <= grid <= MOST_BLOCKS, blocks, f"1 to {MOST_BLOCKS} blocks"
+        sides = f"a block of {block} threads"
+        yield min(block) < 1 or threads > MOST_THREADS, sides, f"1 to {MOST_THREADS} in all"
+        yield threads > kernel.threads, sides, f"at most its launch bound, {kernel.threads}"
+        bytes_asked = f"{shared} bytes of dynamic shared memory beside {static} static ones"
+        yield not 0 <= shared <= most - static, bytes_asked, f"at most {most} (most_shared) in all"
+        given = f"a struct of {size} bytes"
+        yield size not in (None, kernel.bytes), given, f"{kernel.bytes} bytes"
 
     def _explained(self, fault: str) -> str:
         """With lines for addresses in the code, and the text of each line that is named."""
@@ -194,29 +200,27 @@ def load(
     if compiler is None:
         raise BuildError("no C++ compiler was found.\nFix: install g++ or clang++")
     path = _library(compiler, _host_text(source), dtype, _mode(compiler, sanitize, races))
-    names = tuple(name for _, name in KERNEL.findall(source))
     library = ctypes.CDLL(str(path))
-    library.emulation_launch.restype = ctypes.c_char_p
+    library.emulation_name.restype = library.emulation_launch.restype = ctypes.c_char_p
     library.emulation_argument_bytes.restype = ctypes.c_size_t
     library.emulation_static_bytes.restype = ctypes.c_size_t
-    return EmulatedModule(source, library, path, names, seed, flush=dtype != "float64")
+    kernels = {
+        library.emulation_name(i).decode(): _Kernel(
+            i, library.emulation_threads(i), library.emulation_argument_bytes(i)
+        )
+        for i in range(library.emulation_kernels())
+    }
+    return EmulatedModule(source, path, library, kernels, seed, flush=dtype != "float64")
 
 
 def _host_text(source: str) -> str:
-    """The text as C++: nothing of it is seen outside, and a table names its kernels.
+    """The text as C++: nothing of it is seen outside, and its kernels make themselves known.
 
-    Only `extern __shared__` can't be said by a macro, since `__shared__` alone means an array.
+    Only the dynamic memory can't be said by a macro, since `__shared__` alone means an array.
     """
     source = DYNAMIC.sub(r"unsigned char*& \1 = emulation::dynamic_shared", source)
-    rows = "\n".join(
-        f'    emulation::Entry<{name}>::named("{name}", {threads}),'
-        for threads, name in KERNEL.findall(source)
-    )
-    return (
-        f'namespace {{\n#line 1 "kernel.cu"\n{source}\n#line 1 "the table of kernels"\n}}\n'
-        f"const emulation::Kernel emulation::kernels[] = {{\n{rows}\n}};\n"
-        "const int emulation::kernel_count = sizeof kernels / sizeof *kernels;\n"
-    )
+    source = KERNEL.sub(r"\g<0>; EMULATION_KERNEL(\2, \1) \g<0>", source)
+    return f'namespace {{\n#line 1 "kernel.cu"\n{source}\n}}\n'
 
 
 # --- building --------------------------------------------------------------------------------
@@ -231,62 +235,79 @@ class _Mode:
 
 
 def _mode(compiler: Compiler, sanitize: bool, races: bool) -> _Mode:
+    clang = _is_clang(compiler)
     if sanitize:
-        shared = ("-shared-libasan",) if _is_clang(compiler) else ()
+        shared = ("-shared-libasan",) if clang else ()
         return _Mode(("-DEMULATION_SANITIZE",), (*SANITIZE, *shared))
-    return _Mode(("-DEMULATION_RACES",), RACES) if races else _Mode()
+    if races:  # clang would leave out a read before a write to the same place
+        all_reads = ("-mllvm", "-tsan-instrument-read-before-write=1") if clang else ()
+        return _Mode(("-DEMULATION_RACES",), (*RACES, *all_reads))
+    return _Mode()
 
 
 @functools.cache
+def _version(compiler: Compiler) -> str:
+    return compiler.version()
+
+
 def _is_clang(compiler: Compiler) -> bool:
-    return "clang" in compiler.version()
+    return "clang" in _version(compiler)
 
 
 @functools.cache
 def _headers() -> str:
-    return "\0".join(file.read_text() for file in sorted(FOLDER.glob("*.h")))
+    return "\0".join(file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.h")))
 
 
 def _library(compiler: Compiler, text: str, dtype: str, mode: _Mode) -> Path:
     """The library of a text: its object between two bounds, and the machine."""
-
-    def part(name: str, *flags: str) -> Path:
-        return _object(compiler, (FOLDER / name).read_text(), (f"-I{FOLDER}", *flags))
-
     begin, end = (
-        part("bound.cpp", f"-DEMULATION_BOUND=emulation_static_{side}") for side in ("begin", "end")
+        _object(compiler, "bound.cpp", (f"-DEMULATION_BOUND=emulation_static_{side}",))
+        for side in ("begin", "end")
     )
-    machine = part("machine.cpp", "-O2", *mode.machine)
-    flags = (*FOR_KERNELS, *mode.kernels, f"-DRNNCC_IO={IO_TYPES[dtype]}", "-include", str(HEADER))
-    kernels = _object(compiler, text, flags)
+    machine = _object(compiler, "machine.cpp", ("-O2", *mode.machine))
+    io = f"-DRNNCC_IO={IO_TYPES[dtype]}"
+    compiling = (*BOTH, *FOR_KERNELS, *mode.kernels, io, "-include", str(HEADER), "-c")
     # no -fsanitize=thread here: what its calls find is in the machine, not in ThreadSanitizer
-    linked = [flag for flag in mode.kernels if flag != "-fsanitize=thread"]
-    parts = [str(path) for path in (begin, kernels, end, machine)]
-    return _cached(
-        ".so", compiler, [*BOTH, *linked, "-shared", *parts, "-lm", "-lpthread"], "".join(parts)
-    )
+    linking = ("-shared", *(() if "-fsanitize=thread" in mode.kernels else mode.kernels))
+
+    def build(folder: Path, made: Path) -> None:
+        source, kernels = folder / "kernel.cpp", str(folder / "kernel.o")
+        source.write_text(text, encoding="utf-8")
+        _run([*compiler.command, *compiling, str(source), "-o", kernels])
+        parts = (str(begin), kernels, str(end), str(machine), "-lm", "-lpthread")
+        _run([*compiler.command, *linking, *parts, "-o", str(made)])
+
+    return _cached(".so", build, compiler, text, *compiling, begin.name, end.name, machine.name)
 
 
-def _object(compiler: Compiler, text: str, flags: tuple[str, ...]) -> Path:
-    return _cached(".o", compiler, [*BOTH, *flags, "-c"], text)
+def _object(compiler: Compiler, name: str, flags: tuple[str, ...]) -> Path:
+    file = FOLDER / name
+    compiling = (*BOTH, *flags, "-c")
+
+    def build(_: Path, made: Path) -> None:
+        _run([*compiler.command, *compiling, str(file), "-o", str(made)])
+
+    return _cached(".o", build, compiler, file.read_text(encoding="utf-8"), *compiling)
 
 
-def _cached(suffix: str, compiler: Compiler, flags: list[str], text: str) -> Path:
-    """What the compiler makes of a text, built at most once, also by concurrent processes."""
-    command = [*compiler.command, *flags]
-    key = "\0".join((text, _headers(), *command, compiler.version()))
-    path = cache_dir() / "emulation" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}{suffix}"
+def _cached(
+    suffix: str, build: Callable[[Path, Path], None], compiler: Compiler, *key: str
+) -> Path:
+    """What `build` makes in an empty folder, built at most once, also by concurrent processes."""
+    parts = (*key, _headers(), *compiler.command, _version(compiler))
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    path = cache_dir() / "emulation" / f"{name}{suffix}"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{path}.lock"):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                made, source = Path(folder, f"made{suffix}"), Path(folder, "text.cpp")
-                source.write_text(text, encoding="utf-8")
-                given = [str(source)] if suffix == ".o" else []
-                _run([*command, *given, "-o", str(made)])
+                made = Path(folder, f"made{suffix}")
+                build(Path(folder), made)
                 os.replace(made, path)
+            _trim(path.parent, keep=path)
     return path
 
 
@@ -350,8 +371,8 @@ def _compare(name: str, first: Tensor, other: Tensor, first_seed: int, seed: int
         return
     at = int(differs.nonzero()[0])
     raise EmulationError(
-        f"'{name}' depends on the order of threads: entry {at} (counted flat) is {one[at].item()!r} "
-        f"under seed {first_seed} and {two[at].item()!r} under seed {seed}; "
+        f"'{name}' depends on the order of threads: entry {at} (counted flat) is "
+        f"{one[at].item()!r} under seed {first_seed} and {two[at].item()!r} under seed {seed}; "
         f"{int(differs.sum())} of {differs.numel()} entries differ.\n"
         "Expected: the same bits. load(..., races=True) may say which accesses meet"
     )
@@ -381,6 +402,7 @@ def run_sanitized(*arguments: str, timeout: float = 600) -> str:
         "LD_PRELOAD": " ".join(_sanitizers(compiler)),
         "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
         "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
+        "PYTHONMALLOC": "malloc",  # guards for small objects too
         PRELOADED: "1",
     }
     result = subprocess.run(
@@ -401,10 +423,11 @@ def _report(stderr: str) -> str:
     found = re.search(r"^.*(runtime error:|ERROR: AddressSanitizer)", stderr, re.MULTILINE)
     if not found:
         return stderr[-4000:]
-    shadow = stderr.find("Shadow bytes around", found.start())
-    report = stderr[found.start() : shadow if shadow > 0 else None][:6000]
-    places = re.findall(r"^kernel '.*$", stderr, re.MULTILINE)
-    return "\n".join([*places, report])
+    report = stderr[found.start() :].partition("Shadow bytes")[0]
+    place = re.search(r"^kernel '.*$", stderr, re.MULTILINE)
+    if not place:
+        return report[:6000]
+    return f"{place[0]}\n{report.replace(place[0], '').strip()[:6000]}"
 
 
 def _sanitizers(compiler: Compiler) -> list[str]:

@@ -12,12 +12,9 @@ import torch
 from rnncc import marshal, modules
 from tests import emulate
 
-SHARED_UNASKED = 40 * 1024  # bytes; beyond, a kernel has to be allowed more
-
-
 @dataclass
 class Emulated:
-    """An emulated module, as `modules.Module` is called."""
+    """An emulated module as `modules.Module`, which notes what is launched."""
 
     module: emulate.EmulatedModule
     launches: list[str]
@@ -25,11 +22,8 @@ class Emulated:
     def launch(
         self, kernel: str, grid: int, block: tuple[int, int], shared: int, args: int, size: int
     ) -> None:
-        assert self.module.argument_bytes(kernel) == size, "Args here and in kernel.cu differ"
-        if shared > SHARED_UNASKED:
-            self.module.opt_in(kernel, shared)
-        self.launches.append(kernel.rpartition("_")[2])
-        self.module.launch(kernel, grid, block, shared, args)
+        self.launches.append(kernel)
+        self.module.launch(kernel, grid, block, shared, args, size)
 
 
 @contextmanager
@@ -39,13 +33,13 @@ def emulated(
     """Within it, every call runs the text of kernel.cu on the host.
 
     Yields:
-        the kernels that were launched, by the last word of their names.
+        the names of the kernels that were launched.
     """
     launches: list[str] = []
 
     def load(name: str, source: str, dtype: str, device: torch.device) -> Emulated:
         module = _module(source, dtype, sanitize, races)
-        module.seed = seed
+        module.seed, module.most_shared = seed, emulate.SHARED_ON_REQUEST
         return Emulated(module, launches)
 
     before = marshal.ON_CPU, modules.load

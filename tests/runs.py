@@ -24,6 +24,7 @@ from tests.tolerances import assert_close
 SHIPPED = [path.stem for path in shipped()]
 CELLS = [*SHIPPED, *SMALL]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+DEVICE = "cpu"  # where calls run; arguments and results are on the CPU wherever that is
 SPIKE_MARGIN = 1e-5  # float32 keeps the state of a spiking cell to about 1e-6
 
 
@@ -321,19 +322,30 @@ def solve(
     name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The functional form with lists out, however many outputs and states there are."""
-    start = None if h0 is None else tuple(h0)
-    y, h = compiled(name)(**arguments, h0=start, return_state=True, **options)
-    return listed(y), listed(h)
+    y, h = _called(name, arguments, h0, return_state=True, **options)
+    return y, h
 
 
 def solve_all(
     name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The same with the states after each step, between outputs and last states."""
-    start = None if h0 is None else tuple(h0)
-    options |= {"return_state": True, "return_states": True}
-    y, z, h = compiled(name)(**arguments, h0=start, **options)
-    return listed(y), listed(z), listed(h)
+    y, z, h = _called(name, arguments, h0, return_state=True, return_states=True, **options)
+    return y, z, h
+
+
+def _called(
+    name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
+) -> list[list[Tensor]]:
+    """On DEVICE; results and gradients come back."""
+    there = {n: _there(value) for n, value in (arguments | options).items()}
+    start = None if h0 is None else tuple(map(_there, h0))
+    results = compiled(name)(**there, h0=start)
+    return [[t.cpu() for t in listed(group)] for group in results]
+
+
+def _there(value: Any) -> Any:
+    return value.to(DEVICE) if isinstance(value, Tensor) else value
 
 
 def listed(values: Any) -> list[Tensor]:

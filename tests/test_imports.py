@@ -33,12 +33,18 @@ ORDER = (
         "celltext",
         "emit",
         "build",
+        "nvrtc",
+        "modules",
         "machine",
         "predict",
         "choices",
         "plan",
+        "plan_cuda",
         "sequences",
+        "kernel",
+        "marshal",
         "launch",
+        "launch_cuda",
         "memory",
         "ops",
         "arguments",
@@ -46,11 +52,17 @@ ORDER = (
         "status",
         "layer",
     ),
-    *("reference", "find", "write", "explain", "compiler", "doctor", "bench", "calibrate"),
+    *("reference", "find", "write", "explain", "compiler"),
+    *("sass", "loops", "occupancy", "resources", "gpus", "roofline", "assembly"),
+    *("finding", "cuda", "doctor_cuda", "doctor", "bench", "calibrate"),
     *("probe", "plot", "show", "starter", "terminal", "pages", "options", "cli", "__main__"),
 )
 HELPERS = ("paths", "text")  # small, used anywhere; import none of the stages
-ONLY_IN = {"jinja2": ("emit",), "cupy": ("build",), "ctypes": ("build", "launch", "memory")}
+ONLY_IN = {
+    "jinja2": ("emit",),
+    "cupy": ("nvrtc", "modules"),
+    "ctypes": ("build", "launch", "memory"),
+}
 HEAVY = ("torch", "sympy", "cupy", "jinja2", "numpy", "pydantic")
 
 PACKAGE = Path(__file__).parents[1] / "rnncc"

@@ -17,7 +17,7 @@ import rnncc
 from rnncc import ConvergenceError, Input, Param, State, cell, tanh
 from rnncc.choices import Choices
 from rnncc.find import find
-from rnncc.launch import shapes_of
+from rnncc.marshal import shapes_of
 from rnncc.status import Solve
 from tests.cells import cell_from
 from tests.runs import (
@@ -38,6 +38,7 @@ from tests.test_random import Text, quick_builds, random_leaves, texts, with_gra
 from tests.test_random import by_kernel as random_kernel
 from tests.tolerances import TOLERANCES, assert_close
 
+EVERY_TARGET = True  # see conftest.py
 EXAMPLES = 5  # random cells of each kind
 SHAPES = [(2, 100, 20), (1, 65, 5), (3, 33, 40)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]

@@ -26,6 +26,7 @@ from tests.runs import (
 )
 from tests.tolerances import assert_close
 
+EVERY_TARGET = True  # see conftest.py
 STEPS = 41
 FEW = ["para_gru", "lstm", "crossed"]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]

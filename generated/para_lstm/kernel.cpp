@@ -823,7 +823,8 @@ for (int first = 0; first < width; first += kLanes) {
 
 namespace rnncc {
 
-// Elements between neighbours in batch and time, and of one channel.
+// Elements between neighbours in batch and time, and of one channel. For CUDA `time` leads to the next
+// step, backward where sequences are reversed.
 struct View {
   io* data;
   int64_t batch, time, channel;

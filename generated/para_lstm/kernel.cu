@@ -428,7 +428,8 @@ struct Lane : Cell {
 
 namespace rnncc {
 
-// Elements between neighbours in batch and time, and of one channel.
+// Elements between neighbours in batch and time, and of one channel. For CUDA `time` leads to the next
+// step, backward where sequences are reversed.
 struct View {
   io* data;
   int64_t batch, time, channel;
@@ -606,7 +607,8 @@ RNNCC_FN int64_t sequence_of(const Args& a, int64_t run) {
 struct Run {
   int64_t index;                   // among the runs of all sequences
   int64_t sequence, group;
-  int64_t first, count;            // steps
+  int64_t first;                   // step
+  int count;                       // of its steps
   int64_t time;                    // where the first step lies in its row of memory
   bool active;                     // else it repeats another thread's work and writes nothing
 
@@ -623,7 +625,7 @@ struct Run {
 
   RNNCC_MEMBER void take(const Args& a, int64_t from, int64_t steps) {
     const int64_t length = steps_of(a, sequence);
-    first = from, count = limited(length - from, steps);
+    first = from, count = int(limited(length - from, steps));
     time = start_of(a, sequence) + (a.reverse ? length - 1 - from : from);
   }
 
@@ -650,18 +652,15 @@ struct Run {
   }
 };
 
-// One scalar of the cell at a step of a run, and the way to the next step.
-RNNCC_FN io* place_of(const Args& a, const View& view, const Slot& slot, const Run& r, int64_t step) {
-  const int64_t time = a.reverse ? r.time - step : r.time + step;
-  return view.data + (a.joined ? 0 : r.sequence) * view.batch + time * view.time +
+// One scalar of the cell at a step of a run. View::time leads from one step to the next, so it is
+// negative where sequences are reversed.
+RNNCC_FN io* place_of(const Args& a, const View& view, const Slot& slot, const Run& r, int step) {
+  const int64_t forth = a.reverse ? -view.time : view.time;
+  return view.data + (a.joined ? 0 : r.sequence) * view.batch + r.time * forth + step * view.time +
          (slot.offset + r.group * slot.stride) * view.channel;
 }
 
-RNNCC_FN int64_t pace_of(const Args& a, const View& view) {
-  return a.reverse ? -view.time : view.time;
-}
-
-RNNCC_FN bool resets(const Args& a, const Run& r, int64_t step) {
+RNNCC_FN bool resets(const Args& a, const Run& r, int step) {
   const int64_t time = a.reverse ? r.time - step : r.time + step;
   return a.reset[(a.joined ? 0 : r.sequence) * a.reset_batch + time * a.reset_time];
 }
@@ -727,30 +726,58 @@ RNNCC_FN void store_run(const Args& a, const Run& r, int count, const real* from
 
 namespace rnncc {
 
-RNNCC_FN int steps_left(const Run& r, int64_t step) {
-  return r.count - step < kAhead ? int(r.count - step) : kAhead;
+RNNCC_FN int steps_left(const Run& r, int step) {
+  return r.count - step < kAhead ? r.count - step : kAhead;
 }
 
-// The inputs of the next steps, on their way from memory while others are computed.
-struct Ahead {
-  io x[kAhead][Cell::kInputs + 1];
-  unsigned anew;                   // a bit for each step before which the state starts anew
+RNNCC_FN bool starts_anew(const Args& a, const Run& r, int step) {
+  return a.reset && resets(a, r, step);
+}
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int64_t step, int count) {
+// The inputs of one step.
+RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
 #pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      const View& view = a.x[slot.tensor];
-      const io* at = place_of(a, view, slot, r, step);
-      const int64_t pace = pace_of(a, view);
+  for (int i = 0; i < Cell::kInputs; ++i) {
+    const Slot& slot = Cell::inputs[i];
+    x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
+  }
+}
+
+// Where the inputs of a block of kAhead steps lie.
+struct Inputs {
+  const io* at[Cell::kInputs + 1];
+
+  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) x[k][i] = k < count ? at[k * pace] : io();
-    }
-    anew = 0;
-    for (int k = 0; a.reset && k < count; ++k) anew |= unsigned(resets(a, r, step + k)) << k;
+    for (int i = 0; i < Cell::kInputs; ++i)
+      at[i] = place_of(a, a.x[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
   }
 
-  RNNCC_MEMBER bool starts_anew(int k) const { return anew >> k & 1; }
+  // The next block, or with -1 the one before.
+  RNNCC_MEMBER void turn(const Args& a, int way) {
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      at[i] += way * kAhead * a.x[Cell::inputs[i].tensor].time;
+  }
+};
+
+// The inputs of a block, on their way from memory while another block is computed. Only a whole block
+// is fetched, of which no step starts anew; another one is walked step by step.
+struct Ahead {
+  io x[kAhead][Cell::kInputs + 1];
+  bool fetched;
+
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step) {
+    fetched = step >= 0 && step + kAhead <= r.count;
+    for (int k = 0; a.reset && fetched && k < kAhead; ++k) fetched = !resets(a, r, step + k);
+    if (!fetched) return;
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i) {
+      const io* at = from.at[i];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k, at += a.x[Cell::inputs[i].tensor].time) x[k][i] = *at;
+    }
+  }
 
   RNNCC_MEMBER void read(int k, real* row) const {
 #pragma unroll
@@ -758,88 +785,88 @@ struct Ahead {
   }
 };
 
-// Outputs, and states along the way, are [batch, time, channels] without gaps, so that one offset is
-// that of all.
-RNNCC_FN int64_t output_at(const Args& a, const Run& r, int64_t step) {
-  return place_of(a, a.y[0], Slot{0, 0, Cell::kGroup}, r, step) - a.y[0].data;
-}
-
 // A thread on its way through a run; with `carry` the product M of the step Jacobians comes along.
 template <bool carry>
 struct Walk {
-  real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1], start[Cell::kStates];
-  int64_t at;                      // of the next output
+  real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
+  io* y_at[Cell::kOutputs];        // of the next step
   bool writes, along;              // outputs; states after each step
-
-  RNNCC_MEMBER void load(const Args& a, const Run& r) {
-    load_params(a, r, p);
-    load_states(a, r, a.h0, start);
-  }
 
   // Before the first step of a run.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
     writes = write && r.active, along = writes && a.z[0].data;
-    at = output_at(a, r, 0);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
   }
 
-  RNNCC_MEMBER void step(const Args& a, const real* x, bool anew, bool first) {
+  RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
     real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = anew ? start[s] : h[s];
     Lane::step<true, carry>(x, p, h, next, y, kept);
     if (carry) {
       real N[Cell::kProducts + 1];
-      Lane::carry(x, p, h, kept, M, N, first);
+      Lane::carry(x, p, h, kept, M, N, number == 0);
 #pragma unroll
-      for (int i = 0; i < Cell::kProducts; ++i) M[i] = anew ? real(0) : N[i];
+      for (int i = 0; i < Cell::kProducts; ++i) M[i] = N[i];
     }
-    if (writes) {
 #pragma unroll
-      for (int i = 0; i < Cell::kOutputs; ++i) {
-        const Slot& slot = Cell::outputs[i];
-        from_real(y[i], a.y[slot.tensor].data[at + slot.offset]);
-      }
+    for (int i = 0; i < Cell::kOutputs; ++i) {
+      if (writes) from_real(y[i], *y_at[i]);
+      y_at[i] += a.y[Cell::outputs[i].tensor].time;
     }
-    if (along) {
 #pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) {
-        const Slot& slot = Cell::states[s];
-        from_real(next[s], a.z[slot.tensor].data[at + slot.offset]);
-      }
+    for (int s = 0; along && s < Cell::kStates; ++s) {
+      const Slot& slot = Cell::states[s];
+      from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
     }
-    at += pace_of(a, a.y[0]);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }
 
-  // The steps that are in registers.
-  RNNCC_MEMBER void block(const Args& a, const Ahead& now, int count, bool first) {
+  // The steps of a block.
+  RNNCC_MEMBER void block(const Args& a, const Run& r, const Ahead& now, int first) {
+    if (now.fetched) {
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
+      for (int k = 0; k < kAhead; ++k) {
+        real x[Cell::kInputs + 1];
+        now.read(k, x);
+        step(a, r, first + k, x);
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int k = 0; k < steps_left(r, first); ++k) {
       real x[Cell::kInputs + 1];
-      if (k >= count) break;
-      now.read(k, x);
-      step(a, x, now.starts_anew(k), first && k == 0);
+      const bool anew = starts_anew(a, r, first + k);
+      if (anew) load_states(a, r, a.h0, h);
+      read_inputs(a, r, first + k, x);
+      step(a, r, first + k, x);
+#pragma unroll
+      for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = anew ? real(0) : M[i];
     }
   }
 
   // Every step of the run.
   RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
     Ahead ahead = {};
-    int64_t slot = saved_slot(a, r, r.first), unsaved = a.every - r.first % a.every;
-    if (r.first % a.every == 0) unsaved = 0; else ++slot;
+    Inputs inputs;
+    int64_t slot = saved_slot(a, r, r.first);
+    int unsaved = int((a.every - r.first % a.every) % a.every / kAhead);  // blocks
+    slot += unsaved > 0;
     aim(a, r, write);
-    for (int64_t first = -kAhead; first < r.count; first += kAhead) {
+    load_params(a, r, p);
+    inputs.aim(a, r, 0);
+    const bool saves = writes && a.saved;
+    for (int first = -kAhead; first < r.count; first += kAhead) {
       const Ahead now = ahead;
-      const int64_t next = first + kAhead;
-      ahead.fetch(a, r, next, steps_left(r, next));
+      ahead.fetch(a, r, inputs, first + kAhead);
+      inputs.turn(a, 1);
       if (first < 0) continue;
-      if (writes && a.saved && unsaved <= 0) {
+      if (saves && unsaved-- == 0) {
         save(a, r, slot++);
-        unsaved += a.every;
+        unsaved = int(a.every / kAhead) - 1;
       }
-      unsaved -= kAhead;
-      block(a, now, steps_left(r, first), first == 0);
+      block(a, r, now, first);
     }
   }
 
@@ -853,8 +880,9 @@ struct Walk {
 // What follows a sequence in its row of memory is 0.
 RNNCC_FN void clear_after(const Args& a, const Run& r, const View& view, const Slot& slot) {
   if (!view.data || !a.lengths || a.joined || !r.active) return;
+  const int64_t forth = a.reverse ? -view.time : view.time;
   for (int64_t time = steps_of(a, r.sequence); time < a.extent; ++time)
-    from_real(real(0), view.data[r.sequence * view.batch + time * view.time +
+    from_real(real(0), view.data[r.sequence * view.batch + time * forth +
                                  (slot.offset + r.group * slot.stride) * view.channel]);
 }
 
@@ -1014,11 +1042,11 @@ RNNCC_FN void sweep(const Args& a) {
   const Run r = Run::segment(a, guess ? a.lead : 0);
   if (!guess && !is_due(a, r, now)) return;
   Walk<true> walk;
-  walk.load(a, r);
+  if (guess) load_states(a, r, a.h0, walk.h);
+  else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
 #pragma unroll
-  for (int s = 0; s < Cell::kStates; ++s)
-    walk.h[s] = a.newton && r.index > first_run(a, r.sequence) ? real(0) : walk.start[s];
-  if (!guess) load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
+  for (int s = 0; guess && a.newton && s < Cell::kStates; ++s)
+    walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
   walk.run(a, r, now.write);
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
   if (!guess) {
@@ -1038,7 +1066,8 @@ RNNCC_FN void scan(const Args& a) {
   Run r;
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
-  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
+  const int64_t first = first_run(a, r.sequence);
+  const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
   const double tolerance = now.picard ? near_enough(a) : a.tolerance;
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
@@ -1098,7 +1127,6 @@ RNNCC_FN void forward(const Args& a) {
     if (!is_due(a, r, now)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }
-  walk.load(a, r);
   walk.run(a, r, true);
   if (last) {
     store_states(a, r, walk.h, a.h_last);
@@ -1116,16 +1144,12 @@ RNNCC_FN void jacobians(const Args& a) {
   real next[Cell::kStates], y[Cell::kOutputs], k[Cell::kKept + 1], x[Cell::kInputs + 1];
   load_params(a, r, p);
   load_states(a, r, a.h0, h);
-  for (int64_t step = 0; step < r.count; ++step) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
-    }
+  for (int step = 0; step < r.count; ++step) {
+    read_inputs(a, r, step, x);
     Lane::step<false, true>(x, p, h, next, y, k);
     Lane::jacobian(x, p, h, k, J);
     real* const to =
-        a.jacobians + ((step * a.batch + r.sequence) * a.groups + r.group) * entries;
+        a.jacobians + ((int64_t(step) * a.batch + r.sequence) * a.groups + r.group) * entries;
 #pragma unroll
     for (int e = 0; e < entries; ++e)
       if (r.active) to[e] = J[e];
@@ -1168,20 +1192,14 @@ RNNCC_FN Run run_of_block(const Args& a) {
 }
 
 // The first guess of a segment's start: the state carried into the tile, run through a few steps.
-RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, const real* start, real* h) {
+RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   Run before = r;
   before.take(a, r.first - kWarm, kWarm);
 #pragma unroll 1
   for (int k = 0; k < kWarm; ++k) {
     real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, before, k));
-    }
-    const bool anew = a.reset && resets(a, before, k);
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = anew ? start[s] : h[s];
+    if (starts_anew(a, before, k)) load_states(a, before, a.h0, h);
+    read_inputs(a, before, k, x);
     Lane::step<false, false>(x, p, h, next, y, kept);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
@@ -1233,17 +1251,20 @@ RNNCC_FN void tiles(const Args& a) {
   int most = 0;
   real worst = 0, worst_of_all = 0;
   Walk<true> walk;
-  walk.load(a, r);
-  for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.start[s];
+  load_params(a, r, walk.p);
+  if (warp == 0) load_states(a, r, a.h0, walk.h);
+  for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.h[s];
   __syncthreads();
   for (int64_t begin = 0; begin < length; begin += span) {
     real start[Cell::kStates];
     Ahead now;
+    Inputs inputs;
     r.take(a, begin + warp * kAhead, kAhead);
-    now.fetch(a, r, 0, int(r.count));
+    inputs.aim(a, r, 0);
+    now.fetch(a, r, inputs, 0);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
-    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, walk.start, start);
+    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
     const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
@@ -1252,7 +1273,7 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
         if (walk.writes && a.saved) walk.save(a, r, saved_slot(a, r, r.first));
-        walk.block(a, now, int(r.count), true);
+        walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
 #pragma unroll
@@ -1290,42 +1311,75 @@ RNNCC_FN void tiles(const Args& a) {
 
 namespace rnncc {
 
+// Where a block lies in what the way back reads and writes.
+struct Places {
+  Inputs x;
+  const io* dy[Cell::kOutputs];
+  io* dx[Cell::kInputs + 1];
+
+  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
+    x.aim(a, r, step);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      dy[i] = place_of(a, a.dy[Cell::outputs[i].tensor], Cell::outputs[i], r, step);
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      dx[i] = place_of(a, a.dx[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
+  }
+
+  // The block before, for what is read.
+  RNNCC_MEMBER void read_on(const Args& a) {
+    x.turn(a, -1);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      dy[i] -= kAhead * a.dy[Cell::outputs[i].tensor].time;
+  }
+
+  RNNCC_MEMBER void write_on(const Args& a) {
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      dx[i] -= kAhead * a.dx[Cell::inputs[i].tensor].time;
+  }
+};
+
 // What a block of steps reads: inputs, gradients of outputs, and the state before it if that is saved.
 struct Block {
   Ahead inputs;
   io dy[kAhead][Cell::kOutputs];
   real h[Cell::kStates];
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int64_t step, int count, int64_t slot) {
-    inputs.fetch(a, r, step, count);
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step,
+                          int64_t slot) {
+    inputs.fetch(a, r, from.x, step);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) {
       const View& view = a.dy[Cell::outputs[i].tensor];
-      const io* at = place_of(a, view, Cell::outputs[i], r, step);
-      const int64_t pace = pace_of(a, view);
+      const io* at = from.dy[i];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) dy[k][i] = view.data && k < count ? at[k * pace] : io();
+      for (int k = 0; k < kAhead; ++k, at += view.time)
+        dy[k][i] = view.data && inputs.fetched ? *at : io();
     }
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
+    for (int s = 0; s < Cell::kStates; ++s)
+      h[s] = step >= 0 && step < r.count ? *saved_at(a, r, slot, s) : real(0);
   }
 };
 
 // Where a block lies: its first step, and the saved state before it.
 struct Spot {
-  int64_t saved, slot, step;
-  int count;
+  int saved, step, count;
+  int64_t slot;
 
   RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
-    const int64_t saved = r.count > 0 ? (r.count - 1) / a.every * a.every : 0;
-    const int64_t step = saved + (r.count > 0 ? (r.count - 1 - saved) / kAhead * kAhead : 0);
-    return {saved, saved_slot(a, r, r.first + saved), step, int(r.count - step)};
+    const int every = int(a.every), end = r.count > 0 ? r.count - 1 : 0;
+    const int saved = end / every * every, step = saved + (end - saved) / kAhead * kAhead;
+    return {saved, step, r.count - step, saved_slot(a, r, r.first + saved)};
   }
 
   // The block before this one; its count is 0 if there is none.
   RNNCC_MEMBER Spot before(const Args& a) const {
-    if (step > saved) return {saved, slot, step - kAhead, kAhead};
-    return {saved - a.every, slot - 1, step - kAhead, saved > 0 ? kAhead : 0};
+    if (step > saved) return {saved, step - kAhead, kAhead, slot};
+    return {saved - int(a.every), step - kAhead, saved > 0 ? kAhead : 0, slot - 1};
   }
 
   RNNCC_MEMBER bool is_saved() const { return step == saved; }
@@ -1333,14 +1387,13 @@ struct Spot {
 
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
-  real p[Cell::kParams + 1], g[Cell::kStates], start[Cell::kStates], g_start[Cell::kStates];
-  real Q[kQ + 1], h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
+  real p[Cell::kParams + 1], g[Cell::kStates], g_start[Cell::kStates], Q[kQ + 1];
+  real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
   double sums[Cell::kParams + 1];
   int columns;                     // lanes of a warp that share a run
 
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
     load_params(a, r, p);
-    load_states(a, r, a.h0, start);
     columns = int(lanes);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_start[s] = 0;
@@ -1359,30 +1412,80 @@ struct WalkBack {
       for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
   }
 
-  // The states before each step of a block.
-  RNNCC_MEMBER void again(const Block& block, int count) {
+  // The states before each step of a block that is in registers.
+  RNNCC_MEMBER void again(const Block& block) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[0][s] = block.h[s];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
+    for (int k = 0; k + 1 < kAhead; ++k) {
       real x[Cell::kInputs + 1], y[Cell::kOutputs], kept[Cell::kKept + 1];
-      if (k >= count) break;
       block.inputs.read(k, x);
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s)
-        h[k][s] = block.inputs.starts_anew(k) ? start[s] : h[k][s];
       Lane::step<false, false>(x, p, h[k], h[k + 1], y, kept);
     }
   }
 
-  // The gradients of a block, last step first; `alone`: of them only g, and Q.
+  // The gradients of such a block, last step first; `alone`: of them only g, and Q.
   template <bool alone>
-  RNNCC_MEMBER void back(const Args& a, const Run& r, const Block& block, int64_t step, int count) {
+  RNNCC_MEMBER void back(const Args& a, const Run& r, const Places& at, const Block& block,
+                         int step) {
 #pragma unroll
     for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
 #pragma unroll
-    for (int k = kAhead - 1; k >= 0; --k)
-      if (k < count) back_step<alone>(a, r, block, step + k, k);
+    for (int k = kAhead - 1; k >= 0; --k) {
+      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs];
+      block.inputs.read(k, x);
+#pragma unroll
+      for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
+      back_step<alone>(a, r, step + k, x, h[k], dy, dx);
+#pragma unroll
+      for (int i = 0; !alone && i < Cell::kInputs; ++i)
+        if (r.active && Cell::inputs[i].stride && a.dx[Cell::inputs[i].tensor].data)
+          from_real(dx[i], at.dx[i][k * a.dx[Cell::inputs[i].tensor].time]);
+      if (!alone && Cell::kSharedInputs) add_shared(a, r, step + k, dx);
+    }
+#pragma unroll
+    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+  }
+
+  // The same of one that is not in registers, step by step.
+  template <bool alone>
+  RNNCC_MEMBER void back_slowly(const Args& a, const Run& r, const Block& block, int first,
+                                int count) {
+#pragma unroll
+    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+#pragma unroll 1
+    for (int k = count - 1; k >= 0; --k) {
+      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs], now[Cell::kStates];
+      real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) now[s] = block.h[s];
+#pragma unroll 1
+      for (int j = 0; j < k; ++j) {
+        if (starts_anew(a, r, first + j)) load_states(a, r, a.h0, now);
+        read_inputs(a, r, first + j, x);
+        Lane::step<false, false>(x, p, now, next, y, kept);
+#pragma unroll
+        for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
+      }
+      const bool anew = starts_anew(a, r, first + k);
+      if (anew) load_states(a, r, a.h0, now);
+      read_inputs(a, r, first + k, x);
+#pragma unroll
+      for (int i = 0; i < Cell::kOutputs; ++i) {
+        const View& view = a.dy[Cell::outputs[i].tensor];
+        dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
+      }
+      back_step<alone>(a, r, first + k, x, now, dy, dx);
+      if (anew) reset();
+#pragma unroll
+      for (int i = 0; !alone && i < Cell::kInputs; ++i) {
+        const Slot& slot = Cell::inputs[i];
+        const View& view = a.dx[slot.tensor];
+        if (r.active && slot.stride && view.data)
+          from_real(dx[i], *place_of(a, view, slot, r, first + k));
+      }
+      if (!alone && Cell::kSharedInputs) add_shared(a, r, first + k, dx);
+    }
 #pragma unroll
     for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
   }
@@ -1391,14 +1494,22 @@ struct WalkBack {
   template <bool alone>
   RNNCC_MEMBER void run(const Args& a, const Run& r) {
     Block ahead = {};
-    Spot spot = {-1, 0, 0, 0}, next = Spot::last(a, r);
+    Spot spot = {-1, -1, 0, 0}, next = Spot::last(a, r);
+    Places at;
+    at.aim(a, r, next.step);
     while (spot.count > 0 || next.count > 0) {
       Block now = ahead;
-      ahead.fetch(a, r, next.step, next.count, next.slot);
+      ahead.fetch(a, r, at, next.count > 0 ? next.step : -1, next.slot);
+      at.read_on(a);
       if (spot.count > 0) {
         if (!spot.is_saved()) load_inner(a, r, spot, now.h);
-        again(now, spot.count);
-        back<alone>(a, r, now, spot.step, spot.count);
+        if (now.inputs.fetched) {
+          again(now);
+          back<alone>(a, r, at, now, spot.step);
+        } else {
+          back_slowly<alone>(a, r, now, spot.step, spot.count);
+        }
+        at.write_on(a);
       }
       if (next.count > 0 && next.saved != spot.saved && !next.is_saved()) fill_inner(a, r, next);
       spot = next;
@@ -1407,27 +1518,23 @@ struct WalkBack {
   }
 
  private:
+  // The gradient g of the states after a step becomes that of the states before it.
   template <bool alone>
-  RNNCC_MEMBER void back_step(const Args& a, const Run& r, const Block& block, int64_t step, int k) {
-    real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-    real dy[Cell::kOutputs], dx[Cell::kInputs + 1];
-    block.inputs.read(k, x);
-    Lane::step<false, true>(x, p, h[k], next, y, kept);
+  RNNCC_MEMBER void back_step(const Args& a, const Run& r, int step, const real* x,
+                              const real* before, const real* dy, real* dx) {
+    real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1], none[Cell::kOutputs];
+    Lane::step<false, true>(x, p, before, next, y, kept);
 #pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = 0;
+    for (int i = 0; i < Cell::kOutputs; ++i) none[i] = 0;
 #pragma unroll
     for (int q = 0; alone && q < Cell::kFed; ++q)
-      Lane::adjoint<false>(x, p, h[k], kept, dy, Q + q * Cell::kStates, dx, dp);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
+      Lane::adjoint<false>(x, p, before, kept, none, Q + q * Cell::kStates, dx, dp);
     if (a.dz_given) add_along(a, r, step);
-    Lane::adjoint<!alone>(x, p, h[k], kept, dy, g, dx, dp);
-    if (block.inputs.starts_anew(k)) reset();
-    if (!alone) store_inputs(a, r, step, dx);
+    Lane::adjoint<!alone>(x, p, before, kept, dy, g, dx, dp);
   }
 
   // What flows into the states after a step.
-  RNNCC_MEMBER void add_along(const Args& a, const Run& r, int64_t step) {
+  RNNCC_MEMBER void add_along(const Args& a, const Run& r, int step) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
       const View& view = a.dz[Cell::states[s].tensor];
@@ -1443,19 +1550,15 @@ struct WalkBack {
     for (int q = 0; q < kQ; ++q) Q[q] = 0;
   }
 
-  RNNCC_MEMBER void store_inputs(const Args& a, const Run& r, int64_t step, const real* dx) const {
+  RNNCC_MEMBER void add_shared(const Args& a, const Run& r, int step, const real* dx) const {
     int shared = 0;
 #pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      const View& view = a.dx[slot.tensor];
-      if (!slot.stride) add_over_channels(a, r, step, shared++, dx[i]);
-      else if (view.data && r.active) from_real(dx[i], *place_of(a, view, slot, r, step));
-    }
+    for (int i = 0; i < Cell::kInputs; ++i)
+      if (!Cell::inputs[i].stride) add_over_channels(a, r, step, shared++, dx[i]);
   }
 
   // An input that all channels share: one sum for each `columns` groups, in a fixed order.
-  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int64_t step, int shared,
+  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int step, int shared,
                                       real value) const {
     const unsigned first = threadIdx.x / columns * columns;
     const unsigned mask = columns == kWarp ? 0xffffffffu : ((1u << columns) - 1) << first;
@@ -1481,17 +1584,13 @@ struct WalkBack {
     real y[Cell::kOutputs], kept[Cell::kKept + 1];
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
-    for (int64_t step = spot.saved; step < spot.step; ++step) {
-#pragma unroll
-      for (int i = 0; i < Cell::kInputs; ++i) {
-        const Slot& slot = Cell::inputs[i];
-        x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
-      }
-      if (a.reset && resets(a, r, step)) load_states(a, r, a.h0, now);
+    for (int step = spot.saved; step < spot.step; ++step) {
+      read_inputs(a, r, step, x);
+      if (starts_anew(a, r, step)) load_states(a, r, a.h0, now);
       Lane::step<false, false>(x, p, now, next, y, kept);
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
-      const int64_t done = step + 1 - spot.saved;
+      const int done = step + 1 - spot.saved;
       if (done % kAhead == 0 && r.active)
         for (int s = 0; s < Cell::kStates; ++s) *inner_at(a, r, done / kAhead, s) = now[s];
     }
@@ -1658,13 +1757,19 @@ RNNCC_FN void back_tiles(const Args& a) {
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   for (int64_t begin = (length - 1) / span * span; length && begin >= 0; begin -= span) {
     Block block;
+    Places at;
     r.take(a, begin + warp * kAhead, kAhead);
-    const int count = int(r.count);
-    block.fetch(a, r, 0, count, saved_slot(a, r, r.first));
+    const int count = r.count;
+    at.aim(a, r, 0);
+    block.fetch(a, r, at, 0, saved_slot(a, r, r.first));
     if (count > 0) {
       walk.begin_alone();
-      walk.again(block, count);
-      walk.back<true>(a, r, block, 0, count);
+      if (block.inputs.fetched) {
+        walk.again(block);
+        walk.back<true>(a, r, at, block, 0);
+      } else {
+        walk.back_slowly<true>(a, r, block, 0, count);
+      }
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
 #pragma unroll
@@ -1684,7 +1789,8 @@ RNNCC_FN void back_tiles(const Args& a) {
     if (count > 0) {
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-      walk.back<false>(a, r, block, 0, count);
+      if (block.inputs.fetched) walk.back<false>(a, r, at, block, 0);
+      else walk.back_slowly<false>(a, r, block, 0, count);
     }
   }
   __syncthreads();
@@ -1779,7 +1885,7 @@ RNNCC_FN void reduce_shared_inputs(const Args& a) {
     real sum = 0;
     for (int64_t block = 0; within && block * columns < a.groups; ++block)
       sum += a.shared_sums[(block * places + place) * Cell::kSharedInputs + shared];
-    if (view.data) from_real(sum, view.data[row * view.batch + time * view.time]);
+    if (view.data) from_real(sum, view.data[row * view.batch + time * (a.reverse ? -view.time : view.time)]);
     ++shared;
   }
 }
@@ -1794,9 +1900,9 @@ RNNCC_FN void reduce_shared_inputs(const Args& a) {
 RNNCC_KERNEL(128) para_lstm_forward(rnncc::Args a) { rnncc::forward(a); }
 RNNCC_KERNEL(128) para_lstm_backward(rnncc::Args a) { rnncc::backward(a); }
 RNNCC_KERNEL(128) para_lstm_jacobians(rnncc::Args a) { rnncc::jacobians(a); }
-RNNCC_KERNEL(128) para_lstm_reduce_shared_inputs(rnncc::Args a) { rnncc::reduce_shared_inputs(a); }
 RNNCC_KERNEL(256) para_lstm_reduce_params(rnncc::Args a) { rnncc::reduce_params(a); }
 RNNCC_KERNEL(32) para_lstm_reduce_shared_params(rnncc::Args a) { rnncc::reduce_shared_params(a); }
+RNNCC_KERNEL(128) para_lstm_reduce_shared_inputs(rnncc::Args a) { rnncc::reduce_shared_inputs(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 1  // segments
 RNNCC_KERNEL(128) para_lstm_sweep(rnncc::Args a) { rnncc::sweep(a); }

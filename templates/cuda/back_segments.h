@@ -143,13 +143,19 @@ RNNCC_FN void back_tiles(const Args& a) {
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   for (int64_t begin = (length - 1) / span * span; length && begin >= 0; begin -= span) {
     Block block;
+    Places at;
     r.take(a, begin + warp * kAhead, kAhead);
-    const int count = int(r.count);
-    block.fetch(a, r, 0, count, saved_slot(a, r, r.first));
+    const int count = r.count;
+    at.aim(a, r, 0);
+    block.fetch(a, r, at, 0, saved_slot(a, r, r.first));
     if (count > 0) {
       walk.begin_alone();
-      walk.again(block, count);
-      walk.back<true>(a, r, block, 0, count);
+      if (block.inputs.fetched) {
+        walk.again(block);
+        walk.back<true>(a, r, at, block, 0);
+      } else {
+        walk.back_slowly<true>(a, r, block, 0, count);
+      }
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
 #pragma unroll
@@ -169,7 +175,8 @@ RNNCC_FN void back_tiles(const Args& a) {
     if (count > 0) {
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-      walk.back<false>(a, r, block, 0, count);
+      if (block.inputs.fetched) walk.back<false>(a, r, at, block, 0);
+      else walk.back_slowly<false>(a, r, block, 0, count);
     }
   }
   __syncthreads();

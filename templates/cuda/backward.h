@@ -5,42 +5,75 @@
 
 namespace rnncc {
 
+// Where a block lies in what the way back reads and writes.
+struct Places {
+  Inputs x;
+  const io* dy[Cell::kOutputs];
+  io* dx[Cell::kInputs + 1];
+
+  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
+    x.aim(a, r, step);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      dy[i] = place_of(a, a.dy[Cell::outputs[i].tensor], Cell::outputs[i], r, step);
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      dx[i] = place_of(a, a.dx[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
+  }
+
+  // The block before, for what is read.
+  RNNCC_MEMBER void read_on(const Args& a) {
+    x.turn(a, -1);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      dy[i] -= kAhead * a.dy[Cell::outputs[i].tensor].time;
+  }
+
+  RNNCC_MEMBER void write_on(const Args& a) {
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      dx[i] -= kAhead * a.dx[Cell::inputs[i].tensor].time;
+  }
+};
+
 // What a block of steps reads: inputs, gradients of outputs, and the state before it if that is saved.
 struct Block {
   Ahead inputs;
   io dy[kAhead][Cell::kOutputs];
   real h[Cell::kStates];
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int64_t step, int count, int64_t slot) {
-    inputs.fetch(a, r, step, count);
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step,
+                          int64_t slot) {
+    inputs.fetch(a, r, from.x, step);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) {
       const View& view = a.dy[Cell::outputs[i].tensor];
-      const io* at = place_of(a, view, Cell::outputs[i], r, step);
-      const int64_t pace = pace_of(a, view);
+      const io* at = from.dy[i];
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) dy[k][i] = view.data && k < count ? at[k * pace] : io();
+      for (int k = 0; k < kAhead; ++k, at += view.time)
+        dy[k][i] = view.data && inputs.fetched ? *at : io();
     }
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
+    for (int s = 0; s < Cell::kStates; ++s)
+      h[s] = step >= 0 && step < r.count ? *saved_at(a, r, slot, s) : real(0);
   }
 };
 
 // Where a block lies: its first step, and the saved state before it.
 struct Spot {
-  int64_t saved, slot, step;
-  int count;
+  int saved, step, count;
+  int64_t slot;
 
   RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
-    const int64_t saved = r.count > 0 ? (r.count - 1) / a.every * a.every : 0;
-    const int64_t step = saved + (r.count > 0 ? (r.count - 1 - saved) / kAhead * kAhead : 0);
-    return {saved, saved_slot(a, r, r.first + saved), step, int(r.count - step)};
+    const int every = int(a.every), end = r.count > 0 ? r.count - 1 : 0;
+    const int saved = end / every * every, step = saved + (end - saved) / kAhead * kAhead;
+    return {saved, step, r.count - step, saved_slot(a, r, r.first + saved)};
   }
 
   // The block before this one; its count is 0 if there is none.
   RNNCC_MEMBER Spot before(const Args& a) const {
-    if (step > saved) return {saved, slot, step - kAhead, kAhead};
-    return {saved - a.every, slot - 1, step - kAhead, saved > 0 ? kAhead : 0};
+    if (step > saved) return {saved, step - kAhead, kAhead, slot};
+    return {saved - int(a.every), step - kAhead, saved > 0 ? kAhead : 0, slot - 1};
   }
 
   RNNCC_MEMBER bool is_saved() const { return step == saved; }
@@ -48,14 +81,13 @@ struct Spot {
 
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
-  real p[Cell::kParams + 1], g[Cell::kStates], start[Cell::kStates], g_start[Cell::kStates];
-  real Q[kQ + 1], h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
+  real p[Cell::kParams + 1], g[Cell::kStates], g_start[Cell::kStates], Q[kQ + 1];
+  real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
   double sums[Cell::kParams + 1];
   int columns;                     // lanes of a warp that share a run
 
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
     load_params(a, r, p);
-    load_states(a, r, a.h0, start);
     columns = int(lanes);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_start[s] = 0;
@@ -74,30 +106,80 @@ struct WalkBack {
       for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
   }
 
-  // The states before each step of a block.
-  RNNCC_MEMBER void again(const Block& block, int count) {
+  // The states before each step of a block that is in registers.
+  RNNCC_MEMBER void again(const Block& block) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[0][s] = block.h[s];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
+    for (int k = 0; k + 1 < kAhead; ++k) {
       real x[Cell::kInputs + 1], y[Cell::kOutputs], kept[Cell::kKept + 1];
-      if (k >= count) break;
       block.inputs.read(k, x);
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s)
-        h[k][s] = block.inputs.starts_anew(k) ? start[s] : h[k][s];
       Lane::step<false, false>(x, p, h[k], h[k + 1], y, kept);
     }
   }
 
-  // The gradients of a block, last step first; `alone`: of them only g, and Q.
+  // The gradients of such a block, last step first; `alone`: of them only g, and Q.
   template <bool alone>
-  RNNCC_MEMBER void back(const Args& a, const Run& r, const Block& block, int64_t step, int count) {
+  RNNCC_MEMBER void back(const Args& a, const Run& r, const Places& at, const Block& block,
+                         int step) {
 #pragma unroll
     for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
 #pragma unroll
-    for (int k = kAhead - 1; k >= 0; --k)
-      if (k < count) back_step<alone>(a, r, block, step + k, k);
+    for (int k = kAhead - 1; k >= 0; --k) {
+      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs];
+      block.inputs.read(k, x);
+#pragma unroll
+      for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
+      back_step<alone>(a, r, step + k, x, h[k], dy, dx);
+#pragma unroll
+      for (int i = 0; !alone && i < Cell::kInputs; ++i)
+        if (r.active && Cell::inputs[i].stride && a.dx[Cell::inputs[i].tensor].data)
+          from_real(dx[i], at.dx[i][k * a.dx[Cell::inputs[i].tensor].time]);
+      if (!alone && Cell::kSharedInputs) add_shared(a, r, step + k, dx);
+    }
+#pragma unroll
+    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+  }
+
+  // The same of one that is not in registers, step by step.
+  template <bool alone>
+  RNNCC_MEMBER void back_slowly(const Args& a, const Run& r, const Block& block, int first,
+                                int count) {
+#pragma unroll
+    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+#pragma unroll 1
+    for (int k = count - 1; k >= 0; --k) {
+      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs], now[Cell::kStates];
+      real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) now[s] = block.h[s];
+#pragma unroll 1
+      for (int j = 0; j < k; ++j) {
+        if (starts_anew(a, r, first + j)) load_states(a, r, a.h0, now);
+        read_inputs(a, r, first + j, x);
+        Lane::step<false, false>(x, p, now, next, y, kept);
+#pragma unroll
+        for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
+      }
+      const bool anew = starts_anew(a, r, first + k);
+      if (anew) load_states(a, r, a.h0, now);
+      read_inputs(a, r, first + k, x);
+#pragma unroll
+      for (int i = 0; i < Cell::kOutputs; ++i) {
+        const View& view = a.dy[Cell::outputs[i].tensor];
+        dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
+      }
+      back_step<alone>(a, r, first + k, x, now, dy, dx);
+      if (anew) reset();
+#pragma unroll
+      for (int i = 0; !alone && i < Cell::kInputs; ++i) {
+        const Slot& slot = Cell::inputs[i];
+        const View& view = a.dx[slot.tensor];
+        if (r.active && slot.stride && view.data)
+          from_real(dx[i], *place_of(a, view, slot, r, first + k));
+      }
+      if (!alone && Cell::kSharedInputs) add_shared(a, r, first + k, dx);
+    }
 #pragma unroll
     for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
   }
@@ -106,14 +188,22 @@ struct WalkBack {
   template <bool alone>
   RNNCC_MEMBER void run(const Args& a, const Run& r) {
     Block ahead = {};
-    Spot spot = {-1, 0, 0, 0}, next = Spot::last(a, r);
+    Spot spot = {-1, -1, 0, 0}, next = Spot::last(a, r);
+    Places at;
+    at.aim(a, r, next.step);
     while (spot.count > 0 || next.count > 0) {
       Block now = ahead;
-      ahead.fetch(a, r, next.step, next.count, next.slot);
+      ahead.fetch(a, r, at, next.count > 0 ? next.step : -1, next.slot);
+      at.read_on(a);
       if (spot.count > 0) {
         if (!spot.is_saved()) load_inner(a, r, spot, now.h);
-        again(now, spot.count);
-        back<alone>(a, r, now, spot.step, spot.count);
+        if (now.inputs.fetched) {
+          again(now);
+          back<alone>(a, r, at, now, spot.step);
+        } else {
+          back_slowly<alone>(a, r, now, spot.step, spot.count);
+        }
+        at.write_on(a);
       }
       if (next.count > 0 && next.saved != spot.saved && !next.is_saved()) fill_inner(a, r, next);
       spot = next;
@@ -122,27 +212,23 @@ struct WalkBack {
   }
 
  private:
+  // The gradient g of the states after a step becomes that of the states before it.
   template <bool alone>
-  RNNCC_MEMBER void back_step(const Args& a, const Run& r, const Block& block, int64_t step, int k) {
-    real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-    real dy[Cell::kOutputs], dx[Cell::kInputs + 1];
-    block.inputs.read(k, x);
-    Lane::step<false, true>(x, p, h[k], next, y, kept);
+  RNNCC_MEMBER void back_step(const Args& a, const Run& r, int step, const real* x,
+                              const real* before, const real* dy, real* dx) {
+    real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1], none[Cell::kOutputs];
+    Lane::step<false, true>(x, p, before, next, y, kept);
 #pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = 0;
+    for (int i = 0; i < Cell::kOutputs; ++i) none[i] = 0;
 #pragma unroll
     for (int q = 0; alone && q < Cell::kFed; ++q)
-      Lane::adjoint<false>(x, p, h[k], kept, dy, Q + q * Cell::kStates, dx, dp);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
+      Lane::adjoint<false>(x, p, before, kept, none, Q + q * Cell::kStates, dx, dp);
     if (a.dz_given) add_along(a, r, step);
-    Lane::adjoint<!alone>(x, p, h[k], kept, dy, g, dx, dp);
-    if (block.inputs.starts_anew(k)) reset();
-    if (!alone) store_inputs(a, r, step, dx);
+    Lane::adjoint<!alone>(x, p, before, kept, dy, g, dx, dp);
   }
 
   // What flows into the states after a step.
-  RNNCC_MEMBER void add_along(const Args& a, const Run& r, int64_t step) {
+  RNNCC_MEMBER void add_along(const Args& a, const Run& r, int step) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
       const View& view = a.dz[Cell::states[s].tensor];
@@ -158,19 +244,15 @@ struct WalkBack {
     for (int q = 0; q < kQ; ++q) Q[q] = 0;
   }
 
-  RNNCC_MEMBER void store_inputs(const Args& a, const Run& r, int64_t step, const real* dx) const {
+  RNNCC_MEMBER void add_shared(const Args& a, const Run& r, int step, const real* dx) const {
     int shared = 0;
 #pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      const View& view = a.dx[slot.tensor];
-      if (!slot.stride) add_over_channels(a, r, step, shared++, dx[i]);
-      else if (view.data && r.active) from_real(dx[i], *place_of(a, view, slot, r, step));
-    }
+    for (int i = 0; i < Cell::kInputs; ++i)
+      if (!Cell::inputs[i].stride) add_over_channels(a, r, step, shared++, dx[i]);
   }
 
   // An input that all channels share: one sum for each `columns` groups, in a fixed order.
-  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int64_t step, int shared,
+  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int step, int shared,
                                       real value) const {
     const unsigned first = threadIdx.x / columns * columns;
     const unsigned mask = columns == kWarp ? 0xffffffffu : ((1u << columns) - 1) << first;
@@ -196,17 +278,13 @@ struct WalkBack {
     real y[Cell::kOutputs], kept[Cell::kKept + 1];
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
-    for (int64_t step = spot.saved; step < spot.step; ++step) {
-#pragma unroll
-      for (int i = 0; i < Cell::kInputs; ++i) {
-        const Slot& slot = Cell::inputs[i];
-        x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
-      }
-      if (a.reset && resets(a, r, step)) load_states(a, r, a.h0, now);
+    for (int step = spot.saved; step < spot.step; ++step) {
+      read_inputs(a, r, step, x);
+      if (starts_anew(a, r, step)) load_states(a, r, a.h0, now);
       Lane::step<false, false>(x, p, now, next, y, kept);
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
-      const int64_t done = step + 1 - spot.saved;
+      const int done = step + 1 - spot.saved;
       if (done % kAhead == 0 && r.active)
         for (int s = 0; s < Cell::kStates; ++s) *inner_at(a, r, done / kAhead, s) = now[s];
     }

@@ -26,7 +26,6 @@ RNNCC_FN void forward(const Args& a) {
     if (!is_due(a, r, now)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }
-  walk.load(a, r);
   walk.run(a, r, true);
   if (last) {
     store_states(a, r, walk.h, a.h_last);
@@ -44,16 +43,12 @@ RNNCC_FN void jacobians(const Args& a) {
   real next[Cell::kStates], y[Cell::kOutputs], k[Cell::kKept + 1], x[Cell::kInputs + 1];
   load_params(a, r, p);
   load_states(a, r, a.h0, h);
-  for (int64_t step = 0; step < r.count; ++step) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
-    }
+  for (int step = 0; step < r.count; ++step) {
+    read_inputs(a, r, step, x);
     Lane::step<false, true>(x, p, h, next, y, k);
     Lane::jacobian(x, p, h, k, J);
     real* const to =
-        a.jacobians + ((step * a.batch + r.sequence) * a.groups + r.group) * entries;
+        a.jacobians + ((int64_t(step) * a.batch + r.sequence) * a.groups + r.group) * entries;
 #pragma unroll
     for (int e = 0; e < entries; ++e)
       if (r.active) to[e] = J[e];

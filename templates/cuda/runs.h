@@ -42,7 +42,8 @@ RNNCC_FN int64_t sequence_of(const Args& a, int64_t run) {
 struct Run {
   int64_t index;                   // among the runs of all sequences
   int64_t sequence, group;
-  int64_t first, count;            // steps
+  int64_t first;                   // step
+  int count;                       // of its steps
   int64_t time;                    // where the first step lies in its row of memory
   bool active;                     // else it repeats another thread's work and writes nothing
 
@@ -59,7 +60,7 @@ struct Run {
 
   RNNCC_MEMBER void take(const Args& a, int64_t from, int64_t steps) {
     const int64_t length = steps_of(a, sequence);
-    first = from, count = limited(length - from, steps);
+    first = from, count = int(limited(length - from, steps));
     time = start_of(a, sequence) + (a.reverse ? length - 1 - from : from);
   }
 
@@ -86,18 +87,15 @@ struct Run {
   }
 };
 
-// One scalar of the cell at a step of a run, and the way to the next step.
-RNNCC_FN io* place_of(const Args& a, const View& view, const Slot& slot, const Run& r, int64_t step) {
-  const int64_t time = a.reverse ? r.time - step : r.time + step;
-  return view.data + (a.joined ? 0 : r.sequence) * view.batch + time * view.time +
+// One scalar of the cell at a step of a run. View::time leads from one step to the next, so it is
+// negative where sequences are reversed.
+RNNCC_FN io* place_of(const Args& a, const View& view, const Slot& slot, const Run& r, int step) {
+  const int64_t forth = a.reverse ? -view.time : view.time;
+  return view.data + (a.joined ? 0 : r.sequence) * view.batch + r.time * forth + step * view.time +
          (slot.offset + r.group * slot.stride) * view.channel;
 }
 
-RNNCC_FN int64_t pace_of(const Args& a, const View& view) {
-  return a.reverse ? -view.time : view.time;
-}
-
-RNNCC_FN bool resets(const Args& a, const Run& r, int64_t step) {
+RNNCC_FN bool resets(const Args& a, const Run& r, int step) {
   const int64_t time = a.reverse ? r.time - step : r.time + step;
   return a.reset[(a.joined ? 0 : r.sequence) * a.reset_batch + time * a.reset_time];
 }

@@ -80,11 +80,11 @@ RNNCC_FN void sweep(const Args& a) {
   const Run r = Run::segment(a, guess ? a.lead : 0);
   if (!guess && !is_due(a, r, now)) return;
   Walk<true> walk;
-  walk.load(a, r);
+  if (guess) load_states(a, r, a.h0, walk.h);
+  else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
 #pragma unroll
-  for (int s = 0; s < Cell::kStates; ++s)
-    walk.h[s] = a.newton && r.index > first_run(a, r.sequence) ? real(0) : walk.start[s];
-  if (!guess) load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
+  for (int s = 0; guess && a.newton && s < Cell::kStates; ++s)
+    walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
   walk.run(a, r, now.write);
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
   if (!guess) {
@@ -104,7 +104,8 @@ RNNCC_FN void scan(const Args& a) {
   Run r;
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
-  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
+  const int64_t first = first_run(a, r.sequence);
+  const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
   const double tolerance = now.picard ? near_enough(a) : a.tolerance;
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];

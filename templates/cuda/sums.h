@@ -66,7 +66,7 @@ RNNCC_FN void reduce_shared_inputs(const Args& a) {
     real sum = 0;
     for (int64_t block = 0; within && block * columns < a.groups; ++block)
       sum += a.shared_sums[(block * places + place) * Cell::kSharedInputs + shared];
-    if (view.data) from_real(sum, view.data[row * view.batch + time * view.time]);
+    if (view.data) from_real(sum, view.data[row * view.batch + time * (a.reverse ? -view.time : view.time)]);
     ++shared;
   }
 }

@@ -30,20 +30,14 @@ RNNCC_FN Run run_of_block(const Args& a) {
 }
 
 // The first guess of a segment's start: the state carried into the tile, run through a few steps.
-RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, const real* start, real* h) {
+RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   Run before = r;
   before.take(a, r.first - kWarm, kWarm);
 #pragma unroll 1
   for (int k = 0; k < kWarm; ++k) {
     real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, before, k));
-    }
-    const bool anew = a.reset && resets(a, before, k);
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = anew ? start[s] : h[s];
+    if (starts_anew(a, before, k)) load_states(a, before, a.h0, h);
+    read_inputs(a, before, k, x);
     Lane::step<false, false>(x, p, h, next, y, kept);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
@@ -95,17 +89,20 @@ RNNCC_FN void tiles(const Args& a) {
   int most = 0;
   real worst = 0, worst_of_all = 0;
   Walk<true> walk;
-  walk.load(a, r);
-  for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.start[s];
+  load_params(a, r, walk.p);
+  if (warp == 0) load_states(a, r, a.h0, walk.h);
+  for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.h[s];
   __syncthreads();
   for (int64_t begin = 0; begin < length; begin += span) {
     real start[Cell::kStates];
     Ahead now;
+    Inputs inputs;
     r.take(a, begin + warp * kAhead, kAhead);
-    now.fetch(a, r, 0, int(r.count));
+    inputs.aim(a, r, 0);
+    now.fetch(a, r, inputs, 0);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
-    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, walk.start, start);
+    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
     const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
@@ -114,7 +111,7 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
         if (walk.writes && a.saved) walk.save(a, r, saved_slot(a, r, r.first));
-        walk.block(a, now, int(r.count), true);
+        walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
 #pragma unroll

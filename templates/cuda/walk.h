@@ -2,30 +2,58 @@
 
 namespace rnncc {
 
-RNNCC_FN int steps_left(const Run& r, int64_t step) {
-  return r.count - step < kAhead ? int(r.count - step) : kAhead;
+RNNCC_FN int steps_left(const Run& r, int step) {
+  return r.count - step < kAhead ? r.count - step : kAhead;
 }
 
-// The inputs of the next steps, on their way from memory while others are computed.
-struct Ahead {
-  io x[kAhead][Cell::kInputs + 1];
-  unsigned anew;                   // a bit for each step before which the state starts anew
+RNNCC_FN bool starts_anew(const Args& a, const Run& r, int step) {
+  return a.reset && resets(a, r, step);
+}
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int64_t step, int count) {
+// The inputs of one step.
+RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
 #pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const Slot& slot = Cell::inputs[i];
-      const View& view = a.x[slot.tensor];
-      const io* at = place_of(a, view, slot, r, step);
-      const int64_t pace = pace_of(a, view);
+  for (int i = 0; i < Cell::kInputs; ++i) {
+    const Slot& slot = Cell::inputs[i];
+    x[i] = to_real(*place_of(a, a.x[slot.tensor], slot, r, step));
+  }
+}
+
+// Where the inputs of a block of kAhead steps lie.
+struct Inputs {
+  const io* at[Cell::kInputs + 1];
+
+  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k) x[k][i] = k < count ? at[k * pace] : io();
-    }
-    anew = 0;
-    for (int k = 0; a.reset && k < count; ++k) anew |= unsigned(resets(a, r, step + k)) << k;
+    for (int i = 0; i < Cell::kInputs; ++i)
+      at[i] = place_of(a, a.x[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
   }
 
-  RNNCC_MEMBER bool starts_anew(int k) const { return anew >> k & 1; }
+  // The next block, or with -1 the one before.
+  RNNCC_MEMBER void turn(const Args& a, int way) {
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      at[i] += way * kAhead * a.x[Cell::inputs[i].tensor].time;
+  }
+};
+
+// The inputs of a block, on their way from memory while another block is computed. Only a whole block
+// is fetched, of which no step starts anew; another one is walked step by step.
+struct Ahead {
+  io x[kAhead][Cell::kInputs + 1];
+  bool fetched;
+
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step) {
+    fetched = step >= 0 && step + kAhead <= r.count;
+    for (int k = 0; a.reset && fetched && k < kAhead; ++k) fetched = !resets(a, r, step + k);
+    if (!fetched) return;
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i) {
+      const io* at = from.at[i];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k, at += a.x[Cell::inputs[i].tensor].time) x[k][i] = *at;
+    }
+  }
 
   RNNCC_MEMBER void read(int k, real* row) const {
 #pragma unroll
@@ -33,88 +61,88 @@ struct Ahead {
   }
 };
 
-// Outputs, and states along the way, are [batch, time, channels] without gaps, so that one offset is
-// that of all.
-RNNCC_FN int64_t output_at(const Args& a, const Run& r, int64_t step) {
-  return place_of(a, a.y[0], Slot{0, 0, Cell::kGroup}, r, step) - a.y[0].data;
-}
-
 // A thread on its way through a run; with `carry` the product M of the step Jacobians comes along.
 template <bool carry>
 struct Walk {
-  real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1], start[Cell::kStates];
-  int64_t at;                      // of the next output
+  real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
+  io* y_at[Cell::kOutputs];        // of the next step
   bool writes, along;              // outputs; states after each step
-
-  RNNCC_MEMBER void load(const Args& a, const Run& r) {
-    load_params(a, r, p);
-    load_states(a, r, a.h0, start);
-  }
 
   // Before the first step of a run.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
     writes = write && r.active, along = writes && a.z[0].data;
-    at = output_at(a, r, 0);
+#pragma unroll
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
   }
 
-  RNNCC_MEMBER void step(const Args& a, const real* x, bool anew, bool first) {
+  RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
     real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = anew ? start[s] : h[s];
     Lane::step<true, carry>(x, p, h, next, y, kept);
     if (carry) {
       real N[Cell::kProducts + 1];
-      Lane::carry(x, p, h, kept, M, N, first);
+      Lane::carry(x, p, h, kept, M, N, number == 0);
 #pragma unroll
-      for (int i = 0; i < Cell::kProducts; ++i) M[i] = anew ? real(0) : N[i];
+      for (int i = 0; i < Cell::kProducts; ++i) M[i] = N[i];
     }
-    if (writes) {
 #pragma unroll
-      for (int i = 0; i < Cell::kOutputs; ++i) {
-        const Slot& slot = Cell::outputs[i];
-        from_real(y[i], a.y[slot.tensor].data[at + slot.offset]);
-      }
+    for (int i = 0; i < Cell::kOutputs; ++i) {
+      if (writes) from_real(y[i], *y_at[i]);
+      y_at[i] += a.y[Cell::outputs[i].tensor].time;
     }
-    if (along) {
 #pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) {
-        const Slot& slot = Cell::states[s];
-        from_real(next[s], a.z[slot.tensor].data[at + slot.offset]);
-      }
+    for (int s = 0; along && s < Cell::kStates; ++s) {
+      const Slot& slot = Cell::states[s];
+      from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
     }
-    at += pace_of(a, a.y[0]);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }
 
-  // The steps that are in registers.
-  RNNCC_MEMBER void block(const Args& a, const Ahead& now, int count, bool first) {
+  // The steps of a block.
+  RNNCC_MEMBER void block(const Args& a, const Run& r, const Ahead& now, int first) {
+    if (now.fetched) {
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
+      for (int k = 0; k < kAhead; ++k) {
+        real x[Cell::kInputs + 1];
+        now.read(k, x);
+        step(a, r, first + k, x);
+      }
+      return;
+    }
+#pragma unroll 1
+    for (int k = 0; k < steps_left(r, first); ++k) {
       real x[Cell::kInputs + 1];
-      if (k >= count) break;
-      now.read(k, x);
-      step(a, x, now.starts_anew(k), first && k == 0);
+      const bool anew = starts_anew(a, r, first + k);
+      if (anew) load_states(a, r, a.h0, h);
+      read_inputs(a, r, first + k, x);
+      step(a, r, first + k, x);
+#pragma unroll
+      for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = anew ? real(0) : M[i];
     }
   }
 
   // Every step of the run.
   RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
     Ahead ahead = {};
-    int64_t slot = saved_slot(a, r, r.first), unsaved = a.every - r.first % a.every;
-    if (r.first % a.every == 0) unsaved = 0; else ++slot;
+    Inputs inputs;
+    int64_t slot = saved_slot(a, r, r.first);
+    int unsaved = int((a.every - r.first % a.every) % a.every / kAhead);  // blocks
+    slot += unsaved > 0;
     aim(a, r, write);
-    for (int64_t first = -kAhead; first < r.count; first += kAhead) {
+    load_params(a, r, p);
+    inputs.aim(a, r, 0);
+    const bool saves = writes && a.saved;
+    for (int first = -kAhead; first < r.count; first += kAhead) {
       const Ahead now = ahead;
-      const int64_t next = first + kAhead;
-      ahead.fetch(a, r, next, steps_left(r, next));
+      ahead.fetch(a, r, inputs, first + kAhead);
+      inputs.turn(a, 1);
       if (first < 0) continue;
-      if (writes && a.saved && unsaved <= 0) {
+      if (saves && unsaved-- == 0) {
         save(a, r, slot++);
-        unsaved += a.every;
+        unsaved = int(a.every / kAhead) - 1;
       }
-      unsaved -= kAhead;
-      block(a, now, steps_left(r, first), first == 0);
+      block(a, r, now, first);
     }
   }
 
@@ -128,8 +156,9 @@ struct Walk {
 // What follows a sequence in its row of memory is 0.
 RNNCC_FN void clear_after(const Args& a, const Run& r, const View& view, const Slot& slot) {
   if (!view.data || !a.lengths || a.joined || !r.active) return;
+  const int64_t forth = a.reverse ? -view.time : view.time;
   for (int64_t time = steps_of(a, r.sequence); time < a.extent; ++time)
-    from_real(real(0), view.data[r.sequence * view.batch + time * view.time +
+    from_real(real(0), view.data[r.sequence * view.batch + time * forth +
                                  (slot.offset + r.group * slot.stride) * view.channel]);
 }
 

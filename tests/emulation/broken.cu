@@ -133,6 +133,8 @@ RNNCC_KERNEL(256) blocks_add_to_one_place(rnncc::Args a) {
   if (threadIdx.x == 0) a.y[0] += a.x[blockIdx.x];
 }
 
+RNNCC_KERNEL(256) different_values(rnncc::Args a) { a.marks[0] = threadIdx.x == 63; }
+
 RNNCC_KERNEL(256) missing_fence(rnncc::Args a) {
   if (threadIdx.x) return;
   a.y[1 + blockIdx.x] = a.x[blockIdx.x];
@@ -190,8 +192,7 @@ RNNCC_KERNEL(256) beyond_static(rnncc::Args a) {
 }
 
 RNNCC_KERNEL(256) unaligned(rnncc::Args a) {
-  const float4 four = *reinterpret_cast<const float4*>(a.x + 1);
-  a.y[threadIdx.x] = four.w;
+  a.y[threadIdx.x] = reinterpret_cast<const float4*>(a.x + 1)->w;
 }
 
 RNNCC_KERNEL(256) no_memory_there(rnncc::Args a) {

@@ -50,8 +50,7 @@ struct Kernel {
   void (*run)(const void* argument);
 };
 
-extern const Kernel kernels[];
-extern const int kernel_count;
+void add_kernel(const Kernel& kernel);
 
 template <auto function> struct Entry;
 
@@ -63,5 +62,11 @@ template <typename Argument, void (*function)(Argument)> struct Entry<function> 
 };
 
 }  // namespace emulation
+
+// Stands before the definition of each kernel that the compiler sees.
+#define EMULATION_KERNEL(name, threads)                                                          \
+  __attribute__((constructor)) static void add_##name() {                                        \
+    emulation::add_kernel(emulation::Entry<name>::named(#name, threads));                        \
+  }
 
 #pragma GCC visibility pop

@@ -4,158 +4,13 @@
 #define _XOPEN_SOURCE 700          // ucontext on macOS
 #define _DARWIN_C_SOURCE
 
-#include "machine.h"
-
-extern unsigned char emulation_static_begin[], emulation_static_end[];  // of bound.cpp
-
-// ---- shared memory -----------------------------------------------------------------------------
-// Dynamic memory ends where its last page does and one that must not be touched begins; under
-// AddressSanitizer it is a block of the heap, with its own guards.
-
-namespace emulation {
-
-unsigned char* dynamic_shared;
-
-#ifdef EMULATION_SANITIZE
-
-static void get_dynamic() { dynamic_shared = static_cast<unsigned char*>(malloc(launch.shared)); }
-static void drop_dynamic() { free(dynamic_shared); }
-
-#else
-
-constexpr size_t kDynamicBytes = size_t(256) << 10;
-
-static void get_dynamic() {
-  static char* memory;
-  if (!memory) {
-    memory = reserve(kDynamicBytes + 2 * page_bytes());
-    mprotect(memory + kDynamicBytes, 2 * page_bytes(), PROT_NONE);
-  }
-  const size_t bytes = (launch.shared + 15) / 16 * 16;  // CUDA aligns it to as much
-  dynamic_shared = reinterpret_cast<unsigned char*>(memory + kDynamicBytes - bytes);
-}
-
-static void drop_dynamic() {}
-
-#endif
-
-static unsigned char* static_shared() { return emulation_static_begin + 64; }
-
-// Of all kernels of the file. None under AddressSanitizer, which has guards between the arrays.
-static size_t static_bytes() {
-#ifdef EMULATION_SANITIZE
-  return 0;
-#else
-  return size_t(emulation_static_end - static_shared());
-#endif
-}
-
-// NaN everywhere: what a block has not written is not 0, nor what the block before left.
-static void spoil_shared() {
-  memset(static_shared(), 0xff, static_bytes());
-  memset(dynamic_shared, 0xff, launch.shared);
-}
-
-}  // namespace emulation
-
-#include "races.h"
+#include "schedule.h"
 #include "signals.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
 namespace emulation {
-
-// ---- which thread goes on ----------------------------------------------------------------------
-
-static unsigned ready_warps;
-static int favourite;              // a warp
-static bool stays;                 // with its favourite, until that has to wait
-
-static void make_ready(Thread& thread) {
-  thread.state = State::ready;
-  warps[thread.warp()].ready |= thread.bit();
-  ready_warps |= 1u << thread.warp();
-}
-
-[[noreturn]] static void fail_stuck();
-
-// The thread that goes on, now the current one.
-static Thread& choose() {
-  if (!ready_warps) fail_stuck();
-  if (!stays || !(ready_warps >> favourite & 1)) favourite = draw_bit(ready_warps);
-  Warp& warp = warps[favourite];
-  const int lane = draw_bit(warp.ready);
-  warp.ready &= ~(1u << lane);
-  if (!warp.ready) ready_warps &= ~(1u << favourite);
-  current = &threads[favourite * kLanes + lane];
-  threadIdx = current->index;
-  return *current;
-}
-
-// After each barrier: warps one by one, or all mixed.
-static void draw_manner() { stays = draw() % 4 != 0; }
-
-// ---- fibers that run threads -------------------------------------------------------------------
-// One that has ended a thread starts the next by itself, so a kernel whose threads never wait takes
-// one fiber and no switch.
-
-static Fiber fibers[kMostStacks];
-static Fiber* idle[kMostStacks];
-static int fibers_made, idle_count;
-
-static void work();
-
-static Fiber* idle_fiber() {
-  if (idle_count) return idle[--idle_count];
-  Fiber& fiber = fibers[fibers_made];
-  place_stack(fiber, fibers_made++);
-  prepare(fiber, work);
-  return &fiber;
-}
-
-static void go_on_with(Thread& thread) {
-  if (!thread.fiber) thread.fiber = idle_fiber();
-  switch_to(*thread.fiber);
-}
-
-// The current thread's state says what it waits for.
-static void wait() {
-  Thread& self = *current;
-  Thread& next = choose();
-  if (&next != &self) go_on_with(next);
-}
-
-static void end_thread(Thread& self);
-
-static void work() {
-  arrive();
-  for (;;) {
-    launch.kernel->run(launch.argument);
-    end_thread(*current);
-    Fiber* const self = running;
-    Thread* const next = block.gone < block.size ? &choose() : nullptr;
-    if (next && !next->fiber) {
-      next->fiber = self;
-      continue;
-    }
-    idle[idle_count++] = self;
-    switch_to(next ? *next->fiber : host);
-  }
-}
-
-// After a fault: what is on their stacks is forgotten.
-static void renew_fibers() {
-  for (int i = 0; i < fibers_made; ++i) {
-#ifdef EMULATION_SANITIZE
-    __asan_unpoison_memory_region(fibers[i].bottom, fibers[i].bytes);
-    fibers[i].shadow = nullptr;
-#endif
-    prepare(fibers[i], work);
-    idle[i] = &fibers[i];
-  }
-  idle_count = fibers_made;
-}
 
 // ---- barriers of the block ---------------------------------------------------------------------
 
@@ -326,6 +181,7 @@ static void fail_stuck() {
 
 static void end_thread(Thread& self) {
   Warp& warp = warps[self.warp()];
+  settle_writes();
   self.state = State::gone;
   warp.gone |= self.bit();
   ++block.gone;
@@ -352,8 +208,8 @@ void fence() { note_fence(); }
 
 // ---- launches ----------------------------------------------------------------------------------
 
-// Results and operands below the smallest normal number become 0, as with -ftz=true; true if the
-// processor can do so. Doubles flush as well, which a GPU's don't.
+// While it lives, operands and results below the smallest normal number become 0, as with -ftz=true;
+// those of doubles too, which a GPU keeps.
 struct Flush {
   explicit Flush(bool on) {
 #if defined(__x86_64__)
@@ -429,36 +285,40 @@ static void run_blocks(bool flush) {
 // ---- what Python calls -------------------------------------------------------------------------
 
 struct Request {
-  const char* kernel;
   const void* argument;
   uint64_t seed, shared;
   uint32_t grid, block_x, block_y;
-  int32_t flush, seconds;
+  int32_t kernel, flush, seconds;
 };
 
-static const Kernel* find(const char* name) {
-  for (int i = 0; i < kernel_count; ++i)
-    if (!strcmp(kernels[i].name, name)) return &kernels[i];
-  return nullptr;
+static Kernel kernels[256];
+static int kernel_count;
+
+void add_kernel(const Kernel& kernel) {
+  if (kernel_count == int(sizeof kernels / sizeof *kernels)) abort();
+  kernels[kernel_count++] = kernel;
 }
 
 }  // namespace emulation
 
 #define EMULATION_EXPORT extern "C" __attribute__((visibility("default")))
 
-EMULATION_EXPORT int emulation_threads(const char* name) { return emulation::find(name)->threads; }
+EMULATION_EXPORT int emulation_kernels() { return emulation::kernel_count; }
 
-EMULATION_EXPORT size_t emulation_argument_bytes(const char* name) {
-  return emulation::find(name)->argument_bytes;
+EMULATION_EXPORT const char* emulation_name(int kernel) { return emulation::kernels[kernel].name; }
+
+EMULATION_EXPORT int emulation_threads(int kernel) { return emulation::kernels[kernel].threads; }
+
+EMULATION_EXPORT size_t emulation_argument_bytes(int kernel) {
+  return emulation::kernels[kernel].argument_bytes;
 }
 
-// Of all kernels in the file together.
 EMULATION_EXPORT size_t emulation_static_bytes() { return emulation::static_bytes(); }
 
 // What went wrong, or null. One launch at a time.
 EMULATION_EXPORT const char* emulation_launch(const emulation::Request* request) {
   using namespace emulation;
-  const Kernel* const kernel = find(request->kernel);
+  const Kernel* const kernel = &kernels[request->kernel];
   void* const argument = malloc(kernel->argument_bytes);
   if (!argument) abort();
   memcpy(argument, request->argument, kernel->argument_bytes);

@@ -2,11 +2,11 @@
 // it would call ThreadSanitizer's, which is not linked. Each byte remembers who wrote it last and two who
 // have read it since. Two accesses, one of them a write and not both atomic, are a race unless something
 // orders them: a barrier of the block; a __syncwarp of both lanes; between blocks a __threadfence after
-// the first and an atomic on the same address in both. Votes and shuffles order nothing. That does
-// not depend on the order in which threads happened to run.
+// the first and an atomic on the same address in both. Votes and shuffles order nothing. Two writes of
+// the same value are no race. None of this depends on the order in which threads happened to run.
 #pragma once
 
-#include "machine.h"
+#include "shared.h"
 
 #ifndef EMULATION_RACES
 
@@ -16,6 +16,7 @@ static void races_of_block() {}
 static void order_block() {}
 static void order_warp(int, unsigned) {}
 static void note_atomic(const void*, int, int) {}
+static void settle_writes() {}
 static void note_fence() {}
 }  // namespace emulation
 
@@ -59,11 +60,23 @@ static std::unordered_map<uintptr_t, Known> released;
 static Known acquired;
 static uint32_t fenced;
 
+// A write over another's that nothing orders, and what was there. Kernels tell of a write before they
+// do it, so whether it was of the same value is seen when they next call anything.
+struct Write {
+  Access before, now;
+  uintptr_t address;
+  unsigned char value;
+};
+
+static Write unsettled[64];
+static int unsettled_count;
+
 static void races_of_launch() {
   for (Page& page : pages)
     if (page.bytes) munmap(page.bytes, kPageBytes * sizeof(Byte));
   memset(pages, 0, sizeof pages);
   pages_used = 0;
+  unsettled_count = 0;
   released.clear();
   Dl_info info;
   if (dladdr(reinterpret_cast<void*>(&races_of_launch), &info)) library = uintptr_t(info.dli_fbase);
@@ -157,13 +170,32 @@ static Name name_of_memory(uintptr_t address) {
        name_of_code(before.code).text);
 }
 
-static void check(const Access& before, bool was_write, const Access& now, bool is_write,
-                  uintptr_t address, bool shared) {
-  if (before.serial && !(before.atomic && now.atomic) && !is_ordered(before, now, shared))
-    fail_race(before, was_write, now, is_write, address);
+static bool is_race(const Access& before, const Access& now, bool shared) {
+  return before.serial && !(before.atomic && now.atomic) && !is_ordered(before, now, shared);
 }
 
-static void remember_read(Byte& byte, const Access& now, bool shared) {
+static void settle_writes() {
+  while (unsettled_count > 0) {
+    const Write& write = unsettled[--unsettled_count];
+    if (*reinterpret_cast<const unsigned char*>(write.address) != write.value)
+      fail_race(write.before, true, write.now, true, write.address);
+  }
+}
+
+static void note_write(Byte& byte, const Access& now, uintptr_t address, bool shared) {
+  for (const Access& read : {byte.read, byte.other})
+    if (is_race(read, now, shared)) fail_race(read, false, now, true, address);
+  if (is_race(byte.write, now, shared)) {
+    if (now.atomic || unsettled_count == int(sizeof unsettled / sizeof *unsettled))
+      fail_race(byte.write, true, now, true, address);
+    const unsigned char value = *reinterpret_cast<const unsigned char*>(address);
+    unsettled[unsettled_count++] = {byte.write, now, address, value};
+  }
+  byte = {now, {}, {}};
+}
+
+static void note_read(Byte& byte, const Access& now, uintptr_t address, bool shared) {
+  if (is_race(byte.write, now, shared)) fail_race(byte.write, true, now, false, address);
   const auto may_go = [&](const Access& read) {
     return !read.serial || (read.serial == now.serial && read.thread == now.thread) ||
            is_ordered(read, now, shared);
@@ -179,6 +211,7 @@ static void remember_read(Byte& byte, const Access& now, bool shared) {
 static void note_access(uintptr_t address, size_t bytes, bool is_write, bool atomic,
                         uint32_t code) {
   if (!current) return;
+  settle_writes();
   const void* const pointer = reinterpret_cast<const void*>(address);
   if (is_on_stacks(pointer)) {
     if (!is_on(*running, pointer))
@@ -194,15 +227,8 @@ static void note_access(uintptr_t address, size_t bytes, bool is_write, bool ato
   for (size_t i = 0; i < bytes; ++i, ++address) {
     if (i && address % kPageBytes == 0) page = page_of(address);
     Byte& byte = page[address % kPageBytes];
-    check(byte.write, true, now, is_write, address, shared);
-    if (!is_write) {
-      remember_read(byte, now, shared);
-      continue;
-    }
-    check(byte.read, false, now, true, address, shared);
-    check(byte.other, false, now, true, address, shared);
-    byte.write = now;
-    byte.read = byte.other = {};
+    if (is_write) note_write(byte, now, address, shared);
+    else note_read(byte, now, address, shared);
   }
 }
 

@@ -17,13 +17,13 @@ struct Args {
 
 extern __shared__ __align__(16) unsigned char rnncc_shared[];
 
-inline __device__ __forceinline__ int thread_of_block() {
+__device__ __forceinline__ int thread_of_block() {
   return threadIdx.y * blockDim.x + threadIdx.x;
 }
 
-inline __device__ __forceinline__ int threads_of_block() { return blockDim.x * blockDim.y; }
+__device__ __forceinline__ int threads_of_block() { return blockDim.x * blockDim.y; }
 
-inline __device__ __forceinline__ int64_t thread_of_grid() {
+__device__ __forceinline__ int64_t thread_of_grid() {
   return int64_t(blockIdx.x) * threads_of_block() + thread_of_block();
 }
 
@@ -72,7 +72,7 @@ RNNCC_KERNEL(1024) block_scan(rnncc::Args a) {
 RNNCC_KERNEL(1024) grid_extremes(rnncc::Args a) {
   const int64_t i = thread_of_grid();
   if (i >= a.count) return;
-  atomicMax(a.bits, (unsigned long long)(__double_as_longlong(double(a.x[i]))));
+  atomicMax(a.bits, (unsigned long long)(__double_as_longlong(fabs(double(a.x[i])))));
   atomicMin(a.marks, int(i) - 100);
   atomicAdd(a.marks + 1, 1);
   atomicOr(a.marks + 2, 1 << (i % 31));
@@ -144,6 +144,12 @@ RNNCC_KERNEL(1024) grid_sum(rnncc::Args a) {
   io total = 0;
   for (unsigned i = 0; i < gridDim.x; ++i) total += a.y[1 + i];
   a.y[0] = total;
+}
+
+// Every thread of the grid writes the same.
+RNNCC_KERNEL(1024) same_value(rnncc::Args a) {
+  a.marks[0] = 7;
+  a.bits[0] = (unsigned long long)(a.count);
 }
 
 // How often the bits of a thread's own copy of its argument are seen to change.

@@ -7,7 +7,7 @@
 #include <signal.h>
 #include <sys/time.h>
 
-#include "machine.h"
+#include "shared.h"
 
 namespace emulation {
 
@@ -38,9 +38,9 @@ static pthread_t launcher;
 
 static void say_where() {
   char place[256];
-  const int bytes = write_place(place, sizeof place - 1, *current);
-  place[bytes] = '\n';
-  if (write(2, place, size_t(bytes) + 1) < 0) _exit(1);
+  const int bytes = write_place(place, sizeof place, *current);
+  place[bytes - 1] = '\n';         // for a blank
+  if (write(2, place, size_t(bytes)) < 0) _exit(1);
 }
 
 static void on_signal(int number, siginfo_t* info, void*) {

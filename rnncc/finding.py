@@ -1,0 +1,27 @@
+"""Finding: one thing that the doctor looked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Attributes:
+        topic: what it is.
+        state: "ok", "optional" (not here, and not needed here), "fault" (there is a GPU, or what it
+            takes to use one, and it doesn't work; the CPU does) or "missing" (no kernel can be
+            built or run without it).
+        seen: what was found, in words.
+        fix: what to do; empty if nothing.
+        facts: the same for machines.
+    """
+
+    topic: str
+    state: str
+    seen: str
+    fix: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)

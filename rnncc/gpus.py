@@ -1,0 +1,128 @@
+"""GPUs: what their datasheets say, and what a function of templates/cuda/math.h takes of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnncc.errors import ArgumentError
+
+ISSUED = 128  # instructions that a multiprocessor starts per clock, counted for each lane of a warp
+SPECIAL = 16  # of them by the units for exponentials and reciprocals, on every architecture here
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU as its datasheet describes it.
+
+    Attributes:
+        clock: boost, in Hz; bandwidth: of its memory, in bytes per second.
+        float32, float64: operations of a multiprocessor per clock.
+    """
+
+    name: str
+    arch: str
+    multiprocessors: int
+    clock: float
+    bandwidth: float
+    float32: int
+    float64: int
+
+
+# Source: NVIDIA's datasheets and architecture papers; operations per clock from the table
+# "Throughput of Native Arithmetic Instructions" of the CUDA programming guide.
+DEVICES = {
+    "H100": Device("H100 SXM 80 GB", "sm_90", 132, 1.98e9, 3.35e12, 128, 64),
+    "H200": Device("H200 SXM 141 GB", "sm_90", 132, 1.98e9, 4.8e12, 128, 64),
+    "A100": Device("A100 SXM 80 GB", "sm_80", 108, 1.41e9, 2.039e12, 64, 32),
+    "RTX4090": Device("GeForce RTX 4090", "sm_89", 128, 2.52e9, 1.008e12, 128, 2),
+    "L4": Device("L4", "sm_89", 58, 2.04e9, 0.3e12, 128, 2),
+}
+
+
+def find_device(name: str) -> Device:
+    """One of `DEVICES`, however its name is written.
+
+    Raises:
+        ArgumentError: there is no such device.
+    """
+    wanted = name.upper().replace(" ", "").replace("-", "").removeprefix("NVIDIA")
+    if wanted in DEVICES:
+        return DEVICES[wanted]
+    raise ArgumentError(
+        f"device: got {name!r}, expected one of {', '.join(DEVICES)}.\nFix: --device H100"
+    )
+
+
+# --- functions -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of a function takes.
+
+    Attributes:
+        instructions: all of them, of which so many are `floating` and `special`.
+        cycles: from its argument to its value.
+    """
+
+    instructions: float
+    floating: float
+    special: float
+    cycles: float
+
+
+# Counted in what NVRTC 13.0 makes of templates/cuda/math.h for sm_90, without rare paths. Cycles:
+# its longest chain, with 20 for a special function, which are assumed; where it branches, by hand.
+FLOAT32 = {
+    "exp": Call(11, 7, 1, 48),
+    "log": Call(27, 19, 0, 79),
+    "log1p": Call(32, 18, 0, 79),
+    "expm1": Call(25, 22, 1, 74),
+    "sqrt": Call(14, 4, 1, 44),
+    "rsqrt": Call(28, 7, 2, 84),
+    "sigmoid": Call(5, 3, 2, 52),
+    "tanh": Call(16, 11, 2, 69),
+    "softplus": Call(47, 29, 1, 135),
+    "logsigmoid": Call(49, 31, 1, 143),
+    "sin": Call(50, 21, 0, 133),
+    "cos": Call(50, 21, 0, 133),
+    "sinh": Call(25, 17, 2, 100),
+    "cosh": Call(16, 10, 2, 91),
+    "erf": Call(31, 21, 1, 65),
+    "pow": Call(96, 64, 1, 200),
+    "div": Call(14, 6, 1, 44),
+}
+FLOAT64 = {
+    "exp": Call(60, 22, 0, 133),
+    "log": Call(83, 33, 1, 215),
+    "log1p": Call(136, 61, 2, 419),
+    "expm1": Call(72, 30, 0, 165),
+    "sqrt": Call(22, 8, 1, 90),
+    "rsqrt": Call(38, 14, 2, 180),
+    "sigmoid": Call(77, 30, 1, 260),
+    "tanh": Call(107, 41, 2, 344),
+    "softplus": Call(202, 88, 2, 560),
+    "logsigmoid": Call(204, 90, 2, 568),
+    "sin": Call(50, 19, 0, 116),
+    "cos": Call(51, 19, 0, 116),
+    "sinh": Call(120, 48, 1, 338),
+    "cosh": Call(60, 23, 1, 195),
+    "erf": Call(129, 49, 1, 367),
+    "pow": Call(300, 130, 2, 700),
+    "div": Call(20, 11, 1, 84),
+}
+SIMPLE = 2  # instructions of a choice: relu, where, a comparison, ...
+
+
+def call(name: str, double: bool) -> Call:
+    """What a function takes in float32, or in float64."""
+    table = FLOAT64 if double else FLOAT32
+    return table.get(name, Call(SIMPLE, SIMPLE, 0, SIMPLE * operation(double)))
+
+
+def operation(double: bool) -> float:
+    """Cycles until the next instruction can use a result; assumed of all devices.
+
+    Source: Abdelkhalik et al. 2022, arXiv:2208.11174, for float32 on an A100.
+    """
+    return 8 if double else 4

@@ -1,0 +1,189 @@
+"""Loops: a kernel's machine code -> its loops, and the instructions that a step of each takes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rnncc.sass import CLASSES, ENDS, JUMPS, Instruction, Kernel
+
+# Functions of CUDA's own that only rare operands reach, such as the denormal divisor of a quotient.
+RARE = re.compile(r"__cuda_sm\d+_|slowpath")
+SIZE = 16  # bytes of an instruction
+
+Piece = tuple[Instruction, ...]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop without the loops inside it.
+
+    Attributes:
+        start: the address that it comes back to.
+        depth: 1 for an outermost one.
+        always: what every trip runs.
+        branches: what a trip runs or leaves out, but for `rare` instructions, so many.
+        calls: functions whose own instructions are not counted.
+    """
+
+    start: int
+    depth: int
+    always: Piece
+    branches: Piece
+    rare: int
+    calls: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Instructions but for rare ones."""
+        return len(self.always) + len(self.branches)
+
+
+def loops(kernel: Kernel) -> tuple[Loop, ...]:
+    """The loops of a kernel, the one with most instructions of its own first."""
+    graph = _Graph(kernel)
+    bodies: dict[int, set[int]] = {}
+    always: dict[int, set[int]] = {}
+    for start, end in graph.ways_back():
+        bodies.setdefault(start, {start}).update(graph.between(start, end))
+        every_way = set(graph.above(end))
+        always[start] = always.get(start, every_way) & every_way
+    found = []
+    for start, body in bodies.items():
+        inside = [other for first, other in bodies.items() if first != start and first in body]
+        own = {address: graph.pieces[address] for address in sorted(body.difference(*inside))}
+        depth = sum(start in other for other in bodies.values())
+        found.append(_loop(start, depth, own, always[start]))
+    return tuple(sorted(found, key=lambda loop: (-loop.size, loop.start)))
+
+
+def per_step(loop: Loop, steps: int) -> dict[str, tuple[float, float]]:
+    """Instructions of one step by class, and "all" of them: the least, and the most but for `rare`.
+
+    Args:
+        steps: that one trip of the loop takes.
+    """
+    least = Counter(instruction.kind for instruction in loop.always)
+    most = least + Counter(instruction.kind for instruction in loop.branches)
+    by_class = {n: (least[n] / steps, most[n] / steps) for n in (*CLASSES, "other")}
+    return {"all": (len(loop.always) / steps, loop.size / steps)} | by_class
+
+
+def _loop(start: int, depth: int, pieces: dict[int, Piece], always: set[int]) -> Loop:
+    rare = {a for a, piece in pieces.items() if any(RARE.search(n) for n in _calls(piece))}
+    usual = [(a, i) for a, piece in pieces.items() if a not in rare for i in piece]
+    return Loop(
+        start,
+        depth,
+        always=tuple(i for a, i in usual if a in always),
+        branches=tuple(i for a, i in usual if a not in always),
+        rare=sum(len(pieces[a]) for a in rare),
+        calls=tuple(dict.fromkeys(_calls(i for _, i in usual))),
+    )
+
+
+def _calls(piece: Iterable[Instruction]) -> list[str]:
+    return [name for i in piece if i.opcode == "CALL" for name in i.targets]
+
+
+# --- the ways through a kernel ---------------------------------------------------------------
+
+
+class _Graph:
+    """A kernel's straight pieces by address, and the ways between those that its entry leads to."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.pieces = _pieces(kernel)
+        self.after = {start: self._after(kernel, start) for start in self.pieces}
+        self.order = self._order()
+        self.before: dict[int, list[int]] = {address: [] for address in self.order}
+        for address in self.order:
+            for following in self.after[address]:
+                self.before[following].append(address)
+        self.gates = self._gates()
+
+    def _after(self, kernel: Kernel, start: int) -> list[int]:
+        last = self.pieces[start][-1]
+        following = [] if last.always else [last.address + SIZE]
+        # .DIV leads to where the lanes of a warp have parted; kernels keep them together
+        if last.opcode in JUMPS and ".DIV" not in last.modifiers:
+            following += [kernel.labels[name] for name in last.targets if name in kernel.labels]
+        return [address for address in following if address in self.pieces]
+
+    def _order(self) -> list[int]:
+        """Each piece before those behind it, where no loop is in the way."""
+        seen: set[int] = set()
+        done: list[int] = []
+        waiting = [min(self.pieces)] if self.pieces else []
+        while waiting:
+            address = waiting[-1]
+            seen.add(address)
+            further = next((a for a in self.after[address] if a not in seen), None)
+            if further is None:
+                done.append(waiting.pop())
+            else:
+                waiting.append(further)
+        return done[::-1]
+
+    def _gates(self) -> dict[int, int]:
+        """The last piece that every way from the entry to a piece leads through.
+
+        Source: Cooper, Harvey & Kennedy 2001, "A Simple, Fast Dominance Algorithm".
+        """
+        place = {address: i for i, address in enumerate(self.order)}
+        gates = {address: address for address in self.order[:1]}
+        changed = True
+        while changed:
+            changed = False
+            for address in self.order[1:]:
+                known = [b for b in self.before[address] if b in gates]
+                gate = known[0]
+                for other in known[1:]:
+                    while gate != other:
+                        if place[gate] > place[other]:
+                            gate = gates[gate]
+                        else:
+                            other = gates[other]
+                changed |= gates.get(address) != gate
+                gates[address] = gate
+        return gates
+
+    def ways_back(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each loop: the end leads to the start, and only the start to the end."""
+        for end in self.order:
+            for start in self.after[end]:
+                if start in self.above(end):
+                    yield start, end
+
+    def above(self, address: int) -> Iterator[int]:
+        """The pieces that every way from the entry to this one leads through, itself first."""
+        yield address
+        while address != self.gates[address]:
+            address = self.gates[address]
+            yield address
+
+    def between(self, start: int, end: int) -> set[int]:
+        """The pieces from which the end is reached without the start."""
+        seen, waiting = {start, end}, [end] if end != start else []
+        while waiting:
+            for address in self.before[waiting.pop()]:
+                if address not in seen:
+                    seen.add(address)
+                    waiting.append(address)
+        return seen
+
+
+def _pieces(kernel: Kernel) -> dict[int, Piece]:
+    """Cut before each label and behind each jump."""
+    labels = set(kernel.labels.values())
+    pieces: dict[int, list[Instruction]] = {}
+    start = None
+    for instruction in kernel.instructions:
+        if start is None or instruction.address in labels:
+            start = instruction.address
+        pieces.setdefault(start, []).append(instruction)
+        if instruction.opcode in (*JUMPS, *ENDS):
+            start = None
+    return {address: tuple(piece) for address, piece in pieces.items()}
