@@ -44,8 +44,9 @@ def prepare(
 ) -> Call:
     """Check a call and bring its tensors into the form that the operators want."""
     bound = _bind(spec, args, kwargs)
+    device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
     for name, value in bound.items():
-        check_tensor(name, value)
+        check_tensor(name, value, device)
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = _common_dtype(names, inputs)
@@ -59,7 +60,7 @@ def prepare(
     params = compute_params(spec, bound, dtype)
     sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, inputs[0].device)
     state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
-    start = stack_states(spec, h0, state_lead, channels, dtype)
+    start = stack_states(spec, h0, state_lead, channels, dtype, device)
     return Call(inputs, params, start, lead, sequences, state_lead)
 
 
@@ -143,8 +144,8 @@ def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
 
 
-def check_tensor(name: str, value: Any) -> None:
-    """A floating-point tensor on a device that has kernels."""
+def check_tensor(name: str, value: Any, device: torch.device | None = None) -> None:
+    """A floating-point tensor on a device that has kernels; on `device` if that is given."""
     if not isinstance(value, Tensor):
         raise refuse(name, show(value), "a torch.Tensor", f"torch.as_tensor({name})")
     if value.layout != torch.strided:
@@ -157,8 +158,11 @@ def check_tensor(name: str, value: Any) -> None:
             "float32, bfloat16, float16 or float64",
             f"{name}.float()",
         )
-    if value.device.type != "cpu":
-        raise refuse(name, show(value), "a tensor on the CPU", f"{name}.cpu()")
+    if value.device.type not in ("cpu", "cuda"):
+        raise refuse(name, show(value), "a tensor on the CPU or a CUDA GPU", f"{name}.cpu()")
+    if device is not None and value.device != device:
+        here = f"a tensor on {device}, as the others are"
+        raise refuse(name, show(value), here, f"{name}.to('{device}')")
 
 
 def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:
@@ -166,7 +170,7 @@ def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype
     dtypes = {x.dtype for x in inputs}
     if len(dtypes) == 1:
         return inputs[0].dtype
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(inputs[0].device.type):
         result = inputs[0].dtype
         for x in inputs:
             result = torch.promote_types(result, x.dtype)
@@ -276,7 +280,12 @@ def _param_shape(block: int | None, channels: int | None) -> str:
 
 
 def stack_states(
-    spec: KernelSpec, h0: Any, lead: tuple[int, ...], channels: int, dtype: torch.dtype
+    spec: KernelSpec,
+    h0: Any,
+    lead: tuple[int, ...],
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> Tensor | None:
     """[states, B, N] in the compute dtype from a tensor or a tuple of tensors."""
     if h0 is None:
@@ -294,7 +303,7 @@ def stack_states(
     rows = []
     for name, value in zip(names, values, strict=True):
         label = "h0" if len(names) == 1 else f"h0 ({name})"
-        check_tensor(label, value)
+        check_tensor(label, value, device)
         if value.dtype not in (dtype, compute):
             raise refuse(
                 label,

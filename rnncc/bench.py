@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,21 +15,20 @@ from rnncc.choices import SOLVERS
 from rnncc.compiler import CompiledCell
 from rnncc.doctor import cpu_name
 from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
-from rnncc.ir import CellIR
-from rnncc.reference import plain_loop, plain_step
+from rnncc.kernel import COMPUTE
+from rnncc.rivals import CPU, Arguments, Loop, Shape, chunked, copier, oracle, plain
 from rnncc.spec import InitSpec, KernelSpec
 from rnncc.status import Solve
+from rnncc.timing import interleave
 
-Shape = tuple[int, int, int]
-Arguments = Mapping[str, Tensor]
-Loop = Callable[[Arguments], list[Tensor]]
-
-CHUNK = 32  # steps of the loop that torch.compile sees at once
-LEAST_ROUNDS, MOST_ROUNDS = 3, 25
-FAST = 0.1  # seconds; what takes less runs several times in a round, so in its own steady state
-
-# Kernel and loop are both float32: twice the table of docs/numerics.md, and room for long sums.
-OUTPUT_LIMIT, GRADIENT_LIMIT = 1e-4, 1e-3
+# Of outputs and of gradients. Kernel and loop round alike, in the dtype that both compute in: the
+# table of docs/numerics.md twice over, and room for long sums.
+LIMITS = {
+    torch.float64: (1e-9, 1e-8),
+    torch.float32: (1e-4, 1e-3),
+    torch.bfloat16: (4e-2, 6e-2),
+    torch.float16: (4e-3, 1e-2),
+}
 # A spike flips where rounding differs at the threshold.
 SPIKES_THAT_MAY_FLIP = 1e-3
 
@@ -110,14 +108,16 @@ def machine() -> dict[str, Any]:
 def measure(
     compiled: CompiledCell,
     shape: Shape,
+    dtype: str = "float32",
     against_compile: bool = False,
     solvers: bool = False,
     budget: float = 6.0,
 ) -> Iterator[Timing]:
-    """Time the forward, then forward and backward, in float32.
+    """Time the forward, then forward and backward.
 
     Args:
         shape: [B, T, N].
+        dtype: of the inputs.
         against_compile: also the loop with chunks of 32 steps under torch.compile; that compiles
             for 10 to 40 seconds.
         budget: about how many seconds each of the two takes, once compiled.
@@ -125,23 +125,18 @@ def measure(
         ArgumentError: the shape doesn't fit the cell.
         RnnccError: the kernel and the loop don't agree.
     """
-    cell, spec = compiled.stages.cell, compiled.kernel.spec
-    if shape[-1] % spec.group:
-        raise ArgumentError(
-            f"--shape: got {shape[-1]} channels, expected a multiple of {spec.group}, "
-            f"the group that '{spec.name}' mixes.\n"
-            f"Fix: {-(-shape[-1] // spec.group) * spec.group} channels"
-        )
-    arguments = random_arguments(spec, shape)
-    loops = {"fused": fused_loop(compiled), "loop": plain(cell)}
-    check(loops["fused"], loops["loop"], arguments, spec)
+    cell, spec, io = compiled.stages.cell, compiled.spec, getattr(torch, dtype)
+    check_shape(spec, shape)
+    arguments = random_arguments(spec, shape, dtype=io)
+    loops = {"fused": fused_loop(compiled), "loop": plain(cell, io)}
+    check(loops["fused"], oracle(cell, io), arguments, spec)
     if against_compile:
-        loops["compiled"] = chunked(cell)
+        loops["compiled"] = chunked(cell, io)
     each = solver_loops(compiled, arguments) if solvers else {}
     chosen: list[Solve] = []
     compiled(**arguments, observe=chosen.append)
     for direction, run in (("forward", forward), ("forward+backward", forward_backward)):
-        moved = bytes_moved(spec, shape, direction)
+        moved = bytes_moved(spec, shape, direction, io.itemsize)
         runs = {name: run(loop, arguments) for name, loop in {**loops, **each}.items()}
         times = interleave({**runs, "copy": copier(moved)}, budget)
         medians = {name: statistics.median(samples) for name, samples in times.items()}
@@ -159,33 +154,57 @@ def measure(
         )
 
 
+def check_shape(spec: KernelSpec, shape: Shape) -> None:
+    """The channels must fill groups.
+
+    Raises:
+        ArgumentError: they don't.
+    """
+    if shape[-1] % spec.group:
+        raise ArgumentError(
+            f"--shape: got {shape[-1]} channels, expected a multiple of {spec.group}, "
+            f"the group that '{spec.name}' mixes.\n"
+            f"Fix: {-(-shape[-1] // spec.group) * spec.group} channels"
+        )
+
+
 # --- what is run -----------------------------------------------------------------------------
 
 
-def random_arguments(spec: KernelSpec, shape: Shape, seed: int = 0) -> dict[str, Tensor]:
-    """Standard normal inputs, shared ones uniform in [0, 1]; params as the cell starts them."""
+def random_arguments(
+    spec: KernelSpec,
+    shape: Shape,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+) -> dict[str, Tensor]:
+    """Standard normal inputs, shared ones uniform in [0, 1]; params as the cell starts them.
+
+    Params are in the dtype that the recurrence is computed in.
+    """
     batch, steps, channels = shape
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     arguments = {}
     size: tuple[int, ...]
     for i in spec.inputs:
         draw = torch.rand if i.shared else torch.randn
         size = (batch, steps) if i.shared else (batch, steps, channels)
-        arguments[i.name] = draw(size, generator=generator)
+        arguments[i.name] = draw(size, generator=generator, dtype=dtype, device=device)
     for p in spec.params:
         block = p.block
         size = (1,) if p.shared else (channels,)
         size = size if block is None else (channels // block, block, block)
-        arguments[p.name] = _drawn(p.init, size, generator)
+        empty = torch.empty(size, dtype=COMPUTE[dtype], device=device)
+        arguments[p.name] = _drawn(p.init, empty, generator)
     return arguments
 
 
-def _drawn(init: InitSpec, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _drawn(init: InitSpec, empty: Tensor, generator: torch.Generator) -> Tensor:
     if init.kind == "uniform":
-        return torch.empty(size).uniform_(init.a, init.b, generator=generator)
+        return empty.uniform_(init.a, init.b, generator=generator)
     if init.kind == "normal":
-        return torch.empty(size).normal_(init.a, init.b, generator=generator)
-    return torch.full(size, init.a)
+        return empty.normal_(init.a, init.b, generator=generator)
+    return empty.fill_(init.a)
 
 
 def fused_loop(compiled: CompiledCell, solver: str = "auto") -> Loop:
@@ -208,44 +227,6 @@ def solver_loops(compiled: CompiledCell, arguments: Arguments) -> dict[str, Loop
     return loops
 
 
-def plain(cell: CellIR) -> Loop:
-    """The loop that a user would write in PyTorch."""
-    step = plain_step(cell, torch.float32)
-    return lambda arguments: plain_loop(cell, arguments, step=step)[0]
-
-
-def chunked(cell: CellIR, size: int = CHUNK) -> Loop:
-    """The plain loop, `size` steps at a time under torch.compile: the strongest rival on a CPU."""
-    step = plain_step(cell, torch.float32)
-
-    def chunk(
-        states: tuple[Tensor, ...], inputs: Sequence[Tensor], params: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        rows = []
-        for xs in zip(*(x.unbind(1) for x in inputs), strict=True):
-            states, outputs = step(*states, *xs, *params)
-            rows.append(outputs)
-        return states, [torch.stack(column, 1) for column in zip(*rows, strict=True)]
-
-    compiled = torch.compile(chunk, dynamic=False)
-
-    def run(arguments: Arguments) -> list[Tensor]:
-        inputs = [arguments[a.name] for a in cell.inputs]
-        inputs = [
-            x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)
-        ]
-        params = [arguments[a.name] for a in cell.params]
-        like = next(x for a, x in zip(cell.inputs, inputs, strict=True) if not a.shared)
-        states = tuple(torch.full_like(like[:, 0], a.start) for a in cell.states)
-        parts = []
-        for xs in zip(*(x.split(size, 1) for x in inputs), strict=True):
-            states, outputs = compiled(states, xs, params)
-            parts.append(outputs)
-        return [torch.cat(column, 1) for column in zip(*parts, strict=True)]
-
-    return run
-
-
 def forward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
     """A run without gradients."""
 
@@ -258,87 +239,67 @@ def forward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
 
 def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
     """A run and the gradients of all arguments, from a random gradient of every output."""
-    leaves = {name: x.clone().requires_grad_() for name, x in arguments.items()}
+    leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
     upstream: list[Tensor] = []
 
     def run() -> Sequence[Tensor]:
         ys = loop(leaves)
         if not upstream:
-            generator = torch.Generator().manual_seed(1)
-            upstream.extend(torch.randn(y.shape, generator=generator) for y in ys)
+            generator = torch.Generator(ys[0].device).manual_seed(1)
+            upstream.extend(random_like(y, generator) for y in ys)
         return torch.autograd.grad(ys, list(leaves.values()), upstream, materialize_grads=True)
 
     return run
 
 
-def bytes_moved(spec: KernelSpec, shape: Shape, direction: str) -> int:
-    """What a pass over these tensors must read and write at least, in float32."""
+def random_like(y: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal."""
+    return torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+
+
+def bytes_moved(spec: KernelSpec, shape: Shape, direction: str, size: int = 4) -> int:
+    """What a pass over these tensors must read and write at least, `size` bytes a value."""
     batch, steps, channels = shape
     inputs = sum(1 if i.shared else channels for i in spec.inputs)
     outputs = len(spec.outputs) * channels
     once = inputs + outputs  # forward: read inputs, write outputs
     values = once if direction == "forward" else once + inputs + outputs + inputs
-    return 4 * batch * steps * values
+    return size * batch * steps * values
 
 
-def copier(moved: int) -> Callable[[], Any]:
-    """A copy that reads half of so many bytes and writes the other half."""
-    source = torch.ones(max(1, moved // 8))
-    target = torch.empty_like(source)
-    return lambda: target.copy_(source)
+# --- agreement -------------------------------------------------------------------------------
 
 
-# --- agreement and time ----------------------------------------------------------------------
-
-
-def check(fused: Loop, loop: Loop, arguments: Arguments, spec: KernelSpec) -> None:
+def check(
+    fused: Loop,
+    loop: Loop,
+    arguments: Arguments,
+    spec: KernelSpec,
+    against: str = "the plain loop's",
+) -> None:
     """Hold outputs and gradients of the kernel to those of the loop, before anything is timed."""
+    outputs, gradients = LIMITS[arguments[spec.inputs[0].name].dtype]
     for kind, run, limit in (
-        ("output", forward, OUTPUT_LIMIT),
-        ("gradient", forward_backward, GRADIENT_LIMIT),
+        ("output", forward, outputs),
+        ("gradient", forward_backward, gradients),
     ):
         names = spec.outputs if kind == "output" else tuple(arguments)
         pairs = zip(names, run(fused, arguments)(), run(loop, arguments)(), strict=True)
         for name, actual, expected in pairs:
-            _agree(f"the {kind} '{name}'", actual, expected, limit, spec.structure.spiking)
+            what = f"the {kind} '{name}' of the kernel differs from {against}"
+            _agree(what, actual, expected, limit, spec.structure.spiking)
 
 
 def _agree(what: str, actual: Tensor, expected: Tensor, limit: float, spiking: bool) -> None:
-    size = expected.abs().max().clamp(min=1.0) if expected.numel() else torch.tensor(1.0)
-    error = (actual - expected).abs()
+    if not expected.numel():
+        return
+    size = expected.abs().max().float().clamp(min=1.0)
+    error = (actual - expected).abs().float()
     over = ~((error <= limit * size) | (actual.isnan() & expected.isnan()))
     allowed = max(1, int(SPIKES_THAT_MAY_FLIP * over.numel())) if spiking else 0
     if int(over.sum()) > allowed:
         raise RnnccError(
-            f"{what} of the kernel differs from the plain loop's by up to {error.max():.2g} "
-            f"(allowed: {limit * size:.2g}).\n"
+            f"{what} by up to {error.max():.2g} (allowed: {limit * size:.2g}).\n"
             "Fix: a shorter sequence if the recurrence is chaotic; else this is a fault of rnncc, "
             "please report the cell"
         )
-
-
-def interleave(
-    runs: Mapping[str, Callable[[], Any]], budget: float = 6.0
-) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turns, so that what slows the machine slows all of them."""
-    repeats = {name: _repeats(run) for name, run in runs.items()}
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    start = time.perf_counter()
-    for count in range(MOST_ROUNDS):
-        if count >= LEAST_ROUNDS and time.perf_counter() - start > budget:
-            break
-        for name, run in runs.items():
-            samples[name] += [_seconds(run) for _ in range(repeats[name])]
-    return samples
-
-
-def _repeats(run: Callable[[], Any]) -> int:
-    """How often it runs in a round; the first call warms up (and may compile)."""
-    run()
-    return max(1, min(10, int(FAST / max(_seconds(run), 1e-9))))
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

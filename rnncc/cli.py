@@ -33,7 +33,10 @@ STAGES = OF_THE_CELL | {  # of assembly.py, which needs CuPy
     "sass": "the same in the GPU's own instructions",
     "resources": "their registers, spills, occupancy and instructions per step",
 }
-BENCH_SHAPES: list[Shape] = [(8, 512, 256), (1, 4096, 64)]
+BENCH_SHAPES: dict[str, list[Shape]] = {
+    "cpu": [(8, 512, 256), (1, 4096, 64)],
+    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 65536, 64)],
+}
 
 
 @click.group(
@@ -446,17 +449,32 @@ def new(name: str, folder: str, force: bool, json: bool) -> None:
 # --- bench, doctor ---------------------------------------------------------------------------
 
 
+def _shapes(device: str) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in BENCH_SHAPES[device])
+
+
 @main.command(
     epilog="""\b
 Examples:
   rnncc bench
   rnncc bench cells/lstm.py --shape 1x16384x16 --solvers
-  rnncc bench para_gru --against-compile --json > times.json"""
+  rnncc bench para_gru --against-compile --json > times.json
+  rnncc bench min_gru --device cuda --dtype bfloat16"""
 )
 @click.argument("path", default="para_gru")
 @options.shape(
-    "Batch, steps and channels; repeatable.  [default: 8x512x256, 1x4096x64]", multiple=True
+    "Batch, steps and channels; repeatable.  "
+    f"[default: {_shapes('cpu')}; of cuda: {_shapes('cuda')}]",
+    multiple=True,
 )
+@click.option(
+    "--device",
+    type=click.Choice(list(BENCH_SHAPES)),
+    default="cpu",
+    show_default=True,
+    help="Where it runs.",
+)
+@options.dtype("Of the inputs.")
 @click.option(
     "--against-compile",
     is_flag=True,
@@ -469,6 +487,8 @@ Examples:
 def bench(
     path: str,
     shapes: list[Shape],
+    device: str,
+    dtype: str,
     against_compile: bool,
     solvers: bool,
     threads: int | None,
@@ -477,27 +497,40 @@ def bench(
 ) -> None:
     """Time a cell against the plain PyTorch loop.
 
-    In float32, on this machine. Before that the kernel's outputs and gradients are held to those of
-    the loop.
+    On this machine. Before that the kernel's outputs and gradients are held to those of the loop.
+
+    With --device cuda, times are the GPU's own, and one step is timed as well, as in decoding.
+    Besides the loop, unless it takes too long, there are cuDNN's nn.GRU and nn.LSTM: whole layers
+    of as many features as channels, for their matrix products can't be taken apart from the
+    recurrence. If accelerated-scan is installed, there is its scan too, for cells of one state that
+    are affine in it; what goes into the scan, and its layout [B, N, T], are made before.
     """
     from rnncc import bench as bench_
-    from rnncc import pages
+    from rnncc import bench_cuda, pages
 
-    compiled = load(path, constants)
     bench_.use_threads(threads)
+    if on_gpu := device == "cuda":
+        bench_cuda.gpu()
+    compiled = load(path, constants)
+    measure: Any = bench_cuda.measure if on_gpu else bench_.measure
     timings = []
-    for shape in shapes or BENCH_SHAPES:
+    for shape in shapes or BENCH_SHAPES[device]:
         text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
         with terminal.progress(text, wanted=not json):
-            timings += list(bench_.measure(compiled, shape, against_compile, solvers))
-    found = bench_.machine()
+            timings += list(measure(compiled, shape, dtype, against_compile, solvers))
+    found = bench_cuda.machine() if on_gpu else bench_.machine()
     if json:
         results = [timing.data() for timing in timings]
-        head = {"cell": compiled.name, "dtype": "float32", "rnncc": __version__}
+        head = {"cell": compiled.name, "dtype": dtype, "rnncc": __version__}
         terminal.as_json({**head, "machine": found, "results": results})
         return
-    title = f"{compiled.name}, float32, {found['device']}, {found['threads']} threads"
-    pages.timings(f"{title}, PyTorch {found['torch']}", timings)
+    title = f"{compiled.name}, {dtype}, {found['device']}"
+    if on_gpu:
+        title += f", PyTorch {found['torch']}, CUDA {found['cuda']}, CuPy {found['cupy']}"
+        pages.gpu_timings(title, timings)
+    else:
+        title += f", {found['threads']} threads, PyTorch {found['torch']}"
+        pages.timings(title, timings)
 
 
 @main.command(

@@ -329,7 +329,8 @@ class CellLayer(nn.Module):
     ) -> Solution:
         """One direction."""
         inputs, params = self._arguments(direction, x, shared)
-        start = stack_states(self.kernel.spec, state, state_lead, self.hidden_size, inputs[0].dtype)
+        spec, like = self.kernel.spec, inputs[0]
+        start = stack_states(spec, state, state_lead, self.hidden_size, like.dtype, like.device)
         choices = self.choices
         if self.bidirectional:
             start = None if start is None else start.tensor_split(2, 1)[direction.back]
@@ -355,7 +356,7 @@ class CellLayer(nn.Module):
         projected = projected.reshape(rows, steps, width, self.hidden_size)
         inputs = [projected] if self._projected else []
         for name in self._shared:
-            check_tensor(name, shared[name])
+            check_tensor(name, shared[name], x.device)
             try:
                 whole = cast(shared[name], projected.dtype).expand(*lead, steps)
             except RuntimeError:
@@ -375,7 +376,8 @@ class CellLayer(nn.Module):
         most: float = math.inf,
     ) -> None:
         """One of `least` to `most` dimensions, and the shared inputs by name."""
-        check_tensor("x", x)
+        weight = self.projection.weight
+        check_tensor("x", x, None if weight.is_meta else weight.device)
         if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
             raise refuse(
                 "x",
@@ -383,8 +385,7 @@ class CellLayer(nn.Module):
                 f"{wanted} with input_size={self.input_size}",
                 "batch first: [batch, time, features]",
             )
-        weight = self.projection.weight
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled("cpu"):
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise refuse(
                 "x",
                 show(x),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rnncc.sass import CLASSES, ENDS, JUMPS, Instruction, Kernel
+from rnncc.sass import CLASSES, ENDS, Instruction, Kernel
 
 # Functions of CUDA's own that only rare operands reach, such as the denormal divisor of a quotient.
 RARE = re.compile(r"__cuda_sm\d+_|slowpath")
@@ -23,69 +23,62 @@ class Loop:
     Attributes:
         start: the address that it comes back to.
         depth: 1 for an outermost one.
-        always: what every trip runs.
-        branches: what a trip runs or leaves out, but for `rare` instructions, so many.
+        lightest: the instructions of the trip that takes fewest of those that do the work, which
+            are those through the piece with most arithmetic; rare paths don't count.
+        heaviest: of the trip that takes most.
+        rare: how many instructions those have.
         calls: functions whose own instructions are not counted.
     """
 
     start: int
     depth: int
-    always: Piece
-    branches: Piece
+    lightest: Piece
+    heaviest: Piece
     rare: int
     calls: tuple[str, ...]
 
-    @property
-    def size(self) -> int:
-        """Instructions but for rare ones."""
-        return len(self.always) + len(self.branches)
-
 
 def loops(kernel: Kernel) -> tuple[Loop, ...]:
-    """The loops of a kernel, the one with most instructions of its own first."""
+    """The loops of a kernel, the one with the heaviest trip first."""
     graph = _Graph(kernel)
+    ends: dict[int, list[int]] = {}
     bodies: dict[int, set[int]] = {}
-    always: dict[int, set[int]] = {}
     for start, end in graph.ways_back():
+        ends.setdefault(start, []).append(end)
         bodies.setdefault(start, {start}).update(graph.between(start, end))
-        every_way = set(graph.above(end))
-        always[start] = always.get(start, every_way) & every_way
     found = []
     for start, body in bodies.items():
         inside = [other for first, other in bodies.items() if first != start and first in body]
         own = {address: graph.pieces[address] for address in sorted(body.difference(*inside))}
+        rare = {a for a, piece in own.items() if any(RARE.search(n) for n in _calls(piece))}
+        body -= rare
+
+        def trip(most: bool, start: int = start, own: Mapping[int, Piece] = own) -> Piece:
+            way = graph.trip(start, ends[start], body, own, most)
+            return tuple(instruction for address in way for instruction in own[address])
+
+        called = [name for a, piece in own.items() if a not in rare for name in _calls(piece)]
         depth = sum(start in other for other in bodies.values())
-        found.append(_loop(start, depth, own, always[start]))
-    return tuple(sorted(found, key=lambda loop: (-loop.size, loop.start)))
+        skipped = sum(len(own[address]) for address in rare)
+        called = dict.fromkeys(called)
+        found.append(Loop(start, depth, trip(False), trip(True), skipped, tuple(called)))
+    return tuple(sorted(found, key=lambda loop: (-len(loop.heaviest), loop.start)))
 
 
 def per_step(loop: Loop, steps: int) -> dict[str, tuple[float, float]]:
-    """Instructions of one step by class, and "all" of them: the least, and the most but for `rare`.
+    """Instructions of one step by class, and "all" of them, in the lightest and heaviest trip.
 
     Args:
         steps: that one trip of the loop takes.
     """
-    least = Counter(instruction.kind for instruction in loop.always)
-    most = least + Counter(instruction.kind for instruction in loop.branches)
-    by_class = {n: (least[n] / steps, most[n] / steps) for n in (*CLASSES, "other")}
-    return {"all": (len(loop.always) / steps, loop.size / steps)} | by_class
-
-
-def _loop(start: int, depth: int, pieces: dict[int, Piece], always: set[int]) -> Loop:
-    rare = {a for a, piece in pieces.items() if any(RARE.search(n) for n in _calls(piece))}
-    usual = [(a, i) for a, piece in pieces.items() if a not in rare for i in piece]
-    return Loop(
-        start,
-        depth,
-        always=tuple(i for a, i in usual if a in always),
-        branches=tuple(i for a, i in usual if a not in always),
-        rare=sum(len(pieces[a]) for a in rare),
-        calls=tuple(dict.fromkeys(_calls(i for _, i in usual))),
-    )
+    trips = loop.lightest, loop.heaviest
+    light, heavy = (Counter(instruction.kind for instruction in trip) for trip in trips)
+    by_class = {n: (light[n] / steps, heavy[n] / steps) for n in (*CLASSES, "other")}
+    return {"all": (len(loop.lightest) / steps, len(loop.heaviest) / steps)} | by_class
 
 
 def _calls(piece: Iterable[Instruction]) -> list[str]:
-    return [name for i in piece if i.opcode == "CALL" for name in i.targets]
+    return [name for i in piece if i.opcode == "CALL" and not i.jumps for name in i.targets]
 
 
 # --- the ways through a kernel ---------------------------------------------------------------
@@ -108,7 +101,7 @@ class _Graph:
         last = self.pieces[start][-1]
         following = [] if last.always else [last.address + SIZE]
         # .DIV leads to where the lanes of a warp have parted; kernels keep them together
-        if last.opcode in JUMPS and ".DIV" not in last.modifiers:
+        if last.jumps and ".DIV" not in last.modifiers:
             following += [kernel.labels[name] for name in last.targets if name in kernel.labels]
         return [address for address in following if address in self.pieces]
 
@@ -174,6 +167,36 @@ class _Graph:
                     waiting.append(address)
         return seen
 
+    def trip(
+        self,
+        start: int,
+        ends: Sequence[int],
+        body: set[int],
+        own: Mapping[int, Piece],
+        most: bool,
+    ) -> list[int]:
+        """The way from start to one of the ends on which the loop's own pieces weigh least or most.
+
+        Pieces of loops inside weigh nothing and are left out.
+        """
+        sign = -1 if most else 1
+        place = {address: i for i, address in enumerate(self.order) if address in body}
+        weight = {address: sign * len(own.get(address, ())) for address in place}
+        best: dict[int, tuple[int, int]] = {start: (weight[start], start)}  # and where from
+        for address in place:
+            for following in self.after[address] if address in best else ():
+                total = best[address][0] + weight.get(following, 0)
+                forward = place.get(following, -1) > place[address]
+                if forward and (following not in best or total < best[following][0]):
+                    best[following] = total, address
+        reached = [end for end in ends if end in best]
+        if not reached:
+            return []
+        way = [min(reached, key=lambda end: best[end][0])]
+        while way[-1] != start:
+            way.append(best[way[-1]][1])
+        return [address for address in reversed(way) if address in own]
+
 
 def _pieces(kernel: Kernel) -> dict[int, Piece]:
     """Cut before each label and behind each jump."""
@@ -184,6 +207,6 @@ def _pieces(kernel: Kernel) -> dict[int, Piece]:
         if start is None or instruction.address in labels:
             start = instruction.address
         pieces.setdefault(start, []).append(instruction)
-        if instruction.opcode in (*JUMPS, *ENDS):
+        if instruction.jumps or instruction.opcode in ENDS:
             start = None
     return {address: tuple(piece) for address, piece in pieces.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rnncc.machine import MEASURED
 
 if TYPE_CHECKING:
     from rnncc.bench import Timing
+    from rnncc.bench_cuda import GpuTiming
     from rnncc.calibrate import Calibration
     from rnncc.compiler import CompiledCell
     from rnncc.finding import Finding
@@ -180,6 +181,57 @@ def _timing_row(timing: Timing, solvers: Sequence[str]) -> show.Row:
         _ms(timing.copy),
         f"{timing.fused / timing.copy:.1f}",
     )
+
+
+def gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
+    """The same of a GPU, then what was left out and why."""
+    terminal.line(f"{title}; milliseconds by the GPU's clock, medians")
+    terminal.line()
+    names = list(dict.fromkeys(name for t in found for name in (*t.rivals, *t.skipped)))
+    solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
+    headers = ("shape", "pass", "solver", "rnncc", "in Python", "GB/s", "copy", "rnncc / copy")
+    rows = [_gpu_row(timing, names, solvers) for timing in found]
+    terminal.table((*headers, *names, *solvers), rows)
+    terminal.line()
+    terminal.line("In Python: until the call has launched its kernels, and returns.")
+    terminal.line("In brackets: how many times as long as rnncc.")
+    if any(name.startswith("nn.") for timing in found for name in timing.rivals):
+        terminal.line("nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.")
+    if any("accelerated-scan" in timing.rivals for timing in found):
+        terminal.line("accelerated-scan: of gates and values, given as [B, N, T]; only the scan.")
+    for note in dict.fromkeys(_notes(found)):
+        terminal.line(note)
+
+
+def _gpu_row(timing: GpuTiming, names: Sequence[str], solvers: Sequence[str]) -> show.Row:
+    return (
+        "x".join(map(str, timing.shape)),
+        timing.direction,
+        timing.solver,
+        _ms(timing.fused.device),
+        _ms(timing.fused.python),
+        f"{timing.speed / 1e9:.3g}",
+        _ms(timing.copy),
+        f"{timing.fused.device / timing.copy:.1f}",
+        *(_against(timing, name) for name in names),
+        *(_ms(timing.solvers[name]) if name in timing.solvers else "-" for name in solvers),
+    )
+
+
+def _against(timing: GpuTiming, name: str) -> str:
+    if name not in timing.rivals:
+        return "-"
+    ratio = timing.rivals[name] / timing.fused.device
+    return f"{_ms(timing.rivals[name])} ({ratio:.1f}x)"
+
+
+def _notes(found: Sequence[GpuTiming]) -> Iterator[str]:
+    """Why a rival was left out, and where, unless the reason is the same in several places."""
+    for timing in found:
+        where = f"{'x'.join(map(str, timing.shape))} {timing.direction}"
+        for name, reason in timing.skipped.items():
+            alike = sum(t.skipped.get(name) == reason for t in found)
+            yield f"{name}{'' if alike > 1 else f', {where}'}: {reason.rstrip('.')}."
 
 
 def _ms(seconds: float) -> str:

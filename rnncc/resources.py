@@ -17,7 +17,7 @@ COLUMNS = ("global", "shared", "local", "float", "special", "integer", "conversi
 NOTE = (
     "Warps at once: of those that a multiprocessor can hold, and what stands in the way of more.\n"
     "Behind `steps`: instructions of one step of the largest loop, which takes so many steps a "
-    "trip:\nwhat every trip runs, to all that stands there, rare paths left out."
+    "trip,\nin its lightest to its heaviest trip; rare paths and loops inside are left out."
 )
 
 

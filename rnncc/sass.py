@@ -68,15 +68,23 @@ class Instruction:
 
     @property
     def targets(self) -> tuple[str, ...]:
+        """The labels and functions that it names."""
         return tuple(re.findall(r"`\(([^)]+)\)", self.operands))
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it may go on at a label; for sm_80 ptxas also "calls" labels, for good."""
+        return self.opcode in JUMPS or (
+            self.opcode == "CALL" and any(name.startswith(".L") for name in self.targets)
+        )
 
     @property
     def always(self) -> bool:
         """Whether what stands behind it is never reached from here."""
         if self.guard:
             return False
-        jumps = self.opcode in JUMPS and (self.opcode != "BRA" or self.operands.startswith("`"))
-        return jumps or self.opcode in ENDS
+        chosen = self.opcode == "BRA" and not self.operands.startswith("`")  # by a predicate
+        return (self.jumps and not chosen) or self.opcode in ENDS
 
 
 @dataclass(frozen=True)
