@@ -142,10 +142,10 @@ def check(
             raise click.UsageError(f"--{name} is an option of the probe: give --probe too")
     if device is not None and shape is None:
         raise click.UsageError("--device needs a shape: give --shape too, such as 8x2048x256")
-    if ctx.get_parameter_source("dtype") is ParameterSource.COMMANDLINE and device is None:
-        raise click.UsageError("--dtype is an option of the estimate: give --device too")
+    if ctx.get_parameter_source("dtype") is ParameterSource.COMMANDLINE and shape is None:
+        raise click.UsageError("--dtype is that of a shape: give --shape too, such as 8x2048x256")
     compiled = load(path, constants)
-    plan = compiled.explain(*shape) if shape else None
+    plan = compiled.explain(*shape, dtype, device or "cpu") if shape else None
     roof = _roofline(compiled, shape, dtype, device) if shape and device else None
     chosen = {"steps": steps, "channels": channels, "weights": weights, "seed": seed}
     found = _probe(compiled, plot, chosen, wanted=not json) if probe else None
@@ -457,8 +457,7 @@ def _shapes(device: str) -> str:
     epilog="""\b
 Examples:
   rnncc bench
-  rnncc bench cells/lstm.py --shape 1x16384x16 --solvers
-  rnncc bench para_gru --against-compile --json > times.json
+  rnncc bench cells/lstm.py --shape 1x16384x16 --solvers --json > times.json
   rnncc bench min_gru --device cuda --dtype bfloat16"""
 )
 @click.argument("path", default="para_gru")

@@ -15,10 +15,12 @@ from rnncc.spec import FILES, KernelSpec
 from rnncc.trace import trace
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from rnncc.kernel import Kernel
     from rnncc.layer import CellLayer
+    from rnncc.plan_cuda import Gpu
 
 
 class CompiledCell:
@@ -87,19 +89,32 @@ class CompiledCell:
         return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)
 
     def explain(
-        self, batch: int, steps: int, channels: int, dtype: str = "float32", **choices: Any
+        self,
+        batch: int,
+        steps: int,
+        channels: int,
+        dtype: str = "float32",
+        device: str = "cpu",
+        **choices: Any,
     ) -> str:
         """Which solver a call of this shape runs, why, how long it should take, and its memory.
 
         Args:
+            device: "cpu", "cuda" for the GPU here, or the name of one: "H100".
             choices: solver, segment, ... as in a call.
         """
         from rnncc.explain import as_text
 
-        return as_text(self.explanation(batch, steps, channels, dtype, **choices), dtype)
+        return as_text(self.explanation(batch, steps, channels, dtype, device, **choices), dtype)
 
     def explanation(
-        self, batch: int, steps: int, channels: int, dtype: str = "float32", **choices: Any
+        self,
+        batch: int,
+        steps: int,
+        channels: int,
+        dtype: str = "float32",
+        device: str = "cpu",
+        **choices: Any,
     ) -> dict[str, Any]:
         """The same for machines."""
         import torch
@@ -120,11 +135,24 @@ class CompiledCell:
             )
         check_groups(kernel.spec, channels)
         shape = (batch, steps, channels)
-        plan = plan_of(kernel, shape, io, Choices(**choices))
+        plan = plan_of(kernel, shape, io, Choices(**choices), device=_gpu(device))
         return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"
+
+
+def _gpu(device: str) -> torch.device | Gpu:
+    """The CPU, the GPU that is here, or one that is known by name."""
+    import torch
+
+    from rnncc.gpus import find_device
+    from rnncc.plan_cuda import Gpu
+
+    if device in ("cpu", "cuda"):
+        return torch.device(device)
+    known = find_device(device)
+    return Gpu(known.multiprocessors, known.bandwidth / known.clock)
 
 
 def compile_cell(cell: Cell, /, *, fast_math: bool = False, **constants: float) -> CompiledCell:

@@ -106,7 +106,7 @@ def _preludes(*names: str) -> dict[str, str]:
 def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     """What the run time needs to know of the cell."""
     cell, program = compiled.cell, compiled.program
-    streams = len(program.inputs) + len(program.outputs)
+    streams, work = len(program.inputs) + len(program.outputs), effort(compiled)
     return KernelSpec(
         name=cell.name,
         states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
@@ -123,9 +123,9 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
         kept=len(program.states) + len(compiled.rows) + len(program.inputs),
-        effort=effort(compiled),
-        ahead=8 if streams <= 3 else 4,
-        warps=16 if len(program.states) <= 2 else 8,
+        effort=work,
+        ahead=8 if streams <= 3 and work.step.functions < 2 else 4,
+        warps=16 if len(program.states) == 1 else 8,
         fast_math=fast_math,
     )
 

@@ -60,6 +60,7 @@ def _direction(cut: Cut, steps: int) -> dict[str, Any]:
         "lead": cut.lead if segments > 1 else 0,
         "rows": tiling.rows,
         "columns": tiling.columns,
+        "in_block": cut.in_block,
         "predicted_ms": cut.predicted / 1e6,
         "one_pass_ms": cut.one_pass / 1e6,
     }
@@ -69,13 +70,15 @@ def as_text(found: dict[str, Any], dtype: str) -> str:
     """For people."""
     shape = ", ".join(map(str, found["shape"]))
     lines = [f"[{shape}] {dtype}: {found['solver']}", f"  why       {found['reason']}"]
+    describe = _direction_lines if found["threads"] else _gpu_lines
     for name in ("forward", "backward"):
-        first, *more = _direction_lines(found[name])
+        first, *more = describe(found[name])
         lines += [f"  {name:<9} {first}", *(f"            {line}" for line in more)]
     sizes = [f"{what} {_size(size)}" for what, size in found["bytes"].items() if size]
     lines.append(f"  memory    {', '.join(sizes)}")
     lines.append(f"  saved     the states of every {found['saved_every']} steps, in training")
-    lines.append(f"  threads   {found['threads']}")
+    if found["threads"]:
+        lines.append(f"  threads   {found['threads']}")
     return "\n".join(lines)
 
 
@@ -86,6 +89,18 @@ def _direction_lines(cut: dict[str, Any]) -> list[str]:
         return [f"{ran}; predicted {cut['predicted_ms']:.3g} ms"]
     ran = f"{cut['segments']} segments of {cut['steps']} steps, {tiles} (segments x channel groups)"
     times = f"predicted {cut['predicted_ms']:.3g} ms, in one pass {cut['one_pass_ms']:.3g} ms"
+    return [ran, f"{cut['lead']} steps lead up to each; {times}"]
+
+
+def _gpu_lines(cut: dict[str, Any]) -> list[str]:
+    """The model of a GPU has not been measured, so its times are guesses."""
+    if cut["segments"] == 1:
+        ran = "one pass over time, a thread for each sequence and group of channels"
+        return [f"{ran}; perhaps {cut['predicted_ms']:.2g} ms"]
+    times = f"perhaps {cut['predicted_ms']:.2g} ms, in one pass {cut['one_pass_ms']:.2g} ms"
+    if cut["in_block"]:
+        return [f"segments of {cut['steps']} steps, {cut['rows']} at once in a block", times]
+    ran = f"{cut['segments']} segments of {cut['steps']} steps over the grid"
     return [ran, f"{cut['lead']} steps lead up to each; {times}"]
 
 

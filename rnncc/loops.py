@@ -12,6 +12,7 @@ from rnncc.sass import CLASSES, ENDS, Instruction, Kernel
 # Functions of CUDA's own that only rare operands reach, such as the denormal divisor of a quotient.
 RARE = re.compile(r"__cuda_sm\d+_|slowpath")
 SIZE = 16  # bytes of an instruction
+ALL = 10**9  # more instructions than any kernel has
 
 Piece = tuple[Instruction, ...]
 
@@ -46,22 +47,7 @@ def loops(kernel: Kernel) -> tuple[Loop, ...]:
     for start, end in graph.ways_back():
         ends.setdefault(start, []).append(end)
         bodies.setdefault(start, {start}).update(graph.between(start, end))
-    found = []
-    for start, body in bodies.items():
-        inside = [other for first, other in bodies.items() if first != start and first in body]
-        own = {address: graph.pieces[address] for address in sorted(body.difference(*inside))}
-        rare = {a for a, piece in own.items() if any(RARE.search(n) for n in _calls(piece))}
-        body -= rare
-
-        def trip(most: bool, start: int = start, own: Mapping[int, Piece] = own) -> Piece:
-            way = graph.trip(start, ends[start], body, own, most)
-            return tuple(instruction for address in way for instruction in own[address])
-
-        called = [name for a, piece in own.items() if a not in rare for name in _calls(piece)]
-        depth = sum(start in other for other in bodies.values())
-        skipped = sum(len(own[address]) for address in rare)
-        called = dict.fromkeys(called)
-        found.append(Loop(start, depth, trip(False), trip(True), skipped, tuple(called)))
+    found = [_loop(graph, start, ends[start], bodies) for start in bodies]
     return tuple(sorted(found, key=lambda loop: (-len(loop.heaviest), loop.start)))
 
 
@@ -75,6 +61,35 @@ def per_step(loop: Loop, steps: int) -> dict[str, tuple[float, float]]:
     light, heavy = (Counter(instruction.kind for instruction in trip) for trip in trips)
     by_class = {n: (light[n] / steps, heavy[n] / steps) for n in (*CLASSES, "other")}
     return {"all": (len(loop.lightest) / steps, len(loop.heaviest) / steps)} | by_class
+
+
+def _loop(graph: _Graph, start: int, ends: Sequence[int], bodies: Mapping[int, set[int]]) -> Loop:
+    body = bodies[start]
+    inside = [other for first, other in bodies.items() if first != start and first in body]
+    own = {address: graph.pieces[address] for address in sorted(body.difference(*inside))}
+    rare = {address: own.pop(address) for address in list(own) if _is_rare(own[address])}
+    heart = max(own, key=lambda address: _arithmetic(own[address]), default=start)
+    weight = {address: len(own.get(address, ())) for address in body - rare.keys()}
+
+    def trip(weight: Mapping[int, int]) -> Piece:
+        return tuple(i for a in graph.lightest(start, ends, weight) for i in own.get(a, ()))
+
+    return Loop(
+        start,
+        depth=sum(start in other for other in bodies.values()),
+        lightest=trip(weight | {heart: -ALL}),
+        heaviest=trip({address: -count for address, count in weight.items()}),
+        rare=sum(map(len, rare.values())),
+        calls=tuple(dict.fromkeys(name for piece in own.values() for name in _calls(piece))),
+    )
+
+
+def _is_rare(piece: Piece) -> bool:
+    return any(RARE.search(name) for name in _calls(piece))
+
+
+def _arithmetic(piece: Piece) -> tuple[int, int]:
+    return sum(i.kind in ("float", "special") for i in piece), len(piece)
 
 
 def _calls(piece: Iterable[Instruction]) -> list[str]:
@@ -167,35 +182,24 @@ class _Graph:
                     waiting.append(address)
         return seen
 
-    def trip(
-        self,
-        start: int,
-        ends: Sequence[int],
-        body: set[int],
-        own: Mapping[int, Piece],
-        most: bool,
-    ) -> list[int]:
-        """The way from start to one of the ends on which the loop's own pieces weigh least or most.
+    def lightest(self, start: int, ends: Sequence[int], weight: Mapping[int, int]) -> list[int]:
+        """The way from start to one of the ends whose pieces weigh least, only through those given.
 
-        Pieces of loops inside weigh nothing and are left out.
+        It goes forward alone, so that loops inside are passed at most once.
         """
-        sign = -1 if most else 1
-        place = {address: i for i, address in enumerate(self.order) if address in body}
-        weight = {address: sign * len(own.get(address, ())) for address in place}
+        place = {address: i for i, address in enumerate(self.order) if address in weight}
         best: dict[int, tuple[int, int]] = {start: (weight[start], start)}  # and where from
         for address in place:
             for following in self.after[address] if address in best else ():
-                total = best[address][0] + weight.get(following, 0)
-                forward = place.get(following, -1) > place[address]
-                if forward and (following not in best or total < best[following][0]):
-                    best[following] = total, address
+                if place.get(following, -1) > place[address]:
+                    total = best[address][0] + weight[following]
+                    if following not in best or total < best[following][0]:
+                        best[following] = total, address
         reached = [end for end in ends if end in best]
-        if not reached:
-            return []
-        way = [min(reached, key=lambda end: best[end][0])]
+        way = [min(reached, key=lambda end: best[end][0])] if reached else [start]
         while way[-1] != start:
             way.append(best[way[-1]][1])
-        return [address for address in reversed(way) if address in own]
+        return way[::-1]
 
 
 def _pieces(kernel: Kernel) -> dict[int, Piece]:

@@ -150,13 +150,18 @@ def plan_of(
     dtype: torch.dtype,
     choices: Choices = AUTO,
     total: int | None = None,
-    device: torch.device = CPU,
+    device: torch.device | plan_cuda.Gpu = CPU,
 ) -> Plan:
     """How a call of shape [sequences, steps, channels] cuts its work on a device."""
     total = shape[0] * shape[1] if total is None else total
     size = COMPUTE[dtype].itemsize
-    cuda = device.type == "cuda" or ON_CPU == "cuda"
-    machine = gpu_of(device) if cuda else torch.get_num_threads()
+    machine: plan_cuda.Gpu | int
+    if isinstance(device, plan_cuda.Gpu):
+        machine = device
+    elif device.type == "cuda" or ON_CPU == "cuda":
+        machine = gpu_of(device)
+    else:
+        machine = torch.get_num_threads()
     call = (shape, size, machine, choices, total)
     plans = kernel.memo.setdefault("plans", {})
     if call not in plans:

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from rnncc.errors import BuildError, RnnccError
-from rnncc.nvrtc import _refusal as refusal
-from rnncc.nvrtc import give_cupy_a_cache, options
+from rnncc.nvrtc import give_cupy_a_cache, options, refusal
 
 NOT_FOUND = 500  # CUDA_ERROR_NOT_FOUND
 PARAMETER_BYTES = 4096  # what every driver and GPU takes; more only from CUDA 12.1 on

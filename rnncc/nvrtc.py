@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import struct
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def compile(name: str, source: str, dtype: str, arch: str = "sm_90") -> Binary:
             nvrtc.compileProgram(program, (*flags, VERBOSE))
         except nvrtc.NVRTCError as error:
             log = nvrtc.getProgramLog(program) or str(error)
-            raise BuildError(_refusal(name, source, dtype, arch, flags, log)) from None
+            raise BuildError(refusal(name, source, dtype, arch, flags, log)) from None
         seconds = time.perf_counter() - start
         log = nvrtc.getProgramLog(program)
         cubin, ptx = _complete(nvrtc.getCUBIN(program)), nvrtc.getPTX(program).decode()
@@ -151,7 +152,10 @@ def give_cupy_a_cache() -> None:
     if "CUPY_CACHE_DIR" in os.environ:
         return
     try:
-        (Path.home() / ".cupy" / "kernel_cache").mkdir(parents=True, exist_ok=True)
+        folder = Path.home() / ".cupy" / "kernel_cache"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except (OSError, RuntimeError):
         os.environ["CUPY_CACHE_DIR"] = str(cache_dir() / "cupy")
 
@@ -201,9 +205,7 @@ def _resources(kernel: str, threads: int, text: str) -> Resources:
     )
 
 
-def _refusal(
-    name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...], log: str
-) -> str:
+def refusal(name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...], log: str) -> str:
     equations = [
         line.removeprefix("// ") for line in source.splitlines()[:60] if line.startswith("//   ")
     ]

@@ -63,7 +63,7 @@ class Plan:
         patient: not to give up segments before all sweeps are done.
         tolerance: of neighbouring segments.
         every: steps between the states that the backward starts from.
-        threads: how many work.
+        threads: how many work; 0 on a GPU.
     """
 
     solver: str

@@ -129,7 +129,7 @@ class _Planner:
             patient=choices.solver != "auto",
             tolerance=max(table[self.itemsize], rounding) if choices.tol is None else choices.tol,
             every=self.every,
-            threads=1,
+            threads=0,
         )
 
     # --- forward ---------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ COLUMNS = ("global", "shared", "local", "float", "special", "integer", "conversi
 NOTE = (
     "Warps at once: of those that a multiprocessor can hold, and what stands in the way of more.\n"
     "Behind `steps`: instructions of one step of the largest loop, which takes so many steps a "
-    "trip,\nin its lightest to its heaviest trip; rare paths and loops inside are left out."
+    "trip,\nfrom the lightest trip that does the work to the heaviest. Rare paths and loops inside "
+    "don't count."
 )
 
 

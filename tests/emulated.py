@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch
 
 from rnncc import marshal, modules
 from tests import emulate
+
 
 @dataclass
 class Emulated:
@@ -28,17 +29,25 @@ class Emulated:
 
 @contextmanager
 def emulated(
-    seed: int = 0, *, races: bool = False, sanitize: bool = False
+    seed: int = 0,
+    *,
+    races: bool = False,
+    sanitize: bool = False,
+    edit: Callable[[str], str] | None = None,
 ) -> Iterator[list[str]]:
     """Within it, every call runs the text of kernel.cu on the host.
 
+    Args:
+        seed, races, sanitize: see `emulate.load`.
+        edit: changes the text before it is built.
     Yields:
         the names of the kernels that were launched.
     """
     launches: list[str] = []
 
     def load(name: str, source: str, dtype: str, device: torch.device) -> Emulated:
-        module = _module(source, dtype, sanitize, races)
+        text = _all_parts(source)
+        module = _module(edit(text) if edit else text, dtype, sanitize, races)
         module.seed, module.most_shared = seed, emulate.SHARED_ON_REQUEST
         return Emulated(module, launches)
 
@@ -50,14 +59,12 @@ def emulated(
         marshal.ON_CPU, modules.load = before
 
 
+def _all_parts(source: str) -> str:
+    """So that one library serves all of them."""
+    first, _, rest = source.partition("\n")
+    return rest if first.startswith("#define RNNCC_PART") else source
+
+
 @functools.cache
 def _module(source: str, dtype: str, sanitize: bool, races: bool) -> emulate.EmulatedModule:
-    """All parts of a source in one library."""
-    first, _, rest = source.partition("\n")
-    whole = rest if first.startswith("#define RNNCC_PART") else source
-    return _whole(whole, dtype, sanitize, races)
-
-
-@functools.cache
-def _whole(source: str, dtype: str, sanitize: bool, races: bool) -> emulate.EmulatedModule:
     return emulate.load(source, dtype, sanitize=sanitize, races=races)

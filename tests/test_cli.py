@@ -13,8 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from rnncc import __version__, bench, cli, starter, terminal
-from rnncc.errors import BuildError, LoadError, RnnccError
+from rnncc import __version__, cli, starter, terminal, timing
+from rnncc.errors import BuildError, LoadError
 from rnncc.find import find, shipped
 from rnncc.show import STAGES
 
@@ -524,7 +524,7 @@ def test_new_refuses_a_name_that_can_not_be_a_cells(name: str, reason: str, inst
 
 
 def test_bench_measures_both_passes_at_every_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
     found = data("bench", "elman", "--shape", "2x20x8", "--shape", "1x33x16")
     passes = [(result["shape"], result["pass"]) for result in found["results"]]
     both = ("forward", "forward+backward")
@@ -538,7 +538,7 @@ def test_bench_measures_both_passes_at_every_shape(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("two_threads")
 def test_bench_prints_a_row_for_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
     text = good("bench", "elman", "--shape", "2x20x8", "--threads", "1")
     assert text.startswith("elman, float32, ")
     assert " 1 threads, PyTorch " in text
@@ -551,31 +551,6 @@ def test_bench_refuses_channels_that_do_not_fill_a_group() -> None:
         "--shape: got 7 channels, expected a multiple of 4, the group that 'block_elman' mixes.\n"
         "Fix: 8 channels\n"
     )
-
-
-@pytest.mark.parametrize("name", ["lif", "block_elman"])
-def test_bench_holds_the_kernel_to_the_loop_before_it_times(name: str) -> None:
-    compiled = cli.load(name, {})
-    arguments = bench.random_arguments(compiled.kernel.spec, (2, 33, 8))
-    kernel, loop = bench.fused_loop(compiled), bench.plain(compiled.stages.cell)
-    bench.check(kernel, loop, arguments, compiled.kernel.spec)
-
-    def wrong(given: bench.Arguments) -> list[Any]:
-        return [1.1 * y + 0.1 for y in loop(given)]
-
-    with pytest.raises(RnnccError, match="of the kernel differs from the plain loop's by up to"):
-        bench.check(kernel, wrong, arguments, compiled.kernel.spec)
-
-
-def test_the_chunked_loop_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    compiled = cli.load("lstm", {})
-    arguments = bench.random_arguments(compiled.kernel.spec, (2, 21, 4))
-    (chunked,) = bench.chunked(compiled.stages.cell, size=8)(arguments)
-    (plain,) = bench.plain(compiled.stages.cell)(arguments)
-    assert torch.equal(chunked, plain)
 
 
 # --- failures --------------------------------------------------------------------------------
@@ -759,10 +734,10 @@ def test_the_exit_status_of_several_errors_is_the_gravest() -> None:
 
 def test_bench_times_each_solver() -> None:
     (forward, both) = data("bench", "elman", "--shape", "2x64x8", "--solvers")["results"]
-    for timing in (forward, both):
-        assert {"sequential", "segmented"} <= set(timing["solvers_ms"])
-        assert all(ms > 0 for ms in timing["solvers_ms"].values())
-        assert timing["solver"] == "sequential"
+    for result in (forward, both):
+        assert {"sequential", "segmented"} <= set(result["solvers_ms"])
+        assert all(ms > 0 for ms in result["solvers_ms"].values())
+        assert result["solver"] == "sequential"
     assert "segmented" in good("bench", "elman", "--shape", "2x64x8", "--solvers")
 
 

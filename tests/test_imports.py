@@ -52,9 +52,10 @@ ORDER = (
         "status",
         "layer",
     ),
-    *("reference", "find", "write", "explain", "compiler"),
-    *("sass", "loops", "occupancy", "resources", "gpus", "roofline", "assembly"),
-    *("finding", "cuda", "doctor_cuda", "doctor", "bench", "calibrate"),
+    *("reference", "find", "write", "explain", "gpus", "compiler"),
+    *("sass", "loops", "occupancy", "resources", "roofline", "assembly"),
+    *("finding", "cuda", "doctor_cuda", "doctor"),
+    *("timing", "rivals", "bench", "bench_cuda", "calibrate"),
     *("probe", "plot", "show", "starter", "terminal", "pages", "options", "cli", "__main__"),
 )
 HELPERS = ("paths", "text")  # small, used anywhere; import none of the stages

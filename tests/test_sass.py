@@ -134,6 +134,19 @@ def test_each_kernel_is_read_with_its_instructions_and_labels() -> None:
     assert (inner.operands, inner.targets) == ("P2, `(.L_2)", (".L_2",))
 
 
+def test_what_stands_behind_a_jump_is_reached_only_where_it_is_a_choice() -> None:
+    def always(opcode: str, operands: str, guard: str = "") -> bool:
+        return sass.Instruction(0, guard, opcode, "", operands).always
+
+    assert always("EXIT", "")
+    assert always("BRA", "`(.L_1)")
+    assert always("CALL", "`(.L_1)")
+    assert not always("CALL", "`($accurate_pow)")
+    assert not always("BRA", "`(.L_1)", guard="P0")
+    assert not always("BRA", "P1, `(.L_1)")
+    assert not always("BRA", "UP0, `(.L_1)")
+
+
 def test_every_instruction_has_one_class() -> None:
     opcodes = [opcode for opcodes in CLASSES.values() for opcode in opcodes.split()]
     assert len(opcodes) == len(set(opcodes))
@@ -169,17 +182,25 @@ def test_a_call_that_is_not_rare_is_counted_and_named() -> None:
     assert not {0x30, 0x80, 0x90} & set(addresses(outer.lightest))
 
 
-def test_the_lightest_and_the_heaviest_trip_take_one_side_of_each_choice() -> None:
+def test_a_trip_takes_one_side_of_each_choice_and_does_not_skip_the_work() -> None:
     loop, outer = loops(sass.read(BRANCHES)["branches"])
     assert (loop.start, loop.depth) == (0x20, 2)
-    assert addresses(loop.lightest) == [0x20, 0x30]
     heaviest = [0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0xA0, 0xB0]
     assert addresses(loop.heaviest) == heaviest
+    assert addresses(loop.lightest) == [a for a in heaviest if a != 0x60]
     assert (addresses(outer.heaviest), outer.calls) == ([0x10, 0xC0], ())
-    one_way_back = BRANCHES.replace("@P1 BRA `(.L_loop)", "@P1 MOV R7, R8")
-    loop, _ = loops(sass.read(one_way_back)["branches"])
+    other_side = BRANCHES.replace("FADD", "MOV").replace("FMUL", "MOV")
+    loop, _ = loops(sass.read(other_side)["branches"])
     assert addresses(loop.lightest) == [0x20, 0x30, 0x40, 0x90, 0xA0, 0xB0]
     assert addresses(loop.heaviest) == heaviest
+
+
+def test_no_trip_takes_the_rare_side_of_a_choice() -> None:
+    text = BRANCHES.replace("FFMA R3, R3, R4, R5", "CALL.REL.NOINC `($slowpath)")
+    text = text.replace("@P1 BRA `(.L_loop)", "@P1 MOV R7, R8").replace("F", "V")
+    loop, _ = loops(sass.read(text)["branches"])
+    assert addresses(loop.lightest) == [0x20, 0x30, 0x40, 0x50, 0x70, 0x80, 0xA0, 0xB0]
+    assert loop.rare == 1
 
 
 def test_instructions_of_a_step_are_told_of_the_lightest_and_the_heaviest_trip() -> None:

@@ -852,7 +852,7 @@ struct Walk {
     aim(a, r, write);
     load_params(a, r, p);
     inputs.aim(a, r, 0);
-    const bool saves = writes && a.saved;
+    const bool saves = writes && a.saved && r.first % kAhead == 0;
     for (int first = -kAhead; first < r.count; first += kAhead) {
       const Ahead now = ahead;
       ahead.fetch(a, r, inputs, first + kAhead);
@@ -1472,7 +1472,7 @@ struct WalkBack {
         dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
       }
       back_step<alone>(a, r, first + k, x, now, dy, dx);
-      if (anew) reset();
+      if (anew) reset<alone>();
 #pragma unroll
       for (int i = 0; !alone && i < Cell::kInputs; ++i) {
         const Slot& slot = Cell::inputs[i];
@@ -1539,9 +1539,13 @@ struct WalkBack {
   }
 
   // The state before this step was that of the start: the gradient goes there.
+  template <bool alone>
   RNNCC_MEMBER void reset() {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) g_start[s] += g[s], g[s] = 0;
+    for (int s = 0; s < Cell::kStates; ++s) {
+      if (!alone) g_start[s] += g[s];
+      g[s] = 0;
+    }
 #pragma unroll
     for (int q = 0; q < kQ; ++q) Q[q] = 0;
   }
@@ -1910,6 +1914,6 @@ RNNCC_KERNEL(256) lstm_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
 RNNCC_KERNEL(128) lstm_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 2  // tiles
-RNNCC_KERNEL(512) lstm_tiles(rnncc::Args a) { rnncc::tiles(a); }
-RNNCC_KERNEL(512) lstm_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+RNNCC_KERNEL(256) lstm_tiles(rnncc::Args a) { rnncc::tiles(a); }
+RNNCC_KERNEL(256) lstm_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
 #endif

@@ -170,7 +170,7 @@ struct WalkBack {
         dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
       }
       back_step<alone>(a, r, first + k, x, now, dy, dx);
-      if (anew) reset();
+      if (anew) reset<alone>();
 #pragma unroll
       for (int i = 0; !alone && i < Cell::kInputs; ++i) {
         const Slot& slot = Cell::inputs[i];
@@ -237,9 +237,13 @@ struct WalkBack {
   }
 
   // The state before this step was that of the start: the gradient goes there.
+  template <bool alone>
   RNNCC_MEMBER void reset() {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) g_start[s] += g[s], g[s] = 0;
+    for (int s = 0; s < Cell::kStates; ++s) {
+      if (!alone) g_start[s] += g[s];
+      g[s] = 0;
+    }
 #pragma unroll
     for (int q = 0; q < kQ; ++q) Q[q] = 0;
   }

@@ -132,7 +132,7 @@ struct Walk {
     aim(a, r, write);
     load_params(a, r, p);
     inputs.aim(a, r, 0);
-    const bool saves = writes && a.saved;
+    const bool saves = writes && a.saved && r.first % kAhead == 0;
     for (int first = -kAhead; first < r.count; first += kAhead) {
       const Ahead now = ahead;
       ahead.fetch(a, r, inputs, first + kAhead);
