@@ -197,15 +197,17 @@ def _run(compiler: Compiler, command: list[str]) -> str | None:
 def _refusal(
     name: str, dtype: str, source: str, text: Path, command: list[str], stderr: str
 ) -> str:
-    equations = [
-        line.removeprefix("// ") for line in source.splitlines()[:60] if line.startswith("//   ")
-    ]
     return (
-        f"the compiler refused the kernel '{name}' for {dtype}.\n"
-        + "\n".join(equations)
-        + f"\nFull source: {text}\nCommand: {shlex.join(command)}\n{stderr.strip()[:2000]}\n"
+        f"the compiler refused the kernel '{name}' for {dtype}.\n{equations_of(source)}\n"
+        f"Full source: {text}\nCommand: {shlex.join(command)}\n{stderr.strip()[:2000]}\n"
         "Fix: try another compiler (CXX=clang++); if the message names rnncc's own code, report it"
     )
+
+
+def equations_of(source: str) -> str:
+    """The recurrence and the Jacobian, from the head of an emitted text."""
+    head = source.splitlines()[:60]
+    return "\n".join(line.removeprefix("// ") for line in head if line.startswith("//   "))
 
 
 def _trim(folder: Path, keep: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnncc.build import IO_TYPES, cache_dir
+from rnncc.build import IO_TYPES, cache_dir, equations_of
 from rnncc.errors import ArgumentError, BuildError
 
 # What kernels are compiled with. No fast math of our own: the numerics are those of the text.
@@ -206,13 +206,10 @@ def _resources(kernel: str, threads: int, text: str) -> Resources:
 
 
 def refusal(name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...], log: str) -> str:
-    equations = [
-        line.removeprefix("// ") for line in source.splitlines()[:60] if line.startswith("//   ")
-    ]
+    """What a refused text is answered with: its equation, where it lies, and what NVRTC said."""
     return (
-        f"NVRTC refused the kernel '{name}' for {dtype} on {arch}.\n"
-        + "\n".join(equations)
-        + f"\nFull source: {_keep(name, source, dtype)}\nOptions: {' '.join(flags)}\n"
+        f"NVRTC refused the kernel '{name}' for {dtype} on {arch}.\n{equations_of(source)}\n"
+        f"Full source: {_keep(name, source, dtype)}\nOptions: {' '.join(flags)}\n"
         f"{log.strip()[:2000]}\n"
         "Fix: install the NVRTC that rnncc's constraints.txt names; if the message names rnncc's "
         "own code, report it"

@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module with `EVERY_TARGET = True` runs on the CPU, on the emulated GPU, and on a real one."""
+    """A module with `EVERY_TARGET = True` runs on the CPU, the emulated GPU, and a real one."""
     if not getattr(metafunc.module, "EVERY_TARGET", False):
         return
     targets: list[Any] = ["cpp", "emulated"]

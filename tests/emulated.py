@@ -1,4 +1,4 @@
-"""Tensors on the CPU take the CUDA kernels, run by their emulation; what the emulated tests build on."""
+"""What emulated tests build on: tensors on the CPU that take the CUDA kernels."""
 
 from __future__ import annotations
 

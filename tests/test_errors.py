@@ -23,7 +23,9 @@ from rnncc import (
     dsl,
     errors,
     find,
+    kernel,
     launch,
+    marshal,
     ops,
     sequences,
     signature,
@@ -856,8 +858,8 @@ def derived_twice() -> None:
 
 
 def without_memory() -> None:
-    functions = launch.kernel_of(compiled("para_gru").kernel.key)._functions
-    with mock.patch.dict(functions, {("forward", torch.float32): lambda address: 1}):
+    memo = compiled("para_gru").kernel.memo
+    with mock.patch.dict(memo, {("cpp", "forward", torch.float32): lambda address: 1}):
         gru()
 
 
@@ -1020,13 +1022,13 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "the plain loop, rnncc show NAME --stage torch",
     ),
     "a kernel of another process": (
-        lambda: launch.kernel_of("gone-0123"),
+        lambda: kernel.kernel_of("gone-0123"),
         ArgumentError,
         "the kernel 'gone-0123' is not loaded in this process",
         "import the generated module of this cell (or rnncc.compile it) first",
     ),
     "a folder that was never generated": (
-        lambda: launch.Kernel.read(Path("nowhere")),
+        lambda: kernel.Kernel.read(Path("nowhere")),
         LoadError,
         "the generated folder nowhere can't be read: "
         "[Errno 2] No such file or directory: 'nowhere/cell.json'",
@@ -1067,7 +1069,7 @@ def test_every_place_that_raises_at_run_time_has_a_case_here() -> None:
             trace_back = trace_back.tb_next
     missed = [
         f"{Path(str(module.__file__)).name}:{node.lineno}"
-        for module in (choices, sequences, ops, launch)
+        for module in (choices, sequences, kernel, marshal, ops, launch)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Raise)
         and not any(

@@ -40,9 +40,9 @@ each_cell = pytest.mark.parametrize("name", CELLS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
 
-def shapes_for(name: str) -> list[tuple[int, int, int]]:
-    """Rounded up to whole groups of channels; a few where a cell is there for a feature, and for the
-    emulation, which takes a millisecond for what a GPU does in a microsecond."""
+def shapes_for(name: str, target: str) -> list[tuple[int, int, int]]:
+    """Rounded up to whole groups of channels; a few for cells that are there for a feature, and
+    where a GPU is emulated."""
     chosen = FEW if name in SMALL or target == "emulated" else SHAPES
     rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in chosen]
     return list(dict.fromkeys(rounded))
