@@ -438,7 +438,7 @@ def test_a_gpu_is_benched(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layers = set() if dtype == "float64" else {"nn.GRU", "nn.LSTM"}
     for t in found:
         assert {LOOP, *layers} <= set(t.rivals), t.skipped
-        assert all(1e-6 < s < 1 for s in (*t.fused, t.copy, *t.rivals.values()))
+        assert all(1e-7 < s < 1 for s in (*t.fused, t.copy, *t.rivals.values()))
     assert set(found[0].solvers) >= {"sequential", "segmented"}
     about = bench_cuda.machine()
     assert about["cuda"]
@@ -447,6 +447,7 @@ def test_a_gpu_is_benched(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of torch's own making
 def test_the_loop_under_torch_compile_can_be_timed_on_a_gpu() -> None:
     pytest.importorskip("triton")
     name, shape = "min_gru", (2, 64, 64)

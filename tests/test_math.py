@@ -1,4 +1,4 @@
-"""templates/cpp/math.h, compiled by itself: accuracy, special values, vectorisation."""
+"""templates/cpp/math.h and pieces.h, compiled by itself: accuracy, special values, vectorisation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from rnncc import build
 
-HEADER = Path(__file__).parents[1] / "templates" / "cpp" / "math.h"
+TEMPLATES = Path(__file__).parents[1] / "templates"
+HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "pieces.h")]
 ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
 FLAGS = (*build.FLAGS, "-fvisibility=default", *WARNINGS)
@@ -80,7 +81,7 @@ NEAR_ZERO = ("log1p", "expm1", "tanh", "sinh", "sin", "erf")
 
 def harness() -> str:
     """Every function over arrays: `simd_F_T` in a simd loop, `scalar_F_T` one call at a time."""
-    lines = [f'#include "{HEADER}"', '#define C extern "C" void']
+    lines = [*HEADERS, '#define C extern "C" void']
     signatures = [*((name, "x") for name in UNARY), *((name, "xy") for name in BINARY)]
     for (name, args), dtype in itertools.product([*signatures, ("clip", "xyz")], DTYPES):
         t = C_TYPE[dtype]
@@ -303,7 +304,7 @@ def test_hot_functions_vectorise_with_gcc(compiler: str, tmp_path: Path) -> None
         for (name, text), t in itertools.product(HOT.items(), C_TYPE.values())
     ]
     source = tmp_path / "hot.cpp"
-    source.write_text("\n".join([f'#include "{HEADER}"', *loops]) + "\n")
+    source.write_text("\n".join([*HEADERS, *loops]) + "\n")
     report = compile_source(
         compiler, source, tmp_path / "hot.so", "-fopt-info-vec", "-Wno-unused-parameter"
     )

@@ -20,7 +20,7 @@ from rnncc.find import find, shipped
 from rnncc.ir import Compiled
 from rnncc.printer import CPrinter, Printer, TorchPrinter
 from tests.runs import compiled
-from tests.test_math import HEADER, compile_source
+from tests.test_math import HEADERS, compile_source
 
 x, y, z = sympy.symbols("x y z", real=True)
 call = functions.call
@@ -130,7 +130,7 @@ def test_every_function_of_the_table_is_printed_here() -> None:
 
 
 def harness() -> str:
-    lines = [f'#include "{HEADER}"', "namespace rnncc {"]
+    lines = [*HEADERS, "namespace rnncc {"]
     for i, (expr, _) in enumerate(EXPRESSIONS.values()):
         lines += [
             "template <typename real>",
