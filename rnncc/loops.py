@@ -12,6 +12,7 @@ from rnncc.sass import CLASSES, ENDS, Instruction, Kernel
 # Functions of CUDA's own that only rare operands reach, such as the denormal divisor of a quotient.
 RARE = re.compile(r"__cuda_sm\d+_|slowpath")
 SIZE = 16  # bytes of an instruction
+FEW = 8  # of arithmetic: that much isn't the work of a step
 ALL = 10**9  # more instructions than any kernel has
 
 Piece = tuple[Instruction, ...]
@@ -89,7 +90,9 @@ def _is_rare(piece: Piece) -> bool:
 
 
 def _arithmetic(piece: Piece) -> tuple[int, int]:
-    return sum(i.kind in ("float", "special") for i in piece), len(piece)
+    """Most of it, then with least beside it: a twin of the work may do what is rarely asked for."""
+    count = sum(i.kind in ("float", "special") for i in piece)
+    return count, -len(piece) if count > FEW else len(piece)
 
 
 def _calls(piece: Iterable[Instruction]) -> list[str]:

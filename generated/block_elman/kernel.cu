@@ -877,8 +877,8 @@ struct Ahead {
   io x[kAhead][Cell::kInputs + 1];
   bool fetched;
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step) {
-    fetched = step >= 0 && step + kAhead <= r.count;
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step, bool whole) {
+    fetched = whole;
     for (int k = 0; a.reset && fetched && k < kAhead; ++k) fetched = !resets(a, r, step + k);
     if (!fetched) return;
 #pragma unroll
@@ -900,16 +900,18 @@ template <bool carry>
 struct Walk {
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
   io* y_at[Cell::kOutputs];        // of the next step
-  bool writes, along;              // outputs; states after each step
+  bool writes;
 
-  // Before the first step of a run.
+  // Before the first step of a run. A walk without M writes always: only active threads take it.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
-    writes = write && r.active, along = writes && a.z[0].data;
+    writes = !carry || (write && r.active);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i)
       y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
   }
 
+  // One step; `along` writes the states after it too.
+  template <bool along>
   RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
     real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
     Lane::step<true, carry>(x, p, h, next, y, kept);
@@ -927,30 +929,35 @@ struct Walk {
 #pragma unroll
     for (int s = 0; along && s < Cell::kStates; ++s) {
       const Slot& slot = Cell::states[s];
-      from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
+      if (writes) from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
     }
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }
 
+  // The steps of a block that is in registers.
+  template <bool along>
+  RNNCC_MEMBER void quickly(const Args& a, const Run& r, const Ahead& now, int first) {
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      real x[Cell::kInputs + 1];
+      now.read(k, x);
+      step<along>(a, r, first + k, x);
+    }
+  }
+
   // The steps of a block.
   RNNCC_MEMBER void block(const Args& a, const Run& r, const Ahead& now, int first) {
-    if (now.fetched) {
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        real x[Cell::kInputs + 1];
-        now.read(k, x);
-        step(a, r, first + k, x);
-      }
-      return;
-    }
+    if (now.fetched && !a.z[0].data) return quickly<false>(a, r, now, first);
+    if (now.fetched && !carry) return quickly<true>(a, r, now, first);
 #pragma unroll 1
     for (int k = 0; k < steps_left(r, first); ++k) {
       real x[Cell::kInputs + 1];
       const bool anew = starts_anew(a, r, first + k);
       if (anew) load_states(a, r, a.h0, h);
       read_inputs(a, r, first + k, x);
-      step(a, r, first + k, x);
+      if (a.z[0].data) step<true>(a, r, first + k, x);
+      else step<false>(a, r, first + k, x);
 #pragma unroll
       for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = anew ? real(0) : M[i];
     }
@@ -958,32 +965,36 @@ struct Walk {
 
   // Every step of the run.
   RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
-    Ahead ahead = {};
+    Ahead ahead;
     Inputs inputs;
-    int64_t slot = saved_slot(a, r, r.first);
     int unsaved = int((a.every - r.first % a.every) % a.every / kAhead);  // blocks
-    slot += unsaved > 0;
+    real* saved = saved_at(a, r, saved_slot(a, r, r.first) + (unsaved > 0), 0);
     aim(a, r, write);
     load_params(a, r, p);
     inputs.aim(a, r, 0);
     const bool saves = writes && a.saved && r.first % kAhead == 0;
-    for (int first = -kAhead; first < r.count; first += kAhead) {
+    ahead.fetch(a, r, inputs, 0, r.count >= kAhead);
+#pragma unroll 1
+    for (int first = 0; first < r.count; first += kAhead) {
       const Ahead now = ahead;
-      ahead.fetch(a, r, inputs, first + kAhead);
       inputs.turn(a, 1);
-      if (first < 0) continue;
+      ahead.fetch(a, r, inputs, first + kAhead, first + 2 * kAhead <= r.count);
       if (saves && unsaved-- == 0) {
-        save(a, r, slot++);
+        save(a, saved);
+        saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
         unsaved = int(a.every / kAhead) - 1;
       }
       block(a, r, now, first);
     }
   }
 
-  // For the way back; `a.every` is a multiple of kAhead.
-  RNNCC_MEMBER void save(const Args& a, const Run& r, int64_t slot) const {
+  // For the way back, from where the first state goes; `a.every` is a multiple of kAhead.
+  RNNCC_MEMBER void save(const Args& a, real* to) const {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) *saved_at(a, r, slot, s) = h[s];
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const Slot& slot = Cell::states[s];
+      to[slot.tensor * (a.groups * Cell::kGroup) + slot.offset] = h[s];
+    }
   }
 };
 
@@ -1225,6 +1236,7 @@ RNNCC_FN void forward(const Args& a) {
     const int64_t solved = whole(a) ? 0 : solved_segments(a);
     report(a, solved);
     r = Run::rest(a, solved * a.segment);
+    if (!r.active) return;
     const int64_t first = first_run(a, r.sequence), runs = first_run(a, r.sequence + 1) - first;
     const int64_t before = solved < runs ? solved : runs;
     if (before > 0 && steps_of(a, r.sequence) > 0)
@@ -1234,7 +1246,7 @@ RNNCC_FN void forward(const Args& a) {
   } else {
     if (!now.runs || now.carry) return;
     r = Run::segment(a, 0);
-    if (!is_due(a, r, now)) return;
+    if (!r.active || !is_due(a, r, now)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }
   walk.run(a, r, true);
@@ -1371,7 +1383,7 @@ RNNCC_FN void tiles(const Args& a) {
     Inputs inputs;
     r.take(a, begin + warp * kAhead, kAhead);
     inputs.aim(a, r, 0);
-    now.fetch(a, r, inputs, 0);
+    now.fetch(a, r, inputs, 0, r.count == kAhead);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
     if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
@@ -1382,7 +1394,7 @@ RNNCC_FN void tiles(const Args& a) {
         walk.aim(a, r, true);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
-        if (walk.writes && a.saved) walk.save(a, r, saved_slot(a, r, r.first));
+        if (walk.writes && a.saved) walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
@@ -1458,9 +1470,9 @@ struct Block {
   io dy[kAhead][Cell::kOutputs];
   real h[Cell::kStates];
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step,
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step, int count,
                           int64_t slot) {
-    inputs.fetch(a, r, from.x, step);
+    inputs.fetch(a, r, from.x, step, count == kAhead);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) {
       const View& view = a.dy[Cell::outputs[i].tensor];
@@ -1471,7 +1483,7 @@ struct Block {
     }
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s)
-      h[s] = step >= 0 && step < r.count ? *saved_at(a, r, slot, s) : real(0);
+      h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
   }
 };
 
@@ -1609,7 +1621,7 @@ struct WalkBack {
     at.aim(a, r, next.step);
     while (spot.count > 0 || next.count > 0) {
       Block now = ahead;
-      ahead.fetch(a, r, at, next.count > 0 ? next.step : -1, next.slot);
+      ahead.fetch(a, r, at, next.step, next.count, next.slot);
       at.read_on(a);
       if (spot.count > 0) {
         if (!spot.is_saved()) load_inner(a, r, spot, now.h);
@@ -1875,7 +1887,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     r.take(a, begin + warp * kAhead, kAhead);
     const int count = r.count;
     at.aim(a, r, 0);
-    block.fetch(a, r, at, 0, saved_slot(a, r, r.first));
+    block.fetch(a, r, at, 0, count, saved_slot(a, r, r.first));
     if (count > 0) {
       walk.begin_alone();
       if (block.inputs.fetched) {

@@ -147,7 +147,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     r.take(a, begin + warp * kAhead, kAhead);
     const int count = r.count;
     at.aim(a, r, 0);
-    block.fetch(a, r, at, 0, saved_slot(a, r, r.first));
+    block.fetch(a, r, at, 0, count, saved_slot(a, r, r.first));
     if (count > 0) {
       walk.begin_alone();
       if (block.inputs.fetched) {

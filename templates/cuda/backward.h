@@ -42,9 +42,9 @@ struct Block {
   io dy[kAhead][Cell::kOutputs];
   real h[Cell::kStates];
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step,
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step, int count,
                           int64_t slot) {
-    inputs.fetch(a, r, from.x, step);
+    inputs.fetch(a, r, from.x, step, count == kAhead);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) {
       const View& view = a.dy[Cell::outputs[i].tensor];
@@ -55,7 +55,7 @@ struct Block {
     }
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s)
-      h[s] = step >= 0 && step < r.count ? *saved_at(a, r, slot, s) : real(0);
+      h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
   }
 };
 
@@ -193,7 +193,7 @@ struct WalkBack {
     at.aim(a, r, next.step);
     while (spot.count > 0 || next.count > 0) {
       Block now = ahead;
-      ahead.fetch(a, r, at, next.count > 0 ? next.step : -1, next.slot);
+      ahead.fetch(a, r, at, next.step, next.count, next.slot);
       at.read_on(a);
       if (spot.count > 0) {
         if (!spot.is_saved()) load_inner(a, r, spot, now.h);

@@ -14,6 +14,7 @@ RNNCC_FN void forward(const Args& a) {
     const int64_t solved = whole(a) ? 0 : solved_segments(a);
     report(a, solved);
     r = Run::rest(a, solved * a.segment);
+    if (!r.active) return;
     const int64_t first = first_run(a, r.sequence), runs = first_run(a, r.sequence + 1) - first;
     const int64_t before = solved < runs ? solved : runs;
     if (before > 0 && steps_of(a, r.sequence) > 0)
@@ -23,7 +24,7 @@ RNNCC_FN void forward(const Args& a) {
   } else {
     if (!now.runs || now.carry) return;
     r = Run::segment(a, 0);
-    if (!is_due(a, r, now)) return;
+    if (!r.active || !is_due(a, r, now)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }
   walk.run(a, r, true);

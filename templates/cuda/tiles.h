@@ -99,7 +99,7 @@ RNNCC_FN void tiles(const Args& a) {
     Inputs inputs;
     r.take(a, begin + warp * kAhead, kAhead);
     inputs.aim(a, r, 0);
-    now.fetch(a, r, inputs, 0);
+    now.fetch(a, r, inputs, 0, r.count == kAhead);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
     if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
@@ -110,7 +110,7 @@ RNNCC_FN void tiles(const Args& a) {
         walk.aim(a, r, true);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
-        if (walk.writes && a.saved) walk.save(a, r, saved_slot(a, r, r.first));
+        if (walk.writes && a.saved) walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];

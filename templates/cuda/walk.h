@@ -43,8 +43,8 @@ struct Ahead {
   io x[kAhead][Cell::kInputs + 1];
   bool fetched;
 
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step) {
-    fetched = step >= 0 && step + kAhead <= r.count;
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step, bool whole) {
+    fetched = whole;
     for (int k = 0; a.reset && fetched && k < kAhead; ++k) fetched = !resets(a, r, step + k);
     if (!fetched) return;
 #pragma unroll
@@ -66,16 +66,18 @@ template <bool carry>
 struct Walk {
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
   io* y_at[Cell::kOutputs];        // of the next step
-  bool writes, along;              // outputs; states after each step
+  bool writes;
 
-  // Before the first step of a run.
+  // Before the first step of a run. A walk without M writes always: only active threads take it.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
-    writes = write && r.active, along = writes && a.z[0].data;
+    writes = !carry || (write && r.active);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i)
       y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
   }
 
+  // One step; `along` writes the states after it too.
+  template <bool along>
   RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
     real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kKept + 1];
     Lane::step<true, carry>(x, p, h, next, y, kept);
@@ -93,30 +95,35 @@ struct Walk {
 #pragma unroll
     for (int s = 0; along && s < Cell::kStates; ++s) {
       const Slot& slot = Cell::states[s];
-      from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
+      if (writes) from_real(next[s], *place_of(a, a.z[slot.tensor], slot, r, number));
     }
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }
 
+  // The steps of a block that is in registers.
+  template <bool along>
+  RNNCC_MEMBER void quickly(const Args& a, const Run& r, const Ahead& now, int first) {
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      real x[Cell::kInputs + 1];
+      now.read(k, x);
+      step<along>(a, r, first + k, x);
+    }
+  }
+
   // The steps of a block.
   RNNCC_MEMBER void block(const Args& a, const Run& r, const Ahead& now, int first) {
-    if (now.fetched) {
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        real x[Cell::kInputs + 1];
-        now.read(k, x);
-        step(a, r, first + k, x);
-      }
-      return;
-    }
+    if (now.fetched && !a.z[0].data) return quickly<false>(a, r, now, first);
+    if (now.fetched && !carry) return quickly<true>(a, r, now, first);
 #pragma unroll 1
     for (int k = 0; k < steps_left(r, first); ++k) {
       real x[Cell::kInputs + 1];
       const bool anew = starts_anew(a, r, first + k);
       if (anew) load_states(a, r, a.h0, h);
       read_inputs(a, r, first + k, x);
-      step(a, r, first + k, x);
+      if (a.z[0].data) step<true>(a, r, first + k, x);
+      else step<false>(a, r, first + k, x);
 #pragma unroll
       for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = anew ? real(0) : M[i];
     }
@@ -124,32 +131,36 @@ struct Walk {
 
   // Every step of the run.
   RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
-    Ahead ahead = {};
+    Ahead ahead;
     Inputs inputs;
-    int64_t slot = saved_slot(a, r, r.first);
     int unsaved = int((a.every - r.first % a.every) % a.every / kAhead);  // blocks
-    slot += unsaved > 0;
+    real* saved = saved_at(a, r, saved_slot(a, r, r.first) + (unsaved > 0), 0);
     aim(a, r, write);
     load_params(a, r, p);
     inputs.aim(a, r, 0);
     const bool saves = writes && a.saved && r.first % kAhead == 0;
-    for (int first = -kAhead; first < r.count; first += kAhead) {
+    ahead.fetch(a, r, inputs, 0, r.count >= kAhead);
+#pragma unroll 1
+    for (int first = 0; first < r.count; first += kAhead) {
       const Ahead now = ahead;
-      ahead.fetch(a, r, inputs, first + kAhead);
       inputs.turn(a, 1);
-      if (first < 0) continue;
+      ahead.fetch(a, r, inputs, first + kAhead, first + 2 * kAhead <= r.count);
       if (saves && unsaved-- == 0) {
-        save(a, r, slot++);
+        save(a, saved);
+        saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
         unsaved = int(a.every / kAhead) - 1;
       }
       block(a, r, now, first);
     }
   }
 
-  // For the way back; `a.every` is a multiple of kAhead.
-  RNNCC_MEMBER void save(const Args& a, const Run& r, int64_t slot) const {
+  // For the way back, from where the first state goes; `a.every` is a multiple of kAhead.
+  RNNCC_MEMBER void save(const Args& a, real* to) const {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) *saved_at(a, r, slot, s) = h[s];
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const Slot& slot = Cell::states[s];
+      to[slot.tensor * (a.groups * Cell::kGroup) + slot.offset] = h[s];
+    }
   }
 };
 
