@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.arguments import refuse, show
 from rnncc.errors import ArgumentError
-from rnncc.sequences import Sequences
+from rnncc.sequences import Sequences, to_device
 
 
 class Packing(NamedTuple):
@@ -54,7 +54,7 @@ class Packing(NamedTuple):
 def read_packing(x: PackedSequence) -> Packing:
     """From the sizes of the batch at each step, without a loop over time."""
     device, total = x.data.device, x.data.shape[0]
-    sizes = x.batch_sizes.to(device)
+    sizes = to_device("x", x.batch_sizes, device)
     place = torch.arange(int(x.batch_sizes[0]), device=device)  # among the sorted sequences
     lengths = len(sizes) - torch.searchsorted(sizes.flip(0), place, right=True)
     if x.unsorted_indices is not None:
@@ -83,4 +83,5 @@ def _alike(a: PackedSequence, b: PackedSequence) -> bool:
         return False
     if a.sorted_indices is None or b.sorted_indices is None:
         return a.sorted_indices is b.sorted_indices
-    return torch.equal(a.sorted_indices, b.sorted_indices)
+    same = a.sorted_indices is b.sorted_indices  # to compare what lies on a GPU is to wait for it
+    return same or torch.equal(a.sorted_indices, b.sorted_indices)

@@ -30,11 +30,13 @@ def plain_source(cell: CellIR) -> str:
     return "\n".join([head, *lines, f"    return ({nexts},), ({outputs},)"])
 
 
-def plain_step(cell: CellIR, dtype: torch.dtype = torch.float64) -> Step:
-    """The step as a function of tensors of one dtype."""
+def plain_step(
+    cell: CellIR, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Step:
+    """The step as a function of tensors of one dtype, on one device."""
     names: dict[str, Any] = {
         "torch": torch,
-        "_tensor": lambda value: torch.tensor(float(value), dtype=dtype),
+        "_tensor": lambda value: torch.tensor(float(value), dtype=dtype, device=device),
         "_heaviside": _heaviside,
         "_mix": _mix,
     }
@@ -74,10 +76,10 @@ def plain_loop(
     inputs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
     params = [arguments[a.name] for a in cell.params]
     shape = _shape(cell, inputs, params)
-    dtype = inputs[0].dtype
-    step = step or plain_step(cell, dtype)
+    like = inputs[0]
+    step = step or plain_step(cell, like.dtype, like.device)
     if h0 is None:
-        states = tuple(torch.full((shape[0], shape[2]), a.start, dtype=dtype) for a in cell.states)
+        states = tuple(like.new_full((shape[0], shape[2]), a.start) for a in cell.states)
     else:
         states = tuple(h0)
     rows: list[tuple[Tensor, ...]] = []
@@ -86,7 +88,7 @@ def plain_loop(
         states, outputs = step(*states, *xs, *params)
         rows.append(tuple(y.expand(shape[0], shape[2]) for y in outputs))
     columns = list(zip(*rows, strict=True)) or [()] * len(cell.outputs)
-    ys = [torch.stack(c, 1) if c else torch.empty(shape, dtype=dtype) for c in columns]
+    ys = [torch.stack(c, 1) if c else like.new_empty(shape) for c in columns]
     return ys, [s.expand(shape[0], shape[2]) for s in states]
 
 

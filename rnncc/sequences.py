@@ -82,7 +82,23 @@ def _integers(name: str, value: Any, device: Any) -> Tensor:
             f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
-    return tensor.to(device=device, dtype=torch.int64)
+    return to_device(name, tensor.to(torch.int64), device)
+
+
+def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it.
+
+    Raises:
+        ArgumentError: a CUDA graph is being captured, which can't hold what lies on the CPU.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise ArgumentError(
+            f"{name}: got a tensor or list on the CPU while a CUDA graph is being captured, "
+            f"expected a tensor on {device}.\nFix: make it before the capture"
+        )
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _tensor(name: str, value: Any) -> Tensor:
