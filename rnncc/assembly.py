@@ -10,11 +10,6 @@ from rnncc.spec import KernelSpec
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
 
-STAGES = {
-    "ptx": "the CUDA kernels in PTX, for --arch and --dtype",
-    "sass": "the same in the GPU's own instructions",
-    "resources": "their registers, spills, shared memory, occupancy, instructions per step",
-}
 WALKING = ("forward", "backward", "sweep", "alone", "tiles", "back_tiles")  # with a loop over steps
 
 
@@ -29,7 +24,7 @@ def binary(compiled: CompiledCell, dtype: str, arch: str) -> nvrtc.Binary:
 
 
 def text(compiled: CompiledCell, stage: str, dtype: str, arch: str) -> str:
-    """PTX or SASS; see `STAGES`."""
+    """The stage "ptx" or "sass"."""
     made = binary(compiled, dtype, arch)
     return made.ptx if stage == "ptx" else sass.disassemble(made.cubin)
 

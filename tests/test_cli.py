@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import rnncc
 from rnncc import __version__, cli, starter, terminal, timing
 from rnncc.errors import BuildError, LoadError
 from rnncc.find import find, shipped
-from rnncc.show import STAGES
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("check", "compile", "show", "list", "new", "bench", "doctor")
@@ -107,7 +108,7 @@ def test_help_lists_the_commands_in_the_order_of_use() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_ends_with_examples(command: str) -> None:
     examples = re.findall(rf"^  +rnncc {command}\b", good(command, "--help"), re.MULTILINE)
-    assert 2 <= len(examples) <= 3 + (command == "list")
+    assert 2 <= len(examples) <= 4
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -304,7 +305,8 @@ def written(folder: str) -> dict[str, str]:
 
 def test_compile_writes_a_package_and_says_how_to_use_it() -> None:
     text = good("compile", "para_gru")
-    assert sorted(written("generated/para_gru")) == ["__init__.py", "cell.json", "kernel.cpp"]
+    files = ["__init__.py", "cell.json", "kernel.cpp", "kernel.cu"]
+    assert sorted(written("generated/para_gru")) == files
     structure = "diagonal, blocks of 1, nonlinear, smooth"
     assert re.search(rf"  para_gru  generated/para_gru  {structure}  \d+ +\d\.\d\d s\n", text)
     assert text.endswith("Next: from generated.para_gru import ParaGRU, para_gru\n")
@@ -418,6 +420,7 @@ def test_the_import_line_is_one_that_python_takes(result: dict[str, str], line: 
         ("structure", "h' x"),
         ("adjoint", "d_xz = g_z_arg"),
         ("cpp", "RNNCC_FN void para_gru_adjoint("),
+        ("cuda", "RNNCC_FN void para_gru_adjoint("),
         ("torch", "    z = (torch.sigmoid(az*h + xz))"),
     ],
 )
@@ -433,19 +436,97 @@ def test_show_prints_a_stage(stage: str, line: str) -> None:
 
 def test_every_stage_is_explained_in_the_help() -> None:
     text = good("show", "--help")
-    for stage, words in STAGES.items():
+    for stage, words in cli.STAGES.items():
         assert re.search(rf"^ +{stage} +{re.escape(words)}$", text, re.MULTILINE)
 
 
 def test_the_emitted_code_that_show_prints_is_what_compile_writes() -> None:
     good("compile", "elman")
     assert good("show", "elman", "--stage", "cpp") == written("generated/elman")["kernel.cpp"]
+    assert good("show", "elman", "--stage", "cuda") == written("generated/elman")["kernel.cu"]
 
 
-@pytest.mark.parametrize("stage", ["cuda", "ptx", "sass"])
-def test_a_stage_that_does_not_exist_is_wrong_usage(stage: str) -> None:
-    message = refused(2, "show", "para_gru", "--stage", stage)
-    assert f"'{stage}' is not one of 'recurrence', 'lets', 'jacobian'" in message
+def test_a_stage_that_does_not_exist_is_wrong_usage() -> None:
+    message = refused(2, "show", "para_gru", "--stage", "fortran")
+    assert "'fortran' is not one of 'recurrence', 'lets', 'jacobian'" in message
+
+
+@pytest.fixture
+def nvrtc() -> None:
+    """CuPy, NVRTC and nvdisasm, which look at CUDA kernels without a GPU."""
+    from rnncc.sass import find_disassembler
+
+    pytest.importorskip("cupy")
+    if find_disassembler() is None:
+        pytest.skip("needs nvdisasm")
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_show_prints_what_a_gpu_makes_of_a_cell_without_one() -> None:
+    options = ("--arch", "sm_80", "--dtype", "bfloat16")
+    assert ".target sm_80" in good("show", "elman", "--stage", "ptx", *options)
+    found = data("show", "elman", "--stage", "sass", *options)
+    assert found["arch"] == "sm_80"
+    assert found["dtype"] == "bfloat16"
+    assert "MUFU.EX2" in found["text"]
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_show_tells_registers_and_instructions_of_every_kernel() -> None:
+    found = data("show", "elman", "--stage", "resources")
+    kernels = {kernel["kernel"]: kernel for kernel in found["kernels"]}
+    forward = kernels["elman_forward"]
+    assert 20 < forward["registers"] < 128
+    assert forward["spill_stores"] == 0
+    assert forward["steps"] == rnncc.compile(find("elman")).spec.ahead
+    text = good("show", "elman", "--stage", "resources")
+    assert re.search(rf"elman_forward +128 +{forward['registers']} +none", text)
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_an_architecture_that_there_is_not_is_refused() -> None:
+    message = refused(1, "show", "elman", "--stage", "ptx", "--arch", "sm_1")
+    assert "arch: got 'sm_1', but NVRTC" in message
+
+
+def test_arch_and_dtype_are_for_what_a_gpu_makes_of_a_cell() -> None:
+    message = refused(2, "show", "elman", "--arch", "sm_80")
+    assert "--arch is for --stage ptx, sass and resources" in message
+
+
+# --- GPUs by name ----------------------------------------------------------------------------
+
+
+def test_check_plans_for_a_gpu_and_tells_the_least_time() -> None:
+    shape = ("--shape", "8x2048x4096", "--device", "H100", "--dtype", "bfloat16")
+    text = good("check", "para_gru", *shape)
+    assert "a thread for each sequence and group of channels" in text
+    assert "Least time on H100 SXM 80 GB, bfloat16" in text
+    assert "An estimate from the datasheet" in text
+    roofline = data("check", "para_gru", *shape)["roofline"]
+    assert roofline["dtype"] == "bfloat16"
+    # 3 inputs and an output of 2 bytes, and a saved state of 4 bytes every 4 steps
+    assert roofline["forward"]["bytes"] == pytest.approx(9 * 8 * 2048 * 4096)
+
+
+def test_a_gpu_that_is_not_known_is_refused() -> None:
+    message = refused(1, "check", "lif", "--shape", "1x1x1", "--device", "voodoo2")
+    assert "device: got 'voodoo2', expected one of H100, " in message
+
+
+def test_fast_math_is_repeated_in_the_command_that_writes_the_files_again() -> None:
+    good("compile", "elman", "--fast-math")
+    assert "rnncc compile cells/elman.py --fast-math\n" in written("generated/elman")["kernel.cu"]
+    assert data("show", "elman", "--stage", "cuda", "--fast-math")["text"].count("2^-11") == 2
+
+
+def test_without_a_gpu_nothing_can_be_built_for_one() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    result = call("compile", "elman", "--target", "cuda", "--build")
+    assert result.exit_code == 3
+    assert "--target cuda: PyTorch finds no CUDA GPU here" in result.stderr
+    assert "kernel.cu" in written("generated/elman")  # what could be done is done
 
 
 # --- list and new ----------------------------------------------------------------------------
@@ -561,7 +642,9 @@ def test_bench_refuses_channels_that_do_not_fill_a_group() -> None:
     [
         (["compile"], "give one or several PATHs, or --all for all cells that ship"),
         (["compile", "lif", "--all"], "give one or several PATHs, or --all"),
-        (["compile", "lif", "--target", "cuda"], "'cuda' is not 'cpp'"),
+        (["compile", "lif", "--target", "rocm"], "'rocm' is not one of 'cpp', 'cuda'"),
+        (["check", "lif", "--device", "H100"], "--device needs a shape"),
+        (["check", "lif", "--dtype", "float16"], "--dtype is that of a shape"),
         (["check"], "Missing argument 'PATH'"),
         (["check", "lif", "--set", "slope"], "got 'slope', expected NAME=NUMBER"),
         (["check", "lif", "--set", "slope=x"], "got 'slope=x', expected NAME=NUMBER"),
