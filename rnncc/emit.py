@@ -31,7 +31,7 @@ from rnncc.structure import classify
 TILE = 256
 # The parts of a driver, in the order in which they use each other.
 CPP_DRIVER = (
-    *("args", "cpp/results", "cpp/tiles", "cpp/threads"),
+    *("args", "border", "cpp/results", "cpp/tiles", "cpp/threads"),
     *("cpp/forward", "cpp/segments", "cpp/backward"),
 )
 CUDA_DRIVER = (

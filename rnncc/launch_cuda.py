@@ -34,6 +34,7 @@ ROUND = HEAD.index("round")
 SEGMENT = HEAD.index("segment")
 BEFORE = LAST = WHOLE = -1  # rounds: the guess before all sweeps, the pass after them, sequences
 SUMMING_WARPS = 8
+SPREAD = 512  # warps; fewer go one to a block, so that they spread over all processors
 
 
 class Series:
@@ -55,7 +56,7 @@ class Series:
         self.over_warps(name, -(-runs // (WARP // self.cut.tiling.columns)) * self.across, number)
 
     def over_warps(self, name: str, warps: int, number: int = 0) -> None:
-        rows = min(WARPS_OF_BLOCK, max(1, warps // 512))  # few warps spread over all processors
+        rows = min(WARPS_OF_BLOCK, max(1, warps // SPREAD))
         self.over_blocks(name, -(-warps // rows), rows, number=number)
 
     def over_blocks(
@@ -131,7 +132,8 @@ def backward(
     groups = channels // spec.group
     in_segments = cut.tiling.segment < steps and not cut.in_block
     runs = runs_of(call, cut) if in_segments else batch
-    between = -(-call.plan.every // spec.ahead)  # blocks of steps, from one saved state to the next
+    # blocks of steps from one saved state to the next
+    between = -(-min(call.plan.every, steps) // spec.ahead)
     across = -(-groups // cut.tiling.columns)
     space = _workspace(call, cut, saved) | {
         "param_sums": saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
@@ -156,7 +158,7 @@ def backward(
         warps, blocks = cut.tiling.rows, batch * across_warps(groups)
         shared = shared_of_back_tiles(spec, warps, saved.dtype.itemsize)
         series.over_blocks("back_tiles", blocks, warps, shared)
-        words[SEGMENT] = steps
+        words[SEGMENT] = steps  # what sums the params up finds one row of sums a sequence
     elif in_segments:
         series.over_blocks("number_runs", 1, SUMMING_WARPS)
         series.over_runs("alone", runs, 0)

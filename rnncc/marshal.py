@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rnncc import build, plan, plan_cuda
 from rnncc.choices import AUTO, SOLVERS, Choices
+from rnncc.errors import ArgumentError
 from rnncc.kernel import COMPUTE, Kernel
 from rnncc.plan import Cut, Plan
 from rnncc.sequences import ALL_WHOLE, Sequences
@@ -23,6 +24,8 @@ from rnncc.spec import KernelSpec
 CPU = torch.device("cpu")
 CORES = torch.get_num_threads()  # when rnncc was first used in this process
 ON_CPU = "cpp"  # the target that tensors on the CPU take; tests run CUDA's kernels there too
+
+MOST_STEPS = 2**31 - 64  # of a sequence; kernels on a GPU count them in 32 bits
 
 # The members of Args that every call fills.
 HEAD = (
@@ -124,6 +127,11 @@ class Call:
         self.target = target_of(inputs[0])
         self.shape = self._shape()
         rows, steps = inputs[0].shape[:2]
+        if self.target == "cuda" and steps >= MOST_STEPS:
+            raise ArgumentError(
+                f"inputs: got {steps} steps, expected fewer than {MOST_STEPS} on a GPU.\n"
+                "Fix: chunks, each from the state that the one before returns"
+            )
         self.total = rows * steps
         self.plan = plan_of(kernel, self.shape, self.dtype, choices, self.total, self.device)
 

@@ -160,7 +160,8 @@ def _failed(call: Call, filled: tuple[Any, ...]) -> None:
     iterations, residual = int(status[0]) - 1, float(status[1])
     if choices.on_failure == "sequential":
         again = replace(choices, solver="sequential", iterations=None, tol=None, on_failure=None)
-        TARGETS[call.target].forward(call.solved_by(again), *filled)
+        rest = torch.zeros_like(status)
+        TARGETS[call.target].forward(call.solved_by(again), *filled[:-1], rest)
         status[1], status[2], status[3] = 0, 1, 0
         return
     message = (

@@ -23,6 +23,7 @@ ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over t
 AUTO_ROUNDS = 3
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 MOST_SAVED = 2**30  # steps
+MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WORTH = 1.2  # times faster than one pass over time, for `auto`
 
 
@@ -147,7 +148,7 @@ class _Planner:
         affine = self.spec.structure.affine
         if choices.solver == "segmented":
             level = self.asked() or self.best()
-            most = -(-self.steps // level.segment) + 1
+            most = max(1, -(-self.steps // level.segment)) + 1
             rounds = min(choices.iterations or ROUNDS, most)
             return "segmented", "as asked", self.cut(level, max(rounds, 3 * affine), whole)
         if self.spec.structure.spiking:
@@ -168,18 +169,22 @@ class _Planner:
         segment = round_up(asked, self.spec.ahead)
         if segment >= self.steps:
             return _Level(self.whole().cycles, self.steps)
-        if segment == self.spec.ahead:
+        if segment == self.spec.ahead and self.choices.iterations is None:
             return self.tiles()
         return _Level(self.segments(segment), segment)
 
     def best(self) -> _Level:
-        """The segments that cost least, of a block or of the grid."""
-        found = [self.tiles()]
+        """The segments that cost least, of a block or of the grid.
+
+        A block sweeps until its segments agree: it counts no iterations.
+        """
+        found = [self.tiles()] if self.choices.iterations is None else []
         for count in (2**n for n in range(1, 13)):
             segment = round_up(-(-self.steps // count), self.spec.ahead)
             if 2 * LEAD <= segment < self.steps:
                 found.append(_Level(self.segments(segment), segment))
-        return min(found, key=lambda level: level.cycles)
+        least = _Level(self.segments(self.spec.ahead), self.spec.ahead)
+        return min(found, key=lambda level: level.cycles, default=least)
 
     def whole(self) -> _Level:
         streams = len(self.spec.inputs) + len(self.spec.outputs)
@@ -276,8 +281,11 @@ class _Planner:
         return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
 
     def warps(self) -> int:
-        """Of a block along time: no more than a sequence has segments."""
-        return min(self.spec.warps, -(-self.steps // self.spec.ahead))
+        """Of a block along time: no more than a sequence has segments, or its memory holds."""
+        warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
+        while warps > 1 and shared_of_back_tiles(self.spec, warps, self.itemsize) > MOST_SHARED:
+            warps //= 2
+        return warps
 
     def cut(self, level: _Level, rounds: int, whole: _Level) -> Cut:
         columns = columns_of(self.groups)

@@ -57,32 +57,37 @@ def read_sequences(
                 "sequences one after another, [total, N] or [1, total, N].\nFix: lengths= for a "
                 "padded batch"
             )
-        bounds = _integers("cu_seqlens", cu_seqlens, device)
-        if bounds.dim() != 1 or bounds.shape[0] < 1:
+        given = _integers("cu_seqlens", cu_seqlens)
+        if given.dim() != 1 or given.shape[0] < 1:
             raise ArgumentError(
-                f"cu_seqlens: got the shape {list(bounds.shape)}, expected [S + 1], 0 first and "
+                f"cu_seqlens: got the shape {list(given.shape)}, expected [S + 1], 0 first and "
                 "the total last.\nFix: torch.cumsum of the lengths, with a 0 in front"
             )
+        if device.type == "cuda" and not given.is_cuda:  # while it can be seen without waiting
+            check_values(given[:-1], given.diff(), steps)
+        bounds = to_device("cu_seqlens", given, device)
         return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
     if lengths is None:
         return Sequences(reset=rows)
-    counts = _integers("lengths", lengths, device)
+    counts = _integers("lengths", lengths)
     if tuple(counts.shape) != lead:
         raise ArgumentError(
             f"lengths: got the shape {list(counts.shape)}, expected {list(lead)}, the inputs' "
             "leading dimensions.\nFix: one length per sequence"
         )
-    return Sequences(None, counts.reshape(-1).contiguous(), rows)
+    if device.type == "cuda" and not counts.is_cuda:
+        check_values(None, counts, steps)
+    return Sequences(None, to_device("lengths", counts, device).reshape(-1).contiguous(), rows)
 
 
-def _integers(name: str, value: Any, device: Any) -> Tensor:
+def _integers(name: str, value: Any) -> Tensor:
     tensor = value if isinstance(value, Tensor) else _tensor(name, value)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ArgumentError(
             f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
-    return to_device(name, tensor.to(torch.int64), device)
+    return tensor.to(torch.int64)
 
 
 def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -98,7 +103,8 @@ def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
             f"{name}: got a tensor or list on the CPU while a CUDA graph is being captured, "
             f"expected a tensor on {device}.\nFix: make it before the capture"
         )
-    return tensor.pin_memory().to(device, non_blocking=True)
+    mine = tensor.clone().pin_memory()  # which nobody else writes to while it is copied
+    return mine.to(device, non_blocking=True)
 
 
 def _tensor(name: str, value: Any) -> Tensor:

@@ -65,21 +65,4 @@ struct Args {
   int64_t* control;                // CUDA: what kernels of one call tell each other
 };
 
-RNNCC_FN int64_t length_of(const Args& a, int64_t sequence) {
-  return a.lengths ? a.lengths[sequence] : a.steps;
-}
-
-// Where a step of a sequence lies in its row of memory.
-RNNCC_FN int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
-  const int64_t start = a.joined ? a.starts[sequence] : 0;
-  return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
-}
-
-// Where the states before a step lie in `saved`; no two sequences meet.
-RNNCC_FN int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
-  const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
-                                  : sequence * ((a.extent + a.every - 1) / a.every);
-  return before + step / a.every;
-}
-
 }  // namespace rnncc

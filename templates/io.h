@@ -22,7 +22,7 @@ RNNCC_FN float to_real(bfloat16 x) { return from_bits(uint32_t(x.bits) << 16); }
 RNNCC_FN void from_real(float x, float& y) { y = x; }
 RNNCC_FN void from_real(double x, double& y) { y = x; }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__)
 
 RNNCC_FN float to_real(float16 x) {
   float y;
@@ -32,10 +32,6 @@ RNNCC_FN float to_real(float16 x) {
 
 RNNCC_FN void from_real(float x, float16& y) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-}
-
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
 }
 
 #else
@@ -49,12 +45,6 @@ RNNCC_FN float to_real(float16 x) {
   return from_bits(sign | (body >= 0x7c00u ? special : bits_of(finite)));
 }
 
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  const uint32_t bits = bits_of(x);
-  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
-}
-
 RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
   // normal results round to nearest even by hand, subnormal ones by adding one half
@@ -63,6 +53,22 @@ RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t finite = body < 0x38800000u ? subnormal : normal;
   const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
   y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
+}
+
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+}
+
+#else
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
 }
 
 #endif

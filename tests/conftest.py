@@ -44,24 +44,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     targets: list[Any] = ["cpp", "emulated"]
     if "gpu" in metafunc.config.option.markexpr:
         targets.append(pytest.param("gpu", marks=pytest.mark.gpu))
-    metafunc.fixturenames.append("target")
     metafunc.parametrize("target", targets, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the calls of a test run."""
-    from tests import runs
-    from tests.emulated import emulated
+    """Where the calls of a test run; of all tests, so that it can't be left out."""
+    where: str = getattr(request, "param", "cpp")
+    if where == "emulated":
+        from tests.emulated import emulated
 
-    if request.param == "emulated":
         with emulated():
-            yield request.param
-    elif request.param == "gpu":
+            yield where
+    elif where == "gpu":
+        from tests import runs
+
         with unittest.mock.patch.object(runs, "DEVICE", "cuda"):
-            yield request.param
+            yield where
     else:
-        yield request.param
+        yield where
 
 
 @pytest.fixture

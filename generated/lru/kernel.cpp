@@ -524,7 +524,7 @@ RNNCC_FN float to_real(bfloat16 x) { return from_bits(uint32_t(x.bits) << 16); }
 RNNCC_FN void from_real(float x, float& y) { y = x; }
 RNNCC_FN void from_real(double x, double& y) { y = x; }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__)
 
 RNNCC_FN float to_real(float16 x) {
   float y;
@@ -534,10 +534,6 @@ RNNCC_FN float to_real(float16 x) {
 
 RNNCC_FN void from_real(float x, float16& y) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-}
-
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
 }
 
 #else
@@ -551,12 +547,6 @@ RNNCC_FN float to_real(float16 x) {
   return from_bits(sign | (body >= 0x7c00u ? special : bits_of(finite)));
 }
 
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  const uint32_t bits = bits_of(x);
-  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
-}
-
 RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
   // normal results round to nearest even by hand, subnormal ones by adding one half
@@ -565,6 +555,22 @@ RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t finite = body < 0x38800000u ? subnormal : normal;
   const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
   y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
+}
+
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+}
+
+#else
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
 }
 
 #endif
@@ -861,28 +867,81 @@ struct Args {
   int64_t* control;                // CUDA: what kernels of one call tell each other
 };
 
-RNNCC_FN int64_t length_of(const Args& a, int64_t sequence) {
+}  // namespace rnncc
+
+// ---- the border between two segments ---------------------------------------------------------------
+
+namespace rnncc {
+
+RNNCC_FN bool same(real x, real y) { return x == y || (x != x && y != y); }
+RNNCC_FN bool finite(real x) { return x - x == 0; }
+
+// The larger of two sizes; NaN counts as infinite.
+RNNCC_FN real larger(real so_far, real x) {
+  const real size = x < 0 ? -x : x;
+  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
+}
+
+// One lane at a border. A correction may grow on its way through a segment only while it is no larger
+// than max(1, |state|): far from the solution M says little of what an expanding cell does.
+struct Border {
+  real delta[Cell::kStates];        // by how much the start of the segment before has moved
+  real worst;                       // mismatch at any border so far
+
+  // From the end e of the segment before and its product M to a new start s; true if it moved.
+  // With `picard` there is no M, and with `plain` no guard.
+  RNNCC_MEMBER bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard,
+                          bool plain) {
+    real correction[Cell::kStates] = {}, incoming = 0, largest = 0, scale = 1;
+    bool usable = true, changed = false;
+    for (int k = 0; k < Cell::kStates; ++k) {
+      usable = usable && finite(e[k * stride]);
+      scale = larger(scale, e[k * stride]);
+      incoming = larger(incoming, delta[k]);
+    }
+    for (int k = 0; k < Cell::kProducts && !picard; ++k) {
+      const real d = delta[Cell::product_column[k]], m = M[k * stride];
+      correction[Cell::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
+    }
+    for (int k = 0; k < Cell::kStates; ++k) largest = larger(largest, correction[k]);
+    const bool take = plain || (Cell::kAffine ? finite(largest)
+                                              : largest <= incoming || largest <= scale);
+    for (int k = 0; k < Cell::kStates; ++k) {
+      const real end = e[k * stride], old = s[k * stride];
+      real now = take ? end + correction[k] : end;
+      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
+      if (Cell::checked[k] && !same(end, old))
+        worst = larger(worst, (end - old) / larger(1, end));
+      delta[k] = same(now, old) ? 0 : now - old;
+      changed = changed || delta[k] != 0;
+      s[k * stride] = now;
+    }
+    return changed;
+  }
+};
+
+}  // namespace rnncc
+
+// ---- sequences and results in memory ---------------------------------------------------------------
+
+namespace rnncc {
+
+static int64_t length_of(const Args& a, int64_t sequence) {
   return a.lengths ? a.lengths[sequence] : a.steps;
 }
 
 // Where a step of a sequence lies in its row of memory.
-RNNCC_FN int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
+static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t start = a.joined ? a.starts[sequence] : 0;
   return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
 }
 
 // Where the states before a step lie in `saved`; no two sequences meet.
-RNNCC_FN int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
+static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
                                   : sequence * ((a.extent + a.every - 1) / a.every);
   return before + step / a.every;
 }
-
-}  // namespace rnncc
-
-// ---- results in memory -----------------------------------------------------------------------------
-
-namespace rnncc {
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step
 // that writes there, so ask for large ones.
@@ -1394,15 +1453,6 @@ static int run_jacobian(const Args& a) {
 
 namespace rnncc {
 
-static bool same(real x, real y) { return x == y || (x != x && y != y); }
-static bool finite(real x) { return x - x == 0; }
-
-// The larger of two sizes; NaN counts as infinite.
-static real larger(real so_far, real x) {
-  const real size = x < 0 ? -x : x;
-  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
-}
-
 // The first guess: the cell's start, run through the steps that lead up to the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
 static void guess_tile(const Pass& pass, int64_t index, real* space) {
@@ -1447,44 +1497,6 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
     if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
-
-// One lane at the border between two segments. A correction may grow on its way through a segment
-// only while it is no larger than max(1, |state|): far from the solution M says little of what an
-// expanding cell does.
-struct Border {
-  real delta[Lanes::kStates];       // by how much the start of the segment before has moved
-  real worst;                       // mismatch at any border so far
-
-  // From the end e of the segment before and its product M to a new start s; true if it moved.
-  // With `picard` there is no M, and with `plain` no guard.
-  bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
-    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0, scale = 1;
-    bool usable = true, changed = false;
-    for (int k = 0; k < Lanes::kStates; ++k) {
-      usable = usable && finite(e[k * stride]);
-      scale = larger(scale, e[k * stride]);
-      incoming = larger(incoming, delta[k]);
-    }
-    for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
-      const real d = delta[Lanes::product_column[k]], m = M[k * stride];
-      correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
-    }
-    for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
-    const bool take = plain || (Lanes::kAffine ? finite(largest)
-                                               : largest <= incoming || largest <= scale);
-    for (int k = 0; k < Lanes::kStates; ++k) {
-      const real end = e[k * stride], old = s[k * stride];
-      real now = take ? end + correction[k] : end;
-      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Lanes::checked[k] && !same(end, old))
-        worst = larger(worst, (end - old) / larger(1, end));
-      delta[k] = same(now, old) ? 0 : now - old;
-      changed = changed || delta[k] != 0;
-      s[k * stride] = now;
-    }
-    return changed;
-  }
-};
 
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 

@@ -259,7 +259,7 @@ RNNCC_FN float to_real(bfloat16 x) { return from_bits(uint32_t(x.bits) << 16); }
 RNNCC_FN void from_real(float x, float& y) { y = x; }
 RNNCC_FN void from_real(double x, double& y) { y = x; }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if defined(__CUDA_ARCH__)
 
 RNNCC_FN float to_real(float16 x) {
   float y;
@@ -269,10 +269,6 @@ RNNCC_FN float to_real(float16 x) {
 
 RNNCC_FN void from_real(float x, float16& y) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
-}
-
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
 }
 
 #else
@@ -286,12 +282,6 @@ RNNCC_FN float to_real(float16 x) {
   return from_bits(sign | (body >= 0x7c00u ? special : bits_of(finite)));
 }
 
-RNNCC_FN void from_real(float x, bfloat16& y) {
-  const uint32_t bits = bits_of(x);
-  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
-}
-
 RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, body = bits & 0x7fffffffu;
   // normal results round to nearest even by hand, subnormal ones by adding one half
@@ -300,6 +290,22 @@ RNNCC_FN void from_real(float x, float16& y) {
   const uint32_t finite = body < 0x38800000u ? subnormal : normal;
   const uint32_t large = body > 0x7f800000u ? 0x7e00u : 0x7c00u;
   y.bits = uint16_t(sign | (body >= 0x477ff000u ? large : finite));
+}
+
+#endif
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+}
+
+#else
+
+RNNCC_FN void from_real(float x, bfloat16& y) {
+  const uint32_t bits = bits_of(x);
+  const uint32_t nearest_even = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  y.bits = uint16_t(x != x ? 0x7fc0u : nearest_even);
 }
 
 #endif
@@ -475,23 +481,6 @@ struct Args {
   real* inner;                     // CUDA: [runs, blocks of steps, kStates, groups]
   int64_t* control;                // CUDA: what kernels of one call tell each other
 };
-
-RNNCC_FN int64_t length_of(const Args& a, int64_t sequence) {
-  return a.lengths ? a.lengths[sequence] : a.steps;
-}
-
-// Where a step of a sequence lies in its row of memory.
-RNNCC_FN int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
-  const int64_t start = a.joined ? a.starts[sequence] : 0;
-  return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
-}
-
-// Where the states before a step lie in `saved`; no two sequences meet.
-RNNCC_FN int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
-  const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
-                                  : sequence * ((a.extent + a.every - 1) / a.every);
-  return before + step / a.every;
-}
 
 }  // namespace rnncc
 
@@ -943,10 +932,15 @@ RNNCC_FN void note_bad(Note* note, int64_t bad) {
 RNNCC_FN void number_runs(const Args& a) {
   const int64_t thread = threadIdx.y * kWarp + threadIdx.x, threads = blockDim.y * kWarp;
   if (thread == 0 && a.lengths) {
+    // boundaries that fall in between can't count for more than there is room for
+    const int64_t room = (a.joined ? a.extent : a.batch * a.extent) / a.segment + a.batch;
+    int64_t next = 0;
     a.run_starts[0] = 0;
     for (int64_t b = 0; b < a.batch; ++b) {
       const int64_t count = (steps_of(a, b) + a.segment - 1) / a.segment;
-      a.run_starts[b + 1] = a.run_starts[b] + (count < 1 ? 1 : count);
+      const int64_t most = room - (a.batch - 1 - b);
+      next += count < 1 ? 1 : count;
+      a.run_starts[b + 1] = next = next < most ? next : most;
     }
   }
   __syncthreads();
@@ -1218,9 +1212,16 @@ RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Sh
 #pragma unroll
     for (int k = 0; k < Cell::kStates; ++k) starts(i, k) = s[k];
   }
+  // the end of the tile is a border too, which no sweep needs to agree with
+  const real worst = border.worst;
 #pragma unroll
-  for (int k = 0; k < Cell::kStates; ++k) carried(0, k) = ends(used - 1, k);
-  return border.worst;
+  for (int k = 0; k < Cell::kStates; ++k) s[k] = e[k] = ends(used - 1, k);
+#pragma unroll
+  for (int k = 0; k < Cell::kProducts; ++k) M[k] = products(used - 1, k);
+  border.cross(e, M, s, 1, false, false);
+#pragma unroll
+  for (int k = 0; k < Cell::kStates; ++k) carried(0, k) = s[k];
+  return worst;
 }
 
 // The largest of all blocks.
@@ -1269,7 +1270,8 @@ RNNCC_FN void tiles(const Args& a) {
         walk.aim(a, r, true);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
-        if (walk.writes && a.saved) walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
+        if (walk.writes && a.saved && r.first % a.every == 0)
+          walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
@@ -1279,7 +1281,7 @@ RNNCC_FN void tiles(const Args& a) {
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, starts, carried);
       if (sweep > most) most = sweep;
-      if (__syncthreads_and(warp > 0 || worst <= a.tolerance)) break;
+      if (__syncthreads_and(warp > 0 || worst <= near_enough(a))) break;
       bool changed = false;
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) {
@@ -1575,7 +1577,8 @@ struct WalkBack {
   // ---- states between two saved ones ---------------------------------------------------------------
 
   RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
-    const int64_t blocks = (a.every + kAhead - 1) / kAhead;
+    const int64_t every = a.every < a.steps ? a.every : a.steps;
+    const int64_t blocks = (every + kAhead - 1) / kAhead;
     return a.inner + ((r.index * blocks + block) * Cell::kStates + s) * a.groups + r.group;
   }
 
@@ -1599,7 +1602,7 @@ struct WalkBack {
 
   RNNCC_MEMBER static void load_inner(const Args& a, const Run& r, const Spot& spot, real* to) {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s)
+    for (int s = 0; r.active && s < Cell::kStates; ++s)  // else another thread may be writing it
       to[s] = *inner_at(a, r, (spot.step - spot.saved) / kAhead, s);
   }
 };
@@ -1651,7 +1654,7 @@ RNNCC_FN void alone(const Args& a) {
   store_run(a, r, WalkBack::kQ, walk.Q, a.products);
   real largest = 0;
 #pragma unroll
-  for (int q = 0; q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
+  for (int q = 0; r.active && q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
   if (!lead) note_size(note_of(a, 1), largest);
 }
 
@@ -1661,7 +1664,8 @@ RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
   r.place(a, a.batch, a.columns);
-  const int64_t first = first_run(a, r.index), end = first_run(a, r.index + 1);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
   real most = 0, g[Cell::kStates], Q[kQ + 1];
   bool all_there = true;
   for (int64_t run = first; run < end; ++run) {

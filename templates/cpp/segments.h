@@ -8,15 +8,6 @@
 
 namespace rnncc {
 
-static bool same(real x, real y) { return x == y || (x != x && y != y); }
-static bool finite(real x) { return x - x == 0; }
-
-// The larger of two sizes; NaN counts as infinite.
-static real larger(real so_far, real x) {
-  const real size = x < 0 ? -x : x;
-  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
-}
-
 // The first guess: the cell's start, run through the steps that lead up to the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
 static void guess_tile(const Pass& pass, int64_t index, real* space) {
@@ -61,44 +52,6 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
     if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
-
-// One lane at the border between two segments. A correction may grow on its way through a segment
-// only while it is no larger than max(1, |state|): far from the solution M says little of what an
-// expanding cell does.
-struct Border {
-  real delta[Lanes::kStates];       // by how much the start of the segment before has moved
-  real worst;                       // mismatch at any border so far
-
-  // From the end e of the segment before and its product M to a new start s; true if it moved.
-  // With `picard` there is no M, and with `plain` no guard.
-  bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard, bool plain) {
-    real correction[Lanes::kStates] = {}, incoming = 0, largest = 0, scale = 1;
-    bool usable = true, changed = false;
-    for (int k = 0; k < Lanes::kStates; ++k) {
-      usable = usable && finite(e[k * stride]);
-      scale = larger(scale, e[k * stride]);
-      incoming = larger(incoming, delta[k]);
-    }
-    for (int k = 0; k < Lanes::kProducts && !picard; ++k) {
-      const real d = delta[Lanes::product_column[k]], m = M[k * stride];
-      correction[Lanes::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
-    }
-    for (int k = 0; k < Lanes::kStates; ++k) largest = larger(largest, correction[k]);
-    const bool take = plain || (Lanes::kAffine ? finite(largest)
-                                               : largest <= incoming || largest <= scale);
-    for (int k = 0; k < Lanes::kStates; ++k) {
-      const real end = e[k * stride], old = s[k * stride];
-      real now = take ? end + correction[k] : end;
-      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Lanes::checked[k] && !same(end, old))
-        worst = larger(worst, (end - old) / larger(1, end));
-      delta[k] = same(now, old) ? 0 : now - old;
-      changed = changed || delta[k] != 0;
-      s[k * stride] = now;
-    }
-    return changed;
-  }
-};
 
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 

@@ -36,7 +36,7 @@ RNNCC_FN void alone(const Args& a) {
   store_run(a, r, WalkBack::kQ, walk.Q, a.products);
   real largest = 0;
 #pragma unroll
-  for (int q = 0; q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
+  for (int q = 0; r.active && q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
   if (!lead) note_size(note_of(a, 1), largest);
 }
 
@@ -46,7 +46,8 @@ RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
   r.place(a, a.batch, a.columns);
-  const int64_t first = first_run(a, r.index), end = first_run(a, r.index + 1);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
   real most = 0, g[Cell::kStates], Q[kQ + 1];
   bool all_there = true;
   for (int64_t run = first; run < end; ++run) {

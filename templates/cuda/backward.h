@@ -272,7 +272,8 @@ struct WalkBack {
   // ---- states between two saved ones ---------------------------------------------------------------
 
   RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
-    const int64_t blocks = (a.every + kAhead - 1) / kAhead;
+    const int64_t every = a.every < a.steps ? a.every : a.steps;
+    const int64_t blocks = (every + kAhead - 1) / kAhead;
     return a.inner + ((r.index * blocks + block) * Cell::kStates + s) * a.groups + r.group;
   }
 
@@ -296,7 +297,7 @@ struct WalkBack {
 
   RNNCC_MEMBER static void load_inner(const Args& a, const Run& r, const Spot& spot, real* to) {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s)
+    for (int s = 0; r.active && s < Cell::kStates; ++s)  // else another thread may be writing it
       to[s] = *inner_at(a, r, (spot.step - spot.saved) / kAhead, s);
   }
 };

@@ -48,10 +48,15 @@ RNNCC_FN void note_bad(Note* note, int64_t bad) {
 RNNCC_FN void number_runs(const Args& a) {
   const int64_t thread = threadIdx.y * kWarp + threadIdx.x, threads = blockDim.y * kWarp;
   if (thread == 0 && a.lengths) {
+    // boundaries that fall in between can't count for more than there is room for
+    const int64_t room = (a.joined ? a.extent : a.batch * a.extent) / a.segment + a.batch;
+    int64_t next = 0;
     a.run_starts[0] = 0;
     for (int64_t b = 0; b < a.batch; ++b) {
       const int64_t count = (steps_of(a, b) + a.segment - 1) / a.segment;
-      a.run_starts[b + 1] = a.run_starts[b] + (count < 1 ? 1 : count);
+      const int64_t most = room - (a.batch - 1 - b);
+      next += count < 1 ? 1 : count;
+      a.run_starts[b + 1] = next = next < most ? next : most;
     }
   }
   __syncthreads();

@@ -59,9 +59,16 @@ RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Sh
 #pragma unroll
     for (int k = 0; k < Cell::kStates; ++k) starts(i, k) = s[k];
   }
+  // the end of the tile is a border too, which no sweep needs to agree with
+  const real worst = border.worst;
 #pragma unroll
-  for (int k = 0; k < Cell::kStates; ++k) carried(0, k) = ends(used - 1, k);
-  return border.worst;
+  for (int k = 0; k < Cell::kStates; ++k) s[k] = e[k] = ends(used - 1, k);
+#pragma unroll
+  for (int k = 0; k < Cell::kProducts; ++k) M[k] = products(used - 1, k);
+  border.cross(e, M, s, 1, false, false);
+#pragma unroll
+  for (int k = 0; k < Cell::kStates; ++k) carried(0, k) = s[k];
+  return worst;
 }
 
 // The largest of all blocks.
@@ -110,7 +117,8 @@ RNNCC_FN void tiles(const Args& a) {
         walk.aim(a, r, true);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
-        if (walk.writes && a.saved) walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
+        if (walk.writes && a.saved && r.first % a.every == 0)
+          walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
@@ -120,7 +128,7 @@ RNNCC_FN void tiles(const Args& a) {
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, starts, carried);
       if (sweep > most) most = sweep;
-      if (__syncthreads_and(warp > 0 || worst <= a.tolerance)) break;
+      if (__syncthreads_and(warp > 0 || worst <= near_enough(a))) break;
       bool changed = false;
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) {
