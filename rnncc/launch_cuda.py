@@ -105,7 +105,7 @@ def forward(
         newton = call.plan.solver == "newton"
         series.over_blocks("number_runs", 1, SUMMING_WARPS)
         series.over_runs("sweep", runs, BEFORE)
-        for number in range(cut.sweeps):
+        for number in range(_rounds(call, cut)):
             # only the first sweep may do without M, unless M is the same in all of them
             if affine or (number == 0 and not newton):
                 series.over_runs("forward", runs, number)
@@ -204,10 +204,15 @@ def warmup(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
         module(kernel, next(iter(names)), dtype, device)
 
 
+def _rounds(call: Call, cut: Cut) -> int:
+    """As `rounds_of` in templates/cuda/control.h."""
+    return max(cut.sweeps, 3) if call.kernel.spec.structure.affine else cut.sweeps
+
+
 def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Any]:
     """Scratch memory of segments of the grid, if there are any."""
     if cut.in_block or cut.tiling.segment >= call.shape[1]:
         return {}
     runs = runs_of(call, cut)
-    control = 2 * (1 + cut.sweeps) + 2 * runs
+    control = 2 * (1 + _rounds(call, cut)) + 2 * runs
     return scratch(like, borders(call, runs) | {"control": control})

@@ -145,12 +145,11 @@ class _Planner:
             return "newton", "every step at once, as asked", self.cut(level, rounds, whole)
         if choices.solver == "sequential":
             return "sequential", "one pass over time, as asked", self.cut(whole, 1, whole)
-        affine = self.spec.structure.affine
         if choices.solver == "segmented":
             level = self.asked() or self.best()
             most = max(1, -(-self.steps // level.segment)) + 1
             rounds = min(choices.iterations or ROUNDS, most)
-            return "segmented", "as asked", self.cut(level, max(rounds, 3 * affine), whole)
+            return "segmented", "as asked", self.cut(level, rounds, whole)
         if self.spec.structure.spiking:
             reason = "one pass over time: a spike has no slope to iterate by"
             return "sequential", reason, self.cut(whole, 1, whole)

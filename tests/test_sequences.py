@@ -286,12 +286,17 @@ def test_a_mask_of_any_layout_is_read_right(layout: str) -> None:
 
 
 @each_cell
-def test_states_after_each_step_go_with_the_outputs_and_the_last_one(name: str) -> None:
+def test_states_after_each_step_go_with_the_outputs_and_the_last_one(
+    name: str, target: str
+) -> None:
     call = random_call(name, (2, STEPS, fitting(name, 5)), torch.float32)
     y, z, h = solve_all(name, call.arguments, call.h0)
     without, last = solve(name, call.arguments, call.h0)
     for a, b in zip((*y, *h), (*without, *last), strict=True):
-        assert torch.equal(a, b)
+        if target == "cpp":
+            assert torch.equal(a, b)
+        else:  # other code, in which a GPU's compiler may fuse otherwise
+            assert_close(a, b, torch.float32, name)
     for along, end in zip(z, h, strict=True):
         assert along.shape == (2, STEPS, fitting(name, 5))
         assert torch.equal(along[:, -1], end)

@@ -896,6 +896,9 @@ struct Note {
   int64_t bad;                     // kNone: there is none
 };
 
+// An affine cell may need three sweeps, whatever the limit: a guess in vain, M, and what it solves.
+RNNCC_FN int64_t rounds_of(const Args& a) { return Cell::kAffine && a.sweeps < 3 ? 3 : a.sweeps; }
+
 // control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its start has
 // moved: for even and for odd sweeps.
 RNNCC_FN Note* note_of(const Args& a, int64_t number) {
@@ -903,7 +906,7 @@ RNNCC_FN Note* note_of(const Args& a, int64_t number) {
 }
 
 RNNCC_FN int64_t* moved(const Args& a, int64_t run, int64_t sweep) {
-  return a.control + 2 * (1 + a.sweeps) + 2 * run + sweep % 2;
+  return a.control + 2 * (1 + rounds_of(a)) + 2 * run + sweep % 2;
 }
 
 RNNCC_FN double size_of(const Note* note) { return __longlong_as_double(int64_t(note->size)); }
@@ -944,7 +947,7 @@ RNNCC_FN void number_runs(const Args& a) {
     }
   }
   __syncthreads();
-  for (int64_t i = thread; i < 1 + a.sweeps; i += threads) *note_of(a, i) = {0, kNone};
+  for (int64_t i = thread; i < 1 + rounds_of(a); i += threads) *note_of(a, i) = {0, kNone};
   for (int64_t i = thread; i < first_run(a, a.batch); i += threads) *moved(a, i, 0) = 1;
 }
 
@@ -983,9 +986,16 @@ RNNCC_FN bool gave_up(const Args& a) {
   return !(size_of(note_of(a, 0)) <= steady) || a.sweeps < 2;
 }
 
+// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the limit.
+RNNCC_FN int64_t most_sweeps(const Args& a) {
+  const int64_t least = Cell::kAffine ? 2 + guessed_well(a) : 0;
+  return a.sweeps < least ? least : a.sweeps;
+}
+
 RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
   const bool well = guessed_well(a);
-  if (gave_up(a) || (number && note_of(a, number)->bad == kNone)) return {};
+  if (gave_up(a) || number >= most_sweeps(a)) return {};
+  if (number && note_of(a, number)->bad == kNone) return {};
   if (well && number == 0) return {true, true, false, true, true};
   // M of an affine cell is the same from any start: one scan is exact
   const int64_t with_M = number - well;
@@ -996,7 +1006,8 @@ RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
 
 // How many segments of every sequence are solved, at least.
 RNNCC_FN int64_t solved_segments(const Args& a) {
-  const int64_t segments = (a.steps + a.segment - 1) / a.segment, bad = note_of(a, a.sweeps)->bad;
+  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
+  const int64_t bad = note_of(a, most_sweeps(a))->bad;
   if (a.newton) return segments;
   return gave_up(a) ? 0 : bad < segments ? bad : segments;
 }
@@ -1006,10 +1017,10 @@ RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);
   int64_t sweeps = one_pass;
-  while (!one_pass && sweeps < a.sweeps && sweep_of(a, sweeps).runs) ++sweeps;
+  while (!one_pass && sweep_of(a, sweeps).runs) ++sweeps;
   a.status[0] = double(sweeps);
   a.status[1] = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
-  a.status[2] = one_pass || !a.newton || note_of(a, a.sweeps)->bad == kNone;
+  a.status[2] = one_pass || !a.newton || note_of(a, most_sweeps(a))->bad == kNone;
   a.status[3] = !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : -1.0;
   a.status[4] = double(a.solver), a.status[5] = double(a.segment);
 }
@@ -1246,7 +1257,7 @@ RNNCC_FN void tiles(const Args& a) {
   const Shelf products = {carried.at + Cell::kStates * kWarp, Cell::kProducts};
   Run r = run_of_block(a);
   const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
-  int most = 0;
+  int most = 0, used = 0;
   real worst = 0, worst_of_all = 0;
   Walk<true> walk;
   load_params(a, r, walk.p);
@@ -1263,7 +1274,7 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
     if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
-    const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
+    used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
       if (moves) {
@@ -1294,7 +1305,8 @@ RNNCC_FN void tiles(const Args& a) {
     worst_of_all = larger(worst_of_all, worst);
   }
   if (warp == 0) {
-    for (int s = 0; s < Cell::kStates; ++s) walk.h[s] = carried(0, s);
+    // as the last outputs say, without the correction that the next tile would begin with
+    for (int s = 0; s < Cell::kStates; ++s) walk.h[s] = used ? ends(used - 1, s) : carried(0, s);
     store_states(a, r, walk.h, a.h_last);
     clear_outputs(a, r);
     report_tiles(a, most, worst_of_all);

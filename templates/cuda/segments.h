@@ -31,9 +31,16 @@ RNNCC_FN bool gave_up(const Args& a) {
   return !(size_of(note_of(a, 0)) <= steady) || a.sweeps < 2;
 }
 
+// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the limit.
+RNNCC_FN int64_t most_sweeps(const Args& a) {
+  const int64_t least = Cell::kAffine ? 2 + guessed_well(a) : 0;
+  return a.sweeps < least ? least : a.sweeps;
+}
+
 RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
   const bool well = guessed_well(a);
-  if (gave_up(a) || (number && note_of(a, number)->bad == kNone)) return {};
+  if (gave_up(a) || number >= most_sweeps(a)) return {};
+  if (number && note_of(a, number)->bad == kNone) return {};
   if (well && number == 0) return {true, true, false, true, true};
   // M of an affine cell is the same from any start: one scan is exact
   const int64_t with_M = number - well;
@@ -44,7 +51,8 @@ RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
 
 // How many segments of every sequence are solved, at least.
 RNNCC_FN int64_t solved_segments(const Args& a) {
-  const int64_t segments = (a.steps + a.segment - 1) / a.segment, bad = note_of(a, a.sweeps)->bad;
+  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
+  const int64_t bad = note_of(a, most_sweeps(a))->bad;
   if (a.newton) return segments;
   return gave_up(a) ? 0 : bad < segments ? bad : segments;
 }
@@ -54,10 +62,10 @@ RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);
   int64_t sweeps = one_pass;
-  while (!one_pass && sweeps < a.sweeps && sweep_of(a, sweeps).runs) ++sweeps;
+  while (!one_pass && sweep_of(a, sweeps).runs) ++sweeps;
   a.status[0] = double(sweeps);
   a.status[1] = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
-  a.status[2] = one_pass || !a.newton || note_of(a, a.sweeps)->bad == kNone;
+  a.status[2] = one_pass || !a.newton || note_of(a, most_sweeps(a))->bad == kNone;
   a.status[3] = !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : -1.0;
   a.status[4] = double(a.solver), a.status[5] = double(a.segment);
 }

@@ -93,7 +93,7 @@ RNNCC_FN void tiles(const Args& a) {
   const Shelf products = {carried.at + Cell::kStates * kWarp, Cell::kProducts};
   Run r = run_of_block(a);
   const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
-  int most = 0;
+  int most = 0, used = 0;
   real worst = 0, worst_of_all = 0;
   Walk<true> walk;
   load_params(a, r, walk.p);
@@ -110,7 +110,7 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
     if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
-    const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
+    used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
       if (moves) {
@@ -141,7 +141,8 @@ RNNCC_FN void tiles(const Args& a) {
     worst_of_all = larger(worst_of_all, worst);
   }
   if (warp == 0) {
-    for (int s = 0; s < Cell::kStates; ++s) walk.h[s] = carried(0, s);
+    // as the last outputs say, without the correction that the next tile would begin with
+    for (int s = 0; s < Cell::kStates; ++s) walk.h[s] = used ? ends(used - 1, s) : carried(0, s);
     store_states(a, r, walk.h, a.h_last);
     clear_outputs(a, r);
     report_tiles(a, most, worst_of_all);
