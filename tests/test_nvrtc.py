@@ -253,11 +253,3 @@ BUILDS = [
 
 
 @needs_nvrtc
-@pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "arch"), BUILDS)
-@pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_cell_compiles_without_a_warning(name: str, dtype: str, arch: str) -> None:
-    binary = nvrtc.compile(name, compiled(name).source("cuda"), dtype, arch)
-    assert binary.warnings == ()
-    assert len(binary.resources) > 1
-    assert {found.kernel.startswith(f"{name}_") for found in binary.resources} == {True}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import rnncc
-from rnncc import Input, State, cell, where
+from rnncc import Input, State, cell, marshal, where
 from rnncc.kernel import COMPUTE
+from tests import runs
 from tests.runs import (
     CELLS,
     DTYPES,
@@ -46,6 +47,11 @@ def shapes_for(name: str, target: str) -> list[tuple[int, int, int]]:
     chosen = FEW if name in SMALL or target == "emulated" else SHAPES
     rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in chosen]
     return list(dict.fromkeys(rounded))
+
+
+def test_calls_run_where_the_target_says(target: str) -> None:
+    assert ("cuda" if target == "emulated" else "cpp") == marshal.ON_CPU
+    assert ("cuda" if target == "gpu" else "cpu") == runs.DEVICE
 
 
 @each_dtype
