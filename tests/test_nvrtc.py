@@ -13,7 +13,6 @@ import pytest
 
 from rnncc import ArgumentError, BuildError, nvrtc
 from rnncc.build import IO_TYPES
-from tests.runs import SHIPPED, compiled
 
 ROOT = Path(__file__).parents[1]
 needs_nvrtc = pytest.mark.skipif(
@@ -240,16 +239,3 @@ def test_cupy_is_imported_where_the_home_can_not_be_written(tmp_path: Path, writ
 
 
 # --- the cells -------------------------------------------------------------------------------
-
-
-BUILDS = [
-    ("float32", "sm_80"),
-    ("float32", "sm_90"),
-    ("float32", "sm_100"),
-    ("float64", "sm_90"),
-    ("bfloat16", "sm_80"),
-    ("float16", "sm_100"),
-]
-
-
-@needs_nvrtc
