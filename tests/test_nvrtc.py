@@ -236,6 +236,3 @@ def test_cupy_is_imported_where_the_home_can_not_be_written(tmp_path: Path, writ
     folder = None if writable else tmp_path / "cache" / "cupy"
     assert done.stdout.split() == [str(folder), "True"]
     assert (home / ".cupy").exists() == writable
-
-
-# --- the cells -------------------------------------------------------------------------------
