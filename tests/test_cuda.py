@@ -339,7 +339,7 @@ def test_nvrtc_compiles_for_every_dtype_and_architecture(dtype: str, arch: str) 
 # --- instructions ----------------------------------------------------------------------------
 
 BY_HAND = Path(__file__).parent / "emulation" / "by_hand.cu"
-ALLOWED = 1.35  # times the instructions of the same step written by hand; 1.28 to 1.31 were counted
+ALLOWED = 1.35  # times the instructions of the same step written by hand; 1.27 to 1.30 were counted
 
 
 def instructions(binary: Any, kernel: str) -> int:

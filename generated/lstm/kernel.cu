@@ -861,14 +861,14 @@ struct Walk {
     aim(a, r, write);
     load_params(a, r, p);
     inputs.aim(a, r, 0);
-    const bool saves = writes && a.saved && r.first % kAhead == 0;
+    if (!(writes && a.saved && r.first % kAhead == 0)) unsaved = -1;  // never
     ahead.fetch(a, r, inputs, 0, r.count >= kAhead);
 #pragma unroll 1
     for (int first = 0; first < r.count; first += kAhead) {
       const Ahead now = ahead;
       inputs.turn(a, 1);
       ahead.fetch(a, r, inputs, first + kAhead, first + 2 * kAhead <= r.count);
-      if (saves && unsaved-- == 0) {
+      if (unsaved-- == 0) {
         save(a, saved);
         saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
         unsaved = int(a.every / kAhead) - 1;
