@@ -308,7 +308,7 @@ def test_another_compiler_builds_kernels_that_equal_the_oracle(
     assert "clang" in found.version()
     for name in ("lstm", "crossed"):
         c = compiled(name)
-        c.kernel._functions.clear()
+        c.kernel.memo.clear()
         path = build.library_path(name, c.source(), "float32")
         if compiler == "ziglang":  # the key doesn't tell compilers found on the PATH apart
             monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "cache"))
@@ -316,5 +316,5 @@ def test_another_compiler_builds_kernels_that_equal_the_oracle(
         for shape in ((3, 33, 100), (2, 20, 6)):
             call = random_call(name, shape, torch.float32)
             assert_agree(name, call, by_kernel(name, call), by_oracle(name, call), compiler)
-        c.kernel._functions.clear()
+        c.kernel.memo.clear()
         assert path.exists()

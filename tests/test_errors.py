@@ -857,6 +857,18 @@ def derived_twice() -> None:
     dx.sum().backward()
 
 
+def too_long_for_a_gpu() -> None:
+    x = torch.zeros(1, 1, 1).expand(1, 2**31, 1)
+    with mock.patch.object(marshal, "ON_CPU", "cuda"):
+        call = (compiled("elman").kernel, choices.AUTO, [x], False, [torch.zeros(1)], None)
+        marshal.Call(*call)
+
+
+def lengths_while_capturing() -> None:
+    with mock.patch("torch.cuda.is_current_stream_capturing", return_value=True):
+        sequences.to_device("lengths", torch.tensor([1]), torch.device("cuda"))
+
+
 def without_memory() -> None:
     memo = compiled("para_gru").kernel.memo
     with mock.patch.dict(memo, {("cpp", "forward", torch.float32): lambda address: 1}):
@@ -1033,6 +1045,19 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "the generated folder nowhere can't be read: "
         "[Errno 2] No such file or directory: 'nowhere/cell.json'",
         "write it again with rnncc compile",
+    ),
+    "more steps than a GPU's kernels count": (
+        too_long_for_a_gpu,
+        ArgumentError,
+        "inputs: got 2147483648 steps, expected fewer than 2147483584 on a GPU",
+        "chunks, each from the state that the one before returns",
+    ),
+    "lengths on the CPU in a CUDA graph": (
+        lengths_while_capturing,
+        ArgumentError,
+        "lengths: got a tensor or list on the CPU while a CUDA graph is being captured, expected a "
+        "tensor on cuda",
+        "make it before the capture",
     ),
     "no memory left": (
         without_memory,
