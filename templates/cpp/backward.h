@@ -14,6 +14,8 @@ namespace rnncc {
 constexpr int64_t kBlock = 16;
 constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
+static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
+
 struct WalkBack {
   const Args& a;
   const Tile& t;
@@ -32,11 +34,12 @@ struct WalkBack {
   static int64_t space(const Args& a) {
     constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
     constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
-                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs);
+                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
     return (once + kept * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
   }
 
-  WalkBack(const Args& args, const Tile& tile, real* space) : a(args), t(tile), width(t.width()) {
+  RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
+      : a(args), t(tile), width(t.width()) {
     auto take = [&](int64_t count) { real* rows = space; space += count * kRow; return rows; };
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
@@ -52,7 +55,7 @@ struct WalkBack {
     for (int i = 0; i < Lanes::kOutputs; ++i)
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kStates; ++i)
-      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
     for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
@@ -60,8 +63,7 @@ struct WalkBack {
   }
 
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
-  template <bool alone>
-  void run() {
+  RNNCC_ONCE void run(bool alone) {
     constexpr int64_t states = Lanes::kStates * int64_t(kRow);
     for (int64_t first = (t.steps - 1) / a.every * a.every; t.steps && first >= 0;
          first -= a.every) {
@@ -77,10 +79,7 @@ struct WalkBack {
         const int64_t step = first + block * kBlock;
         const int64_t count = end - step < kBlock ? end - step : kBlock;
         again(inner + block * states, step, count);
-        for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
-        for (int64_t k = count - 1; k >= 0; --k) back<alone>(step + k, k);
-        for (int64_t i = 0; !alone && i < Lanes::kParams; ++i)
-          for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+        if (alone) back_alone(step, count); else back(step, count);
       }
     }
   }
@@ -91,62 +90,115 @@ struct WalkBack {
   }
 
   // Steps once more; all their states and what the adjoint reads stay.
-  void again(const real* from, int64_t first, int64_t count) {
-    Row rows[Lanes::kInputs + 1];
+  RNNCC_ONCE void again(const real* from, int64_t first, int64_t count) {
     copy(from, h);
+    Row x_rows[Lanes::kInputs + 1];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x[i].load(first, count), x_rows[i] = x[i].row(first, first);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
-      for (int i = 0; i < Lanes::kInputs; ++i) rows[i] = x[i].load(first + k);
-      Lanes::step<false, true>(rows, p, before, before + Lanes::kStates * kRow, nullptr,
-                               kept + k * Lanes::kKept * kRow, width);
+      Lanes::step_to_keep(x_rows, p, before, before + Lanes::kStates * kRow,
+                        kept + k * Lanes::kKept * kRow, width);
+      shift(x_rows, x, Lanes::kInputs, 1);
     }
   }
 
-  template <bool alone>
-  void back(int64_t step, int64_t k) {
-    Row rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1];
-    Row dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
-    const real* const before = h + k * Lanes::kStates * kRow;
-    const real* const lets = kept + k * Lanes::kKept * kRow;
-    for (int i = 0; i < Lanes::kInputs; ++i) {
-      rows[i] = x[i].load(step);
-      dx_rows[i] = dx[i].row(step);
-    }
+  // The adjoint of the steps that were walked again, whose inputs are still at hand, last first.
+  RNNCC_ONCE void back(int64_t first, int64_t count) {
+    const bool uneven = !t.even, has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x_rows[i] = x[i].row(first, last), dx_rows[i] = dx[i].row(first, last);
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step), no_dy[i] = {zeros, t.blocks};
-    for (int q = 0; alone && q < Lanes::kFed; ++q) {
-      real* const column = Q + q * Lanes::kStates * kRow;
-      hold_ended(t, step, Lanes::kStates, column, held);
-      Lanes::adjoint<false>(rows, p, before, lets, no_dy, column, dx_rows, dp, width);
-      hold_ended(t, step, Lanes::kStates, held, column);
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+    for (int64_t k = count - 1; k >= 0; --k) {
+      const int64_t step = first + k;
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, g, held);
+        hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+      }
+      if (has_dz) add_dz(first, k);
+      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow, kept + k * Lanes::kKept * kRow,
+                           dy_rows, g, dx_rows, dp, width);
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, held, g);
+        hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+      }
+      if (a.reset) reset(step, false);
+      for (int i = 0, shared = 0; i < Lanes::kInputs; ++i)
+        if (!Lanes::inputs[i].stride) reduce_shared(shared++, step, dx_rows[i].at);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dx_rows, dx, Lanes::kInputs, -1);
+      shift(dy_rows, dy, Lanes::kOutputs, -1);
     }
-    hold_ended(t, step, Lanes::kStates, g, held);
-    hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
-    for (int i = 0; i < Lanes::kStates; ++i) dz[i].add_to(g + i * kRow, step);
-    Lanes::adjoint<!alone>(rows, p, before, lets, dy_rows, g, dx_rows, dp, width);
-    hold_ended(t, step, Lanes::kStates, held, g);
-    hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
-    for (int64_t r = 0; a.reset && r < t.rows; ++r)
-      if (t.resets(a, r, step)) reset<alone>(r);
-    for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
-      if (Lanes::inputs[i].stride) dx[i].store(step, true);
-      else reduce_shared(shared++, step, dx_rows[i].at);
+    for (int i = 0; i < Lanes::kInputs; ++i) dx[i].store(first, count);
+    for (int i = 0; i < Lanes::kParams; ++i) {
+#pragma omp simd
+      for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
     }
   }
 
-  // The state before this step was that of the start: the gradient goes there.
-  template <bool alone>
-  void reset(int64_t row) {
-    for (int s = 0; s < Lanes::kStates; ++s)
-      for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-        g_start[s * kRow + c] += g[s * kRow + c];
-    clear_row(t, row, Lanes::kStates, g);
-    if (alone) clear_row(t, row, int(kQ), Q);
+  // The same for each column of Q, into which nothing flows, and for g alone.
+  RNNCC_ONCE void back_alone(int64_t first, int64_t count) {
+    const bool has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+      no_dy[i] = {zeros, t.blocks};
+    }
+    for (int64_t k = count - 1; k >= 0; --k) {
+      for (int q = 0; q <= Lanes::kFed; ++q) {
+        const bool own = q == Lanes::kFed;
+        real* const column = own ? g : Q + q * Lanes::kStates * kRow;
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, column, held);
+        if (own && has_dz) add_dz(first, k);
+        Lanes::adjoint<false>(x_rows, p, h + k * Lanes::kStates * kRow,
+                              kept + k * Lanes::kKept * kRow, own ? dy_rows : no_dy, column,
+                              nullptr, dp, width);
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
+      }
+      if (a.reset) reset(first + k, true);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dy_rows, dy, Lanes::kOutputs, -1);
+    }
   }
 
-  void reduce_shared(int shared, int64_t step, const real* row) {
+  // Whether there are gradients of the states after each step at all.
+  bool load_dz(int64_t first, int64_t count) const {
+    bool any = false;
+    for (const Stream& stream : dz) stream.load(first, count), any = any || stream.present;
+    return any;
+  }
+
+  // To g what flows in at a step; the caller gives runs that have ended theirs back.
+  RNNCC_ONCE void add_dz(int64_t first, int64_t k) {
+    for (int s = 0; s < Lanes::kStates; ++s) {
+      const Row row = dz[s].row(first, first + k);
+      for (int lane = 0; dz[s].present && lane < width; lane += kLanes) {
+        const real* const from = row.block(lane);
+#pragma omp simd
+        for (int i = lane; i < lane + kLanes; ++i) g[s * kRow + i] += from[i];
+      }
+    }
+  }
+
+  // Where the state before a step was that of the start: the gradient goes there.
+  RNNCC_ONCE void reset(int64_t step, bool alone) {
+    for (int64_t row = 0; row < t.rows; ++row) {
+      if (!t.resets(a, row, step)) continue;
+      for (int s = 0; s < Lanes::kStates; ++s)
+        for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+          g_start[s * kRow + c] += g[s * kRow + c];
+      clear_row(t, row, Lanes::kStates, g);
+      if (alone) clear_row(t, row, int(kQ), Q);
+    }
+  }
+
+  RNNCC_ONCE void reduce_shared(int shared, int64_t step, const real* row) {
     const int64_t blocks_before = t.column / kLanes, places = shared_places(a);
     for (int64_t r = 0; r < t.rows; ++r) {
       if (!t.runs(r, step)) continue;
@@ -184,7 +236,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
         walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
   }
-  walk.run<true>();
+  walk.run(true);
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.lead ? a.begins : a.ends);
     store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
@@ -201,7 +253,7 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     else if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
     else clear_row(t, r, Lanes::kStates, walk.g);
   }
-  walk.run<false>();
+  walk.run(false);
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)

@@ -18,7 +18,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
     if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
     else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
-  walk.run<false, true>();
+  walk.run(false, true);
   for (int64_t r = 0; r < t.rows; ++r) {
     if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
@@ -27,7 +27,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
 }
 
 // The largest entry of all products.
-static real largest_product(const Args& a, int64_t count) {
+RNNCC_ONCE static real largest_product(const Args& a, int64_t count) {
   real largest = 0;
   for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
   return largest;
@@ -36,7 +36,6 @@ static real largest_product(const Args& a, int64_t count) {
 static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
 
 // Runs whose start has not moved since they last ran need not run again.
-template <bool write, bool carry>
 static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
@@ -46,10 +45,10 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r)
     load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
-  walk.run<write, carry>();
+  walk.run(pass.write, pass.carry);
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
-    if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+    if (pass.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
 
@@ -57,7 +56,6 @@ static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.group
 
 // All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
 // `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
-template <bool picard>
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
@@ -77,7 +75,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, picard, a.newton) || changed;
+      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, a.newton) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
@@ -93,15 +91,16 @@ static void run_all_again(const Args& a, int64_t runs) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
 
-struct Sweep { Work tile, scan; };
+// What a sweep writes and carries along (see Walk::run), and whether its scan has no M.
+struct Sweep { bool write, carry, picard; };
 
 // Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
 // many segments of every sequence are within tolerance.
-static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
-  const Args& a = pass.args;
+static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
+  const Pass pass = {a, Cut::into_segments(a), sweep.write, sweep.carry, sweep.picard};
   double worst = 0;
-  if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
-  if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
+  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
   *solved = (a.steps + a.segment - 1) / a.segment;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
@@ -118,10 +117,8 @@ static int64_t solve_segments(const Args& a) {
   // An affine cell's tolerance is for what rounding leaves of a scan; a guess has seen none.
   constexpr double close = sizeof(real) == 4 ? 5e-7 : 1e-12;
   const double near_enough = Lanes::kAffine && close < a.tolerance ? close : a.tolerance;
-  const Sweep no_M = {sweep_tile<true, false>, scan_sequence<true>};
-  const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
-  const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
-  const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  constexpr Sweep no_M = {true, false, true}, first_M = {false, true, false};
+  constexpr Sweep old_M = {true, false, false}, new_M = {true, true, false};
   number_runs(a);
   const Pass pass = {a, Cut::into_segments(a)};
   const int64_t segments = (a.steps + a.segment - 1) / a.segment;
@@ -134,19 +131,19 @@ static int64_t solve_segments(const Args& a) {
   int64_t solved = 0;
   run_all_again(a, runs);
   if (4 * left <= near_enough && !a.newton) {  // the guess is as good as exact
-    if (!sweep_once(pass, no_M, &solved)) return -1;
+    if (!sweep_once(a, no_M, &solved)) return -1;
     if (Lanes::kAffine && a.status[1] > near_enough) solved = 0;
     if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    if (!sweep_once(pass, first_M, &solved)) return -1;
+    if (!sweep_once(a, first_M, &solved)) return -1;
     run_all_again(a, runs);
-    if (!sweep_once(pass, old_M, &solved)) return -1;
+    if (!sweep_once(a, old_M, &solved)) return -1;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
-    if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
+    if (!sweep_once(a, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
   a.status[2] = solved == segments;
   return a.newton ? segments : solved;
 }

@@ -50,6 +50,7 @@ static void number_runs(const Args& a) {
 struct Pass {
   const Args& args;
   Cut cut;
+  bool write = false, carry = false, picard = false;  // of a sweep, see segments.h
 };
 
 struct Tile {
@@ -59,7 +60,7 @@ struct Tile {
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
-  Tile(const Pass& pass, int64_t index) {
+  RNNCC_ONCE Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
     const Cut& cut = pass.cut;
     const int64_t across = (a.groups + cut.columns - 1) / cut.columns;
@@ -107,40 +108,71 @@ struct Tile {
   }
 };
 
-// One row of lanes, in part: what `count` scalars of a run hold.
-static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
-  for (int s = 0; s < count; ++s)
-    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-      to[s * kRow + c] = from[s * kRow + c];
+// `count` numbers, a stride apart where they are and where they go.
+RNNCC_ONCE static void copy_many(const real* from, int64_t from_stride, real* to,
+                                 int64_t to_stride, int64_t count) {
+  if (from_stride == 1 && to_stride == 1) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i * to_stride] = from[i * from_stride];
+  }
 }
 
-static void clear_row(const Tile& t, int64_t row, int count, real* to) {
+// The same without the call for a single number: a tile of many short rows copies nothing else.
+static void copy_some(const real* from, int64_t from_stride, real* to, int64_t to_stride,
+                      int64_t count) {
+  if (count == 1) *to = *from;
+  else copy_many(from, from_stride, to, to_stride, count);
+}
+
+// One row of lanes, in part: what `count` scalars of a run hold.
+RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  from += row * t.columns, to += row * t.columns;
+  for (int s = 0; s < count; ++s, from += kRow, to += kRow) {
+    if (t.columns == 1) {
+      *to = *from;
+      continue;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < t.columns; ++c) to[c] = from[c];
+  }
+}
+
+RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  copy_lanes(t, row, count, from, to);
+}
+
+RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
   for (int s = 0; s < count; ++s)
     for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
 }
 
 // Runs that have ended keep what they had.
-static void hold_ended(const Tile& t, int64_t step, int count, const real* from, real* to) {
-  for (int64_t r = 0; r < t.rows && !t.even; ++r)
-    if (step >= t.count[r]) copy_row(t, r, count, from, to);
+RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const real* from,
+                                  real* to) {
+  for (int64_t r = 0; r < t.rows; ++r)
+    if (step >= t.count[r]) copy_lanes(t, r, count, from, to);
 }
 
-// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't lie
-// in memory as the kernel wants them, they are copied kAhead steps at a time, so that what is close in
-// memory moves together.
+// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
+// lie in memory as the kernel wants them, they are copied, many steps at a time (at most kAhead),
+// so that what is close in memory moves together.
 constexpr int kAhead = 16;
 
 struct Stream {
   io* runs[kTile];                 // the first step of each run
   real* buffer;                    // [kAhead, kRow]
-  int64_t time, lane, loaded;
+  int64_t time, lane;
+  int64_t apart;                   // from the row of a step to that of the next
   const Tile* tile;
   bool present, direct;            // direct: no copy
   int64_t blocks[kTile / kLanes];  // of a row that is not copied
 
-  void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
-    tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
-    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
+  RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
+                       real* space) {
+    tile = &t, buffer = space, present = view.data, direct = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel, apart = kRow;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
@@ -150,44 +182,38 @@ struct Stream {
     direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
     for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
       blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
+    if (direct) apart = time;
   }
 
-  // The row of a step; of an absent gradient it stays 0.
-  Row load(int64_t step) {
-    if (!direct && present && step / kAhead != loaded) {
-      loaded = step / kAhead;
-      each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
-    }
-    return row(step);
+  // Brings in the rows of at most kAhead steps, unless they are direct; of an absent gradient they
+  // stay 0.
+  RNNCC_ONCE void load(int64_t first, int64_t count) const {
+    if (!direct && present) each<get>(first, count, buffer);
   }
 
-  // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
-  // steps rise, or as they fall.
-  Row row(int64_t step) const {
+  // The row of a step, where those from `first` on are at hand.
+  Row row(int64_t first, int64_t step) const {
     if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
-    return {buffer + step % kAhead * kRow, tile->blocks};
+    return {buffer + (step - first) * kRow, tile->blocks};
   }
 
-  void store(int64_t step, bool falling) const {
-    const int64_t first = step - step % kAhead;
-    if (direct || !present) return;
-    if (falling ? step == first : step == first + kAhead - 1 || step == tile->steps - 1)
-      each(first, kAhead, [](io* at, real& from) { from_real(from, *at); }, buffer);
+  // Brings to memory what the kernel has written to the rows.
+  RNNCC_ONCE void store(int64_t first, int64_t count) const {
+    if (!direct && present) each<put>(first, count, buffer);
   }
 
   // The same for a row of one step that lies elsewhere.
   void store_from(real* lanes, int64_t step) const {
-    if (present) each(step, 1, [](io* at, real& from) { from_real(from, *at); }, lanes);
-  }
-
-  void add_to(real* lanes, int64_t step) const {
-    if (present) each(step, 1, [](const io* at, real& to) { to += to_real(*at); }, lanes);
+    if (present) each<put>(step, 1, lanes);
   }
 
  private:
+  static void get(io* at, real& lane) { lane = to_real(*at); }
+  static void put(io* at, real& lane) { from_real(lane, *at); }
+
   // `move` for every lane of the runs that take these steps, with its place in memory.
-  template <typename Move>
-  void each(int64_t first, int64_t steps, const Move& move, real* lanes) const {
+  template <void (*move)(io*, real&)>
+  RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
     const int64_t columns = tile->columns;
     for (int64_t r = 0; r < tile->rows; ++r) {
       const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
@@ -212,37 +238,42 @@ struct Stream {
   }
 };
 
+// From the rows of a step to those of the next, or of the one before.
+static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
+  for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
+}
+
 // ---- states and params -----------------------------------------------------------------------------
 
 static void load_params(const Args& a, const Tile& t, real* p) {
   for (int k = 0; k < Lanes::kParams; ++k) {
     const Slot& slot = Lanes::params[k];
+    const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
     for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        p[k * kRow + r * t.columns + c] =
-            a.params[slot.tensor][slot.offset + (t.column + c) * slot.stride];
+      copy_some(from, slot.stride, p + k * kRow + r * t.columns, 1, t.columns);
   }
 }
 
 // A state per sequence, [states, batch, channels], and lanes; null stands for the cell's own start.
-static void load_states(const Args& a, const Tile& t, int64_t row, const real* from, real* h) {
+RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, const real* from,
+                                   real* h) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
-    for (int64_t c = 0; c < t.columns; ++c)
-      h[s * kRow + row * t.columns + c] =
-          from ? from[at + (t.column + c) * slot.stride] : Lanes::start[slot.tensor];
+    const real* here = from ? from + at + t.column * slot.stride : Lanes::start + slot.tensor;
+    copy_some(here, from ? slot.stride : 0, h + s * kRow + row * t.columns, 1, t.columns);
   }
 }
 
-static void store_states(const Args& a, const Tile& t, int64_t row, const real* h, real* to) {
+RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, const real* h,
+                                    real* to) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[at + (t.column + c) * slot.stride] = h[s * kRow + row * t.columns + c];
+    real* there = to + at + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, there, slot.stride, t.columns);
   }
 }
 
@@ -257,9 +288,8 @@ static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, co
   real* to = saved_at(a, t.sequence[row], t.first[row] + step);
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride] =
-          h[s * kRow + row * t.columns + c];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, to + at, slot.stride, t.columns);
   }
 }
 
@@ -268,25 +298,24 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
   const real* from = saved_at(a, t.sequence[row], t.first[row] + step);
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    for (int64_t c = 0; c < t.columns; ++c)
-      h[s * kRow + row * t.columns + c] =
-          from[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(from + at, slot.stride, h + s * kRow + row * t.columns, 1, t.columns);
   }
 }
 
 // Scalars of each run, [runs, count, groups], and lanes.
-static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
-                     const real* from, real* lanes) {
+RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                const real* from, real* lanes) {
+  from += run * count * a.groups + t.column, lanes += row * t.columns;
   for (int s = 0; s < count; ++s)
-    for (int64_t c = 0; c < t.columns; ++c)
-      lanes[s * kRow + row * t.columns + c] = from[(run * count + s) * a.groups + t.column + c];
+    copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
 }
 
-static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
-                      const real* lanes, real* to) {
+RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                 const real* lanes, real* to) {
+  lanes += row * t.columns, to += run * count * a.groups + t.column;
   for (int s = 0; s < count; ++s)
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[(run * count + s) * a.groups + t.column + c] = lanes[s * kRow + row * t.columns + c];
+    copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
 }
 
 }  // namespace rnncc
