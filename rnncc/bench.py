@@ -14,10 +14,11 @@ from torch import Tensor
 from rnncc.choices import SOLVERS
 from rnncc.compiler import CompiledCell
 from rnncc.doctor import cpu_name
+from rnncc.draws import fill
 from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
 from rnncc.kernel import COMPUTE
 from rnncc.rivals import CPU, Arguments, Loop, Shape, chunked, copier, oracle, plain
-from rnncc.spec import InitSpec, KernelSpec
+from rnncc.spec import KernelSpec
 from rnncc.status import Solve
 from rnncc.timing import interleave
 
@@ -178,7 +179,7 @@ def random_arguments(
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
 ) -> dict[str, Tensor]:
-    """Standard normal inputs, shared ones uniform in [0, 1]; params as the cell starts them.
+    """Inputs as the cell says they are like, params as it starts them.
 
     Params are in the dtype that the recurrence is computed in.
     """
@@ -187,24 +188,16 @@ def random_arguments(
     arguments = {}
     size: tuple[int, ...]
     for i in spec.inputs:
-        draw = torch.rand if i.shared else torch.randn
         size = (batch, steps) if i.shared else (batch, steps, channels)
-        arguments[i.name] = draw(size, generator=generator, dtype=dtype, device=device)
+        empty = torch.empty(size, dtype=dtype, device=device)
+        arguments[i.name] = fill(empty, i.typical, generator)
     for p in spec.params:
         block = p.block
         size = (1,) if p.shared else (channels,)
         size = size if block is None else (channels // block, block, block)
         empty = torch.empty(size, dtype=COMPUTE[dtype], device=device)
-        arguments[p.name] = _drawn(p.init, empty, generator)
+        arguments[p.name] = fill(empty, p.init, generator)
     return arguments
-
-
-def _drawn(init: InitSpec, empty: Tensor, generator: torch.Generator) -> Tensor:
-    if init.kind == "uniform":
-        return empty.uniform_(init.a, init.b, generator=generator)
-    if init.kind == "normal":
-        return empty.normal_(init.a, init.b, generator=generator)
-    return empty.fill_(init.a)
 
 
 def fused_loop(compiled: CompiledCell, solver: str = "auto") -> Loop:

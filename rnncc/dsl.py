@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any, NoReturn
 
 from rnncc.errors import CellError, Problem
-from rnncc.ir import Init
+from rnncc.starts import SHAPING, Init
 from rnncc.symbols import (
     TRACER,
     Condition,
@@ -43,6 +43,11 @@ def constant(value: float) -> Init:
     return Init("constant", float(value))
 
 
+def spaced(a: float, b: float) -> Init:
+    """Start evenly spaced over the channels, from a at the first to b at the last."""
+    return Init("spaced", float(a), float(b))
+
+
 DEFAULT_INIT = uniform(-1.0, 1.0)
 
 
@@ -59,9 +64,19 @@ class State(Role):
 
 @dataclass(frozen=True)
 class Input(Role):
-    """Given per batch, step and channel; with `shared=True` per batch and step for all channels."""
+    """Given per batch, step and channel; with `shared=True` per batch and step for all channels.
+
+    Attributes:
+        projected: a layer computes a shared input from x as well, beside those of each channel.
+        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        typical: what its values are like, where rnncc draws some itself (`check --probe`, bench,
+            tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
+    """
 
     shared: bool = False
+    projected: bool = False
+    bias: Init | None = None
+    typical: Init | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,11 @@ def cell(function: Callable[..., Any]) -> Cell:
 
 
 def _apply(name: str, *args: Any) -> Any:
-    """name(*args) on symbols, or on plain numbers at compile time."""
+    """name(*args) on symbols, on how a param starts, or on plain numbers at compile time."""
     from rnncc import functions
+
+    if name in SHAPING and isinstance(args[0], Init):
+        return args[0].shaped(name)
 
     if not any(isinstance(arg, Symbolic) for arg in args):
         for arg in args:
@@ -175,6 +193,9 @@ exp = _unary("exp", "e to the power x.")
 log = _unary("log", "The natural logarithm.")
 log1p = _unary("log1p", "log(1 + x), accurate near 0.")
 expm1 = _unary("expm1", "exp(x) - 1, accurate near 0.")
+exprel = _unary(
+    "exprel", "(exp(x) - 1) / x, 1 at 0: x / (exp(x) - 1) without a gap is 1 / exprel(x)."
+)
 sqrt = _unary("sqrt", "The square root.")
 rsqrt = _unary("rsqrt", "1 / sqrt(x).")
 sigmoid = _unary("sigmoid", "The logistic function 1 / (1 + exp(-x)).")
@@ -184,6 +205,7 @@ logsigmoid = _unary("logsigmoid", "log(sigmoid(x)), finite for every finite x.")
 relu = _unary("relu", "max(x, 0); derivative 0 at 0, as in PyTorch.")
 abs_ = _unary("abs", "The absolute value; derivative 0 at 0.")
 sign = _unary("sign", "-1, 0 or 1; derivative 0.")
+floor = _unary("floor", "The largest whole number up to x; derivative 0.")
 sin = _unary("sin", "The sine.")
 cos = _unary("cos", "The cosine.")
 sinh = _unary("sinh", "The hyperbolic sine.")

@@ -12,13 +12,13 @@ import jinja2
 from rnncc import paths
 from rnncc.celltext import WIDTH, cell_text, lanes, registers
 from rnncc.cost import effort
+from rnncc.dsl import uniform
 from rnncc.ir import Argument, CellIR, Compiled, show
 from rnncc.jacobian import adjoint, differentiate
 from rnncc.keep import keep
 from rnncc.lower import lower
 from rnncc.spec import (
     CUDA_KERNELS,
-    InitSpec,
     InputSpec,
     KernelSpec,
     ParamSpec,
@@ -26,6 +26,7 @@ from rnncc.spec import (
     StructureSpec,
 )
 from rnncc.split import split
+from rnncc.starts import Init
 from rnncc.structure import classify
 
 TILE = 256
@@ -110,9 +111,9 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     return KernelSpec(
         name=cell.name,
         states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
-        inputs=tuple(InputSpec(name=a.name, shared=a.shared) for a in cell.inputs),
+        inputs=tuple(_input(a) for a in cell.inputs),
         params=tuple(
-            ParamSpec(name=a.name, init=_init(a), shared=a.shared, block=a.block)
+            ParamSpec(name=a.name, init=_start(a), shared=a.shared, block=a.block)
             for a in cell.params
         ),
         outputs=tuple(cell.outputs),
@@ -130,11 +131,16 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     )
 
 
-def _init(argument: Argument) -> InitSpec:
-    if argument.init is not None:
-        return InitSpec(kind=argument.init.kind, a=argument.init.a, b=argument.init.b)
-    bound = float(argument.block or 1) ** -0.5
-    return InitSpec(kind="uniform", a=-bound, b=bound)
+def _input(a: Argument) -> InputSpec:
+    assert a.typical is not None
+    return InputSpec(
+        name=a.name, shared=a.shared, projected=a.projected, bias=a.init, typical=a.typical
+    )
+
+
+def _start(a: Argument) -> Init:
+    bound = float(a.block or 1) ** -0.5
+    return a.init or uniform(-bound, bound)
 
 
 # --- header and module -----------------------------------------------------------------------
@@ -179,18 +185,21 @@ def _equations(compiled: Compiled) -> list[str]:
     return [*lines, f"output: {', '.join(cell.outputs)}"]
 
 
-ABBREVIATIONS = "gru lstm rnn lru lif mgu sru brc ssm ltc cfc lmu".split()
+# Of the field, in capitals, as is every word without a vowel; letters before STEMS make new ones.
+ABBREVIATIONS = "ema lem lmu ode".split()
+STEMS = "gru lif lru lstm mgu rnn sru".split()
 
 
 def class_name(name: str) -> str:
-    """para_gru -> ParaGRU, slstm -> SLSTM: abbreviations of the field stay in capitals."""
+    """my_gru -> MyGRU, xlstm -> XLSTM, a_cell -> ACell: abbreviations stay in capitals."""
     words = "".join(_capital(word) for word in name.split("_"))
     return f"{words}Layer" if words == name else words
 
 
 def _capital(word: str) -> str:
-    prefixed = any(word.endswith(a) and len(word) - len(a) < 2 for a in ABBREVIATIONS)
-    return word.upper() if prefixed else word[:1].upper() + word[1:]
+    stem = any(word.endswith(stem) and len(word) - len(stem) <= 2 for stem in STEMS)
+    abbreviated = stem or word in ABBREVIATIONS or not set("aeiouyAEIOUY") & set(word)
+    return word.upper() if abbreviated else word[:1].upper() + word[1:]
 
 
 def _module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
@@ -224,11 +233,8 @@ def _doc(cell: CellIR) -> list[str]:
 def _argument_text(argument: Argument) -> str:
     if argument.kind == "input":
         dtypes = "float32, bfloat16, float16 or float64; any strides."
-        return (
-            f"[..., T], shared by all channels; {dtypes}"
-            if argument.shared
-            else (f"[..., T, N], {dtypes}")
-        )
+        shape = "[..., T], shared by all channels;" if argument.shared else "[..., T, N],"
+        return f"{shape} {dtypes}"
     if argument.kind == "matrix":
         k = argument.block
         return f"[N / {k}, {k}, {k}], one matrix for each {k} consecutive channels."

@@ -112,6 +112,10 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def _exprel(x: float) -> float:
+    return math.expm1(x) / x if x else 1.0
+
+
 def _sign(x: float) -> float:
     return float((x > 0) - (x < 0))
 
@@ -145,6 +149,9 @@ def _smooth_rows() -> None:
     _row("log", lambda g, y, x: (divide(g, x),), "torch.log({0})", math.log)
     _row("log1p", lambda g, y, x: (divide(g, 1 + x),), "torch.log1p({0})", math.log1p)
     _row("expm1", lambda g, y, x: (g * (y + 1),), "torch.expm1({0})", math.expm1)
+    _row("exprel", lambda g, y, x: (g * call("exprel_slope", x),), "_exprel({0})", _exprel)
+    # the derivative of exprel; a cell can't write it, so nothing asks for its own
+    _row("exprel_slope", lambda g, y, x: (None,), "_exprel_slope({0})", lambda x: math.nan)
     _row("sqrt", lambda g, y, x: (divide(half * g, y),), "torch.sqrt({0})", math.sqrt)
     _row(
         "rsqrt",
@@ -217,6 +224,14 @@ def _kinked_rows() -> None:
         lambda g, y, x: (Integer(0),),
         "torch.sign({0})",
         _sign,
+        smooth=False,
+    )
+
+    _row(
+        "floor",
+        lambda g, y, x: (Integer(0),),
+        "torch.floor({0})",
+        lambda x: float(math.floor(x)),
         smooth=False,
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from rnncc.starts import Init
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -31,15 +33,6 @@ class Let:
 
 
 @dataclass(frozen=True)
-class Init:
-    """How a learnt value starts: uniform in [a, b], normal of mean a and deviation b, or a."""
-
-    kind: Literal["uniform", "normal", "constant"]
-    a: float
-    b: float = 0.0
-
-
-@dataclass(frozen=True)
 class Argument:
     """One argument of a cell.
 
@@ -48,7 +41,9 @@ class Argument:
         shared: one value for all channels.
         block: for a matrix, how many channels it mixes; None for all.
         start: for a state, its value before the first step.
-        init: for a param or matrix, how it starts.
+        init: for a param or matrix, how it starts; for an input, the bias of its projection.
+        typical: for an input, what its values are like.
+        projected: for an input, a layer computes it from x.
     """
 
     name: str
@@ -57,6 +52,8 @@ class Argument:
     block: int | None = None
     start: float = 0.0
     init: Init | None = None
+    typical: Init | None = None
+    projected: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnncc import ops
+from rnncc import ops, projection
 from rnncc.arguments import (
-    cast,
     check_groups,
     check_tensor,
     compute_params,
@@ -24,13 +23,14 @@ from rnncc.arguments import (
     unpack,
 )
 from rnncc.choices import Choices
+from rnncc.draws import fill
 from rnncc.errors import ArgumentError
 from rnncc.kernel import Kernel
 from rnncc.marshal import Call
 from rnncc.ops import Solution
 from rnncc.packed import read_packing, refuse_beside_packed
 from rnncc.sequences import Sequences, read_sequences
-from rnncc.spec import InitSpec, KernelSpec
+from rnncc.spec import KernelSpec
 from rnncc.status import Solve
 
 States = Tensor | tuple[Tensor, ...]
@@ -146,7 +146,8 @@ class CellLayer(nn.Module):
         kernel: the compiled cell; a generated class brings its own.
 
     Attributes:
-        projection: Linear(input_size, G * N) that computes all G inputs of the cell at once.
+        projection: the Linear that computes all inputs of the cell but the given ones at once, N
+            rows for each in turn, then one for each shared input that is projected.
         one Parameter for each param and matrix of the cell, under the cell's own name; those of the
             second direction, and its projection, end in _reverse.
         choices: how calls are solved.
@@ -191,11 +192,9 @@ class CellLayer(nn.Module):
         self.bidirectional = bidirectional
         self.last_solve = None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self._projected = sum(not i.shared for i in spec.inputs)
-        self._shared = tuple(i.name for i in spec.inputs if i.shared)
         self._directions = _directions(spec, ("", "_reverse") if bidirectional else ("",))
         for direction in self._directions:
-            width = max(1, self._projected) * hidden_size
+            width = projection.width(spec, hidden_size)
             linear = nn.Linear(input_size, width, bias=bias, **factory)
             self.add_module(direction.projection, linear)
             for param in spec.params:
@@ -207,11 +206,12 @@ class CellLayer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: projections as nn.Linear does, the rest as the cell says."""
+        """Draw all parameters anew: as the cell says, and the rest as nn.Linear does."""
+        spec = self.kernel.spec
         for direction in self._directions:
-            getattr(self, direction.projection).reset_parameters()
-            for param in self.kernel.spec.params:
-                _initialise(getattr(self, direction.params[param.name]), param.init)
+            projection.reset(getattr(self, direction.projection), spec, self.hidden_size)
+            for param in spec.params:
+                fill(getattr(self, direction.params[param.name]).data, param.init)
 
     def forward(
         self,
@@ -338,7 +338,7 @@ class CellLayer(nn.Module):
         return ops.solve(
             self.kernel.key,
             inputs,
-            self._projected > 0,
+            bool(projection.unshared(spec)),
             params,
             start,
             choices,
@@ -350,22 +350,10 @@ class CellLayer(nn.Module):
         self, direction: Direction, x: Tensor, shared: dict[str, Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and params of a direction: x projected, as one, and the shared inputs."""
-        lead, steps = tuple(x.shape[:-2]), x.shape[-2]
-        rows, width = math.prod(lead), max(1, self._projected)
-        projected = getattr(self, direction.projection)(x)
-        projected = projected.reshape(rows, steps, width, self.hidden_size)
-        inputs = [projected] if self._projected else []
-        for name in self._shared:
-            check_tensor(name, shared[name], x.device)
-            try:
-                whole = cast(shared[name], projected.dtype).expand(*lead, steps)
-            except RuntimeError:
-                raise refuse(
-                    name, show(shared[name]), f"{[*lead, steps]}", "one value per step"
-                ) from None
-            inputs.append(whole.reshape(rows, steps))
+        spec, linear = self.kernel.spec, getattr(self, direction.projection)
+        inputs = projection.inputs(linear, spec, self.hidden_size, x, shared)
         bound = {name: getattr(self, attribute) for name, attribute in direction.params.items()}
-        return inputs, compute_params(self.kernel.spec, bound, projected.dtype)
+        return inputs, compute_params(spec, bound, inputs[0].dtype)
 
     def _check_x(
         self,
@@ -392,11 +380,12 @@ class CellLayer(nn.Module):
                 f"{str(weight.dtype).removeprefix('torch.')}, as the layer's parameters",
                 f"x.to({weight.dtype}) or layer.to({x.dtype})",
             )
-        if set(shared) != set(self._shared):
-            odd = sorted(set(shared) ^ set(self._shared))[0]
-            expected = ", ".join(self._shared) or "none"
+        wanted_names = projection.given(self.kernel.spec)
+        if set(shared) != set(wanted_names):
+            odd = sorted(set(shared) ^ set(wanted_names))[0]
+            expected = ", ".join(wanted_names) or "none"
             raise ArgumentError(
-                f"{odd}: {'missing' if odd in self._shared else 'not a shared input'}.\n"
+                f"{odd}: {'missing' if odd in wanted_names else 'not a shared input'}.\n"
                 f"Fix: give the shared inputs of '{self.kernel.spec.name}' by name: {expected}"
             )
 
@@ -449,13 +438,3 @@ def _side_by_side(ahead: Solution, back: Solution) -> Solution:
     y = [torch.cat(pair, -1) for pair in zip(ahead.y, back.y, strict=True)]
     z = [torch.cat(pair, -1) for pair in zip(ahead.z, back.z, strict=True)]
     return Solution(y, z, torch.cat([ahead.h, back.h], 1), ahead.status)
-
-
-def _initialise(parameter: nn.Parameter, init: InitSpec) -> None:
-    with torch.no_grad():
-        if init.kind == "uniform":
-            parameter.uniform_(init.a, init.b)
-        elif init.kind == "normal":
-            parameter.normal_(init.a, init.b)
-        else:
-            parameter.fill_(init.a)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnncc import show, terminal
 from rnncc.errors import shorten
-from rnncc.ir import CellIR, Structure
+from rnncc.ir import Structure
 from rnncc.machine import MEASURED
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rnncc.bench_cuda import GpuTiming
     from rnncc.calibrate import Calibration
     from rnncc.compiler import CompiledCell
+    from rnncc.facts import Facts
     from rnncc.finding import Finding
     from rnncc.gpus import Device
     from rnncc.probe import Probe
@@ -69,7 +70,7 @@ def probe(found: Probe, picture: Path | None) -> None:
     if found.weights is not None:
         params = f"uniform in [-{found.weights:g}, {found.weights:g}]"
     terminal.heading(f"Probe of {found.steps} steps and {found.channels} channels, float64")
-    terminal.block(f"inputs: standard normal; params: {params}; seed {found.seed}")
+    terminal.block(f"inputs: as is typical of the cell; params: {params}; seed {found.seed}")
     terminal.heading(f"Sweeps until neighbours agree to {found.tolerance:g}")
     terminal.table(("segments", "of steps", "sweeps", ""), _sweep_rows(found))
     terminal.heading("Largest Lyapunov exponent per step")
@@ -132,22 +133,48 @@ def import_line(result: Mapping[str, Any]) -> str:
     return f"from {package} import {result['class']}, {result['name']}"
 
 
-# --- list ------------------------------------------------------------------------------------
+# --- show and list ---------------------------------------------------------------------------
 
 
-def shipped_cells(cells: Sequence[tuple[CellIR, Structure]]) -> None:
+def overview(compiled: CompiledCell, path: str) -> None:
+    """What a cell is, and how to use it; `path` is how the command line named it."""
+    cell = compiled.stages.cell
+    terminal.line(f"{cell.name} ({shorten(cell.file)}:{cell.line})")
+    terminal.block(cell.doc)
+    terminal.heading("Recurrence")
+    terminal.block("\n".join(show.equations(cell)))
+    terminal.heading("Structure")
+    terminal.block(", ".join(show.structure_words(compiled.structure)))
+    if compiled.structure.block > 1:
+        terminal.block(show.pattern_text(compiled))
+    terminal.heading("Arguments")
+    terminal.table(("name", "role", "shape", "start"), show.argument_rows(compiled))
+    terminal.heading("Use")
+    terminal.block("\n".join([f"rnncc compile {path}", *show.use(compiled)]))
+    terminal.line(f"\nMore: rnncc check {path}, rnncc show {path} --stage latex")
+
+
+def shipped_cells(cells: Sequence[Facts]) -> None:
     """A row for each cell that ships."""
-    rows = [
-        (
-            cell.name,
-            ", ".join(state.name for state in cell.states),
-            ", ".join(show.structure_words(structure)),
-            cell.doc.partition("\n")[0],
-            show.source_of(cell.doc),
-        )
-        for cell, structure in cells
-    ]
-    terminal.table(("cell", "states", "structure", "what", "source"), rows)
+    headers = ("cell", "states", "structure", "kind", "field", "what", "source")
+    terminal.table(headers, [_shipped_row(cell) for cell in cells])
+
+
+def _shipped_row(cell: Facts) -> show.Row:
+    structure, _, *kind = show.structure_words(cell.structure)
+    lists = ", ".join(cell.states), structure, ", ".join(kind), ", ".join(cell.fields)
+    return cell.name, *lists, cell.what, cell.source
+
+
+def nothing_found(cells: Sequence[Facts]) -> None:
+    """That no cell fits, and what can be asked for."""
+    fields = sorted({field for cell in cells for field in cell.fields})
+    counts = sorted({str(len(cell.states)) for cell in cells})
+    terminal.line(
+        "No cell that ships fits all of that.\n"
+        f"Filters: words, --states {' | '.join(counts)}, --affine | --nonlinear, --spiking, "
+        f"--smooth, --field.\nFields: {', '.join(fields)}."
+    )
 
 
 # --- bench -----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def probe(
     seed: int = 0,
     say: Say = lambda text: None,
 ) -> Probe:
-    """Run a cell in float64 on standard normal inputs (shared ones uniform in [0, 1]).
+    """Run a cell in float64 on random inputs, such as the cell says are typical.
 
     Args:
         steps, channels: of one sequence.

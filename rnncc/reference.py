@@ -6,6 +6,7 @@ no derivative, no lowering and no template with the kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,8 +38,7 @@ def plain_step(
     names: dict[str, Any] = {
         "torch": torch,
         "_tensor": lambda value: torch.tensor(float(value), dtype=dtype, device=device),
-        "_heaviside": _heaviside,
-        "_mix": _mix,
+        **FUNCTIONS,
     }
     exec(compile(plain_source(cell), f"<plain {cell.name}>", "exec"), names)
     return names[cell.name]  # type: ignore[no-any-return]
@@ -55,6 +55,41 @@ def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
     channels = matrix.shape[0] * matrix.shape[1]
     groups = vector.expand(*vector.shape[:-1], channels).unflatten(-1, matrix.shape[:2])
     return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
+
+
+def _exprel(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x; by its series near 0, where autograd through the quotient loses digits."""
+    near = x.abs() < 0.5
+    small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
+    return torch.where(near, _series(small, _EXPREL), torch.expm1(large) / large)
+
+
+def _exprel_slope(x: Tensor) -> Tensor:
+    """Its derivative."""
+    near = x.abs() < 0.5
+    small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
+    closed = (torch.exp(large) - torch.expm1(large) / large) / large
+    slope = [k * c for k, c in enumerate(_EXPREL)][1:]
+    return torch.where(near, _series(small, slope), torch.where(x > 700, torch.inf, closed))
+
+
+_EXPREL = [1 / math.factorial(k + 1) for k in range(17)]
+
+
+def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    total = torch.full_like(x, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        total = c + x * total
+    return total
+
+
+# what the text of functions.TABLE calls beside torch
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "_heaviside": _heaviside,
+    "_mix": _mix,
+    "_exprel": _exprel,
+    "_exprel_slope": _exprel_slope,
+}
 
 
 def plain_loop(

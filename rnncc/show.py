@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from rnncc.facts import fields_of, prose_of, source_of, unit_of
+
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
     from rnncc.cost import Cost, Pass
-    from rnncc.ir import CellIR, Let, Structure
-    from rnncc.spec import InitSpec, KernelSpec
+    from rnncc.ir import Argument, CellIR, Let, Structure
+    from rnncc.spec import KernelSpec
 
 Row = tuple[str, ...]
+
+USUAL = "normal(0, 1)"  # what inputs are like where nothing else is said
 
 STAGES = {
     "recurrence": "the equations as traced from the file",
@@ -105,33 +109,25 @@ def structure_words(structure: Structure) -> list[str]:
     ]
 
 
-def source_of(doc: str) -> str:
-    """What stands behind `Source:` in a cell's docstring, with the lines that go on with it."""
-    lines = doc.splitlines()
-    first = next((i for i, line in enumerate(lines) if line.startswith("Source:")), len(lines))
-    rest = lines[first:]
-    end = next((i for i, line in enumerate(rest) if not line.strip()), len(rest))
-    return " ".join(line.strip() for line in rest[:end]).removeprefix("Source:").strip()
-
-
 def argument_rows(compiled: CompiledCell) -> list[Row]:
     """Name, role, shape and start of every argument and constant, in the signature's order."""
     cell, spec = compiled.stages.cell, _spec(compiled)
-    inits = {p.name: _init_text(p.init) for p in spec.params}
+    inits = {p.name: str(p.init) for p in spec.params}
     rows: list[Row] = [
-        (a.name, _role(a), _shape(a), inits.get(a.name) or _start_text(a)) for a in cell.arguments
+        (a.name, _role(a), _shape(a), inits.get(a.name) or _start_text(a, cell.doc))
+        for a in cell.arguments
     ]
     return rows + [
-        (name, "constant", "", f"{value:g}, changed by --set {name}=...")
+        (name, "constant", "", f"{value:g}{_unit(cell.doc, name)}, changed by --set {name}=...")
         for name, value in cell.constants.items()
     ]
 
 
-def _role(argument: Any) -> str:
+def _role(argument: Argument) -> str:
     return f"{argument.kind}, shared" if argument.shared else str(argument.kind)
 
 
-def _shape(argument: Any) -> str:
+def _shape(argument: Argument) -> str:
     if argument.kind == "state":
         return "[B, N]"
     if argument.kind == "input":
@@ -141,13 +137,19 @@ def _shape(argument: Any) -> str:
     return "[1]" if argument.shared else "[N]"
 
 
-def _start_text(argument: Any) -> str:
-    return f"starts at {argument.start:g}" if argument.kind == "state" else "given at each step"
+def _start_text(argument: Argument, doc: str) -> str:
+    unit = _unit(doc, argument.name)
+    if argument.kind == "state":
+        return f"starts at {argument.start:g}{unit}"
+    text = f"given at each step{', in' + unit if unit else ''}"
+    if str(argument.typical) != USUAL:
+        text += f", like {argument.typical}"
+    return text if argument.init is None else f"{text}; its bias starts as {argument.init}"
 
 
-def _init_text(init: InitSpec) -> str:
-    values = f"{init.a:g}" if init.kind == "constant" else f"{init.a:g}, {init.b:g}"
-    return f"{init.kind}({values})"
+def _unit(doc: str, name: str) -> str:
+    unit = unit_of(doc, name)
+    return f" {unit}" if unit else ""
 
 
 def cost_rows(compiled: CompiledCell) -> list[Row]:
@@ -215,16 +217,48 @@ def report(compiled: CompiledCell) -> dict[str, Any]:
     }
 
 
-def summary(cell: CellIR, structure: Structure) -> dict[str, Any]:
-    """What `rnncc list` tells of a cell, as data."""
+def overview(compiled: CompiledCell) -> dict[str, Any]:
+    """What `rnncc show` tells of a cell without a stage, as data."""
+    cell = compiled.stages.cell
     return {
         "name": cell.name,
         "file": cell.file,
-        "states": [state.name for state in cell.states],
-        "structure": structure.summary(),
-        "doc": cell.doc.partition("\n")[0],
+        "line": cell.line,
+        "doc": prose_of(cell.doc),
+        "fields": list(fields_of(cell.doc)),
         "source": source_of(cell.doc),
+        "recurrence": equations(cell),
+        "structure": compiled.structure.summary(),
+        "arguments": [
+            dict(zip(("name", "role", "shape", "start"), row, strict=True))
+            for row in argument_rows(compiled)
+        ],
+        "use": use(compiled),
     }
+
+
+def use(compiled: CompiledCell) -> list[str]:
+    """Lines of Python, once the cell is compiled into generated/."""
+    from rnncc.emit import class_name
+
+    cell, name = compiled.stages.cell, compiled.name
+    size = 512 // compiled.structure.group * compiled.structure.group
+    given = [a.name for a in cell.inputs if not a.projected]
+    outputs = ["y"] if len(cell.outputs) == 1 else list(cell.outputs)
+    taken = {"x", *given, *outputs}
+    last = [f"{a.name}_T" if a.name in taken else a.name for a in cell.states]
+    arguments = [a.name for a in cell.of_kind("input", "param", "matrix")]
+    call = ", ".join(["x", *(f"{each}={each}" for each in given)])
+    return [
+        f"from generated.{name} import {class_name(name)}, {name}",
+        f"layer = {class_name(name)}(input_size=256, hidden_size={size})",
+        f"{_several(outputs)}, {_several(last)} = layer({call})",
+        f"{', '.join(outputs)} = {name}({', '.join(arguments)})",
+    ]
+
+
+def _several(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 
 def _let(let: Let) -> dict[str, Any]:

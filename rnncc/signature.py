@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from collections.abc import Iterator
 from linecache import getline
 from typing import Any
 
 from rnncc import functions
-from rnncc.dsl import Cell, Input, Matrix, Param, Role, State
+from rnncc.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.errors import CellError, Problem
-from rnncc.ir import Argument, Init
+from rnncc.ir import Argument
+from rnncc.starts import Init
 
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
@@ -84,7 +86,7 @@ def read_signature(
                 f"rename it, for example '{name.strip('_')}_'",
                 line,
             )
-        elif name in LAYER_NAMES and getattr(_as_role(parameter.annotation), "shared", False):
+        elif name in LAYER_NAMES and _is_given(_as_role(parameter.annotation)):
             problems.add(
                 f"the shared argument '{name}' has the name of an argument of the layer",
                 f"A layer takes shared inputs by name, beside its own {', '.join(LAYER_NAMES)}.",
@@ -221,33 +223,77 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
             line,
         )
         return None
-    start = getattr(role, "init", None)
-    if not _is_init(role, start):
-        wanted = (
-            "a finite number" if isinstance(role, State) else "uniform, normal or constant(...)"
-        )
-        problems.add(
-            f"'{parameter.name}' has init={start!r}",
-            f"The init of a {type(role).__name__} is {wanted}.",
-            "State(init=0.0)" if isinstance(role, State) else "init=uniform(-1, 1)",
-            line,
-        )
-        return None
-    return Argument(
-        name=parameter.name,
-        kind=KINDS[type(role)],
-        shared=getattr(role, "shared", False),
-        block=block,
-        start=float(role.init) if isinstance(role, State) else 0.0,
-        init=role.init if isinstance(role, (Param, Matrix)) else None,
-    )
+    faults = list(_faults(parameter.name, role))
+    for seen, expected, fix in faults:
+        problems.add(seen, expected, fix, line)
+    return None if faults else _argument(parameter.name, role, block)
 
 
-def _is_init(role: Role, init: Any) -> bool:
+def _is_given(role: Role | None) -> bool:
+    """Whether a layer takes it by name, beside x."""
+    return isinstance(role, Input) and role.shared and not role.projected
+
+
+def _argument(name: str, role: Role, block: int | None) -> Argument:
+    kind = KINDS[type(role)]
     if isinstance(role, State):
-        return type(init) in (int, float) and math.isfinite(init)
-    return (
-        isinstance(role, Input)
-        or (isinstance(role, Matrix) and init is None)
-        or (isinstance(init, Init) and math.isfinite(init.a) and math.isfinite(init.b))
-    )
+        return Argument(name, kind, start=float(role.init))
+    if isinstance(role, Input):
+        given = _is_given(role)
+        typical = role.typical or (uniform(0, 1) if given else normal(0, 1))
+        return Argument(
+            name, kind, role.shared, init=role.bias, typical=typical, projected=not given
+        )
+    assert isinstance(role, (Param, Matrix))
+    return Argument(name, kind, getattr(role, "shared", False), block, init=role.init)
+
+
+def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
+    """What is wrong with the options of a role: what was seen, what was expected, a fix."""
+    if isinstance(role, State):
+        if type(role.init) not in (int, float) or not math.isfinite(role.init):
+            seen = f"'{name}' has init={role.init!r}"
+            yield seen, "The init of a State is a finite number.", "State(init=0.0)"
+    elif isinstance(role, Input):
+        if role.projected and not role.shared:
+            yield (
+                f"'{name}' has projected=True without shared=True",
+                "A layer always projects an input that each channel has of its own.",
+                "Input, or Input(shared=True, projected=True)",
+            )
+        if role.bias is not None and _is_given(role):
+            yield (
+                f"'{name}' has a bias, but is given to a layer, not projected",
+                "A bias is that of the layer's projection.",
+                "Input(shared=True, projected=True, bias=...), or no bias",
+            )
+        yield from _faults_of_start(name, "bias", role.bias, role.shared)
+        yield from _faults_of_start(name, "typical", role.typical, True)
+    elif isinstance(role, Param):
+        yield from _faults_of_start(name, "init", role.init, role.shared, required=True)
+    elif isinstance(role, Matrix):
+        yield from _faults_of_start(name, "init", role.init, True)
+
+
+def _faults_of_start(
+    name: str, option: str, start: Any, single: bool, required: bool = False
+) -> Iterator[tuple[str, str, str]]:
+    """Of one distribution; `single`: it isn't one value per channel, so it can't be spaced."""
+    if start is None and not required:
+        return
+    kinds = "uniform, normal or constant(...)" if single else "uniform, normal, constant or spaced"
+    numbers = isinstance(start, Init) and math.isfinite(start.a) and math.isfinite(start.b)
+    if not numbers or (single and start.kind == "spaced"):
+        shown = start if isinstance(start, Init) else repr(start)
+        yield (
+            f"'{name}' has {option}={shown}",
+            f"It is {kinds}, of finite numbers.",
+            f"{option}=uniform(-1, 1)",
+        )
+    elif not all(map(math.isfinite, start.range())):
+        values = ", ".join(f"{value:g}" for value in start.range())
+        yield (
+            f"'{name}' has {option}={start}, which takes the values {values}",
+            "It is finite wherever it can be drawn.",
+            "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
+        )

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from rnncc.starts import Init
+
 # Raised whenever the struct Args of templates/args.h, or what marshal.py puts there, changes.
 ABI: Literal[3] = 3
 
@@ -28,14 +30,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class InitSpec(_Frozen):
-    """How a learnt value starts: uniform in [a, b], normal of mean a and deviation b, or a."""
-
-    kind: Literal["uniform", "normal", "constant"]
-    a: float
-    b: float = 0.0
-
-
 class StateSpec(_Frozen):
     """A state and its value before the first step."""
 
@@ -44,17 +38,26 @@ class StateSpec(_Frozen):
 
 
 class InputSpec(_Frozen):
-    """An input [B, T, N], or [B, T] if all channels share it."""
+    """An input [B, T, N], or [B, T] if all channels share it.
+
+    Attributes:
+        projected: a layer computes it from x; else it is given to the layer by name.
+        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        typical: what its values are like.
+    """
 
     name: str
-    shared: bool = False
+    shared: bool
+    projected: bool
+    bias: Init | None
+    typical: Init
 
 
 class ParamSpec(_Frozen):
     """A param [N] (or [1] if shared), or with `block` = k a matrix [N / k, k, k]."""
 
     name: str
-    init: InitSpec
+    init: Init
     shared: bool = False
     block: int | None = None
 

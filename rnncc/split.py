@@ -11,7 +11,7 @@ from rnncc.ir import Let, Parts, Program
 
 CHEAP = frozenset(
     """
-    where relu abs sign maximum minimum clip div sqrt rsqrt
+    where relu abs sign floor maximum minimum clip div sqrt rsqrt
     gt ge lt le eq ne both either negate
     """.split()
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -68,6 +69,13 @@ def _spike(u: Tensor, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> T
     return (u > 0).to(u.dtype) + integral - integral.detach()
 
 
+def _exprel(x: Tensor) -> Tensor:
+    """The mean of exp(s x) over s in [0, 1], by Gauss and Legendre's rule."""
+    nodes, weights = (torch.from_numpy(part) for part in numpy.polynomial.legendre.leggauss(30))
+    rows = torch.exp((nodes.to(x.dtype) + 1) / 2 * x.unsqueeze(-1))
+    return (rows * weights.to(x.dtype) / 2).sum(-1)
+
+
 def _on_numbers_too(function: Callable[..., Tensor]) -> Callable[..., Any]:
     """Python numbers among the arguments become tensors; numbers alone give a number."""
 
@@ -84,10 +92,13 @@ def _on_numbers_too(function: Callable[..., Tensor]) -> Callable[..., Any]:
 F = torch.nn.functional
 TORCH: dict[str, Callable[..., Any]] = {
     name: _on_numbers_too(getattr(torch, name))
-    for name in "exp log log1p expm1 sqrt rsqrt sigmoid tanh sin cos sinh cosh erf abs sign".split()
+    for name in (
+        "exp log log1p expm1 sqrt rsqrt sigmoid tanh sin cos sinh cosh erf abs sign floor"
+    ).split()
 } | {
     "softplus": _on_numbers_too(lambda x: -F.logsigmoid(-x)),
     "logsigmoid": _on_numbers_too(F.logsigmoid),
+    "exprel": _on_numbers_too(_exprel),
     "silu": _on_numbers_too(F.silu),
     "gelu": _on_numbers_too(F.gelu),
     "relu": _on_numbers_too(torch.relu),

@@ -1,6 +1,19 @@
 """Small cells with the features no shipped cell has: shared arguments, outputs of their own."""
 
-from rnncc import Input, Matrix, Param, State, cell, exp, sigmoid, tanh
+from rnncc import (
+    Input,
+    Matrix,
+    Param,
+    State,
+    cell,
+    exp,
+    normal,
+    sigmoid,
+    spaced,
+    sqrt,
+    tanh,
+    uniform,
+)
 
 
 @cell
@@ -10,15 +23,28 @@ def clocked(h: State, x: Input, dt: Input(shared=True), a: Param, tau: Param(sha
 
 
 @cell
-def pair(u: State, v: State(init=0.5), drive: Input, w: Param):
+def pair(
+    u: State,
+    v: State(init=0.5),
+    drive: Input(bias=spaced(0.5, 1), typical=normal(0, 2)),
+    w: Param(init=-sqrt(uniform(0.25, 1))),
+):
     u_new = tanh(0.9 * u - 0.5 * v + drive)
     v_new = 0.8 * v + 0.2 * w * u_new
     return {"u": u_new, "v": v_new, "energy": u_new * u_new + v_new * v_new, "old": u}
 
 
 @cell
-def crossed(h: State, k: State, x: Input, dt: Input(shared=True), R: Matrix(block=2), a: Param):
-    h_new = tanh(R @ (h + a * k) + dt * x)
+def crossed(
+    h: State,
+    k: State,
+    x: Input,
+    dt: Input(shared=True),
+    gain: Input(shared=True, projected=True),
+    R: Matrix(block=2),
+    a: Param,
+):
+    h_new = tanh(R @ (h + a * k) + dt * x) * gain
     return {"h": h_new, "k": 0.5 * k + h}
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import sympy
+import torch
 
 import rnncc
 from rnncc import dsl, functions
+from rnncc.draws import fill
 from rnncc.dsl import Cell, Input, Matrix, Param, State
 from rnncc.errors import CellError, StructureError
-from rnncc.ir import Init
+from rnncc.starts import Init
 from rnncc.structure import classify
 from tests.cells import DEF_LINE, cell_from, source_of, traced
 
@@ -24,7 +26,7 @@ FUNCTIONS = [
     for name in rnncc.__all__
     if inspect.isfunction(getattr(rnncc, name)) and getattr(rnncc, name).__module__ == "rnncc.dsl"
 ]
-NOT_OF_NUMBERS = {"uniform", "normal", "constant", "cell", "shift", "mean", "where"}
+NOT_OF_NUMBERS = {"uniform", "spaced", "normal", "constant", "cell", "shift", "mean", "where"}
 
 
 def lets_of(folder: Path, body: str, signature: str = "h: State, x: Input, a: Param") -> list[str]:
@@ -62,6 +64,41 @@ def test_the_inits_keep_their_kind_and_numbers(tmp_path: Path) -> None:
         Init("uniform", -1.0, 1.0),
         None,
         Init("normal", 0.0, 1.0),
+    ]
+
+
+def test_an_init_may_go_through_functions_and_arithmetic(tmp_path: Path) -> None:
+    signature = (
+        "h: State, x: Input, a: Param(init=log(-log(uniform(0.5, 0.9)))), "
+        "b: Param(init=sqrt(1 - uniform(0, 1) / 2)), c: Param(init=3 * spaced(1, 2) ** 2 - 1), "
+        "d: Param(init=2 / (constant(4) + 1))"
+    )
+    ir = traced(tmp_path, "return a * h + b * x + c * d", signature)
+    assert [str(a.init) for a in ir.params] == [
+        "log(-log(uniform(0.5, 0.9)))",
+        "sqrt(-0.5*uniform(0, 1) + 1)",
+        "3*spaced(1, 2)**2 + -1",
+        "2*(constant(4) + 1)**-1",
+    ]
+    drawn = [fill(torch.empty(5), a.init) for a in ir.params if a.init]
+    assert ((drawn[0] >= math.log(-math.log(0.9))) & (drawn[0] <= math.log(math.log(2)))).all()
+    assert ((drawn[1] >= math.sqrt(0.5)) & (drawn[1] <= 1)).all()
+    spaced = torch.tensor([1, 1.25, 1.5, 1.75, 2])
+    torch.testing.assert_close(drawn[2], 3 * spaced**2 - 1)
+    torch.testing.assert_close(drawn[3], torch.full((5,), 0.4))
+
+
+def test_an_input_says_what_it_is_like_and_where_it_comes_from(tmp_path: Path) -> None:
+    signature = (
+        "h: State, x: Input, y: Input(bias=constant(-1), typical=normal(5, 2)), "
+        "dt: Input(shared=True), B: Input(shared=True, projected=True)"
+    )
+    ir = traced(tmp_path, "return h * dt + x * y + B", signature)
+    assert [(a.name, a.projected, a.init, str(a.typical)) for a in ir.inputs] == [
+        ("x", True, None, "normal(0, 1)"),
+        ("y", True, Init("constant", -1.0), "normal(5, 2)"),
+        ("dt", False, None, "uniform(0, 1)"),
+        ("B", True, None, "normal(0, 1)"),
     ]
 
 
@@ -169,6 +206,9 @@ def test_a_name_that_sympy_knows_is_a_plain_symbol(tmp_path: Path) -> None:
         (rnncc.abs(-3), 3),
         (rnncc.sign(-3), -1.0),
         (rnncc.sign(0), 0.0),
+        (rnncc.exprel(0.5), math.expm1(0.5) / 0.5),
+        (rnncc.exprel(0), 1.0),
+        (rnncc.floor(-1.5), -2.0),
         (rnncc.sin(1), math.sin(1)),
         (rnncc.cos(1), math.cos(1)),
         (rnncc.sinh(1), math.sinh(1)),
@@ -208,6 +248,7 @@ def test_every_function_has_a_docstring(name: str) -> None:
 
 def test_every_unary_row_of_the_table_is_a_function_of_the_language() -> None:
     operators = {"div", "pow", "gt", "ge", "lt", "le", "eq", "ne", "both", "either", "negate"}
+    operators |= {"exprel_slope"}  # a derivative
     rows = {name for name in functions.TABLE if not name.startswith("spike_")}
     assert rows - operators <= set(FUNCTIONS) | {"abs"}
 

@@ -144,10 +144,12 @@ def bad_block(block: str) -> Case:
 
 
 def bad_init(seen: str, signature: str, role: str = "Param") -> Case:
-    state = role == "State"
-    wanted = "a finite number" if state else "uniform, normal or constant(...)"
-    fix = "State(init=0.0)" if state else "init=uniform(-1, 1)"
-    return bad_argument(seen, f"The init of a {role} is {wanted}.", fix, signature)
+    if role == "State":
+        expected, fix = "The init of a State is a finite number.", "State(init=0.0)"
+    else:
+        expected = "It is uniform, normal, constant or spaced, of finite numbers."
+        fix = "init=uniform(-1, 1)"
+    return bad_argument(seen, expected, fix, signature)
 
 
 def coupled(seen: str, body: str, signature: str = SIGNATURE, line: int = BODY_LINE) -> Case:
@@ -558,6 +560,44 @@ TRACING = {
         "'h' has init=nan", "h: State(init=float('nan')), x: Input, a: Param", "State"
     ),
     "an init that is a number": bad_init("'a' has init=3", "h: State, x: Input, a: Param(init=3)"),
+    "a spaced matrix": bad_argument(
+        "'R' has init=spaced(0, 1)",
+        "It is uniform, normal or constant(...), of finite numbers.",
+        "init=uniform(-1, 1)",
+        "h: State, x: Input, R: Matrix(block=2, init=spaced(0, 1))",
+        "return R @ h + x",
+    ),
+    "an init that is infinite at an end": bad_argument(
+        "'a' has init=log(uniform(0, 1)), which takes the values nan, -0.693147, 0",
+        "It is finite wherever it can be drawn.",
+        "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
+        "h: State, x: Input, a: Param(init=log(uniform(0, 1)))",
+    ),
+    "a bias that is a number": bad_argument(
+        "'x' has bias=-1",
+        "It is uniform, normal, constant or spaced, of finite numbers.",
+        "bias=uniform(-1, 1)",
+        "h: State, x: Input(bias=-1), a: Param",
+    ),
+    "a bias of what is not projected": bad_argument(
+        "'dt' has a bias, but is given to a layer, not projected",
+        "A bias is that of the layer's projection.",
+        "Input(shared=True, projected=True, bias=...), or no bias",
+        "h: State, dt: Input(shared=True, bias=constant(1)), a: Param",
+        "return a * h + dt",
+    ),
+    "typical values that are spaced": bad_argument(
+        "'x' has typical=spaced(0, 1)",
+        "It is uniform, normal or constant(...), of finite numbers.",
+        "typical=uniform(-1, 1)",
+        "h: State, x: Input(typical=spaced(0, 1)), a: Param",
+    ),
+    "projected without shared": bad_argument(
+        "'x' has projected=True without shared=True",
+        "A layer always projects an input that each channel has of its own.",
+        "Input, or Input(shared=True, projected=True)",
+        "h: State, x: Input(projected=True), a: Param",
+    ),
     "a cell with a reserved name": Case(
         "its name is a reserved word of C++ or CUDA",
         "The name goes into C++ and CUDA.",

@@ -13,6 +13,7 @@ import pytest
 ORDER = (
     *(
         "errors",
+        "starts",
         "ir",
         "functions",
         "work",
@@ -48,11 +49,13 @@ ORDER = (
         "memory",
         "ops",
         "arguments",
+        "draws",
+        "projection",
         "packed",
         "status",
         "layer",
     ),
-    *("reference", "find", "write", "explain", "gpus", "compiler"),
+    *("reference", "latex", "find", "facts", "like", "write", "explain", "gpus", "compiler"),
     *("sass", "loops", "occupancy", "resources", "roofline", "assembly"),
     *("finding", "cuda", "doctor_cuda", "doctor"),
     *("timing", "rivals", "bench", "bench_cuda", "calibrate"),

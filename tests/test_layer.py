@@ -46,7 +46,7 @@ def layer_of(name: str, input_size: int = 3, hidden_size: int = 8, **options: An
 
 def shared_inputs(name: str, *lead: int) -> dict[str, Tensor]:
     cell = compiled(name).stages.cell
-    return {i.name: torch.rand(*lead) for i in cell.inputs if i.shared}
+    return {i.name: torch.rand(*lead) for i in cell.inputs if not i.projected}
 
 
 # --- like torch.nn.GRU -----------------------------------------------------------------------
@@ -68,10 +68,14 @@ def test_a_layer_is_its_projection_followed_by_the_recurrence(name: str) -> None
     x, shared = torch.rand(2, 7, 3), shared_inputs(name, 2, 7)
     y, h = layer(x, **shared)
     cell = compiled(name).stages.cell
-    gates = [i.name for i in cell.inputs if not i.shared]
-    parts = layer.projection(x).unflatten(-1, (max(1, len(gates)), -1)).unbind(2)
-    params = {p.name: getattr(layer, p.name) for p in cell.params}
-    arguments = dict(zip(gates, parts, strict=False)) | shared | params
+    inputs = [i for i in cell.inputs if i.projected]
+    gates = [i.name for i in inputs if not i.shared]
+    single = [i.name for i in inputs if i.shared]
+    whole, width = layer.projection(x), layer.hidden_size
+    assert whole.shape[-1] == (len(gates) * width + len(single) or width)
+    arguments = {n: whole[..., g * width : (g + 1) * width] for g, n in enumerate(gates)}
+    arguments |= {n: whole[..., len(gates) * width + s] for s, n in enumerate(single)}
+    arguments |= shared | {p.name: getattr(layer, p.name) for p in cell.params}
     expected_y, expected_h = compiled(name)(**arguments, return_state=True)
     for got, expected in zip(listed(y), listed(expected_y), strict=True):
         assert torch.equal(got, expected)
@@ -165,8 +169,9 @@ def test_leading_dimensions_pass_through(lead: tuple[int, ...]) -> None:
 def test_params_start_as_the_cell_says() -> None:
     torch.manual_seed(0)
     layer = compiled("lru").layer(3, 4000)
-    assert -6.9 <= layer.nu_log.min() < -6.8
-    assert -2.35 < layer.nu_log.max() <= -2.25
+    radius = torch.exp(-torch.exp(layer.nu_log)).detach()
+    assert 0.9 <= radius.min() < 0.901 < 0.998 < radius.max() <= 0.999
+    assert ((radius**2 - 0.9**2) / (0.999**2 - 0.9**2)).mean() == pytest.approx(0.5, abs=0.03)
     beta = compiled("lif").layer(3, 10).beta
     assert torch.equal(beta, torch.full((10,), 0.9))
     R = compiled("block_elman").layer(3, 4000).R
@@ -174,6 +179,10 @@ def test_params_start_as_the_cell_says() -> None:
     assert 0.49 < R.abs().max() <= 0.5
     tau = compiled("clocked").layer(3, 10).tau
     assert tau.shape == (1,)
+    pair = compiled("pair").layer(3, 5)
+    assert ((pair.w >= -1) & (pair.w <= -0.5)).all()
+    assert torch.equal(pair.projection.bias, torch.tensor([0.5, 0.625, 0.75, 0.875, 1]))
+    assert compiled("pair").layer(3, 5, bias=False).projection.bias is None
 
 
 # --- sequences of unequal length, resets, directions -----------------------------------------

@@ -50,6 +50,19 @@ def softplus(x: Array) -> Array:
     return result
 
 
+def exprel(x: Array) -> Array:
+    result: Array = np.where(abs(x) < 1e-10, 1 + x / 2, np.expm1(x) / np.where(x == 0, 1, x))
+    return result
+
+
+def exprel_slope(x: Array) -> Array:
+    """Near 0 by its Taylor series, whose term k is (k + 1) / (k + 2)! x^k."""
+    terms = [(k + 1) / np.longdouble(math.factorial(k + 2)) * x**k for k in range(30)]
+    far = np.where(abs(x) < 1, 1, x)
+    result: Array = np.where(abs(x) < 1, sum(terms), (np.exp(far) - np.expm1(far) / far) / far)
+    return result
+
+
 WIDE = ((-3.0, 3.0), (-20.0, 20.0))
 POSITIVE = ((1e-3, 4.0), (0.99, 1.01), (0.0, 1e30))
 CIRCLE = ((-10.0, 10.0), (-1e5, 1e5))
@@ -59,6 +72,9 @@ UNARY = {
     "log": Accuracy(np.log, POSITIVE, 1.5, 2, reach=False),
     "log1p": Accuracy(np.log1p, ((-1.0, 1.0), *POSITIVE), 2, 2.5, reach=False),
     "expm1": Accuracy(np.expm1, WIDE, 2, 2.5),
+    "exprel": Accuracy(exprel, WIDE, 2.5, 3),
+    "exprel_slope": Accuracy(exprel_slope, WIDE, 8, 8),
+    "floor": Accuracy(np.floor, WIDE, 0, 0),
     "sqrt": Accuracy(np.sqrt, POSITIVE, 0.51, 0.51, reach=False),
     "rsqrt": Accuracy(lambda x: 1 / np.sqrt(x), POSITIVE, 1.6, 1.6, reach=False),
     "sigmoid": Accuracy(lambda x: 1 / (1 + np.exp(-x)), WIDE, 3, 3),
@@ -194,6 +210,9 @@ SPECIAL: dict[str, dict[float, float]] = {
     "log": {INF: INF, -INF: NAN, 0: -INF, 1: 0, -1: NAN, -1e-40: NAN},
     "log1p": {INF: INF, -INF: NAN, 0: 0, -1: -INF, -1.5: NAN},
     "expm1": {INF: INF, -INF: -1, 0: 0, 1e4: INF, -1e4: -1, 1e30: INF, -1e30: -1},
+    "exprel": {INF: INF, -INF: 0, 0: 1, 1e-40: 1, 1e4: INF},
+    "exprel_slope": {INF: INF, -INF: 0, 0: 0.5, 1e4: INF},
+    "floor": {INF: INF, -INF: -INF, 0: 0, 1.5: 1, -1.5: -2, 1e30: 1e30},
     "sqrt": {INF: INF, -INF: NAN, 0: 0, 4: 2, -1: NAN},
     "rsqrt": {INF: 0, 0: INF, 4: 0.5, -1: NAN},
     "sigmoid": {INF: 1, -INF: 0, 0: 0.5, 1e4: 1, -1e4: 0, 1e30: 1, -1e30: 0},

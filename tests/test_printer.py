@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from sympy import Expr, Float, Integer, Rational
 
-from rnncc import functions
+from rnncc import functions, reference
 from rnncc.build import find_compiler
 from rnncc.find import find, shipped
 from rnncc.ir import Compiled
@@ -99,8 +99,8 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     **{
         name: (call(name, call("abs", x) + 1), f"{name}(abs(x) + 1.0f)")
         for name in (
-            "exp log log1p expm1 sqrt rsqrt sigmoid tanh softplus logsigmoid sin cos sinh cosh erf "
-            "relu abs sign"
+            "exp log log1p expm1 exprel exprel_slope sqrt rsqrt sigmoid tanh softplus logsigmoid "
+            "sin cos sinh cosh erf relu abs sign floor"
         ).split()
     },
     "minimum": (call("minimum", x, y), "minimum(x, y)"),
@@ -172,6 +172,7 @@ def by_torch(point: Array) -> Array:
     names = {
         "torch": torch,
         "_tensor": lambda value: torch.tensor(float(value), dtype=torch.float64),
+        **reference.FUNCTIONS,
         "_heaviside": lambda u, _: (u > 0).to(u.dtype),
         **dict(zip("xyz", torch.from_numpy(point), strict=True)),
     }

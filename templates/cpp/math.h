@@ -72,6 +72,8 @@ RNNCC_FN float sqrt(float x) { return __builtin_sqrtf(x); }
 RNNCC_FN double sqrt(double x) { return __builtin_sqrt(x); }
 RNNCC_FN float abs(float x) { return __builtin_fabsf(x); }
 RNNCC_FN double abs(double x) { return __builtin_fabs(x); }
+RNNCC_FN float floor(float x) { return __builtin_floorf(x); }
+RNNCC_FN double floor(double x) { return __builtin_floor(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
 
 // n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
@@ -342,7 +344,7 @@ RNNCC_FN double erf(double x) {
 RNNCC_FN float pow(float x, float y) {
   double wide = y, half = 0.5 * wide;
   double magnitude = exp(wide * log(double(abs(x))));
-  bool fractional = __builtin_floor(wide) != wide, odd = half - __builtin_floor(half) == 0.5;
+  bool fractional = floor(wide) != wide, odd = half - floor(half) == 0.5;
   double of_negative = fractional ? Real<double>::nan : (odd ? -magnitude : magnitude);
   double power = x < 0.0f ? of_negative : magnitude;
   return x == 1.0f || y == 0.0f ? 1.0f : float(power);

@@ -28,6 +28,8 @@ RNNCC_FN float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 RNNCC_FN double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 RNNCC_FN float abs(float x) { return ::fabsf(x); }
 RNNCC_FN double abs(double x) { return ::fabs(x); }
+RNNCC_FN float floor(float x) { return ::floorf(x); }
+RNNCC_FN double floor(double x) { return ::floor(x); }
 RNNCC_FN float exp(float x) { return ::expf(x); }
 RNNCC_FN double exp(double x) { return ::exp(x); }
 RNNCC_FN float expm1(float x) { return ::expm1f(x); }

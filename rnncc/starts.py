@@ -1,0 +1,117 @@
+"""Starts: how a learnt value begins, as a distribution and what is done to a value drawn from it.
+
+`log(-log(uniform(0.9, 0.999)))` in a cell is an `Init`; nothing is drawn before a layer is made.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Kind = Literal["uniform", "normal", "constant", "spaced"]
+Change = tuple[str, float | None]
+
+SUM, PRODUCT, POWER, ATOM = range(4)  # how tightly a text binds
+
+# Changes of a value x that need a number as well: what is done, how it is written, how tightly x
+# must bind for that, and how tightly the result does.
+WITH_NUMBER: dict[str, tuple[Callable[[Any, float], Any], str, int, int]] = {
+    "add": (operator.add, "{x} + {c}", SUM, SUM),
+    "mul": (operator.mul, "{c}*{x}", PRODUCT, PRODUCT),
+    "pow": (operator.pow, "{x}**{c}", ATOM, POWER),
+}
+SHAPING = ("exp", "log", "log1p", "expm1", "sqrt")  # functions that a start may go through
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a value starts.
+
+    Attributes:
+        kind: uniform in [a, b], normal of mean a and deviation b, constant a, or spaced: evenly
+            from a at the first channel to b at the last.
+        then: what is done to it, in order: a function of SHAPING, or one of WITH_NUMBER with its
+            number.
+    """
+
+    kind: Kind
+    a: float
+    b: float = 0.0
+    then: tuple[Change, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.kind}({self.a:g}{'' if self.kind == 'constant' else f', {self.b:g}'})"
+        binding = ATOM
+        for name, number in self.then:
+            if number is None:
+                text, binding = f"{name}({text})", ATOM
+                continue
+            _, pattern, needs, gives = WITH_NUMBER[name]
+            inner = text if binding >= needs else f"({text})"
+            negated = (name, number) == ("mul", -1)
+            text = f"-{inner}" if negated else pattern.format(x=inner, c=f"{number:g}")
+            binding = gives
+        return text
+
+    def shaped(self, change: str, number: float | None = None) -> Init:
+        """With one more change."""
+        return replace(self, then=(*self.then, (change, number)))
+
+    def range(self) -> list[float]:
+        """The values at the ends and in the middle of the distribution; NaN where there is none."""
+        middle = (self.a + self.b) / 2
+        drawn = (self.a, middle, self.b) if self.kind in ("uniform", "spaced") else (self.a,)
+        return [_changed(value, self.then) for value in drawn]
+
+    def __add__(self, other: Any) -> Init:
+        return self._with("add", other)
+
+    def __mul__(self, other: Any) -> Init:
+        return self._with("mul", other)
+
+    def __pow__(self, other: Any) -> Init:
+        return self._with("pow", other)
+
+    def __sub__(self, other: Any) -> Init:
+        return self._with("add", other, lambda c: -c)
+
+    def __truediv__(self, other: Any) -> Init:
+        return self._with("mul", other, lambda c: 1 / c if c else math.inf)
+
+    def __rsub__(self, other: Any) -> Init:
+        return (-self)._with("add", other)
+
+    def __rtruediv__(self, other: Any) -> Init:
+        return self.shaped("pow", -1.0)._with("mul", other)
+
+    def __neg__(self) -> Init:
+        return self.shaped("mul", -1.0)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def _with(self, change: str, other: Any, to: Callable[[float], float] = float) -> Init:
+        """With a change by a number; NotImplemented for anything else."""
+        if type(other) not in (int, float):
+            return NotImplemented  # type: ignore[no-any-return]
+        return self.shaped(change, to(float(other)))
+
+
+def change(value: Any, changes: tuple[Change, ...], functions: Any) -> Any:
+    """Make all changes, with the functions of a module: math for a number, torch for a tensor."""
+    for name, number in changes:
+        if number is None:
+            value = getattr(functions, name)(value)
+        else:
+            value = WITH_NUMBER[name][0](value, number)
+    return value
+
+
+def _changed(value: float, changes: tuple[Change, ...]) -> float:
+    try:
+        changed = change(value, changes, math)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return math.nan
+    return changed if isinstance(changed, float) else math.nan
