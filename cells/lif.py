@@ -2,6 +2,7 @@
 
 For spiking networks: the forward is a true step, the backward the surrogate's derivative, through
 the reset as well. beta is clipped to [0, 1], as in snnTorch.
+Field: neuroscience.
 Source: Lapicque 1907; discrete form: Eshraghian et al. 2023, arXiv:2109.12894.
 """
 

@@ -1,5 +1,6 @@
 """GRU with diagonal state-to-state weights.
 
+Field: language models, time series.
 Source: Danieli et al. 2025, arXiv:2510.21450.
 """
 

@@ -1,6 +1,7 @@
 """LSTM with diagonal weights, coupled input and forget gates, and peepholes.
 
 Made for parallel training of language models; the state of a channel is the pair (c, h).
+Field: language models.
 Source: Danieli et al. 2025, arXiv:2510.21450; coupled gates (CIFG): arXiv:1503.04069.
 """
 

@@ -4,6 +4,7 @@
 # Elman's simple recurrent network with diagonal state-to-state weights.
 #
 # The smallest nonlinear recurrence: a baseline, and the first cell to read.
+# Field: time series.
 # Source: Elman 1990, doi:10.1207/s15516709cog1402_1; one weight per channel as in arXiv:1803.04831.
 #
 # The recurrence:
@@ -20,6 +21,7 @@
 """Elman's simple recurrent network with diagonal state-to-state weights.
 
 The smallest nonlinear recurrence: a baseline, and the first cell to read.
+Field: time series.
 Source: Elman 1990, doi:10.1207/s15516709cog1402_1; one weight per channel as in arXiv:1803.04831.
 
 `Elman` is the layer, `elman` the recurrence alone. Kernels are built at first use.

@@ -4,6 +4,7 @@
 // Elman's simple recurrent network with diagonal state-to-state weights.
 //
 // The smallest nonlinear recurrence: a baseline, and the first cell to read.
+// Field: time series.
 // Source: Elman 1990, doi:10.1207/s15516709cog1402_1; one weight per channel as in arXiv:1803.04831.
 //
 // The recurrence:
@@ -92,6 +93,8 @@ RNNCC_FN float sqrt(float x) { return __builtin_sqrtf(x); }
 RNNCC_FN double sqrt(double x) { return __builtin_sqrt(x); }
 RNNCC_FN float abs(float x) { return __builtin_fabsf(x); }
 RNNCC_FN double abs(double x) { return __builtin_fabs(x); }
+RNNCC_FN float floor(float x) { return __builtin_floorf(x); }
+RNNCC_FN double floor(double x) { return __builtin_floor(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
 
 // n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
@@ -362,7 +365,7 @@ RNNCC_FN double erf(double x) {
 RNNCC_FN float pow(float x, float y) {
   double wide = y, half = 0.5 * wide;
   double magnitude = exp(wide * log(double(abs(x))));
-  bool fractional = __builtin_floor(wide) != wide, odd = half - __builtin_floor(half) == 0.5;
+  bool fractional = floor(wide) != wide, odd = half - floor(half) == 0.5;
   double of_negative = fractional ? Real<double>::nan : (odd ? -magnitude : magnitude);
   double power = x < 0.0f ? of_negative : magnitude;
   return x == 1.0f || y == 0.0f ? 1.0f : float(power);
@@ -373,7 +376,7 @@ RNNCC_FN double pow(double x, double y) { return __builtin_pow(x, y); }
 
 }  // namespace rnncc
 
-// Functions made of choices, the same for every target. NaN in is NaN out.
+// Functions made of choices and of other functions, the same for every target. NaN in is NaN out.
 
 namespace rnncc {
 
@@ -395,6 +398,26 @@ template <typename T> RNNCC_FN T minimum(T a, T b) {
 
 // The bounds go first: where they are constants, their test for NaN folds away.
 template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
+
+// (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
+template <typename T> RNNCC_FN T exprel(T x) {
+  T y = abs(x) < T(1e-8) ? T(1) + T(0.5) * x : expm1(x) / x;
+  return x > T(1e4) ? Real<T>::infinity : y;
+}
+
+// 1 + 2/3 x + 1/4 x^2 + ...: term k is (k + 1) / (k (k + 2)) x times the one before.
+template <int k, int last, typename T> RNNCC_FN T exprel_series(T x) {
+  if constexpr (k > last) return T(1);
+  else return T(1) + x * T((k + 1.0) / (k * (k + 2.0))) * exprel_series<k + 1, last>(x);
+}
+
+// The derivative of exprel. The closed form loses all digits near 0, where a series takes over.
+template <typename T> RNNCC_FN T exprel_slope(T x) {
+  T e = exp(x);
+  T closed = e < Real<T>::infinity ? (e - exprel(x)) / x : e;
+  T series = T(0.5) * exprel_series<1, sizeof(T) == 4 ? 8 : 14>(x);
+  return abs(x) < T(0.5) ? series : closed;
+}
 
 }  // namespace rnncc
 
@@ -558,6 +581,14 @@ struct Cell {
 // ---- the cell over lanes -------------------------------------------------------------------------
 // Arrays are [scalar][lane]; the inner loops have a fixed length, so that any compiler vectorises them.
 
+// What copies and keeps books is compiled once: in each of its callers it takes most of the time of
+// a build, and a call costs little beside what it does.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RNNCC_ONCE __attribute__((noinline, noclone))
+#else
+#define RNNCC_ONCE __attribute__((noinline))
+#endif
+
 namespace rnncc {
 
 constexpr int kLanes = 64 / sizeof(real);
@@ -574,8 +605,8 @@ struct Row {
 struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `keep` what Jacobian and adjoint read of it.
   template <bool write, bool keep>
-  static void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                   real* kept, int width) {
+  RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
+                     real* kept, int width) {
     const real* __restrict h_h = h + 0 * kRow;
     real* __restrict next_h = next + 0 * kRow;
     const real* __restrict p_a = p + 0 * kRow;
@@ -596,9 +627,15 @@ struct Lanes : Cell {
     }
   }
 
+  // A step that writes no outputs, for whoever wants only what it keeps.
+  RNNCC_ONCE static void step_to_keep(const Row* x, const real* p, const real* h, real* next,
+                                    real* kept, int width) {
+    step<false, true>(x, p, h, next, nullptr, kept, width);
+  }
+
   // J[row * kStates + column] over lanes, at a state h.
-  static void jacobian(const Row* x, const real* p, const real* h, const real* kept,
-                       real* J, int width) {
+  RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* kept,
+                         real* J, int width) {
     const real* __restrict h_h = h + 0 * kRow;
     const real* __restrict p_a = p + 0 * kRow;
     const real* __restrict k_h_next = kept + 0 * kRow;
@@ -617,8 +654,8 @@ for (int first = 0; first < width; first += kLanes) {
 
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
-  static void carry(const Row* x, const real* p, const real* h, const real* kept,
-                    const real* M, real* M_next, int width) {
+  RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* kept,
+                      const real* M, real* M_next, int width) {
     const real* __restrict h_h = h + 0 * kRow;
     const real* __restrict p_a = p + 0 * kRow;
     const real* __restrict k_h_next = kept + 0 * kRow;
@@ -640,8 +677,8 @@ for (int first = 0; first < width; first += kLanes) {
   // Turns the gradient g of the next states into that of the states, in place; with `all` also
   // those of inputs and params.
   template <bool all>
-  static void adjoint(const Row* x, const real* p, const real* h, const real* kept,
-                      const Row* dy, real* g, const Row* dx, real* dp, int width) {
+  RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* kept,
+                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
     const real* __restrict h_h = h + 0 * kRow;
     const real* __restrict p_a = p + 0 * kRow;
     const real* __restrict k_h_next = kept + 0 * kRow;
@@ -888,6 +925,7 @@ static void number_runs(const Args& a) {
 struct Pass {
   const Args& args;
   Cut cut;
+  bool write = false, carry = false, picard = false;  // of a sweep, see segments.h
 };
 
 struct Tile {
@@ -897,7 +935,7 @@ struct Tile {
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
-  Tile(const Pass& pass, int64_t index) {
+  RNNCC_ONCE Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
     const Cut& cut = pass.cut;
     const int64_t across = (a.groups + cut.columns - 1) / cut.columns;
@@ -945,40 +983,71 @@ struct Tile {
   }
 };
 
-// One row of lanes, in part: what `count` scalars of a run hold.
-static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
-  for (int s = 0; s < count; ++s)
-    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-      to[s * kRow + c] = from[s * kRow + c];
+// `count` numbers, a stride apart where they are and where they go.
+RNNCC_ONCE static void copy_many(const real* from, int64_t from_stride, real* to,
+                                 int64_t to_stride, int64_t count) {
+  if (from_stride == 1 && to_stride == 1) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i * to_stride] = from[i * from_stride];
+  }
 }
 
-static void clear_row(const Tile& t, int64_t row, int count, real* to) {
+// The same without the call for a single number: a tile of many short rows copies nothing else.
+static void copy_some(const real* from, int64_t from_stride, real* to, int64_t to_stride,
+                      int64_t count) {
+  if (count == 1) *to = *from;
+  else copy_many(from, from_stride, to, to_stride, count);
+}
+
+// One row of lanes, in part: what `count` scalars of a run hold.
+RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  from += row * t.columns, to += row * t.columns;
+  for (int s = 0; s < count; ++s, from += kRow, to += kRow) {
+    if (t.columns == 1) {
+      *to = *from;
+      continue;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < t.columns; ++c) to[c] = from[c];
+  }
+}
+
+RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  copy_lanes(t, row, count, from, to);
+}
+
+RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
   for (int s = 0; s < count; ++s)
     for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
 }
 
 // Runs that have ended keep what they had.
-static void hold_ended(const Tile& t, int64_t step, int count, const real* from, real* to) {
-  for (int64_t r = 0; r < t.rows && !t.even; ++r)
-    if (step >= t.count[r]) copy_row(t, r, count, from, to);
+RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const real* from,
+                                  real* to) {
+  for (int64_t r = 0; r < t.rows; ++r)
+    if (step >= t.count[r]) copy_lanes(t, r, count, from, to);
 }
 
-// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't lie
-// in memory as the kernel wants them, they are copied kAhead steps at a time, so that what is close in
-// memory moves together.
+// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
+// lie in memory as the kernel wants them, they are copied, many steps at a time (at most kAhead),
+// so that what is close in memory moves together.
 constexpr int kAhead = 16;
 
 struct Stream {
   io* runs[kTile];                 // the first step of each run
   real* buffer;                    // [kAhead, kRow]
-  int64_t time, lane, loaded;
+  int64_t time, lane;
+  int64_t apart;                   // from the row of a step to that of the next
   const Tile* tile;
   bool present, direct;            // direct: no copy
   int64_t blocks[kTile / kLanes];  // of a row that is not copied
 
-  void open(const Args& a, const View& view, const Slot& slot, const Tile& t, real* space) {
-    tile = &t, buffer = space, loaded = -1, present = view.data, direct = false;
-    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
+  RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
+                       real* space) {
+    tile = &t, buffer = space, present = view.data, direct = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel, apart = kRow;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
@@ -988,44 +1057,38 @@ struct Stream {
     direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
     for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
       blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
+    if (direct) apart = time;
   }
 
-  // The row of a step; of an absent gradient it stays 0.
-  Row load(int64_t step) {
-    if (!direct && present && step / kAhead != loaded) {
-      loaded = step / kAhead;
-      each(loaded * kAhead, kAhead, [&](const io* at, real& to) { to = to_real(*at); }, buffer);
-    }
-    return row(step);
+  // Brings in the rows of at most kAhead steps, unless they are direct; of an absent gradient they
+  // stay 0.
+  RNNCC_ONCE void load(int64_t first, int64_t count) const {
+    if (!direct && present) each<get>(first, count, buffer);
   }
 
-  // Where the kernel may write the row of a step; `store` then brings it to memory, by and by as the
-  // steps rise, or as they fall.
-  Row row(int64_t step) const {
+  // The row of a step, where those from `first` on are at hand.
+  Row row(int64_t first, int64_t step) const {
     if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
-    return {buffer + step % kAhead * kRow, tile->blocks};
+    return {buffer + (step - first) * kRow, tile->blocks};
   }
 
-  void store(int64_t step, bool falling) const {
-    const int64_t first = step - step % kAhead;
-    if (direct || !present) return;
-    if (falling ? step == first : step == first + kAhead - 1 || step == tile->steps - 1)
-      each(first, kAhead, [](io* at, real& from) { from_real(from, *at); }, buffer);
+  // Brings to memory what the kernel has written to the rows.
+  RNNCC_ONCE void store(int64_t first, int64_t count) const {
+    if (!direct && present) each<put>(first, count, buffer);
   }
 
   // The same for a row of one step that lies elsewhere.
   void store_from(real* lanes, int64_t step) const {
-    if (present) each(step, 1, [](io* at, real& from) { from_real(from, *at); }, lanes);
-  }
-
-  void add_to(real* lanes, int64_t step) const {
-    if (present) each(step, 1, [](const io* at, real& to) { to += to_real(*at); }, lanes);
+    if (present) each<put>(step, 1, lanes);
   }
 
  private:
+  static void get(io* at, real& lane) { lane = to_real(*at); }
+  static void put(io* at, real& lane) { from_real(lane, *at); }
+
   // `move` for every lane of the runs that take these steps, with its place in memory.
-  template <typename Move>
-  void each(int64_t first, int64_t steps, const Move& move, real* lanes) const {
+  template <void (*move)(io*, real&)>
+  RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
     const int64_t columns = tile->columns;
     for (int64_t r = 0; r < tile->rows; ++r) {
       const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
@@ -1050,37 +1113,42 @@ struct Stream {
   }
 };
 
+// From the rows of a step to those of the next, or of the one before.
+static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
+  for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
+}
+
 // ---- states and params -----------------------------------------------------------------------------
 
 static void load_params(const Args& a, const Tile& t, real* p) {
   for (int k = 0; k < Lanes::kParams; ++k) {
     const Slot& slot = Lanes::params[k];
+    const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
     for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        p[k * kRow + r * t.columns + c] =
-            a.params[slot.tensor][slot.offset + (t.column + c) * slot.stride];
+      copy_some(from, slot.stride, p + k * kRow + r * t.columns, 1, t.columns);
   }
 }
 
 // A state per sequence, [states, batch, channels], and lanes; null stands for the cell's own start.
-static void load_states(const Args& a, const Tile& t, int64_t row, const real* from, real* h) {
+RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, const real* from,
+                                   real* h) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
-    for (int64_t c = 0; c < t.columns; ++c)
-      h[s * kRow + row * t.columns + c] =
-          from ? from[at + (t.column + c) * slot.stride] : Lanes::start[slot.tensor];
+    const real* here = from ? from + at + t.column * slot.stride : Lanes::start + slot.tensor;
+    copy_some(here, from ? slot.stride : 0, h + s * kRow + row * t.columns, 1, t.columns);
   }
 }
 
-static void store_states(const Args& a, const Tile& t, int64_t row, const real* h, real* to) {
+RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, const real* h,
+                                    real* to) {
   const int64_t channels = a.groups * Lanes::kGroup;
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[at + (t.column + c) * slot.stride] = h[s * kRow + row * t.columns + c];
+    real* there = to + at + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, there, slot.stride, t.columns);
   }
 }
 
@@ -1095,9 +1163,8 @@ static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, co
   real* to = saved_at(a, t.sequence[row], t.first[row] + step);
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride] =
-          h[s * kRow + row * t.columns + c];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, to + at, slot.stride, t.columns);
   }
 }
 
@@ -1106,25 +1173,24 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
   const real* from = saved_at(a, t.sequence[row], t.first[row] + step);
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
-    for (int64_t c = 0; c < t.columns; ++c)
-      h[s * kRow + row * t.columns + c] =
-          from[slot.tensor * channels + slot.offset + (t.column + c) * slot.stride];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(from + at, slot.stride, h + s * kRow + row * t.columns, 1, t.columns);
   }
 }
 
 // Scalars of each run, [runs, count, groups], and lanes.
-static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
-                     const real* from, real* lanes) {
+RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                const real* from, real* lanes) {
+  from += run * count * a.groups + t.column, lanes += row * t.columns;
   for (int s = 0; s < count; ++s)
-    for (int64_t c = 0; c < t.columns; ++c)
-      lanes[s * kRow + row * t.columns + c] = from[(run * count + s) * a.groups + t.column + c];
+    copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
 }
 
-static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
-                      const real* lanes, real* to) {
+RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                 const real* lanes, real* to) {
+  lanes += row * t.columns, to += run * count * a.groups + t.column;
   for (int s = 0; s < count; ++s)
-    for (int64_t c = 0; c < t.columns; ++c)
-      to[(run * count + s) * a.groups + t.column + c] = lanes[s * kRow + row * t.columns + c];
+    copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
 }
 
 }  // namespace rnncc
@@ -1202,7 +1268,7 @@ struct Walk {
            int64_t(kRow);
   }
 
-  Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
+  RNNCC_ONCE Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
     auto take = [&](int count) { real* rows = space; space += count * kRow; return rows; };
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
     start = take(Lanes::kStates), kept = take(Lanes::kKept);
@@ -1219,44 +1285,101 @@ struct Walk {
   }
 
   // Every step of the tile; `write` outputs and what the way back needs, `carry` along in M the
-  // product of the step Jacobians.
-  template <bool write, bool carry>
-  void run() {
-    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
-    for (int64_t step = 0; step < t.steps; ++step) {
-      restart(step, Lanes::kStates, start, h);
-      if (write && a.saved) save(step);
-      for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].load(step);
-      for (int i = 0; write && i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(step);
-      Lanes::step<write, carry>(x_rows, p, h, next, y_rows, kept, t.width());
-      if (carry) {
-        if (step) Lanes::carry<false>(x_rows, p, h, kept, M, M_next, t.width());
-        else Lanes::carry<true>(x_rows, p, h, kept, M, M_next, t.width());
-        restart(step, Lanes::kProducts, nullptr, M_next);
-        hold_ended(t, step, Lanes::kProducts, M, M_next);
-        real* const before = M;
-        M = M_next, M_next = before;
+  // product of the step Jacobians. Neither: the Jacobians themselves, to look at.
+  RNNCC_ONCE void run(bool write, bool carry) {
+    const bool saves = write && a.saved;
+    const bool in_phase = a.segment % a.every == 0 || a.segment >= a.steps;  // all runs at once
+    int64_t due = (a.every - t.first[0] % a.every) % a.every;  // the step at which they save next
+    bool plain = t.even && !a.reset && (in_phase || !saves);  // nothing to do between two saves
+    bool direct = true;
+    for (const Stream& stream : z) plain = plain && !(write && stream.present);
+    for (int i = 0; i < Lanes::kInputs; ++i) direct = direct && x[i].direct;
+    for (int i = 0; i < Lanes::kOutputs; ++i) direct = direct && y[i].direct;
+    const int64_t most = direct ? t.steps : kAhead;
+    for (int64_t first = 0, end; first < t.steps; first = end) {
+      end = first + most < t.steps ? first + most : t.steps;
+      for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, end - first);
+      for (int64_t step = first, stop; step < end; step = stop) {
+        if (a.reset) restart(step, Lanes::kStates, start, h);
+        if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.every;
+        stop = !plain ? step + 1 : saves && due < end ? due : end;
+        if (write && !carry) take_steps(first, step, stop);
+        else take_steps_with_J(first, step, stop, write, carry);
+        if (!t.even) hold_ended(t, step, Lanes::kStates, next, h);
+        for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(h + i * kRow, step);
       }
-      hold_ended(t, step, Lanes::kStates, h, next);
-      for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(step, false);
-      for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(next + i * kRow, step);
-      real* const before = h;
-      h = next, next = before;
+      for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(first, end - first);
     }
   }
 
  private:
+  // Some of the steps from `first` on, whose rows are at hand.
+  RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop) {
+    const int width = t.width();
+    real *now = h, *then = next;
+    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
+    for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
+    for (; step < stop; ++step) {
+      Lanes::step<true, false>(x_rows, p, now, then, y_rows, kept, width);
+      shift(x_rows, x, Lanes::kInputs, 1), shift(y_rows, y, Lanes::kOutputs, 1);
+      exchange(now, then);
+    }
+    h = now, next = then;
+  }
+
+  // The same, but with M carried along, or else with each step's Jacobian written out.
+  RNNCC_ONCE void take_steps_with_J(int64_t first, int64_t step, int64_t stop, bool write,
+                                    bool carry) {
+    const int width = t.width();
+    real *now = h, *then = next, *m = M, *m_next = M_next;
+    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
+    for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
+    for (; step < stop; ++step) {
+      if (write) Lanes::step<true, true>(x_rows, p, now, then, y_rows, kept, width);
+      else Lanes::step_to_keep(x_rows, p, now, then, kept, width);
+      if (carry) {
+        if (step) Lanes::carry<false>(x_rows, p, now, kept, m, m_next, width);
+        else Lanes::carry<true>(x_rows, p, now, kept, m, m_next, width);
+        if (a.reset) restart(step, Lanes::kProducts, nullptr, m_next);
+        if (!t.even) hold_ended(t, step, Lanes::kProducts, m, m_next);
+        exchange(m, m_next);
+      } else {
+        write_jacobians(first, step, now);
+      }
+      shift(x_rows, x, Lanes::kInputs, 1), shift(y_rows, y, Lanes::kOutputs, 1);
+      exchange(now, then);
+    }
+    h = now, next = then, M = m, M_next = m_next;
+  }
+
+  static void exchange(real*& one, real*& other) {
+    real* const before = one;
+    one = other, other = before;
+  }
+
+  RNNCC_ONCE void write_jacobians(int64_t first, int64_t step, const real* now) const {
+    constexpr int entries = Lanes::kStates * Lanes::kStates;
+    Row x_rows[Lanes::kInputs + 1];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
+    Lanes::jacobian(x_rows, p, now, kept, J, t.width());
+    for (int64_t r = 0; r < t.rows; ++r)
+      for (int64_t c = 0; c < t.columns; ++c)
+        for (int e = 0; e < entries; ++e)
+          a.jacobians[((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * entries + e] =
+              J[e * kRow + r * t.columns + c];
+  }
+
   // Where a sequence starts anew, rows become those of its start, or 0.
-  void restart(int64_t step, int count, const real* from, real* to) const {
-    for (int64_t r = 0; a.reset && r < t.rows; ++r) {
+  RNNCC_ONCE void restart(int64_t step, int count, const real* from, real* to) const {
+    for (int64_t r = 0; r < t.rows; ++r) {
       if (!t.resets(a, r, step)) continue;
       if (from) copy_row(t, r, count, from, to); else clear_row(t, r, count, to);
     }
   }
 
-  void save(int64_t step) const {
-    const bool in_phase = a.segment % a.every == 0 || a.segment >= a.steps;  // all runs at once
-    if (in_phase && (t.first[0] + step) % a.every) return;
+  RNNCC_ONCE void save(int64_t step, bool in_phase) const {
     for (int64_t r = 0; r < t.rows; ++r)
       if (t.runs(r, step) && (in_phase || (t.first[r] + step) % a.every == 0))
         save_row(a, t, r, step, h);
@@ -1277,30 +1400,15 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
     else
       copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
-  walk.run<true, false>();
+  walk.run(true, false);
   for (int64_t r = 0; r < t.rows; ++r) store_states(a, t, r, walk.h, a.h_last);
 }
 
-// The step Jacobians, to look at.
 static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
-  constexpr int entries = Lanes::kStates * Lanes::kStates;
-  const Args& a = pass.args;
   const Tile t(pass, index);
-  Walk w(a, t, space);
-  Row x_rows[Lanes::kInputs + 1];
-  for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, w.start, w.h);
-  for (int64_t step = 0; step < a.steps; ++step) {
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = w.x[i].load(step);
-    Lanes::step<false, true>(x_rows, w.p, w.h, w.next, nullptr, w.kept, t.width());
-    Lanes::jacobian(x_rows, w.p, w.h, w.kept, w.J, t.width());
-    real* const before = w.h;
-    w.h = w.next, w.next = before;
-    for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        for (int e = 0; e < entries; ++e)
-          a.jacobians[((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * entries + e] =
-              w.J[e * kRow + r * t.columns + c];
-  }
+  Walk walk(pass.args, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  walk.run(false, false);
 }
 
 static int run_jacobian(const Args& a) {
@@ -1330,7 +1438,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
     if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
     else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
-  walk.run<false, true>();
+  walk.run(false, true);
   for (int64_t r = 0; r < t.rows; ++r) {
     if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
@@ -1339,7 +1447,7 @@ static void guess_tile(const Pass& pass, int64_t index, real* space) {
 }
 
 // The largest entry of all products.
-static real largest_product(const Args& a, int64_t count) {
+RNNCC_ONCE static real largest_product(const Args& a, int64_t count) {
   real largest = 0;
   for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
   return largest;
@@ -1348,7 +1456,6 @@ static real largest_product(const Args& a, int64_t count) {
 static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
 
 // Runs whose start has not moved since they last ran need not run again.
-template <bool write, bool carry>
 static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
@@ -1358,10 +1465,10 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r)
     load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
-  walk.run<write, carry>();
+  walk.run(pass.write, pass.carry);
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
-    if (carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+    if (pass.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
 
@@ -1369,7 +1476,6 @@ static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.group
 
 // All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
 // `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
-template <bool picard>
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
@@ -1389,7 +1495,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, picard, a.newton) || changed;
+      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, a.newton) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
@@ -1405,15 +1511,16 @@ static void run_all_again(const Args& a, int64_t runs) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
 
-struct Sweep { Work tile, scan; };
+// What a sweep writes and carries along (see Walk::run), and whether its scan has no M.
+struct Sweep { bool write, carry, picard; };
 
 // Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
 // many segments of every sequence are within tolerance.
-static bool sweep_once(const Pass& pass, const Sweep& sweep, int64_t* solved) {
-  const Args& a = pass.args;
+static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
+  const Pass pass = {a, Cut::into_segments(a), sweep.write, sweep.carry, sweep.picard};
   double worst = 0;
-  if (in_parallel(pass, sweep.tile, Tile::number(pass), Walk::space())) return false;
-  if (in_parallel(pass, sweep.scan, a.batch, scan_space(a))) return false;
+  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
   *solved = (a.steps + a.segment - 1) / a.segment;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
@@ -1430,10 +1537,8 @@ static int64_t solve_segments(const Args& a) {
   // An affine cell's tolerance is for what rounding leaves of a scan; a guess has seen none.
   constexpr double close = sizeof(real) == 4 ? 5e-7 : 1e-12;
   const double near_enough = Lanes::kAffine && close < a.tolerance ? close : a.tolerance;
-  const Sweep no_M = {sweep_tile<true, false>, scan_sequence<true>};
-  const Sweep first_M = {sweep_tile<false, true>, scan_sequence<false>};
-  const Sweep old_M = {sweep_tile<true, false>, scan_sequence<false>};
-  const Sweep new_M = {sweep_tile<true, true>, scan_sequence<false>};
+  constexpr Sweep no_M = {true, false, true}, first_M = {false, true, false};
+  constexpr Sweep old_M = {true, false, false}, new_M = {true, true, false};
   number_runs(a);
   const Pass pass = {a, Cut::into_segments(a)};
   const int64_t segments = (a.steps + a.segment - 1) / a.segment;
@@ -1446,19 +1551,19 @@ static int64_t solve_segments(const Args& a) {
   int64_t solved = 0;
   run_all_again(a, runs);
   if (4 * left <= near_enough && !a.newton) {  // the guess is as good as exact
-    if (!sweep_once(pass, no_M, &solved)) return -1;
+    if (!sweep_once(a, no_M, &solved)) return -1;
     if (Lanes::kAffine && a.status[1] > near_enough) solved = 0;
     if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
   }
   if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    if (!sweep_once(pass, first_M, &solved)) return -1;
+    if (!sweep_once(a, first_M, &solved)) return -1;
     run_all_again(a, runs);
-    if (!sweep_once(pass, old_M, &solved)) return -1;
+    if (!sweep_once(a, old_M, &solved)) return -1;
   }
   while (solved < segments && a.status[0] < double(a.sweeps))
-    if (!sweep_once(pass, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
+    if (!sweep_once(a, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
   a.status[2] = solved == segments;
   return a.newton ? segments : solved;
 }
@@ -1497,6 +1602,8 @@ namespace rnncc {
 constexpr int64_t kBlock = 16;
 constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
+static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
+
 struct WalkBack {
   const Args& a;
   const Tile& t;
@@ -1515,11 +1622,12 @@ struct WalkBack {
   static int64_t space(const Args& a) {
     constexpr int64_t kept = Lanes::kStates + Lanes::kKept;
     constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
-                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs);
+                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
     return (once + kept * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
   }
 
-  WalkBack(const Args& args, const Tile& tile, real* space) : a(args), t(tile), width(t.width()) {
+  RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
+      : a(args), t(tile), width(t.width()) {
     auto take = [&](int64_t count) { real* rows = space; space += count * kRow; return rows; };
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
@@ -1535,7 +1643,7 @@ struct WalkBack {
     for (int i = 0; i < Lanes::kOutputs; ++i)
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kStates; ++i)
-      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
     for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
@@ -1543,8 +1651,7 @@ struct WalkBack {
   }
 
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
-  template <bool alone>
-  void run() {
+  RNNCC_ONCE void run(bool alone) {
     constexpr int64_t states = Lanes::kStates * int64_t(kRow);
     for (int64_t first = (t.steps - 1) / a.every * a.every; t.steps && first >= 0;
          first -= a.every) {
@@ -1560,10 +1667,7 @@ struct WalkBack {
         const int64_t step = first + block * kBlock;
         const int64_t count = end - step < kBlock ? end - step : kBlock;
         again(inner + block * states, step, count);
-        for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
-        for (int64_t k = count - 1; k >= 0; --k) back<alone>(step + k, k);
-        for (int64_t i = 0; !alone && i < Lanes::kParams; ++i)
-          for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+        if (alone) back_alone(step, count); else back(step, count);
       }
     }
   }
@@ -1574,62 +1678,115 @@ struct WalkBack {
   }
 
   // Steps once more; all their states and what the adjoint reads stay.
-  void again(const real* from, int64_t first, int64_t count) {
-    Row rows[Lanes::kInputs + 1];
+  RNNCC_ONCE void again(const real* from, int64_t first, int64_t count) {
     copy(from, h);
+    Row x_rows[Lanes::kInputs + 1];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x[i].load(first, count), x_rows[i] = x[i].row(first, first);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
-      for (int i = 0; i < Lanes::kInputs; ++i) rows[i] = x[i].load(first + k);
-      Lanes::step<false, true>(rows, p, before, before + Lanes::kStates * kRow, nullptr,
-                               kept + k * Lanes::kKept * kRow, width);
+      Lanes::step_to_keep(x_rows, p, before, before + Lanes::kStates * kRow,
+                        kept + k * Lanes::kKept * kRow, width);
+      shift(x_rows, x, Lanes::kInputs, 1);
     }
   }
 
-  template <bool alone>
-  void back(int64_t step, int64_t k) {
-    Row rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1];
-    Row dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
-    const real* const before = h + k * Lanes::kStates * kRow;
-    const real* const lets = kept + k * Lanes::kKept * kRow;
-    for (int i = 0; i < Lanes::kInputs; ++i) {
-      rows[i] = x[i].load(step);
-      dx_rows[i] = dx[i].row(step);
-    }
+  // The adjoint of the steps that were walked again, whose inputs are still at hand, last first.
+  RNNCC_ONCE void back(int64_t first, int64_t count) {
+    const bool uneven = !t.even, has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x_rows[i] = x[i].row(first, last), dx_rows[i] = dx[i].row(first, last);
     for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy_rows[i] = dy[i].load(step), no_dy[i] = {zeros, t.blocks};
-    for (int q = 0; alone && q < Lanes::kFed; ++q) {
-      real* const column = Q + q * Lanes::kStates * kRow;
-      hold_ended(t, step, Lanes::kStates, column, held);
-      Lanes::adjoint<false>(rows, p, before, lets, no_dy, column, dx_rows, dp, width);
-      hold_ended(t, step, Lanes::kStates, held, column);
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+    for (int64_t k = count - 1; k >= 0; --k) {
+      const int64_t step = first + k;
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, g, held);
+        hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+      }
+      if (has_dz) add_dz(first, k);
+      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow, kept + k * Lanes::kKept * kRow,
+                           dy_rows, g, dx_rows, dp, width);
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, held, g);
+        hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+      }
+      if (a.reset) reset(step, false);
+      for (int i = 0, shared = 0; i < Lanes::kInputs; ++i)
+        if (!Lanes::inputs[i].stride) reduce_shared(shared++, step, dx_rows[i].at);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dx_rows, dx, Lanes::kInputs, -1);
+      shift(dy_rows, dy, Lanes::kOutputs, -1);
     }
-    hold_ended(t, step, Lanes::kStates, g, held);
-    hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
-    for (int i = 0; i < Lanes::kStates; ++i) dz[i].add_to(g + i * kRow, step);
-    Lanes::adjoint<!alone>(rows, p, before, lets, dy_rows, g, dx_rows, dp, width);
-    hold_ended(t, step, Lanes::kStates, held, g);
-    hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
-    for (int64_t r = 0; a.reset && r < t.rows; ++r)
-      if (t.resets(a, r, step)) reset<alone>(r);
-    for (int i = 0, shared = 0; !alone && i < Lanes::kInputs; ++i) {
-      if (Lanes::inputs[i].stride) dx[i].store(step, true);
-      else reduce_shared(shared++, step, dx_rows[i].at);
+    for (int i = 0; i < Lanes::kInputs; ++i) dx[i].store(first, count);
+    for (int i = 0; i < Lanes::kParams; ++i) {
+#pragma omp simd
+      for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
     }
   }
 
-  // The state before this step was that of the start: the gradient goes there.
-  template <bool alone>
-  void reset(int64_t row) {
-    for (int s = 0; s < Lanes::kStates; ++s)
-      for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-        g_start[s * kRow + c] += g[s * kRow + c];
-    clear_row(t, row, Lanes::kStates, g);
-    if (alone) clear_row(t, row, int(kQ), Q);
+  // The same for each column of Q, into which nothing flows, and for g alone.
+  RNNCC_ONCE void back_alone(int64_t first, int64_t count) {
+    const bool has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+      no_dy[i] = {zeros, t.blocks};
+    }
+    for (int64_t k = count - 1; k >= 0; --k) {
+      for (int q = 0; q <= Lanes::kFed; ++q) {
+        const bool own = q == Lanes::kFed;
+        real* const column = own ? g : Q + q * Lanes::kStates * kRow;
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, column, held);
+        if (own && has_dz) add_dz(first, k);
+        Lanes::adjoint<false>(x_rows, p, h + k * Lanes::kStates * kRow,
+                              kept + k * Lanes::kKept * kRow, own ? dy_rows : no_dy, column,
+                              nullptr, dp, width);
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
+      }
+      if (a.reset) reset(first + k, true);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dy_rows, dy, Lanes::kOutputs, -1);
+    }
   }
 
-  void reduce_shared(int shared, int64_t step, const real* row) {
+  // Whether there are gradients of the states after each step at all.
+  bool load_dz(int64_t first, int64_t count) const {
+    bool any = false;
+    for (const Stream& stream : dz) stream.load(first, count), any = any || stream.present;
+    return any;
+  }
+
+  // To g what flows in at a step; the caller gives runs that have ended theirs back.
+  RNNCC_ONCE void add_dz(int64_t first, int64_t k) {
+    for (int s = 0; s < Lanes::kStates; ++s) {
+      const Row row = dz[s].row(first, first + k);
+      for (int lane = 0; dz[s].present && lane < width; lane += kLanes) {
+        const real* const from = row.block(lane);
+#pragma omp simd
+        for (int i = lane; i < lane + kLanes; ++i) g[s * kRow + i] += from[i];
+      }
+    }
+  }
+
+  // Where the state before a step was that of the start: the gradient goes there.
+  RNNCC_ONCE void reset(int64_t step, bool alone) {
+    for (int64_t row = 0; row < t.rows; ++row) {
+      if (!t.resets(a, row, step)) continue;
+      for (int s = 0; s < Lanes::kStates; ++s)
+        for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+          g_start[s * kRow + c] += g[s * kRow + c];
+      clear_row(t, row, Lanes::kStates, g);
+      if (alone) clear_row(t, row, int(kQ), Q);
+    }
+  }
+
+  RNNCC_ONCE void reduce_shared(int shared, int64_t step, const real* row) {
     const int64_t blocks_before = t.column / kLanes, places = shared_places(a);
     for (int64_t r = 0; r < t.rows; ++r) {
       if (!t.runs(r, step)) continue;
@@ -1667,7 +1824,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
         walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
   }
-  walk.run<true>();
+  walk.run(true);
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.lead ? a.begins : a.ends);
     store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
@@ -1684,7 +1841,7 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     else if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
     else clear_row(t, r, Lanes::kStates, walk.g);
   }
-  walk.run<false>();
+  walk.run(false);
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)

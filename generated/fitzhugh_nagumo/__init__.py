@@ -6,6 +6,7 @@
 # Two states of a neuron that fires. With `drive`, a steady current beside the input I, it runs on a
 # limit cycle: it never forgets its phase, so that segments of time can't be solved side by side and
 # one pass over time is the right solver. It starts where it rests without any current.
+# Field: neuroscience, dynamical systems.
 # Source: FitzHugh 1961, doi:10.1016/S0006-3495(61)86902-6; Nagumo et al. 1962,
 # doi:10.1109/JRPROC.1962.288235; a and b as there, tau as is usual today.
 #
@@ -30,6 +31,7 @@
 Two states of a neuron that fires. With `drive`, a steady current beside the input I, it runs on a
 limit cycle: it never forgets its phase, so that segments of time can't be solved side by side and
 one pass over time is the right solver. It starts where it rests without any current.
+Field: neuroscience, dynamical systems.
 Source: FitzHugh 1961, doi:10.1016/S0006-3495(61)86902-6; Nagumo et al. 1962,
 doi:10.1109/JRPROC.1962.288235; a and b as there, tau as is usual today.
 

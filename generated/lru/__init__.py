@@ -4,8 +4,10 @@
 # Linear Recurrent Unit: a decaying rotation, written with two real states for one complex one.
 #
 # Long-range linear memory, stable for any value of its params: |lambda| = exp(-exp(nu_log)) < 1.
-# Inputs are the real and imaginary part of B x; the output is the real part of the state. The starts
-# give |lambda| from 0.9 to 0.999 and phases from 0.01 to 1; gamma is computed here, not learnt.
+# Inputs are the real and imaginary part of B x; the output is the real part of the state. At the
+# start lambda is uniform over the ring 0.9 < |lambda| < 0.999, as the paper has it for long tasks;
+# gamma, there learnt from this start on, is computed here.
+# Field: time series, language models.
 # Source: Orvieto et al. 2023, arXiv:2303.06349.
 #
 # The recurrence:
@@ -33,8 +35,10 @@
 """Linear Recurrent Unit: a decaying rotation, written with two real states for one complex one.
 
 Long-range linear memory, stable for any value of its params: |lambda| = exp(-exp(nu_log)) < 1.
-Inputs are the real and imaginary part of B x; the output is the real part of the state. The starts
-give |lambda| from 0.9 to 0.999 and phases from 0.01 to 1; gamma is computed here, not learnt.
+Inputs are the real and imaginary part of B x; the output is the real part of the state. At the
+start lambda is uniform over the ring 0.9 < |lambda| < 0.999, as the paper has it for long tasks;
+gamma, there learnt from this start on, is computed here.
+Field: time series, language models.
 Source: Orvieto et al. 2023, arXiv:2303.06349.
 
 `LRU` is the layer, `lru` the recurrence alone. Kernels are built at first use.

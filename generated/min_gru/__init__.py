@@ -3,8 +3,10 @@
 #
 # minGRU: a GRU whose gate and candidate see the input only, so that it is affine in its state.
 #
+# For long sequences that have to train in parallel. h stays within the range of its candidates.
 # This is the paper's plain form (its algorithm in "vanilla" mode): the candidate xh is the projected
 # input itself, without the function g of the log-space form.
+# Field: language models, time series.
 # Source: Feng et al. 2024, arXiv:2410.01201.
 #
 # The recurrence:
@@ -21,8 +23,10 @@
 # channel stands alone. blocks of 1 (1 state x 1 channel), affine in the state, smooth.
 """minGRU: a GRU whose gate and candidate see the input only, so that it is affine in its state.
 
+For long sequences that have to train in parallel. h stays within the range of its candidates.
 This is the paper's plain form (its algorithm in "vanilla" mode): the candidate xh is the projected
 input itself, without the function g of the log-space form.
+Field: language models, time series.
 Source: Feng et al. 2024, arXiv:2410.01201.
 
 `MinGRU` is the layer, `min_gru` the recurrence alone. Kernels are built at first use.

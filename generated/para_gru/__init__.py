@@ -3,6 +3,7 @@
 #
 # GRU with diagonal state-to-state weights.
 #
+# Field: language models, time series.
 # Source: Danieli et al. 2025, arXiv:2510.21450.
 #
 # The recurrence:
@@ -25,6 +26,7 @@
 # channel stands alone. blocks of 1 (1 state x 1 channel), nonlinear in the state, smooth.
 """GRU with diagonal state-to-state weights.
 
+Field: language models, time series.
 Source: Danieli et al. 2025, arXiv:2510.21450.
 
 `ParaGRU` is the layer, `para_gru` the recurrence alone. Kernels are built at first use.

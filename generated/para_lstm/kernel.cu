@@ -4,6 +4,7 @@
 // LSTM with diagonal weights, coupled input and forget gates, and peepholes.
 //
 // Made for parallel training of language models; the state of a channel is the pair (c, h).
+// Field: language models.
 // Source: Danieli et al. 2025, arXiv:2510.21450; coupled gates (CIFG): arXiv:1503.04069.
 //
 // The recurrence:
@@ -77,6 +78,8 @@ RNNCC_FN float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 RNNCC_FN double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 RNNCC_FN float abs(float x) { return ::fabsf(x); }
 RNNCC_FN double abs(double x) { return ::fabs(x); }
+RNNCC_FN float floor(float x) { return ::floorf(x); }
+RNNCC_FN double floor(double x) { return ::floor(x); }
 RNNCC_FN float exp(float x) { return ::expf(x); }
 RNNCC_FN double exp(double x) { return ::exp(x); }
 RNNCC_FN float expm1(float x) { return ::expm1f(x); }
@@ -150,7 +153,7 @@ template <typename T> RNNCC_FN T logsigmoid(T x) { return -softplus(-x); }
 
 }  // namespace rnncc
 
-// Functions made of choices, the same for every target. NaN in is NaN out.
+// Functions made of choices and of other functions, the same for every target. NaN in is NaN out.
 
 namespace rnncc {
 
@@ -172,6 +175,26 @@ template <typename T> RNNCC_FN T minimum(T a, T b) {
 
 // The bounds go first: where they are constants, their test for NaN folds away.
 template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
+
+// (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
+template <typename T> RNNCC_FN T exprel(T x) {
+  T y = abs(x) < T(1e-8) ? T(1) + T(0.5) * x : expm1(x) / x;
+  return x > T(1e4) ? Real<T>::infinity : y;
+}
+
+// 1 + 2/3 x + 1/4 x^2 + ...: term k is (k + 1) / (k (k + 2)) x times the one before.
+template <int k, int last, typename T> RNNCC_FN T exprel_series(T x) {
+  if constexpr (k > last) return T(1);
+  else return T(1) + x * T((k + 1.0) / (k * (k + 2.0))) * exprel_series<k + 1, last>(x);
+}
+
+// The derivative of exprel. The closed form loses all digits near 0, where a series takes over.
+template <typename T> RNNCC_FN T exprel_slope(T x) {
+  T e = exp(x);
+  T closed = e < Real<T>::infinity ? (e - exprel(x)) / x : e;
+  T series = T(0.5) * exprel_series<1, sizeof(T) == 4 ? 8 : 14>(x);
+  return abs(x) < T(0.5) ? series : closed;
+}
 
 }  // namespace rnncc
 

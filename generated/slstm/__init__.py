@@ -3,8 +3,12 @@
 #
 # sLSTM: exponential gates with a normaliser n and a stabiliser m, diagonal recurrent weights.
 #
-# Can revise what it stored: an input gate is not bounded by 1. m keeps every exponential at or below
-# 1; it starts far down, so that the first step sets n to 1 and n stays at 1 or above.
+# Can revise what it stored: an input gate is not bounded by 1. c and n are the cell and the sum of
+# all weights in it, both times exp(-m). m keeps every exponential at or below 1; it starts far down,
+# so that the first step sets n to 1. The forget gate's bias starts from 5 down to -7 over the
+# channels, as in the first block of the authors' code; there recurrent weights are block-diagonal and
+# start at 0, here they are diagonal and random.
+# Field: language models, time series.
 # Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 #
 # The recurrence:
@@ -63,8 +67,12 @@
 # kinks.
 """sLSTM: exponential gates with a normaliser n and a stabiliser m, diagonal recurrent weights.
 
-Can revise what it stored: an input gate is not bounded by 1. m keeps every exponential at or below
-1; it starts far down, so that the first step sets n to 1 and n stays at 1 or above.
+Can revise what it stored: an input gate is not bounded by 1. c and n are the cell and the sum of
+all weights in it, both times exp(-m). m keeps every exponential at or below 1; it starts far down,
+so that the first step sets n to 1. The forget gate's bias starts from 5 down to -7 over the
+channels, as in the first block of the authors' code; there recurrent weights are block-diagonal and
+start at 0, here they are diagonal and random.
+Field: language models, time series.
 Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 
 `SLSTM` is the layer, `slstm` the recurrence alone. Kernels are built at first use.

@@ -1,0 +1,1 @@
+"""Shipped cells against independent implementations and known facts of their sources."""
