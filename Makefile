@@ -22,7 +22,7 @@ if [ -t 1 ]; then printf '\r\033[K'; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test test-fast golden demo bench wheel clean
+.PHONY: help venv lint format test test-fast golden docs demo bench wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,8 +62,12 @@ golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
 demo: $(STAMP)  ## compile a cell and train a small language model on it
 	@$(PY) examples/train_bytes.py
 
-bench: $(STAMP)  ## time the kernels against their rivals on this machine
-	@$(PY) -m rnncc bench
+docs: $(STAMP)  ## write docs/cells.md from cells/ and docs/cells.json
+	@$(PY) examples/catalogue.py
+
+bench: $(STAMP)  ## time a cell's kernels against their rivals on this machine (CELL=NAME or a file)
+	@[ -n "$(CELL)" ] || { echo "bench: which cell? Fix: make bench CELL=NAME"; exit 2; }
+	@$(PY) -m rnncc bench $(CELL)
 
 wheel: $(STAMP)  ## build the wheel and the sdist into dist/
 	@$(PY) -m hatchling build -d dist

@@ -1,4 +1,4 @@
-"""How many sweeps each shipped cell needs, by the number of segments, beside Newton's iteration.
+"""How many sweeps cells take in hard cases, by the number of segments, beside Newton's iteration.
 
     python examples/sweeps.py [--seeds 5] [--write]
 
@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 
 import rnncc
-from rnncc.find import find, shipped
+from rnncc.find import find
 from rnncc.probe import (
     EARLY,
     NEWTON_LIMIT,
@@ -52,7 +52,7 @@ class Case:
     designed: tuple[int, ...] | None = None
 
 
-DESIGNED = (
+CASES = (
     Case("GRU, params in U(-1, 1)", "para_gru", 1, designed=(2, 3, 5)),
     Case("GRU, params in U(-3, 3)", "para_gru", 3, designed=(4, 5, 12)),
     Case("GRU, slow gate (bias -3)", "para_gru", 1, {"xz": -3.0}, designed=(5, 6, 7)),
@@ -110,9 +110,9 @@ class Row:
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Draws a row.")
 @click.option("--write", is_flag=True, help="Write docs/sweeps.json and docs/sweeps.md.")
 def main(seeds: int, write: bool) -> None:
-    """Count sweeps for the design's hard cases and for each shipped cell at its own start."""
+    """Count sweeps for the design's cases; docs/cells.md has each shipped cell."""
     with Console(stderr=True).status("counting") as status:
-        rows = count(cases(), seeds, lambda text: status.update(f"counting: {text}"))
+        rows = count(CASES, seeds, lambda text: status.update(f"counting: {text}"))
     text = table(rows)
     click.echo(text)
     click.echo(more_text(rows))
@@ -121,12 +121,6 @@ def main(seeds: int, write: bool) -> None:
         found = {**head, "newton_limit": NEWTON_LIMIT, "rows": [row.data() for row in rows]}
         (DOCS / "sweeps.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (DOCS / "sweeps.md").write_text(page(text, seeds), encoding="utf-8")
-
-
-def cases() -> list[Case]:
-    """The design's, then the shipped cells, at the params that they start from."""
-    own = [Case(f"`{path.stem}`", path.stem) for path in shipped()]
-    return [*DESIGNED, *own]
 
 
 def count(wanted: Sequence[Case], seeds: int, say: Callable[[str], None]) -> list[Row]:
@@ -196,8 +190,8 @@ brackets stands its error after {early} iterations. *design* is what rnncc was d
 
 {table}
 
-The lower rows are the shipped cells at the params that they start from. Every draw is in
-[sweeps.json](sweeps.json); `python examples/sweeps.py --write` counts them again.
+Every draw is in [sweeps.json](sweeps.json); `python examples/sweeps.py --write` counts them again.
+[The cells](cells.md) has the sweeps of every shipped cell at the params that it starts from.
 
 FitzHugh-Nagumo runs on a limit cycle and never forgets its phase. There, and wherever there are
 about as many sweeps as segments, one pass over time is the right solver; segments give the right
@@ -205,8 +199,9 @@ answer all the same.
 
 ## What `rnncc check CELL --probe` says
 
-It draws inputs and params as above, counts the same, and follows what becomes of small differences
-between states: the largest Lyapunov exponent per step, from the products of the emitted Jacobians.
+It draws inputs such as are typical of the cell and params as it starts them, counts the same, and
+follows what becomes of small differences between states: the largest Lyapunov exponent per step,
+from the products of the emitted Jacobians.
 It is above 0 if a difference grows more than T times over all T steps, below 0 if it fades to
 {forgotten:g}, else 0. The first of these that holds is the verdict:
 

@@ -19,6 +19,7 @@ from rnncc.show import STAGES as OF_THE_CELL
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
+    from rnncc.dsl import Cell
     from rnncc.gpus import Device
     from rnncc.probe import Probe
     from rnncc.roofline import Roofline
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 Constants = dict[str, float]
 
 TARGETS = ("cpp", "cuda")
-STAGES = OF_THE_CELL | {  # of assembly.py, which needs CuPy
+STAGES = OF_THE_CELL | {
+    "latex": "the equations for a paper",  # of latex.py, from the cell itself
+    # of assembly.py, which needs CuPy
     "ptx": "the CUDA kernels in PTX, for --arch and --dtype; needs no GPU",
     "sass": "the same in the GPU's own instructions",
     "resources": "their registers, spills, occupancy and instructions per step",
@@ -62,10 +65,17 @@ def main() -> None:
 def load(path: str, constants: Mapping[str, float], fast_math: bool = False) -> CompiledCell:
     """Find and compile; what the cell's own file prints goes to stderr, away from the results."""
     from rnncc.compiler import CompiledCell
+
+    with contextlib.redirect_stdout(sys.stderr):
+        return CompiledCell(read(path), constants, fast_math)
+
+
+def read(path: str) -> Cell:
+    """The cell that a PATH names, its file run in the same way."""
     from rnncc.find import find
 
     with contextlib.redirect_stdout(sys.stderr):
-        return CompiledCell(find(path), constants, fast_math)
+        return find(path)
 
 
 # --- check -----------------------------------------------------------------------------------
@@ -331,7 +341,7 @@ def _build_cuda(compiled: CompiledCell) -> dict[str, Any]:
 @main.command(
     epilog="""\b
 Examples:
-  rnncc show para_gru --stage jacobian
+  rnncc show para_gru
   rnncc show cells/lstm.py --stage adjoint
   rnncc show para_gru --stage cpp | less
   rnncc show para_gru --stage resources --arch sm_80 --dtype bfloat16
@@ -342,7 +352,7 @@ Stages:
     + "\n".join(f"  {name:<10}  {text}" for name, text in STAGES.items())
 )
 @click.argument("path")
-@click.option("--stage", type=click.Choice(list(STAGES)), default="recurrence", show_default=True)
+@click.option("--stage", type=click.Choice(list(STAGES)), help="One stage in place of the summary.")
 @click.option("--arch", default="sm_90", show_default=True, help="Of the GPU: sm_80 is an A100.")
 @options.dtype("Of the tensors.")
 @options.fast_math
@@ -352,39 +362,68 @@ Stages:
 def show(
     ctx: click.Context,
     path: str,
-    stage: str,
+    stage: str | None,
     arch: str,
     dtype: str,
     fast_math: bool,
     constants: Constants,
     json: bool,
 ) -> None:
-    """Show one stage from equations to code, and to what a GPU makes of it."""
-    from rnncc.show import stage_text
+    """Say what a cell is and how to use it.
 
-    if stage in OF_THE_CELL:
+    With --stage, show one stage from equations to code, or what a GPU makes of it.
+    """
+    if stage is None or stage in (*OF_THE_CELL, "latex"):
         for name in ("arch", "dtype"):
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} is for --stage ptx, sass and resources")
-    compiled = load(path, constants, fast_math)
-    about: dict[str, Any] = {"name": compiled.name, "stage": stage}
-    if stage == "resources":
-        _show_resources(compiled, about | {"arch": arch, "dtype": dtype}, json)
+    if stage is None:
+        _show_summary(load(path, constants), path, json)
         return
-    if stage in OF_THE_CELL:
-        text = stage_text(compiled, stage)
-    else:
-        from rnncc import assembly
-
-        about |= {"arch": arch, "dtype": dtype}
-        text = assembly.text(compiled, stage, dtype, arch)
+    if stage == "resources":
+        compiled, of = load(path, constants, fast_math), {"arch": arch, "dtype": dtype}
+        _show_resources(compiled, {"name": compiled.name, "stage": stage, **of}, json)
+        return
+    about, text = _stage(path, stage, constants, fast_math, {"arch": arch, "dtype": dtype})
     if json:
-        terminal.as_json(about | {"text": text})
+        terminal.as_json({**about, "text": text})
     else:
         terminal.code(text, LANGUAGES.get(stage, "python"))
 
 
-LANGUAGES = {"cpp": "cpp", "cuda": "cuda", "ptx": "ptx", "sass": "text"}
+def _stage(
+    path: str, stage: str, constants: Constants, fast_math: bool, of: dict[str, str]
+) -> tuple[dict[str, str], str]:
+    """What `--json` says of a stage, and its text."""
+    if stage == "latex":
+        from rnncc.latex import latex
+        from rnncc.letters import lettered
+
+        cell = read(path)
+        with contextlib.redirect_stdout(sys.stderr):
+            return {"name": cell.name, "stage": stage}, latex(lettered(cell, constants))
+    compiled = load(path, constants, fast_math)
+    about = {"name": compiled.name, "stage": stage}
+    if stage in OF_THE_CELL:
+        from rnncc.show import stage_text
+
+        return about, stage_text(compiled, stage)
+    from rnncc import assembly
+
+    return about | of, assembly.text(compiled, stage, of["dtype"], of["arch"])
+
+
+LANGUAGES = {"latex": "latex", "cpp": "cpp", "cuda": "cuda", "ptx": "ptx", "sass": "text"}
+
+
+def _show_summary(compiled: CompiledCell, path: str, json: bool) -> None:
+    from rnncc import pages
+    from rnncc.show import overview
+
+    if json:
+        terminal.as_json(overview(compiled))
+    else:
+        pages.overview(compiled, path)
 
 
 def _show_resources(compiled: CompiledCell, about: dict[str, Any], json: bool) -> None:
@@ -403,47 +442,80 @@ def _show_resources(compiled: CompiledCell, about: dict[str, Any], json: bool) -
     epilog="""\b
 Examples:
   rnncc list
+  rnncc list --affine --states 2
+  rnncc list --field neuroscience --spiking reset
   rnncc list --json | jq '.cells[].name'""",
 )
+@click.argument("words", nargs=-1, metavar="[WORD...]")
+@click.option("--states", metavar="N", type=click.IntRange(1), help="With so many states.")
+@click.option("--affine/--nonlinear", default=None, help="Affine in the state, or not.")
+@click.option("--spiking", is_flag=True, help="With a spike.")
+@click.option("--smooth", is_flag=True, help="Without kinks, jumps and choices.")
+@click.option("--field", metavar="TEXT", help="Of a field, or of one whose name has TEXT in it.")
 @options.common
-def list_(json: bool) -> None:
-    """List the cells that ship."""
-    from rnncc import pages
-    from rnncc.find import find, shipped
-    from rnncc.show import summary
-    from rnncc.structure import classify
-    from rnncc.trace import trace
+def list_(
+    words: tuple[str, ...],
+    states: int | None,
+    affine: bool | None,
+    spiking: bool,
+    smooth: bool,
+    field: str | None,
+    json: bool,
+) -> None:
+    """List the cells that ship.
 
-    cells = [trace(find(str(path))) for path in shipped()]
-    found = [(cell, classify(cell)) for cell in cells]
+    With WORDs, those that have all of them in their name or description; with options, those that
+    fit all options.
+    """
+    from rnncc import pages
+    from rnncc.facts import facts, select
+
+    cells = facts()
+    found = select(cells, words, states, affine, spiking, smooth, field)
     if json:
-        terminal.as_json({"cells": [summary(cell, structure) for cell, structure in found]})
-    else:
+        terminal.as_json({"cells": [cell.data() for cell in found]})
+    elif found:
         pages.shipped_cells(found)
+    else:
+        pages.nothing_found(cells)
 
 
 @main.command(
     epilog="""\b
 Examples:
   rnncc new my_cell
-  rnncc new my_cell --dir cells"""
+  rnncc new my_cell --like para_gru
+  rnncc new my_cell --like other.py:its_cell --dir cells"""
 )
 @click.argument("name")
+@click.option("--like", metavar="PATH", help="Start from this cell: a file, or one that ships.")
 @click.option("--dir", "folder", default=".", show_default=True, help="Where to write it.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @options.common
-def new(name: str, folder: str, force: bool, json: bool) -> None:
+def new(name: str, like: str | None, folder: str, force: bool, json: bool) -> None:
     """Write NAME.py, a cell to start from.
 
-    It is commented and compiles as it is.
+    It is commented and compiles as it is. With --like it is a copy of another cell under the new
+    name, which says where it comes from.
     """
-    from rnncc.starter import write_starter
+    from rnncc.starter import check_name, starter, write_cell
 
-    path = write_starter(name, Path(folder), force)
+    check_name(name)
+    text = starter(name) if like is None else _like(name, like)
+    path = write_cell(text, name, Path(folder), force)
     if json:
-        terminal.as_json({"name": name, "file": str(path)})
+        terminal.as_json({"name": name, "file": str(path), "like": like})
     else:
         terminal.line(f"{path}: written.\nNext: rnncc check {path}")
+
+
+def _like(name: str, path: str) -> str:
+    from rnncc.like import text_like
+
+    try:
+        return text_like(read(path), name)
+    except LoadError as error:
+        raise LoadError(f"--like: {error}") from error
 
 
 # --- bench, doctor ---------------------------------------------------------------------------
@@ -456,11 +528,11 @@ def _shapes(device: str) -> str:
 @main.command(
     epilog="""\b
 Examples:
-  rnncc bench
+  rnncc bench para_gru
   rnncc bench cells/lstm.py --shape 1x16384x16 --solvers --json > times.json
   rnncc bench min_gru --device cuda --dtype bfloat16"""
 )
-@click.argument("path", default="para_gru")
+@click.argument("path")
 @options.shape(
     "Batch, steps and channels; repeatable.  "
     f"[default: {_shapes('cpu')}; of cuda: {_shapes('cuda')}]",

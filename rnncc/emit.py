@@ -108,6 +108,9 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     """What the run time needs to know of the cell."""
     cell, program = compiled.cell, compiled.program
     streams, work = len(program.inputs) + len(program.outputs), effort(compiled)
+    ahead = 8 if streams <= 3 and work.step.functions < 2 else 4
+    # twice the warps have half the registers each
+    light = len(program.states) == 1 and ahead * streams <= 16
     return KernelSpec(
         name=cell.name,
         states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
@@ -125,8 +128,8 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         tile=TILE,
         kept=len(program.states) + len(compiled.rows) + len(program.inputs),
         effort=work,
-        ahead=8 if streams <= 3 and work.step.functions < 2 else 4,
-        warps=16 if len(program.states) == 1 else 8,
+        ahead=ahead,
+        warps=16 if light else 8,
         fast_math=fast_math,
     )
 

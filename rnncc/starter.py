@@ -1,4 +1,4 @@
-"""Starter: a name -> the file of a commented cell that compiles as it is."""
+"""Starter: a name -> the text of a commented cell that compiles as it is, and its file."""
 
 from __future__ import annotations
 
@@ -41,14 +41,17 @@ def {name}(
 '''
 
 
-def write_starter(name: str, folder: Path, force: bool = False) -> Path:
+def starter(name: str) -> str:
+    """The text of a commented cell."""
+    return TEXT.format(name=name)
+
+
+def write_cell(text: str, name: str, folder: Path, force: bool = False) -> Path:
     """Write NAME.py into the folder.
 
     Raises:
-        ArgumentError: the name can't be a cell's.
         LoadError: the file exists, or can't be written.
     """
-    check_name(name)
     path = folder / f"{name}.py"
     if path.exists() and not force:
         raise LoadError(
@@ -56,7 +59,7 @@ def write_starter(name: str, folder: Path, force: bool = False) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(TEXT.format(name=name), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         reason = error.strerror or error
         raise LoadError(

@@ -47,6 +47,24 @@ def loud(h: State, x: Input):
 """
 
 
+UNITS = '''
+"""A membrane.
+
+v is its potential (mV), w a current, which grows (in a way); I is in uA/cm2, dt in ms.
+Field: neuroscience.
+Source: nobody, who measured h in mV.
+"""
+from rnncc import Input, State, cell, constant, uniform
+
+@cell
+def membrane(
+    v: State(init=-65), w: State, h: State, I: Input(typical=uniform(0, 20)),
+    g: Input(bias=constant(1)), dt: Input(shared=True), tau=5.0,
+):
+    return {"v": v + dt * (I - w - h - v) / tau, "w": w + g * v, "h": h / 2, "a": v, "b": w}
+'''
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with cells that can't be compiled in it."""
@@ -189,7 +207,7 @@ def test_check_as_data_holds_the_same() -> None:
         "name": "z",
         "expr": "sigmoid(az*h + xz)",
         "note": "update gate",
-        "line": 15,
+        "line": 16,
     }
     assert found["jacobian"]["entries"] == [["dh_next_dh"]]
     assert found["structure"]["kind"] == "diagonal"
@@ -216,7 +234,7 @@ def test_check_probes_a_cell_and_says_what_it_is() -> None:
     text = good("check", "elman", *SMALL_PROBE, "--weights", "0.5", "--seed", "3")
     for line in (
         r"^Probe of 64 steps and 4 channels, float64$",
-        r"^  inputs: standard normal; params: uniform in \[-0.5, 0.5\]; seed 3$",
+        r"^  inputs: as is typical of the cell; params: uniform in \[-0.5, 0.5\]; seed 3$",
         r"^Sweeps until neighbours agree to 1e-12$",
         r"^  16 +4 +\d$",
         r"^  32 +2 +\d$",
@@ -415,6 +433,7 @@ def test_the_import_line_is_one_that_python_takes(result: dict[str, str], line: 
     ("stage", "line"),
     [
         ("recurrence", "  z = sigmoid(az*h + xz)                              # update gate"),
+        ("latex", r"  z_t &= \sigma(x_{z,t} + a_z\,h_{t-1}) && \text{update gate} \\"),
         ("lets", "r = sigmoid(ar*h + xr)                              # reset gate"),
         ("jacobian", "d h' / d h = dh_next_dh"),
         ("structure", "h' x"),
@@ -432,6 +451,61 @@ def test_show_prints_a_stage(stage: str, line: str) -> None:
         "stage": stage,
         "text": text.removesuffix("\n"),
     }
+
+
+def test_show_without_a_stage_says_what_a_cell_is_and_how_to_use_it() -> None:
+    text = good("show", "para_gru")
+    for line in (
+        "  GRU with diagonal state-to-state weights.",
+        "  z = sigmoid(az*h + xz)                              # update gate",
+        "  diagonal, blocks of 1, nonlinear, smooth",
+        "  h     state  [B, N]     starts at 0",
+        "  y, h = layer(x)",
+        "  y = para_gru(xz, xr, xc, az, ar, ac)",
+        "More: rnncc check para_gru, rnncc show para_gru --stage latex",
+    ):
+        assert line in text.splitlines()
+    found = data("show", "para_gru")
+    assert found["source"] == "Danieli et al. 2025, arXiv:2510.21450."
+    assert found["doc"] == "GRU with diagonal state-to-state weights."
+    assert found["structure"]["kind"] == "diagonal"
+    assert (
+        found["recurrence"][0]
+        == "z = sigmoid(az*h + xz)                              # update gate"
+    )
+
+
+def test_show_has_the_units_of_the_docstring_and_what_inputs_are_like() -> None:
+    Path("membrane.py").write_text(UNITS)
+    found = data("show", "membrane.py", "--set", "tau=7")
+    assert found["fields"] == ["neuroscience"]
+    assert {row["name"]: row["start"] for row in found["arguments"]} == {
+        "v": "starts at -65 mV",
+        "w": "starts at 0",
+        "h": "starts at 0",
+        "I": "given at each step, in uA/cm2, like uniform(0, 20)",
+        "g": "given at each step; its bias starts as constant(1)",
+        "dt": "given at each step, in ms, like uniform(0, 1)",
+        "tau": "7, changed by --set tau=...",
+    }
+
+
+def test_the_use_that_show_tells_runs() -> None:
+    Path("membrane.py").write_text(UNITS)
+    good("compile", "membrane.py")
+    lines = data("show", "membrane.py")["use"]
+    assert lines[2:] == ["(a, b), (v, w, h) = layer(x, dt=dt)", "a, b = membrane(I, g, dt)"]
+    made = (
+        "import torch; x, dt = torch.ones(2, 5, 256), torch.ones(2, 5); I = g = x.repeat(1, 1, 2)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([made, *lines, "print(a.shape, v.shape)"])],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("torch.Size([2, 5, 512]) torch.Size([2, 512])\n", "")
 
 
 def test_every_stage_is_explained_in_the_help() -> None:
@@ -535,18 +609,51 @@ def test_without_a_gpu_nothing_can_be_built_for_one() -> None:
 def test_list_has_a_line_for_every_shipped_cell() -> None:
     lines = {line.split()[0]: line for line in good("list").splitlines()[1:]}
     assert sorted(lines) == [path.stem for path in shipped()]
-    assert re.match(r"  lru +re, im +diagonal, blocks of 2, affine, smooth ", lines["lru"])
-    assert "groups of 4 channels, blocks of 4, nonlinear, smooth" in lines["block_elman"]
+    assert re.match(r"  lru +re, im +diagonal +affine, smooth ", lines["lru"])
+    assert re.search(r" groups of 4 channels +nonlinear, smooth ", lines["block_elman"])
     assert "nonlinear, spiking" in lines["lif"]
     assert lines["para_gru"].endswith("  Danieli et al. 2025, arXiv:2510.21450.")
 
 
-def test_list_as_data_tells_states_structure_and_source() -> None:
+def test_list_as_data_tells_states_structure_field_and_source() -> None:
     found = {cell["name"]: cell for cell in data("list")["cells"]}
     assert sorted(found) == [path.stem for path in shipped()]
     assert found["lstm"]["states"] == ["c", "h"]
     assert found["lru"]["structure"]["affine"]
     assert all(cell["doc"] and cell["source"] for cell in found.values())
+
+
+def listed(*words: str) -> list[dict[str, Any]]:
+    cells = data("list", *words)["cells"]
+    assert cells
+    return list(cells)
+
+
+def test_list_has_filters_for_states_structure_and_words() -> None:
+    assert {len(cell["states"]) for cell in listed("--states", "2")} == {2}
+    assert {cell["structure"]["affine"] for cell in listed("--affine")} == {True}
+    assert {cell["structure"]["affine"] for cell in listed("--nonlinear")} == {False}
+    assert {cell["structure"]["spiking"] for cell in listed("--spiking")} == {True}
+    assert {cell["structure"]["smooth"] for cell in listed("--smooth")} == {True}
+    assert "slstm" in [cell["name"] for cell in listed("STABILISER", "gates")]
+    assert len(listed("--affine")) + len(listed("--nonlinear")) == len(shipped())
+
+
+def test_list_has_a_filter_for_a_field_or_a_part_of_its_name() -> None:
+    (field, *_) = next(cell["fields"] for cell in listed() if cell["fields"])
+    of_the_field = listed("--field", field)
+    assert all(field in cell["fields"] for cell in of_the_field)
+    assert len(of_the_field) < len(shipped())
+    assert listed("--field", field.upper()[:-1]) == of_the_field
+
+
+def test_filters_that_no_cell_fits_are_told_with_those_that_there_are() -> None:
+    text = good("list", "--affine", "--spiking")
+    assert text.startswith("No cell that ships fits all of that.\nFilters: words, --states 1 | 2 ")
+    assert "--affine | --nonlinear, --spiking, --smooth, --field." in text
+    for field in {field for cell in listed() for field in cell["fields"]}:
+        assert field in text.splitlines()[-1]
+    assert data("list", "nothing_like_it") == {"cells": []}
 
 
 def test_new_writes_a_cell_that_compiles_as_it_is() -> None:
@@ -559,6 +666,7 @@ def test_new_writes_into_a_folder_that_it_makes() -> None:
     assert data("new", "my_cell", "--dir", "my/cells") == {
         "name": "my_cell",
         "file": "my/cells/my_cell.py",
+        "like": None,
     }
     assert find("my/cells/my_cell.py").name == "my_cell"
 
@@ -571,6 +679,21 @@ def test_new_replaces_a_file_only_by_force() -> None:
     assert Path("my_cell.py").read_text() == "mine"
     good("new", "my_cell", "--force")
     assert "def my_cell(" in Path("my_cell.py").read_text()
+
+
+def test_new_starts_from_another_cell() -> None:
+    assert data("new", "my_gru", "--like", "para_gru")["like"] == "para_gru"
+    assert data("check", "my_gru.py")["source"] == "Danieli et al. 2025, arXiv:2510.21450."
+    assert good("new", "other", "--like", "my_gru.py").startswith("other.py: written.\n")
+    assert data("show", "other.py")["recurrence"] == data("show", "para_gru")["recurrence"]
+    assert refused(1, "new", "other", "--like", "para_gru").startswith("other.py: exists.\n")
+
+
+def test_new_says_of_a_cell_that_is_not_there_that_it_was_to_be_like_it() -> None:
+    message = refused(1, "new", "my_gru", "--like", "para_gr")
+    assert message.startswith("--like: para_gr: no such file, and no cell of that name ships.\n")
+    assert "did you mean 'para_gru'?" in message
+    assert not Path("my_gru.py").exists()
 
 
 def test_new_says_why_it_can_not_write() -> None:
@@ -650,10 +773,12 @@ def test_bench_refuses_channels_that_do_not_fill_a_group() -> None:
         (["check", "lif", "--set", "slope=x"], "got 'slope=x', expected NAME=NUMBER"),
         (["check", "lif", "--set", "=1"], "got '=1', expected NAME=NUMBER"),
         (["check", "lif", "--shape", "8x4"], "got '8x4', expected BATCHxSTEPSxCHANNELS"),
-        (["bench", "--shape", "8x4x0"], "got '8x4x0', expected BATCHxSTEPSxCHANNELS"),
-        (["bench", "--threads", "0"], "0 is not in the range x>=1"),
+        (["bench"], "Missing argument 'PATH'"),
+        (["bench", "lif", "--shape", "8x4x0"], "got '8x4x0', expected BATCHxSTEPSxCHANNELS"),
+        (["bench", "lif", "--threads", "0"], "0 is not in the range x>=1"),
         (["nothing_like_it"], "No such command 'nothing_like_it'"),
         (["list", "--nothing-like-it"], "No such option"),
+        (["list", "--states", "0"], "0 is not in the range x>=1"),
     ],
     ids=" ".join,
 )

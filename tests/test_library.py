@@ -147,17 +147,18 @@ def test_a_layer_of_it_takes_its_projections_names_its_params_and_steps(
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name not in CORE])
-def test_nvrtc_compiles_it_without_a_warning(name: str, target: str) -> None:
-    """With registers to spare: spills are allowed to those of more states than 4 only."""
+def test_nvrtc_compiles_its_tiles_without_a_warning_or_a_spill(name: str, target: str) -> None:
+    """Tiles hold more in registers than all other kernels do; cells that mix channels may spill."""
     if target == "cpp":
         pytest.skip("kernel.cu is the GPU's")
     pytest.importorskip("cupy")
-    made = nvrtc.compile(name, compiled(name).source("cuda"), "float32", "sm_90")
+    parts, spec = list(CUDA_KERNELS), compiled(name).spec
+    text = f"#define RNNCC_PART {parts.index('tiles')}\n{compiled(name).source('cuda')}"
+    made = nvrtc.compile(name, text, "float32", "sm_90")
     assert made.warnings == ()
     spilled = {r.kernel for r in made.resources if r.spill_stores + r.spill_loads}
-    assert spilled == set() or compiled(name).spec.size > 4
-    names = {f"{name}_{kernel}" for kernels in CUDA_KERNELS.values() for kernel in kernels}
-    assert {r.kernel for r in made.resources} == names
+    assert spilled == set() or spec.group > 1
+    assert {r.kernel for r in made.resources} == {f"{name}_{k}" for k in CUDA_KERNELS["tiles"]}
 
 
 def test_its_file_is_short_and_says_field_and_source(target: str) -> None:
