@@ -20,7 +20,7 @@ def gate(x, alpha, beta, dt):
 @cell
 def hodgkin_huxley(
     v: State(init=-65), m: State(init=0.0529), h: State(init=0.5961), n: State(init=0.3177),
-    I: Input(typical=uniform(0, 20)),
+    I: Input(typical=uniform(10, 40)),
     C=1.0, g_Na=120.0, g_K=36.0, g_L=0.3, E_Na=50.0, E_K=-77.0, E_L=-54.387, dt=0.025,
 ):
     a_m = 1 / exprel(-(v + 40) / 10)  # rates, 1/ms: a_m opens m, b_m closes it

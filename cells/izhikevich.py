@@ -2,24 +2,21 @@
 
 v is the membrane's potential (mV), u its recovery, s the spikes; I and u are in mV/ms, dt in ms. As
 in the paper's program, which has dt=1, v takes two half steps, then u one with the new v; but what
-v overshoots its peak by does not reach u, where it would make the firing irregular. a, b, c, d make
-the kind of cell: (0.02, 0.2, -65, 8) fires regularly, (0.1, 0.2, -65, 2) fast, (0.02, 0.2, -50, 2)
-in bursts; they start anywhere in between. A gradient passes the spikes s by a surrogate in units of
-100 mV, and the reset as the step it is: not at all in v. Where I just makes it fire, an upstroke
-enlarges whatever differs, gradients too, a thousandfold.
+v overshoots its peak by does not reach u, where it would make the firing irregular. This one fires
+regularly; a=0.1, d=2 fires fast, c=-50, d=2 in bursts, c=-55, d=4 bursts once. A gradient passes
+the spikes s by a surrogate in units of 100 mV, and the reset as the step it is: not at all in v.
+Where I just makes it fire, an upstroke enlarges whatever differs, gradients too, a thousandfold.
 Field: neuroscience.
 Source: Izhikevich 2003, doi:10.1109/TNN.2003.820440.
 """
 
-from rnncc import Input, Param, State, cell, minimum, spike, uniform, where
+from rnncc import Input, State, cell, minimum, spike, uniform, where
 
 
 @cell
 def izhikevich(
-    v: State(init=-65), u: State(init=-13), I: Input(typical=uniform(40, 80)),
-    a: Param(init=uniform(0.02, 0.1)), b: Param(init=uniform(0.2, 0.25)),
-    c: Param(init=uniform(-65, -50)), d: Param(init=uniform(2, 8)),
-    v_peak=30.0, slope=5.0, dt=0.1,
+    v: State(init=-65), u: State(init=-13), I: Input(typical=uniform(20, 40)),
+    a=0.02, b=0.2, c=-65.0, d=8.0, v_peak=30.0, slope=5.0, dt=0.1,
 ):
     v_half = v + dt / 2 * (0.04 * v**2 + 5 * v + 140 - u + I)
     v_hat = v_half + dt / 2 * (0.04 * v_half**2 + 5 * v_half + 140 - u + I)

@@ -1938,6 +1938,6 @@ RNNCC_KERNEL(256) gru_ode_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
 RNNCC_KERNEL(128) gru_ode_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 2  // tiles
-RNNCC_KERNEL(512) gru_ode_tiles(rnncc::Args a) { rnncc::tiles(a); }
-RNNCC_KERNEL(512) gru_ode_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+RNNCC_KERNEL(256) gru_ode_tiles(rnncc::Args a) { rnncc::tiles(a); }
+RNNCC_KERNEL(256) gru_ode_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
 #endif

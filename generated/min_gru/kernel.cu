@@ -1901,6 +1901,6 @@ RNNCC_KERNEL(256) min_gru_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
 RNNCC_KERNEL(128) min_gru_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 2  // tiles
-RNNCC_KERNEL(512) min_gru_tiles(rnncc::Args a) { rnncc::tiles(a); }
-RNNCC_KERNEL(512) min_gru_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+RNNCC_KERNEL(256) min_gru_tiles(rnncc::Args a) { rnncc::tiles(a); }
+RNNCC_KERNEL(256) min_gru_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
 #endif
