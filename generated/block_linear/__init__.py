@@ -6,7 +6,8 @@
 # For tracking a state: with permutations for A and B a block runs a finite automaton exactly, also
 # where its moves don't commute, as those of diagonal transitions always do. The choice is one for
 # all channels. In the paper the matrices are dense, may be more than two, and the columns of their
-# mixture are divided by their 1.2-norms; here nothing keeps the state from growing.
+# mixture are divided by their 1.2-norms; here they start small, and then nothing keeps the state from
+# growing.
 # Field: language models, dynamical systems.
 # Source: Terzic et al. 2025, arXiv:2412.19350 (SD-SSM); block-diagonal: arXiv:2309.07412.
 #
@@ -57,7 +58,8 @@
 For tracking a state: with permutations for A and B a block runs a finite automaton exactly, also
 where its moves don't commute, as those of diagonal transitions always do. The choice is one for
 all channels. In the paper the matrices are dense, may be more than two, and the columns of their
-mixture are divided by their 1.2-norms; here nothing keeps the state from growing.
+mixture are divided by their 1.2-norms; here they start small, and then nothing keeps the state from
+growing.
 Field: language models, dynamical systems.
 Source: Terzic et al. 2025, arXiv:2412.19350 (SD-SSM); block-diagonal: arXiv:2309.07412.
 
