@@ -171,7 +171,7 @@ def prose_of(doc: str) -> str:
 def unit_of(doc: str, name: str) -> str:
     """The unit of an argument where the docstring has it, as in "v is the potential (mV)"."""
     text = " ".join(prose_of(doc).split())
-    found = re.search(rf"\b{name}\b (?:is )?(?:in |[^.;,()]*\()({UNIT})\b", text)
+    found = re.search(rf"\b{name}\b (?:(?:is )?in |\(|is [^.;,()]*\()({UNIT})\b", text)
     return found[1] if found else ""
 
 

@@ -20,7 +20,7 @@ from rnncc.ir import Argument, CellIR
 from rnncc.kernel import COMPUTE
 from rnncc.reference import plain_loop, plain_step
 from tests.small import SMALL
-from tests.tolerances import assert_close
+from tests.tolerances import TOLERANCES, assert_close, limits
 
 SHIPPED = [path.stem for path in shipped()]
 # One cell for each thing that a kernel can meet. They go through everything; what the others go
@@ -399,8 +399,11 @@ def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: s
             if COMPUTE[call.dtype] != torch.float32:
                 raise
             spread = spread or [_named(name, outcome) for outcome in _as_uncertain(name, call)]
-            error = (a.double() - e).abs().max()
-            if not error <= 3 * max((other[label].double() - e).abs().max() for other in spread):
+            limit = limits(e, TOLERANCES[dtype], gradient)
+            error, *others = (
+                ((found[label].double() - e).abs() / limit).max() for found in (got_all, *spread)
+            )
+            if not error <= 3 * max(others):
                 raise
 
 

@@ -19,7 +19,7 @@ FIELDS = {"language models", "time series", "neuroscience", "dynamical systems"}
 DOC = """A membrane.
 
 v is its potential (mV), w a current which grows (in a way), x (1) has none; I is in uA/cm2.
-A time dt in ms. It looks (s) like h.
+A time dt in ms. It looks (s) like h. b decays with tau_a (ms).
 Field: neuroscience, time series.
 Source: Nobody 1999,
 doi:10.1/2; and others.
@@ -70,7 +70,10 @@ def test_fields_and_source_are_entries_of_the_docstring() -> None:
 
 @pytest.mark.parametrize(
     ("name", "unit"),
-    [("v", "mV"), ("w", ""), ("x", ""), ("I", "uA/cm2"), ("dt", "ms"), ("h", ""), ("t", "")],
+    [
+        *(("v", "mV"), ("w", ""), ("x", ""), ("I", "uA/cm2"), ("dt", "ms"), ("h", ""), ("t", "")),
+        *(("b", ""), ("tau_a", "ms")),
+    ],
 )
 def test_a_unit_stands_in_brackets_after_what_a_value_is(name: str, unit: str) -> None:
     assert unit_of(DOC, name) == unit

@@ -47,7 +47,7 @@ def assert_close(
         f"{what}: shape {list(actual.shape)}, expected {list(expected.shape)}"
     )
     a, e = (t.detach().to("cpu", torch.float64) for t in (actual, expected))
-    limit = _limit(e, TOLERANCES[dtype], gradient)
+    limit = limits(e, TOLERANCES[dtype], gradient)
     same = (a == e) | (a.isnan() & e.isnan())
     error = torch.where(same, 0.0, (a - e).abs()).nan_to_num(torch.inf, torch.inf)
     over = error > limit
@@ -55,7 +55,8 @@ def assert_close(
         raise AssertionError(_report(a, e, error, limit, over, f"{what} ({dtype})"))
 
 
-def _limit(expected: torch.Tensor, tolerance: Tolerance, gradient: bool) -> torch.Tensor:
+def limits(expected: torch.Tensor, tolerance: Tolerance, gradient: bool) -> torch.Tensor:
+    """The allowed error of each entry."""
     size = torch.where(expected.isfinite(), expected.abs(), 0.0)
     if not gradient:
         return tolerance.output * size.clamp(min=1.0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import snntorch  # type: ignore[import-untyped]
+import snntorch
 import torch
 from snntorch import surrogate
 from torch import Tensor
