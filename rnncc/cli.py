@@ -377,6 +377,8 @@ def show(
         for name in ("arch", "dtype"):
             if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{name} is for --stage ptx, sass and resources")
+    if fast_math and stage not in ("cuda", "ptx", "sass", "resources"):
+        raise click.UsageError("--fast-math is for --stage cuda, ptx, sass and resources")
     if stage is None:
         _show_summary(load(path, constants), path, json)
         return

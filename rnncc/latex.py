@@ -49,7 +49,7 @@ def latex(cell: CellIR, environment: str = "align") -> str:
         if not names.is_own(name, expr)
     ]
     lines += [
-        f"{names.after(name)} &= {names.result(expr, printer)}"
+        f"{names.after(name)} &= {printer.text(expr)}"
         for name, expr in cell.outputs.items()
         if name not in cell.next and str(expr) != name
     ]
@@ -78,8 +78,11 @@ class Names:
         self.moving |= set(cell.outputs)
         self.order = [*(let.name for let in cell.lets), *(a.name for a in cell.arguments)]
         # the let c_new is the next c, and is written so
+        lets = {let.name for let in cell.lets}
         self.own = {
-            str(expr): state for state, expr in cell.next.items() if _is_own(state, str(expr))
+            str(expr): state
+            for state, expr in cell.next.items()
+            if str(expr) in lets and _is_own(state, str(expr))
         }
 
     def is_own(self, state: str, expr: Expr) -> bool:
@@ -94,10 +97,6 @@ class Names:
     def before(self, name: str) -> str:
         """The same inside an expression, where a state is the one before the step."""
         return written(name, time="t-1") if name in self.states else self.after(name)
-
-    def result(self, expr: Expr, printer: Printer) -> str:
-        """An output's expression."""
-        return self.after(expr.name) if expr.is_Symbol else printer.text(expr)
 
     def rank(self, symbol: Expr) -> tuple[bool, int]:
         """A place in a product: what is the same at all times, then lets, then arguments."""
@@ -287,7 +286,7 @@ class LatexPrinter(Printer):
         return self.call(f"{_upright('exprel')}'", x), ATOM
 
     def _logsigmoid(self, x: Expr) -> tuple[str, int]:
-        return rf"\log {self.call(self.FUNCTIONS['sigmoid'], x)}", MUL
+        return f"\\log{_round(self.call(self.FUNCTIONS['sigmoid'], x))}", ATOM
 
     def _sqrt(self, x: Expr) -> tuple[str, int]:
         return rf"\sqrt{{{self.text(x)}}}", ATOM

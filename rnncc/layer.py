@@ -138,7 +138,8 @@ class CellLayer(nn.Module):
     Args:
         input_size: features of x.
         hidden_size: channels N of the recurrence.
-        bias: whether the projection adds a bias.
+        bias: whether the projection adds a bias; without one an input that the cell starts with a
+            bias of its own has none either.
         bidirectional: run forward and, with weights of its own, from the end; outputs are then
             [..., T, 2 * N], and each state is [2, ..., N], the forward one first.
         reverse: run from the end of each sequence to its beginning.

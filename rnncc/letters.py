@@ -25,12 +25,13 @@ def lettered(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR
     A constant that the body needs as a number, such as a spike's slope, stays one.
 
     Args:
-        constants: new values of those, by name.
+        constants: new values of some, by name, which then are numbers.
     Raises:
         CellError: what `trace` says of the cell with numbers.
     """
     plain = trace(cell, constants)
-    letters = [name for name in plain.constants if _traced(cell, constants, [name])]
+    free = [name for name in plain.constants if name not in (constants or {})]
+    letters = [name for name in free if _traced(cell, constants, [name])]
     return _traced(cell, constants, letters) or plain
 
 

@@ -255,6 +255,10 @@ def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
             seen = f"'{name}' has init={role.init!r}"
             yield seen, "The init of a State is a finite number.", "State(init=0.0)"
     elif isinstance(role, Input):
+        for option in ("shared", "projected"):
+            if type(getattr(role, option)) is not bool:
+                seen = f"'{name}' has {option}={getattr(role, option)!r}"
+                yield seen, "It is True or False.", f"Input({option}=True)"
         if role.projected and not role.shared:
             yield (
                 f"'{name}' has projected=True without shared=True",
@@ -290,10 +294,15 @@ def _faults_of_start(
             f"It is {kinds}, of finite numbers.",
             f"{option}=uniform(-1, 1)",
         )
-    elif not all(map(math.isfinite, start.range())):
-        values = ", ".join(f"{value:g}" for value in start.range())
+    elif start.b < {"uniform": start.a, "normal": 0}.get(start.kind, start.b):
         yield (
-            f"'{name}' has {option}={start}, which takes the values {values}",
-            "It is finite wherever it can be drawn.",
+            f"'{name}' has {option}={start}",
+            "It is uniform from the lower bound to the upper, or normal with a deviation >= 0.",
+            f"{option}=uniform(-1, 1)",
+        )
+    elif odd := [value for value in start.range() if not math.isfinite(value)]:
+        yield (
+            f"'{name}' has {option}={start}, which can be {odd[0]:g}",
+            "It is finite wherever it can be drawn, up to 6 deviations from a normal's mean.",
             "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
         )

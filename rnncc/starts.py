@@ -23,6 +23,8 @@ WITH_NUMBER: dict[str, tuple[Callable[[Any, float], Any], str, int, int]] = {
     "mul": (operator.mul, "{c}*{x}", PRODUCT, PRODUCT),
     "pow": (operator.pow, "{x}**{c}", ATOM, POWER),
 }
+DEVIATIONS = 6  # of a normal distribution, beyond which nothing is drawn
+SAMPLES = 9  # of what can be drawn
 SHAPING = ("exp", "log", "log1p", "expm1", "sqrt")  # functions that a start may go through
 
 
@@ -51,8 +53,12 @@ class Init:
                 continue
             _, pattern, needs, gives = WITH_NUMBER[name]
             inner = text if binding >= needs else f"({text})"
-            negated = (name, number) == ("mul", -1)
-            text = f"-{inner}" if negated else pattern.format(x=inner, c=f"{number:g}")
+            if (name, number) == ("mul", -1):
+                text = f"-({text})" if text.startswith("-") else f"-{inner}"
+            elif name == "add" and number < 0:
+                text = f"{inner} - {-number:g}"
+            else:
+                text = pattern.format(x=inner, c=f"{number:g}")
             binding = gives
         return text
 
@@ -60,10 +66,19 @@ class Init:
         """With one more change."""
         return replace(self, then=(*self.then, (change, number)))
 
+    def drawn(self) -> Init:
+        """As it is drawn, before it is changed."""
+        return replace(self, then=())
+
     def range(self) -> list[float]:
-        """The values at the ends and in the middle of the distribution; NaN where there is none."""
-        middle = (self.a + self.b) / 2
-        drawn = (self.a, middle, self.b) if self.kind in ("uniform", "spaced") else (self.a,)
+        """Values all over what can be drawn, in order of that; NaN where there is none."""
+        if self.kind == "constant":
+            low, high = self.a, self.a
+        elif self.kind == "normal":
+            low, high = self.a - DEVIATIONS * self.b, self.a + DEVIATIONS * self.b
+        else:
+            low, high = self.a, self.b
+        drawn = [low + (high - low) * i / (SAMPLES - 1) for i in range(SAMPLES)]
         return [_changed(value, self.then) for value in drawn]
 
     def __add__(self, other: Any) -> Init:

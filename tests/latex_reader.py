@@ -121,8 +121,6 @@ class Reader:
             return math.sqrt(self.group())
         if token == r"\begin{cases}":
             return self.cases()
-        if token == r"\log" and self.peek() == r"\sigma":
-            return math.log(self.atom())
         if token in FUNCTIONS:
             return FUNCTIONS[token](*self.arguments())
         return math.pi if token == r"\pi" else float(token)

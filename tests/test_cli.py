@@ -566,6 +566,8 @@ def test_an_architecture_that_there_is_not_is_refused() -> None:
 def test_arch_and_dtype_are_for_what_a_gpu_makes_of_a_cell() -> None:
     message = refused(2, "show", "elman", "--arch", "sm_80")
     assert "--arch is for --stage ptx, sass and resources" in message
+    message = refused(2, "show", "elman", "--fast-math")
+    assert "--fast-math is for --stage cuda, ptx, sass and resources" in message
 
 
 # --- GPUs by name ----------------------------------------------------------------------------

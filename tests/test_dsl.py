@@ -77,7 +77,7 @@ def test_an_init_may_go_through_functions_and_arithmetic(tmp_path: Path) -> None
     assert [str(a.init) for a in ir.params] == [
         "log(-log(uniform(0.5, 0.9)))",
         "sqrt(-0.5*uniform(0, 1) + 1)",
-        "3*spaced(1, 2)**2 + -1",
+        "3*spaced(1, 2)**2 - 1",
         "2*(constant(4) + 1)**-1",
     ]
     drawn = [fill(torch.empty(5), a.init) for a in ir.params if a.init]
@@ -86,6 +86,21 @@ def test_an_init_may_go_through_functions_and_arithmetic(tmp_path: Path) -> None
     spaced = torch.tensor([1, 1.25, 1.5, 1.75, 2])
     torch.testing.assert_close(drawn[2], 3 * spaced**2 - 1)
     torch.testing.assert_close(drawn[3], torch.full((5,), 0.4))
+
+
+def test_what_is_shaped_keeps_its_digits_in_half_precision() -> None:
+    nu = rnncc.log(-rnncc.log(rnncc.uniform(0.99, 0.999)))
+    drawn = fill(torch.empty(4000, dtype=torch.bfloat16), nu).double()
+    decay = torch.exp(-torch.exp(drawn))
+    assert decay.min() < 0.9905
+    assert decay.max() > 0.9985
+    with_default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        spaced = fill(torch.empty(512, dtype=torch.float32), rnncc.spaced(0, 100))
+    finally:
+        torch.set_default_dtype(with_default)
+    assert len(spaced.unique()) == 512
 
 
 def test_an_input_says_what_it_is_like_and_where_it_comes_from(tmp_path: Path) -> None:

@@ -568,10 +568,29 @@ TRACING = {
         "return R @ h + x",
     ),
     "an init that is infinite at an end": bad_argument(
-        "'a' has init=log(uniform(0, 1)), which takes the values nan, -0.693147, 0",
-        "It is finite wherever it can be drawn.",
+        "'a' has init=log(uniform(0, 1)), which can be nan",
+        "It is finite wherever it can be drawn, up to 6 deviations from a normal's mean.",
         "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
         "h: State, x: Input, a: Param(init=log(uniform(0, 1)))",
+    ),
+    "an init that can be NaN far out": bad_argument(
+        "'a' has init=sqrt(normal(1, 1)), which can be nan",
+        "It is finite wherever it can be drawn, up to 6 deviations from a normal's mean.",
+        "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
+        "h: State, x: Input, a: Param(init=sqrt(normal(1, 1)))",
+    ),
+    "bounds in the wrong order": bad_argument(
+        "'a' has init=uniform(1, -1)",
+        "It is uniform from the lower bound to the upper, or normal with a deviation >= 0.",
+        "init=uniform(-1, 1)",
+        "h: State, x: Input, a: Param(init=uniform(1, -1))",
+    ),
+    "a word for True": bad_argument(
+        "'dt' has shared='yes'",
+        "It is True or False.",
+        "Input(shared=True)",
+        "h: State, dt: Input(shared='yes'), a: Param",
+        "return a * h + dt",
     ),
     "a bias that is a number": bad_argument(
         "'x' has bias=-1",

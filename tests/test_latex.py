@@ -98,6 +98,22 @@ def test_a_let_that_is_no_state_s_next_value_keeps_its_name(tmp_path: Path) -> N
     ]
 
 
+def test_an_output_may_be_the_state_before_the_step(tmp_path: Path) -> None:
+    body = 'h_new = tanh(h + x)\nreturn {"h": h_new, "before": h}'
+    assert lines(traced(tmp_path, body, "h: State, x: Input"))[1] == (
+        r"\mathrm{before}_t &= h_{t-1}"
+    )
+
+
+def test_a_state_may_take_over_another_whose_name_is_like_its_next(tmp_path: Path) -> None:
+    body = 'return {"x": x1, "x1": u + 0.5 * x, "y": x}'
+    assert lines(traced(tmp_path, body, "x: State, x1: State, u: Input")) == [
+        r"x_{1,t} &= u_t + 0.5\,x_{t-1}",
+        r"x_t &= x_{1,t-1}",
+        r"y_t &= x_{t-1}",
+    ]
+
+
 def test_two_letters_of_an_argument_are_a_letter_and_its_gate(tmp_path: Path) -> None:
     signature = (
         "h: State, xi: Input, xf: Input, dt: Input(shared=True), mu: Param, pi: Param, pf: Param"
@@ -129,7 +145,7 @@ def test_two_letters_of_an_argument_are_a_letter_and_its_gate(tmp_path: Path) ->
         ("x * a / exprel(-h)", r"\frac{a\,h_{t-1}\,x_t}{1 - \exp(-h_{t-1})}"),
         ("exprel(h) * x * a", r"a\,x_t\,\frac{\exp(h_{t-1}) - 1}{h_{t-1}}"),
         ("x * a * rsqrt(h)", r"\frac{a\,x_t}{\sqrt{h_{t-1}}}"),
-        ("logsigmoid(h) * x * a", r"a\,x_t\,\log \sigma(h_{t-1})"),
+        ("logsigmoid(h) * x * a", r"a\,x_t\,\log(\sigma(h_{t-1}))"),
         ("relu(h) * x * a", r"a\,x_t\,\max(0, h_{t-1})"),
         ("maximum(h, x) * a", r"a\,\max(h_{t-1}, x_t)"),
         ("abs(h) * x * a", r"a\,x_t\,\left|h_{t-1}\right|"),

@@ -3,7 +3,7 @@
 //
 // Adaptive exponential integrate-and-fire neuron (AdEx) by Euler's method.
 //
-// v is the membrane's potential (mV), w an adaptation current (pA) that grows by b with each spike s.
+// v is the membrane's potential (mV), w is an adaptation current (pA) that grows by b at each spike.
 // I is in pA, C in pF, conductances in nS, times in ms. It fires from I = 627 on, fast at first. The
 // exponential is clipped at V_peak, as simulators do, or it would overflow; V_peak is 5 Delta_T above
 // V_T, as theirs often is, where the spike is certain and near (the paper has 20 mV). A gradient

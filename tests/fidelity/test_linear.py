@@ -104,15 +104,15 @@ def min_lstm(v: Values, h: Array) -> Any:
     return (h,), (h,)
 
 
-def hgrn(v: Values, re: Array, im: Array) -> Any:
-    keep = sigma(v["xf"])
+def hgrn(v: Values, re: Array, im: Array, *, lower_bound: float = 0.0) -> Any:
+    keep = lower_bound * sigma(-v["xf"]) + sigma(v["xf"])
     c = v["xc_re"] * sigma(v["xc_re"]) + 1j * v["xc_im"] * sigma(v["xc_im"])
     h = keep * np.exp(1j * v["theta"]) * (re + 1j * im) + (1 - keep) * c
     return (h.real, h.imag), (h.real, h.imag)
 
 
-def rg_lru(v: Values, h: Array) -> Any:
-    a = sigma(v["Lambda"]) ** (8 * sigma(v["xr"]))
+def rg_lru(v: Values, h: Array, *, c: float = 8.0) -> Any:
+    a = sigma(v["Lambda"]) ** (c * sigma(v["xr"]))
     h = a * h + np.sqrt(1 - a**2) * (sigma(v["xi"]) * v["x"])
     return (h,), (h,)
 
@@ -167,8 +167,8 @@ def lmu_matrices(theta: float) -> tuple[Array, Array]:
     return held[:6, :6], held[:6, 6]
 
 
-def lmu(v: Values, *m: Array) -> Any:
-    A, B = lmu_matrices(64)
+def lmu(v: Values, *m: Array, theta: float = 64.0) -> Any:
+    A, B = lmu_matrices(theta)
     new = np.einsum("ij,jbn->ibn", A, np.stack(m)) + np.einsum("i,bn->ibn", B, v["u"])
     y = np.einsum("in,ibn->bn", np.stack([v[f"c{i}"] for i in range(6)]), new)
     return tuple(new), (y,)
