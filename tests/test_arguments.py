@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "channels that the groups don't divide": (
         lambda: compiled("crossed")(
-            torch.rand(B, T, 1), torch.rand(B, T), torch.rand(1, 2, 2), torch.rand(3)
+            torch.rand(B, T, 1), *torch.rand(2, B, T), torch.rand(1, 2, 2), torch.rand(3)
         ),
         "a: got float32 [3] on cpu, expected [2]: R has 2 channels.\n"
         "Fix: give params and inputs the same number of channels",

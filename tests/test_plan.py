@@ -17,9 +17,9 @@ from rnncc.choices import Choices
 from rnncc.machine import MEASURED, Machine
 from rnncc.plan import LEAD, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, Plan, plan
 from rnncc.predict import LANE_BYTES, Tiling
-from tests.runs import SHIPPED, compiled
+from tests.runs import CORE, compiled
 
-SPECS = {name: compiled(name).kernel.spec for name in SHIPPED}
+SPECS = {name: compiled(name).kernel.spec for name in CORE}
 WIDE, NARROW = (8, 2048, 256), (1, 131072, 4)
 
 batches = st.integers(1, 300)
@@ -123,7 +123,7 @@ def test_auto_takes_segments_where_channels_are_few_and_steps_many() -> None:
 
 
 @given(
-    st.sampled_from(SHIPPED),
+    st.sampled_from(CORE),
     st.integers(1, 64),
     st.integers(1, 200_000),
     st.integers(1, 600),
