@@ -54,6 +54,14 @@ SANITIZE = (
 RACES = ("-g1", "-fsanitize=thread")
 PRELOADED = "RNNCC_EMULATION_SANITIZER"
 RUNNING = threading.Lock()  # a library runs one launch at a time
+HOLDING: list[ctypes.CDLL] = []  # the one library whose threads still have their stacks
+
+
+def _keep_stacks_of(library: ctypes.CDLL) -> None:
+    """Take them from the library that ran before; a process can't map those of all."""
+    if HOLDING and HOLDING[0] is not library:
+        HOLDING.pop().emulation_release()
+    HOLDING[:] = [library]
 
 
 class EmulationError(AssertionError):
@@ -142,6 +150,7 @@ class EmulatedModule:
             args, self.seed, shared, grid, *block, known.number, self.flush, self.seconds
         )
         with RUNNING:
+            _keep_stacks_of(self.library)
             fault = self.library.emulation_launch(ctypes.byref(request))
             text = fault.decode() if fault else ""
         if text:

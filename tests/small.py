@@ -44,7 +44,7 @@ def crossed(
     R: Matrix(block=2),
     a: Param,
 ):
-    h_new = tanh(R @ (h + a * k) + dt * x) * gain
+    h_new = tanh(R @ (h + a * k) + dt * x) * sigmoid(gain)
     return {"h": h_new, "k": 0.5 * k + h}
 
 

@@ -106,8 +106,9 @@ static void switch_to(Fiber& next) {
 }
 
 // ---- stacks ------------------------------------------------------------------------------------
-// In one stretch of addresses, each above a page that must not be touched. Memory is taken as it is
-// used. Their tops are staggered, or all would fall into the same few sets of the cache.
+// In one stretch of addresses, from its end, each above a page that must not be touched; nor must what
+// is not in use. Memory is taken as it is used. Their tops are staggered, or all would fall into the
+// same few sets of the cache.
 
 constexpr size_t kStackBytes = size_t(256) << 10;
 constexpr int kMostStacks = 1024;
@@ -119,20 +120,20 @@ static size_t page_bytes() {
   return bytes;
 }
 
-static char* reserve(size_t bytes) {
+static char* reserve(size_t bytes, int access = PROT_READ | PROT_WRITE) {
   int flags = MAP_PRIVATE | MAP_ANONYMOUS;
 #ifdef MAP_NORESERVE
   flags |= MAP_NORESERVE;
 #endif
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+  void* memory = mmap(nullptr, bytes, access, flags, -1, 0);
   if (memory == MAP_FAILED) abort();
   return static_cast<char*>(memory);
 }
 
 static void place_stack(Fiber& fiber, int number) {
-  if (!stacks) stacks = reserve(kMostStacks * kStackBytes);
-  char* const start = stacks + number * kStackBytes;
-  mprotect(start, page_bytes(), PROT_NONE);
+  if (!stacks) stacks = reserve(kMostStacks * kStackBytes, PROT_NONE);
+  char* const start = stacks + (kMostStacks - 1 - number) * kStackBytes;
+  mprotect(start + page_bytes(), kStackBytes - page_bytes(), PROT_READ | PROT_WRITE);
   fiber.bottom = start + page_bytes();
   fiber.bytes = kStackBytes - page_bytes() - size_t(number) * 320 % 16384;
 }

@@ -313,6 +313,8 @@ EMULATION_EXPORT size_t emulation_argument_bytes(int kernel) {
   return emulation::kernels[kernel].argument_bytes;
 }
 
+EMULATION_EXPORT void emulation_release() { emulation::release_fibers(); }
+
 EMULATION_EXPORT size_t emulation_static_bytes() { return emulation::static_bytes(); }
 
 // What went wrong, or null. One launch at a time.
