@@ -68,9 +68,10 @@ def _exprel_slope(x: Tensor) -> Tensor:
     """Its derivative."""
     near = x.abs() < 0.5
     small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
-    closed = (torch.exp(large) - torch.expm1(large) / large) / large
+    grown = torch.exp(large)
+    closed = torch.where(grown.isinf(), grown, (grown - torch.expm1(large) / large) / large)
     slope = [k * c for k, c in enumerate(_EXPREL)][1:]
-    return torch.where(near, _series(small, slope), torch.where(x > 700, torch.inf, closed))
+    return torch.where(near, _series(small, slope), closed)
 
 
 _EXPREL = [1 / math.factorial(k + 1) for k in range(17)]

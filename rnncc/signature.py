@@ -294,13 +294,13 @@ def _faults_of_start(
             f"It is {kinds}, of finite numbers.",
             f"{option}=uniform(-1, 1)",
         )
-    elif start.b < {"uniform": start.a, "normal": 0}.get(start.kind, start.b):
+    elif not start.in_order():
         yield (
             f"'{name}' has {option}={start}",
             "It is uniform from the lower bound to the upper, or normal with a deviation >= 0.",
             f"{option}=uniform(-1, 1)",
         )
-    elif odd := [value for value in start.range() if not math.isfinite(value)]:
+    elif odd := [value for value in start.samples() if not math.isfinite(value)]:
         yield (
             f"'{name}' has {option}={start}, which can be {odd[0]:g}",
             "It is finite wherever it can be drawn, up to 6 deviations from a normal's mean.",

@@ -70,7 +70,13 @@ class Init:
         """As it is drawn, before it is changed."""
         return replace(self, then=())
 
-    def range(self) -> list[float]:
+    def in_order(self) -> bool:
+        """Whether a uniform one's bounds are, and a normal one's deviation is not negative."""
+        return not (self.kind == "uniform" and self.a > self.b) and not (
+            self.kind == "normal" and self.b < 0
+        )
+
+    def samples(self) -> list[float]:
         """Values all over what can be drawn, in order of that; NaN where there is none."""
         if self.kind == "constant":
             low, high = self.a, self.a
