@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,7 @@ def write(files: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 def _refuse_foreign(folder: Path, known: set[str]) -> None:
-    if not folder.exists():
-        return
-    names = {p.name for p in folder.iterdir()} if folder.is_dir() else {folder.name}
+    names = _names(folder)
     foreign = sorted(names if MARK not in names else names - known)
     if foreign:
         listed = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
@@ -49,6 +48,23 @@ def _refuse_foreign(folder: Path, known: set[str]) -> None:
             f"{folder}: exists and holds other things than rnncc writes: {listed}.\n"
             "Fix: --out another folder, or move it away"
         )
+
+
+def _names(folder: Path) -> set[str]:
+    """What is in the folder, or the name of the file in its place; read again if replaced between.
+
+    Another process that writes here moves the folder away and empties it while we list it.
+    """
+    for _ in range(RACES):
+        if not folder.exists():
+            return set()
+        with contextlib.suppress(FileNotFoundError):
+            before = folder.stat()
+            is_folder = stat.S_ISDIR(before.st_mode)
+            names = {path.name for path in folder.iterdir()} if is_folder else {folder.name}
+            if os.path.samestat(before, folder.stat()):
+                return names
+    raise OSError(errno.EBUSY, "other processes keep replacing it")
 
 
 def _fill(folder: Path, files: Mapping[str, str]) -> Path:
