@@ -57,38 +57,40 @@ def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
     return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
 
 
-def _exprel(x: Tensor) -> Tensor:
-    """(exp(x) - 1) / x; by its series near 0, where autograd through the quotient loses digits."""
-    near = x.abs() < 0.5
-    small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
-    return torch.where(near, _series(small, _EXPREL), torch.expm1(large) / large)
+class _Exprel(torch.autograd.Function):
+    """(exp(x) - 1) / x; autograd through the quotient would lose digits near 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.where(x == 0, 1.0, torch.expm1(x) / x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * _exprel_slope(x)
 
 
 def _exprel_slope(x: Tensor) -> Tensor:
-    """Its derivative."""
+    """Its derivative; by its series near 0, where the closed form cancels."""
     near = x.abs() < 0.5
     small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
     grown = torch.exp(large)
     closed = torch.where(grown.isinf(), grown, (grown - torch.expm1(large) / large) / large)
-    slope = [k * c for k, c in enumerate(_EXPREL)][1:]
-    return torch.where(near, _series(small, slope), closed)
+    series = torch.full_like(x, _SLOPE[-1])
+    for c in reversed(_SLOPE[:-1]):
+        series = c + small * series
+    return torch.where(near, series, closed)
 
 
-_EXPREL = [1 / math.factorial(k + 1) for k in range(17)]
-
-
-def _series(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    total = torch.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        total = c + x * total
-    return total
+_SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 
 
 # what the text of functions.TABLE calls beside torch
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_heaviside": _heaviside,
     "_mix": _mix,
-    "_exprel": _exprel,
+    "_exprel": _Exprel.apply,
     "_exprel_slope": _exprel_slope,
 }
 

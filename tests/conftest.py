@@ -1,4 +1,4 @@
-"""What all tests share: one kernel cache, few threads, a known Hypothesis profile, markers."""
+"""What all tests share: one kernel cache, few threads, known draws, markers, targets."""
 
 import os
 import unittest.mock
@@ -63,6 +63,14 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
             yield where
     else:
         yield where
+
+
+@pytest.fixture(autouse=True)
+def same_draws_every_time() -> None:
+    """What a test draws hangs neither on the run nor on the tests before it."""
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from tests.tolerances import assert_close
 EVERY_TARGET = True  # see conftest.py
 FIELDS = {"language models", "time series", "neuroscience", "dynamical systems"}
 SHAPES = [(2, 1, 7), (3, 33, 12), (1, 260, 5), (0, 4, 4), (2, 0, 4)]
+LONG = 100  # steps that are dear to the oracle
 SOLVERS: dict[str, dict[str, Any]] = {
     "one pass": {"solver": "sequential", "checkpoint": 8},
     "short segments": {"solver": "segmented", "segment": 4},
@@ -55,7 +56,7 @@ def dtypes_of(target: str) -> tuple[torch.dtype, ...]:
 @each_cell
 def test_outputs_states_and_all_gradients_equal_the_oracle(name: str, target: str) -> None:
     for dtype, (seed, shape) in itertools.product(dtypes_of(target), enumerate(SHAPES)):
-        for start in (True, False):
+        for start in (True, False) if shape[1] < LONG else (True,):
             fitted = (*shape[:2], fitting(name, shape[2]))
             call = random_call(name, fitted, dtype, seed=seed, start=start)
             expected = by_oracle(name, call)
