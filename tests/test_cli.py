@@ -357,7 +357,7 @@ def test_compile_and_build_fills_the_cache(folder: Path, monkeypatch: pytest.Mon
     (first,) = data("compile", "elman", "--build")["cells"]
     assert (first["cached"], Path(first["kernel"]).parent) == (False, folder / "cache")
     assert Path(first["kernel"]).is_file()
-    assert "kernel from the cache in 0." in good("compile", "elman", "--build")
+    assert "kernel from the cache in" in good("compile", "elman", "--build")
 
 
 def test_a_failed_compile_leaves_the_old_output_in_place() -> None:
