@@ -120,7 +120,7 @@ def measure(
         shape: [B, T, N].
         dtype: of the inputs.
         against_compile: also the loop with chunks of 32 steps under torch.compile; that compiles
-            for 10 to 40 seconds.
+            for 10 to 40 seconds, for many minutes where a step has many operations.
         budget: about how many seconds each of the two takes, once compiled.
     Raises:
         ArgumentError: the shape doesn't fit the cell.

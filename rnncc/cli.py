@@ -551,7 +551,8 @@ Examples:
 @click.option(
     "--against-compile",
     is_flag=True,
-    help="Also time the loop under torch.compile, 32 steps at a time (compiles for 10 to 40 s).",
+    help="Also time the loop under torch.compile, 32 steps at a time (compiles for 10 to 40 s; for "
+    "many minutes where a step has many operations).",
 )
 @click.option("--solvers", is_flag=True, help="Also time every solver by itself.")
 @click.option("--threads", type=click.IntRange(min=1), help="How many threads PyTorch uses.")

@@ -63,7 +63,8 @@ class _Exprel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.where(x == 0, 1.0, torch.expm1(x) / x)
+        finite = x.clamp(max=torch.finfo(x.dtype).max)
+        return torch.where(x == 0, 1.0, torch.expm1(x) / finite)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.testing import assert_close
 
 from rnncc import build
+from rnncc.reference import FUNCTIONS
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "pieces.h")]
@@ -237,6 +240,14 @@ def test_special_values(library: Library, name: str, dtype: type[Any]) -> None:
     table = SPECIAL[name] | {NAN: NAN}
     x = np.array(list(table), dtype=dtype)
     np.testing.assert_array_equal(library(name, x), np.array(list(table.values()), dtype=dtype))
+
+
+@pytest.mark.parametrize("name", ["exprel", "exprel_slope"])
+def test_special_values_of_what_the_oracle_has_beside_torch(name: str) -> None:
+    table = SPECIAL[name] | {NAN: NAN}
+    x = torch.tensor(list(table), dtype=torch.float64)
+    exact = torch.tensor(list(table.values()), dtype=torch.float64)
+    assert_close(FUNCTIONS[f"_{name}"](x), exact, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
