@@ -57,13 +57,13 @@ test-fast: $(STAMP)  ## the tests that take seconds
 	@$(PY) -m pytest -n $(WORKERS) -m "not slow and not gpu" $(TESTS)
 
 golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
-	@$(PY) -m tests.golden --update
+	@$(PY) -m tests.support.golden --update
 
 demo: $(STAMP)  ## compile a cell and train a small language model on it
 	@$(PY) examples/train_bytes.py
 
 docs: $(STAMP)  ## write docs/cells.md from cells/ and docs/cells.json
-	@$(PY) examples/catalogue.py
+	@$(PY) tools/catalogue.py
 
 bench: $(STAMP)  ## time a cell's kernels against their rivals on this machine (CELL=NAME or a file)
 	@[ -n "$(CELL)" ] || { echo "bench: which cell? Fix: make bench CELL=NAME"; exit 2; }

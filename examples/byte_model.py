@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from rnncc.ir import CellIR
-from rnncc.layer import CellLayer
-from rnncc.reference import plain_loop, plain_step
+from rnncc.export.torch_loop import plain_loop, plain_step
+from rnncc.ir.program import CellIR
+from rnncc.nn.layer import CellLayer
 
 MakeLayer = Callable[[int, int], CellLayer]
 

@@ -31,10 +31,11 @@ from rich.console import Console
 from torch import Tensor
 
 import rnncc
-from rnncc import build
-from rnncc.find import find
-from rnncc.reference import plain_loop
-from rnncc.write import write
+from rnncc.cache import cache_dir
+from rnncc.codegen.writer import write
+from rnncc.export.torch_loop import plain_loop
+from rnncc.lang.loader import find
+from rnncc.runtime.cpu import build
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = ROOT / "cells" / "para_gru.py"
@@ -163,7 +164,7 @@ def _import(out: Path, figures: Figures) -> ModuleType:
     compiler = build.find_compiler()
     used = " ".join(compiler.command) if compiler else "no compiler"
     line("built and run", f"in {figures['build_seconds']:.2f} s, {used}, unless cached already in")
-    block([str(build.cache_dir())])
+    block([str(cache_dir())])
     return module
 
 

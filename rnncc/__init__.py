@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rnncc.dsl import (
+from rnncc.errors import (
+    ArgumentError,
+    BuildError,
+    CellError,
+    ConvergenceError,
+    LoadError,
+    RnnccError,
+    StructureError,
+)
+from rnncc.lang.dsl import (
     Cell,
     Input,
     Matrix,
@@ -48,15 +57,6 @@ from rnncc.dsl import (
     tanh,
     uniform,
     where,
-)
-from rnncc.errors import (
-    ArgumentError,
-    BuildError,
-    CellError,
-    ConvergenceError,
-    LoadError,
-    RnnccError,
-    StructureError,
 )
 
 if TYPE_CHECKING:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rnncc.choices import Choices
-from rnncc.dsl import Cell
-from rnncc.emit import analyse, emit, kernel_spec
+from rnncc.codegen.emit import analyse, emit, kernel_spec
 from rnncc.errors import ArgumentError
-from rnncc.ir import Compiled, Structure
-from rnncc.signature import OPTIONS
-from rnncc.spec import FILES, KernelSpec
-from rnncc.trace import trace
+from rnncc.ir.program import Compiled, Structure
+from rnncc.ir.spec import FILES, KernelSpec
+from rnncc.lang.dsl import Cell
+from rnncc.lang.signature import OPTIONS
+from rnncc.lang.trace import trace
+from rnncc.planner.choices import Choices
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from rnncc.kernel import Kernel
-    from rnncc.layer import CellLayer
-    from rnncc.plan_cuda import Gpu
+    from rnncc.nn.layer import CellLayer
+    from rnncc.planner.cuda import Gpu
+    from rnncc.runtime.kernel import Kernel
 
 
 class CompiledCell:
@@ -51,7 +51,7 @@ class CompiledCell:
     def kernel(self) -> Kernel:
         """The kernel, built at its first run."""
         if self._kernel is None:
-            from rnncc.kernel import Kernel
+            from rnncc.runtime.kernel import Kernel
 
             sources = {target: self.files[file] for target, file in FILES.items()}
             self._kernel = Kernel(self.spec, sources)
@@ -70,21 +70,21 @@ class CompiledCell:
         return self.files[FILES[target]]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Solve the recurrence; arguments as in `rnncc.layer.run`."""
-        from rnncc.layer import run
+        """Solve the recurrence; arguments as in `rnncc.nn.layer.run`."""
+        from rnncc.nn.layer import run
 
         options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
         """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""
-        from rnncc.layer import jacobians
+        from rnncc.nn.layer import jacobians
 
         return jacobians(self.kernel, args, kwargs, h0=h0)
 
     def layer(self, input_size: int, hidden_size: int, **options: Any) -> CellLayer:
         """An nn.Module with input projection, like torch.nn.GRU, batch first."""
-        from rnncc.layer import CellLayer
+        from rnncc.nn.layer import CellLayer
 
         return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)
 
@@ -103,7 +103,7 @@ class CompiledCell:
             device: "cpu", "cuda" for the GPU here, or the name of one: "H100".
             choices: solver, segment, ... as in a call.
         """
-        from rnncc.explain import as_text
+        from rnncc.planner.explain import as_text
 
         return as_text(self.explanation(batch, steps, channels, dtype, device, **choices), dtype)
 
@@ -119,10 +119,10 @@ class CompiledCell:
         """The same for machines."""
         import torch
 
-        from rnncc.arguments import check_groups
-        from rnncc.explain import explain
-        from rnncc.kernel import COMPUTE
-        from rnncc.marshal import plan_of
+        from rnncc.nn.arguments import check_groups
+        from rnncc.planner.explain import explain
+        from rnncc.runtime.call import plan_of
+        from rnncc.runtime.kernel import COMPUTE
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
             if size < 1:
@@ -146,8 +146,8 @@ def _gpu(device: str) -> torch.device | Gpu:
     """The CPU, the GPU that is here, or one that is known by name."""
     import torch
 
-    from rnncc.gpus import find_device
-    from rnncc.plan_cuda import Gpu
+    from rnncc.planner.cuda import Gpu
+    from rnncc.planner.devices import find_device
 
     if device in ("cpu", "cuda"):
         return torch.device(device)

@@ -52,12 +52,12 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where the calls of a test run; of all tests, so that it can't be left out."""
     where: str = getattr(request, "param", "cpp")
     if where == "emulated":
-        from tests.emulated import emulated
+        from tests.support.emulated import emulated
 
         with emulated():
             yield where
     elif where == "gpu":
-        from tests import runs
+        from tests.support import runs
 
         with unittest.mock.patch.object(runs, "DEVICE", "cuda"):
             yield where

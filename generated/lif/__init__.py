@@ -39,10 +39,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rnncc.kernel import Kernel
-from rnncc.layer import CellLayer
-from rnncc.layer import run as _run
-from rnncc.status import Solve
+from rnncc.runtime.kernel import Kernel
+from rnncc.nn.layer import CellLayer
+from rnncc.nn.layer import run as _run
+from rnncc.nn.status import Solve
 
 __all__ = ["LIF", "lif"]
 

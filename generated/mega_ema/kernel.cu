@@ -457,7 +457,7 @@ struct View {
   int64_t batch, time, channel;
 };
 
-// Every member has 8 bytes; rnncc/marshal.py fills them in this order.
+// Every member has 8 bytes; rnncc/runtime/call.py fills them in this order.
 struct Args {
   int64_t batch, steps, groups;    // sequences, steps of the longest, groups of channels
   int64_t extent;                  // time steps in memory
@@ -490,7 +490,7 @@ struct Args {
   View z[Cell::kStateTensors];    // the states after each step
   real* h_last;                    // [states, batch, channels]
   real* saved;                     // [slots, states, channels], or null
-  double* status;                  // see Solution in rnncc/ops.py
+  double* status;                  // see Solution in rnncc/nn/ops.py
   // backward: the gradients of y, z and h_last (null for zero), then those of all arguments
   View dy[Cell::kOutputTensors + 1];
   View dz[Cell::kStateTensors];
@@ -1043,7 +1043,7 @@ RNNCC_FN int64_t solved_segments(const Args& a) {
   return gave_up(a) ? 0 : bad < segments ? bad : segments;
 }
 
-// What `status` says, see Solution in rnncc/ops.py.
+// What `status` says, see Solution in rnncc/nn/ops.py.
 RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);
@@ -1941,7 +1941,7 @@ RNNCC_FN void reduce_shared_inputs(const Args& a) {
 }  // namespace rnncc
 
 // ---- kernels -------------------------------------------------------------------------------------
-// rnncc/launch_cuda.py launches them. Threads of a block: 32 along x, a warp; warps along y. RNNCC_PART,
+// rnncc/runtime/cuda/launch.py launches them. Threads of a block: 32 along x, a warp; warps along y. RNNCC_PART,
 // if set, is the one part to compile.
 
 #if !defined(RNNCC_PART) || RNNCC_PART == 0  // passes

@@ -763,7 +763,7 @@ struct View {
   int64_t batch, time, channel;
 };
 
-// Every member has 8 bytes; rnncc/marshal.py fills them in this order.
+// Every member has 8 bytes; rnncc/runtime/call.py fills them in this order.
 struct Args {
   int64_t batch, steps, groups;    // sequences, steps of the longest, groups of channels
   int64_t extent;                  // time steps in memory
@@ -796,7 +796,7 @@ struct Args {
   View z[Cell::kStateTensors];    // the states after each step
   real* h_last;                    // [states, batch, channels]
   real* saved;                     // [slots, states, channels], or null
-  double* status;                  // see Solution in rnncc/ops.py
+  double* status;                  // see Solution in rnncc/nn/ops.py
   // backward: the gradients of y, z and h_last (null for zero), then those of all arguments
   View dy[Cell::kOutputTensors + 1];
   View dz[Cell::kStateTensors];

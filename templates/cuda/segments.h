@@ -57,7 +57,7 @@ RNNCC_FN int64_t solved_segments(const Args& a) {
   return gave_up(a) ? 0 : bad < segments ? bad : segments;
 }
 
-// What `status` says, see Solution in rnncc/ops.py.
+// What `status` says, see Solution in rnncc/nn/ops.py.
 RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);

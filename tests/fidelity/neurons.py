@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import rnncc
-from tests.runs import Call, compiled, listed, random_call, solve
+from tests.support.runs import Call, compiled, listed, random_call, solve
 
 Array = NDArray[np.float64]
 Values = Mapping[str, float]

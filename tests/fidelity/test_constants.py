@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnncc.draws import fill
-from rnncc.find import find
-from rnncc.ir import CellIR
-from rnncc.reference import plain_loop
-from rnncc.trace import trace
+from rnncc.export.torch_loop import plain_loop
+from rnncc.ir.program import CellIR
+from rnncc.lang.loader import find
+from rnncc.lang.trace import trace
+from rnncc.nn.initialize import fill
 from tests.fidelity.test_continuous import (
     antisymmetric_rnn,
     co_rnn,
@@ -57,7 +57,7 @@ from tests.fidelity.test_neurons import (
     wilson_cowan_1972,
 )
 from tests.fidelity.test_spiking import adex_2005, alif_2018, se_adlif_2024, tc_lif_2024
-from tests.runs import SHIPPED
+from tests.support.runs import SHIPPED
 
 Constants = dict[str, float]
 Neuron = Mapping[str, float]  # inputs and params of one neuron at one step

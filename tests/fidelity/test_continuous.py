@@ -14,8 +14,8 @@ from ncps.torch import CfCCell, LTCCell
 from numpy.typing import NDArray
 
 import rnncc
-from rnncc.find import find
-from tests.runs import compiled, listed
+from rnncc.lang.loader import find
+from tests.support.runs import compiled, listed
 
 Array = NDArray[np.float64]
 Values = dict[str, Array]

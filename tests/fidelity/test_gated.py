@@ -16,7 +16,7 @@ import torch
 import torchrecurrent
 from torch import Tensor, nn
 
-from tests.runs import Call, compiled, random_call, solve
+from tests.support.runs import Call, compiled, random_call, solve
 
 BATCH, STEPS, CHANNELS = 2, 50, 8
 SHUT = -800.0  # before a sigmoid: exactly 0 in float64

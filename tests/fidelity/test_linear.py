@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 import rnncc
-from rnncc.draws import fill
-from rnncc.find import find
-from tests.runs import compiled, listed, random_call
+from rnncc.lang.loader import find
+from rnncc.nn.initialize import fill
+from tests.support.runs import compiled, listed, random_call
 
 Array = NDArray[Any]
 Values = dict[str, Array]

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import rnncc
-from rnncc.find import find
+from rnncc.lang.loader import find
 from tests.fidelity.neurons import Array, Values, agrees, crossings, drawn, steady
-from tests.runs import compiled, solve
+from tests.support.runs import compiled, solve
 
 
 def runge_kutta(rate: Callable[[Array], Array], start: Array, dt: float, steps: int) -> Array:

@@ -18,7 +18,7 @@ from snntorch import surrogate
 from torch import Tensor
 
 import rnncc
-from rnncc.find import find
+from rnncc.lang.loader import find
 from tests.fidelity.neurons import (
     BATCH,
     CHANNELS,
@@ -31,7 +31,7 @@ from tests.fidelity.neurons import (
     spike_times,
     steady,
 )
-from tests.runs import Call, compiled, listed, solve
+from tests.support.runs import Call, compiled, listed, solve
 
 # --- leaky integrate-and-fire, beside snnTorch -------------------------------------------------
 

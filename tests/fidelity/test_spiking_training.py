@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rnncc
-from rnncc.find import find
+from rnncc.lang.loader import find
 
 Batch = tuple[Tensor, Tensor]
 

@@ -1,0 +1,1 @@
+"""Analysis: how a cell behaves on random inputs, and pictures of it."""

@@ -1,0 +1,1 @@
+"""Benchmarks: kernels and their baselines, timed in turns."""

@@ -1,0 +1,228 @@
+"""Rivals: a cell and a shape -> what its kernel is timed against: loops, layers, scans, copies."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnncc.bench.timing import Run
+from rnncc.errors import RnnccError
+from rnncc.export.torch_loop import Step, plain_loop, plain_step
+from rnncc.ir.program import CellIR, Structure
+from rnncc.runtime.kernel import COMPUTE
+
+Shape = tuple[int, int, int]
+Arguments = Mapping[str, Tensor]
+Loop = Callable[[Arguments], list[Tensor]]
+
+CPU = torch.device("cpu")
+CHUNK = 32  # steps of the loop that torch.compile sees at once
+CUDNN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SCANNED = [2**n for n in range(5, 17)]  # the steps that accelerated-scan takes
+
+
+class UnavailableError(RnnccError):
+    """A rival can't be run here, or not at this shape; says why."""
+
+
+# --- loops -----------------------------------------------------------------------------------
+
+
+def plain(cell: CellIR, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> Loop:
+    """The loop that a user would write in PyTorch, all of it in one dtype."""
+    step = step_on(cell, dtype, device)
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        given = {name: x.to(dtype) for name, x in arguments.items()}
+        return plain_loop(cell, given, starts(cell, given), step)[0]
+
+    return run
+
+
+def oracle(cell: CellIR, dtype: torch.dtype, device: torch.device = CPU) -> Loop:
+    """The plain loop in the dtype that kernels compute in, its outputs rounded as theirs are."""
+    wide = plain(cell, COMPUTE[dtype], device)
+    return lambda arguments: [y.to(dtype) for y in wide(arguments)]
+
+
+def chunked(
+    cell: CellIR,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
+    size: int = CHUNK,
+) -> Loop:
+    """The plain loop, `size` steps at a time under torch.compile: the strongest rival on a CPU."""
+    step = step_on(cell, dtype, device, keep=False)
+
+    def chunk(
+        states: tuple[Tensor, ...], inputs: Sequence[Tensor], params: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+        rows = []
+        for xs in zip(*(x.unbind(1) for x in inputs), strict=True):
+            states, outputs = step(*states, *xs, *params)
+            rows.append(outputs)
+        return states, [torch.stack(column, 1) for column in zip(*rows, strict=True)]
+
+    compiled = torch.compile(chunk, dynamic=False)
+
+    def run(arguments: Arguments) -> list[Tensor]:
+        given = {name: x.to(dtype) for name, x in arguments.items()}
+        inputs, params = inputs_of(cell, given), [given[a.name] for a in cell.params]
+        states = starts(cell, given)
+        parts = []
+        for xs in zip(*(x.split(size, 1) for x in inputs), strict=True):
+            states, outputs = compiled(states, xs, params)
+            parts.append(outputs)
+        return [torch.cat(column, 1) for column in zip(*parts, strict=True)]
+
+    return run
+
+
+def one_step(cell: CellIR, arguments: Arguments, dtype: torch.dtype, device: torch.device) -> Run:
+    """A step of the plain loop, from arguments of one step."""
+    given = {name: x.to(dtype) for name, x in arguments.items()}
+    step, states = step_on(cell, dtype, device), starts(cell, given)
+    inputs = [x[:, 0] for x in inputs_of(cell, given)]
+    params = [given[a.name] for a in cell.params]
+
+    def run() -> Any:
+        with torch.no_grad():
+            return step(*states, *inputs, *params)
+
+    return run
+
+
+def step_on(cell: CellIR, dtype: torch.dtype, device: torch.device, keep: bool = True) -> Step:
+    """The step of the plain loop, its constants on the device.
+
+    Args:
+        keep: make each constant once. torch.compile makes constants of its own, and is told no.
+    """
+    step = plain_step(cell, dtype)
+    if device.type != "cpu":
+
+        def tensor(value: float) -> Tensor:
+            return torch.full((), float(value), dtype=dtype, device=device)
+
+        step.__globals__["_tensor"] = functools.cache(tensor) if keep else tensor
+    return step
+
+
+def inputs_of(cell: CellIR, arguments: Arguments) -> list[Tensor]:
+    """[B, T, N] each, [B, T, 1] if shared."""
+    inputs = [arguments[a.name] for a in cell.inputs]
+    return [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
+
+
+def starts(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
+    """The states before the first step, [B, N] each, in the inputs' dtype and where they are."""
+    first = arguments[cell.inputs[0].name]
+    channels = [arguments[a.name].shape[-1] for a in cell.inputs if not a.shared]
+    channels += [arguments[a.name].shape[0] * (a.block or 1) for a in cell.params if not a.shared]
+    size = (first.shape[0], channels[0] if channels else 1)
+    return tuple(first.new_full(size, a.start) for a in cell.states)
+
+
+# --- layers of cuDNN, accelerated-scan, copies -----------------------------------------------
+
+
+def cudnn(
+    kind: Callable[..., nn.Module],
+    shape: Shape,
+    dtype: torch.dtype,
+    device: torch.device,
+    direction: str,
+) -> Run:
+    """A whole layer of as many features as channels, in the layout that it likes best.
+
+    Its recurrence can't be run without its matrix products, so both are timed.
+
+    Raises:
+        UnavailableError: not in this dtype.
+    """
+    if dtype not in CUDNN_DTYPES:
+        raise UnavailableError("compared in float32, float16 and bfloat16 only")
+    batch, steps, channels = shape
+    layer = kind(channels, channels, device=device, dtype=dtype)
+    x = torch.randn(1 if direction == "decode" else steps, batch, channels, device=device).to(dtype)
+    if direction == "forward+backward":
+        leaves = [x.requires_grad_(), *layer.parameters()]
+        upstream = torch.randn_like(x)
+        return lambda: torch.autograd.grad(layer(x)[0], leaves, upstream)
+    layer.eval()
+    with torch.no_grad():
+        state = layer(x)[1] if direction == "decode" else None
+
+    def run() -> Any:
+        with torch.no_grad():
+            return layer(x, state)
+
+    return run
+
+
+def scans(structure: Structure) -> bool:
+    """Whether accelerated-scan solves such a cell: one state, affine, each channel alone."""
+    return structure.affine and structure.block == 1
+
+
+def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, direction: str) -> Run:
+    """Its scan of h_t = gate_t * h_(t-1) + value_t, given both as it wants them: [B, N, T].
+
+    Neither what a cell computes of its inputs, nor the change of layout, is timed.
+
+    Raises:
+        UnavailableError: it isn't installed, or doesn't take such a shape or dtype.
+    """
+    batch, steps, channels = shape
+    if direction == "decode" or steps not in SCANNED:
+        raise UnavailableError("takes a power of two of steps, from 32 to 65536")
+    if dtype not in CUDNN_DTYPES:
+        raise UnavailableError("takes float32, float16 and bfloat16 only")
+    try:
+        with _stdout_to_stderr():
+            scan = importlib.import_module("accelerated_scan.warp").scan
+    except (ImportError, OSError, RuntimeError) as error:  # it is built when it is imported
+        reason = "not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+        raise UnavailableError(reason.strip().partition("\n")[0]) from None
+    size = (batch, channels, steps)
+    gates = torch.rand(size, device=device).to(dtype)
+    values = torch.randn(size, device=device).to(dtype)
+    if direction == "forward+backward":
+        leaves = [gates.requires_grad_(), values.requires_grad_()]
+        upstream = torch.randn_like(values)
+        return lambda: torch.autograd.grad(scan(gates, values), leaves, upstream)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return scan(gates, values)
+
+    return run
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Also of what compilers say, who know the file but not sys.stdout; --json is on stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def copier(moved: int, device: torch.device = CPU) -> Run:
+    """A copy that reads half of so many bytes and writes the other half."""
+    source = torch.ones(max(1, moved // 8), device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)

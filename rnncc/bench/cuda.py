@@ -1,0 +1,313 @@
+"""Bench on a GPU: a compiled cell and shapes -> times of its kernels and of what rivals them.
+
+Calls run in PyTorch's own stream, again and again on the same tensors, as nothing else does.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnncc.bench import baselines as rivals
+from rnncc.bench import cpu as bench
+from rnncc.bench import timing
+from rnncc.bench.baselines import Loop, Shape, UnavailableError
+from rnncc.bench.timing import Run, Sample
+from rnncc.compiler import CompiledCell
+from rnncc.doctor import installed as cuda
+from rnncc.errors import BuildError
+from rnncc.ir.spec import KernelSpec
+from rnncc.nn.status import Solve
+from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.kernel import COMPUTE
+
+DIRECTIONS = ("forward", "forward+backward", "decode")
+FEW_STEPS = 64  # of the plain loop, to check the kernel by, and to foretell how long all would take
+LOOP = "plain loop"
+
+
+@dataclass(frozen=True)
+class GpuTiming:
+    """Median seconds of one pass at one shape.
+
+    Attributes:
+        shape: [B, T, N]; "decode" takes T = 1.
+        direction: "forward", "forward+backward", or "decode": one step from given states.
+        solver: the one that `auto` takes in the forward.
+        fused: the kernels, called as users call them.
+        copy: a copy of as many bytes as the pass must read and write, `bytes` of them.
+        rivals: by name; what is left out stands in `skipped`, with the reason.
+        solvers: the kernels by each solver by name, where asked for.
+        rounds: samples of `fused`.
+    """
+
+    shape: Shape
+    direction: str
+    solver: str
+    fused: Sample
+    copy: float
+    bytes: int
+    rounds: int
+    rivals: dict[str, float] = field(default_factory=dict)
+    solvers: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def speed(self) -> float:
+        """Bytes per second, counted in those that must move."""
+        return self.bytes / self.fused.device
+
+    def data(self) -> dict[str, Any]:
+        """For machines; milliseconds."""
+        times = {"fused": self.fused.device, "python": self.fused.python, "copy": self.copy}
+        return {
+            "shape": list(self.shape),
+            "pass": self.direction,
+            "solver": self.solver,
+            **{f"{name}_ms": seconds * 1e3 for name, seconds in times.items()},
+            "bytes": self.bytes,
+            "bytes_per_second": self.speed,
+            "copy_ratio": self.fused.device / self.copy,
+            "rivals_ms": {name: seconds * 1e3 for name, seconds in self.rivals.items()},
+            "ratios": {name: seconds / self.fused.device for name, seconds in self.rivals.items()},
+            "solvers_ms": {name: seconds * 1e3 for name, seconds in self.solvers.items()},
+            "skipped": self.skipped,
+            "rounds": self.rounds,
+        }
+
+
+def gpu() -> torch.device:
+    """The current GPU.
+
+    Raises:
+        BuildError: PyTorch can use none, or CuPy is missing.
+    """
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        raise BuildError(
+            f"--device cuda: PyTorch {torch.__version__} can use no GPU here"
+            f"{'' if built else '; it was built without CUDA'}.\n"
+            "Fix: rnncc doctor says what is missing, and what to install"
+        )
+    modules.import_cupy()
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def machine() -> dict[str, Any]:
+    """What the times were measured on."""
+    found, index = cuda.look(), torch.cuda.current_device()
+    return {
+        "device": found.gpus[index].name,
+        "capability": found.gpus[index].capability,
+        "driver": found.driver,
+        "torch": found.torch,
+        "cuda": found.torch_cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "cupy": ", ".join(found.cupy.values()),
+        "nvrtc": found.nvrtc,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def measure(
+    compiled: CompiledCell,
+    shape: Shape,
+    dtype: str = "float32",
+    against_compile: bool = False,
+    solvers: bool = False,
+    budget: float = 6.0,
+    device: torch.device | None = None,
+) -> Iterator[GpuTiming]:
+    """Time the forward, forward and backward, and one step as in decoding.
+
+    Args:
+        shape: [B, T, N].
+        dtype: of the inputs.
+        against_compile: also the loop with chunks of 32 steps under torch.compile.
+        solvers: also each solver by itself.
+        budget: about how many seconds each pass takes, and each rival of it; a plain loop that
+            would take longer is left out.
+        device: a GPU; the current one if None.
+    Raises:
+        ArgumentError: the shape doesn't fit the cell.
+        BuildError: there is no GPU that can be used, or a kernel can't be built.
+        MemoryError: the GPU's memory is too small.
+        RnnccError: the kernel and the loop don't agree.
+    """
+    bench.check_shape(compiled.spec, shape)
+    case = _Case(compiled, shape, getattr(torch, dtype), device or gpu(), budget)
+    try:
+        case.check()
+        for direction in DIRECTIONS:
+            yield case.time(direction, against_compile, solvers)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError("the GPU's memory is too small") from error
+
+
+def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
+    """What one step must read and write at least: inputs, outputs, params, states before and after.
+
+    Args:
+        shape: [B, T, N]; T is ignored.
+    """
+    batch, _, channels = shape
+    params = sum(1 if p.shared else channels * (p.block or 1) for p in spec.params)
+    kept = 2 * len(spec.states) * batch * channels + params
+    rows = bench.bytes_moved(spec, (batch, 1, channels), "forward", dtype.itemsize)
+    return rows + COMPUTE[dtype].itemsize * kept
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A cell at one shape and dtype on one GPU."""
+
+    compiled: CompiledCell
+    shape: Shape
+    dtype: torch.dtype
+    device: torch.device
+    budget: float
+
+    def arguments(self, steps: int) -> dict[str, Tensor]:
+        batch, _, channels = self.shape
+        shape = (batch, steps, channels)
+        spec, there = self.compiled.spec, self.device
+        return bench.random_arguments(spec, shape, dtype=self.dtype, device=there)
+
+    def check(self) -> None:
+        """On a few steps against the plain loop; on all of them against one pass over time."""
+        compiled, spec = self.compiled, self.compiled.spec
+        loop = rivals.oracle(compiled.stages.cell, self.dtype, self.device)
+        bench.check(bench.fused_loop(compiled), loop, self.arguments(self.few), spec)
+        arguments = self.arguments(self.shape[1])
+        if self.solver(arguments) != "sequential":
+            one_pass = bench.fused_loop(compiled, "sequential")
+            what = "that of one pass over time"
+            bench.check(bench.fused_loop(compiled), one_pass, arguments, spec, what)
+
+    @property
+    def few(self) -> int:
+        return min(FEW_STEPS, self.shape[1])
+
+    def solver(self, arguments: dict[str, Tensor]) -> str:
+        """The one that `auto` takes in the forward."""
+        found: list[Solve] = []
+        self.compiled(**arguments, observe=found.append)
+        return found[0].solver
+
+    # --- time --------------------------------------------------------------------------------
+
+    def time(self, direction: str, against_compile: bool, solvers: bool) -> GpuTiming:
+        """Ours and the copy in turns, then each rival by itself: only one holds memory."""
+        decode = direction == "decode"
+        arguments = self.arguments(1 if decode else self.shape[1])
+        solver, moved = self.solver(arguments), self.bytes(direction)
+        each = bench.solver_loops(self.compiled, arguments) if solvers and not decode else {}
+        ours = self.step(arguments) if decode else None
+        runs = {"auto": ours or _passes(direction, bench.fused_loop(self.compiled), arguments)}
+        runs |= {name: _passes(direction, loop, arguments) for name, loop in each.items()}
+        runs["copy"] = rivals.copier(moved, self.device)
+        samples = timing.interleave_on_gpu(runs, self.device, self.budget)
+        medians = {name: _median(found) for name, found in samples.items()}
+        runs.clear()  # with the tensors that they hold
+        found, skipped = self.times_of(self.against(direction, arguments, against_compile))
+        return GpuTiming(
+            shape=(self.shape[0], 1, self.shape[2]) if decode else self.shape,
+            direction=direction,
+            solver=solver,
+            fused=medians["auto"],
+            copy=medians["copy"].device,
+            bytes=moved,
+            rounds=len(samples["auto"]),
+            rivals=found,
+            solvers={name: medians[name].device for name in each},
+            skipped=skipped,
+        )
+
+    def times_of(
+        self, prepared: dict[str, Callable[[], Run]]
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Of each rival that can be run; why not, of the others."""
+        found: dict[str, float] = {}
+        skipped: dict[str, str] = {}
+        for name, prepare in prepared.items():
+            try:
+                runs = {name: prepare()}
+                samples = timing.interleave_on_gpu(runs, self.device, self.budget)
+                found[name] = _median(samples[name]).device
+            except torch.OutOfMemoryError:
+                skipped[name] = "the GPU's memory is too small"
+            except (UnavailableError, RuntimeError) as error:
+                skipped[name] = str(error).strip().partition("\n")[0]
+        return found, skipped
+
+    def bytes(self, direction: str) -> int:
+        if direction == "decode":
+            return bytes_of_step(self.compiled.spec, self.shape, self.dtype)
+        return bench.bytes_moved(self.compiled.spec, self.shape, direction, self.dtype.itemsize)
+
+    def step(self, arguments: dict[str, Tensor]) -> Run:
+        """One step of ours, from given states."""
+        batch, _, channels = self.shape
+        compiled, kind = self.compiled, COMPUTE[self.dtype]
+        states = tuple(
+            torch.full((batch, channels), state.start, dtype=kind, device=self.device)
+            for state in compiled.spec.states
+        )
+
+        def run() -> Any:
+            with torch.no_grad():
+                return compiled(**arguments, h0=states, return_state=True)
+
+        return run
+
+    def against(
+        self, direction: str, arguments: dict[str, Tensor], against_compile: bool
+    ) -> dict[str, Callable[[], Run]]:
+        """What makes each rival ready; it raises UnavailableError where there is none."""
+        cell, there = self.compiled.stages.cell, (self.dtype, self.device)
+        found: dict[str, Callable[[], Run]] = {}
+        if direction == "decode":
+            found[LOOP] = partial(rivals.one_step, cell, arguments, *there)
+        else:
+            found[LOOP] = partial(self.plain_loop, direction, arguments)
+            if against_compile:
+                loop = rivals.chunked(cell, *there)
+                found["torch.compile"] = partial(_passes, direction, loop, arguments)
+        for kind in (nn.GRU, nn.LSTM):
+            layer = partial(rivals.cudnn, kind, self.shape, *there, direction)
+            found[f"nn.{kind.__name__}"] = layer
+        if rivals.scans(self.compiled.structure) and direction != "decode":
+            scan = partial(rivals.accelerated_scan, self.shape, *there, direction)
+            found["accelerated-scan"] = scan
+        return found
+
+    def plain_loop(self, direction: str, arguments: dict[str, Tensor]) -> Run:
+        """The loop over all steps, unless a few of them foretell that it takes too long."""
+        loop = rivals.plain(self.compiled.stages.cell, self.dtype, self.device)
+        few = _passes(direction, loop, self.arguments(self.few))
+        few()
+        seconds = min(timing.once(few, self.device) for _ in range(2))
+        foretold = seconds * self.shape[1] / self.few
+        if 3 * foretold > self.budget:
+            raise UnavailableError(
+                f"{self.few} steps take {seconds * 1e3:.3g} ms, so {self.shape[1]} would take "
+                f"about {foretold:.2g} s"
+            )
+        return _passes(direction, loop, arguments)
+
+
+def _passes(direction: str, loop: Loop, arguments: dict[str, Tensor]) -> Run:
+    run = bench.forward if direction == "forward" else bench.forward_backward
+    return run(loop, arguments)
+
+
+def _median(samples: list[Sample]) -> Sample:
+    return Sample(*(statistics.median(column) for column in zip(*samples, strict=True)))

@@ -1,0 +1,101 @@
+"""Cost: a cell's step and adjoint -> operations and bytes, per channel and step or per lane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sympy import Expr
+
+from rnncc.calculus.fission import expensive
+from rnncc.calculus.operations import work
+from rnncc.calculus.rematerialize import needed
+from rnncc.ir.program import Compiled
+from rnncc.ir.spec import Effort, EffortSpec, KernelSpec
+
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over time does for one channel and step, in float32.
+
+    Attributes:
+        operations: additions, multiplications and the like.
+        functions: calls by name.
+        reads, writes: bytes by tensor; what is read once a sequence (params) counts nothing.
+    """
+
+    operations: float
+    functions: dict[str, float]
+    reads: dict[str, float]
+    writes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both passes. The backward runs the step again, so it does the forward's work as well."""
+
+    forward: Pass
+    backward: Pass
+
+
+def cost(compiled: Compiled, spec: KernelSpec, every: int) -> Cost:
+    """Count both passes.
+
+    Args:
+        every: steps between the states that training saves.
+    """
+    adjoint = compiled.adjoint
+    step = [let.expr for let in compiled.program.lets]
+    back = [let.expr for let in adjoint.lets]
+    back += [*adjoint.states, *adjoint.inputs, *adjoint.params]
+    back += [let.expr for let in needed(compiled.kept.recomputed, back)]
+    inputs = {i.name: 0.0 if i.shared else float(FLOAT) for i in spec.inputs}
+    outputs = {name: float(FLOAT) for name in spec.outputs}
+    saved = {f"states, every {every} steps in training": FLOAT * len(spec.states) / every}
+    return Cost(
+        forward=Pass(*_work(step, spec.group), inputs, outputs | saved),
+        backward=Pass(
+            *_work([*step, *back], spec.group),
+            inputs | {f"d{name}": size for name, size in outputs.items()} | saved,
+            {f"d{name}": size for name, size in inputs.items()},
+        ),
+    )
+
+
+def _work(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
+    """Operations and function calls of one channel of a group."""
+    operations, calls = work(exprs)
+    return operations / group, {name: calls[name] / group for name in sorted(calls)}
+
+
+def effort(compiled: Compiled) -> EffortSpec:
+    """What each part of a kernel computes for one lane, which is a group of channels."""
+    jacobian, adjoint = compiled.jacobian, compiled.adjoint
+    entries = [e for row in jacobian.entries for e in row]
+    carry = _effort([*(let.expr for let in jacobian.lets), *entries])
+    size = len(jacobian.states)
+    products = sum(
+        jacobian.entries[r][k] != 0 and (k, c) in compiled.products
+        for r, c in compiled.products
+        for k in range(size)
+    )
+    back = [let.expr for let in adjoint.lets]
+    lets = needed(adjoint.lets, adjoint.states)
+    through = _effort([*(let.expr for let in lets), *adjoint.states])
+    columns = 1 + len(compiled.fed)
+    return EffortSpec(
+        step=_effort([let.expr for let in compiled.program.lets]),
+        carry=Effort(operations=carry.operations + 2 * products, functions=carry.functions),
+        adjoint=_effort([*back, *adjoint.states, *adjoint.inputs, *adjoint.params]),
+        through=Effort(
+            operations=columns * through.operations, functions=columns * through.functions
+        ),
+    )
+
+
+def _effort(exprs: Iterable[Expr]) -> Effort:
+    operations, calls = work(exprs)
+    functions = sum(count for name, count in calls.items() if expensive(name))
+    return Effort(operations=operations + sum(calls.values()) - functions, functions=functions)

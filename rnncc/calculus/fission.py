@@ -1,0 +1,52 @@
+"""Split: a program's lets in parts, so that no loop over lanes waits for function after function.
+
+A processor overlaps neighbouring channels only as far ahead as it can look. Functions that feed
+each other therefore go into loops of their own; what crosses from part to part is stored.
+"""
+
+from __future__ import annotations
+
+from rnncc.ir.functions import Opaque
+from rnncc.ir.program import Let, Parts, Program
+
+CHEAP = frozenset(
+    """
+    where relu abs sign floor maximum minimum clip div sqrt rsqrt
+    gt ge lt le eq ne both either negate
+    """.split()
+)
+MOST_PARTS = 4
+
+
+def split(program: Program) -> Parts:
+    """Part n holds the lets that n expensive functions lead up to, themselves included."""
+    depth: dict[str, int] = {}
+    parts: dict[int, list[Let]] = {}
+    for let in program.lets:
+        before = max((depth.get(s.name, 0) for s in let.expr.free_symbols), default=0)
+        depth[let.name] = min(before + _expensive(let), MOST_PARTS)
+        parts.setdefault(max(1, depth[let.name]), []).append(let)
+    ordered = tuple(tuple(parts[n]) for n in sorted(parts))
+    return Parts(ordered, _crossing(ordered))
+
+
+def _expensive(let: Let) -> bool:
+    return any(expensive(type(opaque).__name__) for opaque in let.expr.atoms(Opaque))
+
+
+def expensive(function: str) -> bool:
+    """Whether a function takes many operations."""
+    return function not in CHEAP and not function.startswith("spike_")
+
+
+def _crossing(parts: tuple[tuple[Let, ...], ...]) -> tuple[str, ...]:
+    """Lets of one part that a later part reads."""
+    home = {let.name: n for n, part in enumerate(parts) for let in part}
+    read = {
+        s.name
+        for n, part in enumerate(parts)
+        for let in part
+        for s in let.expr.free_symbols
+        if home.get(s.name, n) < n
+    }
+    return tuple(let.name for part in parts for let in part if let.name in read)

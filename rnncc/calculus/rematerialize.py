@@ -1,0 +1,45 @@
+"""Keep: which lets of the step Jacobian and adjoint read from store, and which they recompute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import sympy
+
+from rnncc.ir.functions import Opaque
+from rnncc.ir.program import AdjointIR, JacobianIR, Kept, Let, Program
+
+CHEAP = 4  # operations that cost no more than a store and a load
+
+
+def keep(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Kept:
+    """Store what Jacobian and adjoint read, but for cheap arithmetic of what they have anyway."""
+    results = [*adjoint.states, *adjoint.inputs, *adjoint.params]
+    entries = [e for row in jacobian.entries for e in row]
+    lets = [*(let.expr for let in (*adjoint.lets, *jacobian.lets)), *results, *entries]
+    read = {s.name for expr in lets for s in expr.free_symbols}
+    at_hand = {symbol.name for symbol in program.arguments}
+    wanted = [let for let in program.lets if let.name in read]
+    at_hand |= {let.name for let in wanted if not _cheap(let)}
+    again: list[Let] = []
+    for let in wanted:
+        if _cheap(let) and {s.name for s in let.expr.free_symbols} <= at_hand:
+            again.append(let)
+        at_hand.add(let.name)
+    recomputed = {let.name for let in again}
+    return Kept(tuple(let.name for let in wanted if let.name not in recomputed), tuple(again))
+
+
+def _cheap(let: Let) -> bool:
+    return not let.expr.has(Opaque) and sympy.count_ops(let.expr) <= CHEAP
+
+
+def needed(lets: Iterable[Let], readers: Iterable[sympy.Expr]) -> list[Let]:
+    """Those of the recomputed lets that the readers need, in order."""
+    names = {s.name for reader in readers for s in reader.free_symbols}
+    result: list[Let] = []
+    for let in reversed(list(lets)):
+        if let.name in names:
+            result.append(let)
+            names |= {s.name for s in let.expr.free_symbols}
+    return result[::-1]

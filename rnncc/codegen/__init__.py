@@ -1,0 +1,1 @@
+"""Code generation: the calculus' results -> the text of a generated folder."""

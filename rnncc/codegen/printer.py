@@ -1,0 +1,153 @@
+"""Printer: expressions -> text. One list of node kinds that every target prints."""
+
+from __future__ import annotations
+
+import struct
+from typing import ClassVar
+
+import sympy
+from sympy import Expr
+
+from rnncc.ir.functions import Comparison, Opaque, row_of
+
+ADD, MUL, UNARY, ATOM = 1, 2, 3, 4
+LARGEST_PRODUCT = 4
+
+
+class Printer:
+    """Prints arithmetic, opaque functions and choices; a target overrides what differs."""
+
+    def text(self, expr: Expr) -> str:
+        return self.visit(expr)[0]
+
+    def visit(self, expr: Expr) -> tuple[str, int]:
+        """The text and how tightly its outermost operator binds."""
+        if expr.is_Symbol:
+            return str(expr.name), ATOM
+        if expr.is_Number:
+            text = self.number(expr)
+            return text, UNARY if text.startswith("-") else ATOM
+        if isinstance(expr, Comparison):
+            return self.condition(expr), ADD
+        if isinstance(expr, Opaque):
+            return self.opaque(expr)
+        if expr.is_Add:
+            return self.add(expr), ADD
+        if expr.is_Mul:
+            return self.mul(expr), MUL
+        if expr.is_Pow:
+            return self.power(expr)
+        raise TypeError(f"no printer for {type(expr).__name__}: {expr}")
+
+    def bracket(self, expr: Expr, outer: int) -> str:
+        text, binding = self.visit(expr)
+        return f"({text})" if binding < outer else text
+
+    def add(self, expr: Expr) -> str:
+        terms = list(expr.as_ordered_terms())
+        # 1 - z, not -z + 1
+        positive = next((t for t in terms if not t.could_extract_minus_sign()), terms[0])
+        terms.remove(positive)
+        text = self.bracket(positive, MUL)
+        for term in terms:
+            if term.could_extract_minus_sign():
+                text += f" - {self.bracket(-term, MUL)}"
+            else:
+                text += f" + {self.bracket(term, MUL)}"
+        return text
+
+    def mul(self, expr: Expr) -> str:
+        if expr.could_extract_minus_sign():
+            return f"-{self.bracket(-expr, MUL)}"
+        numerator, denominator = sympy.fraction(expr, exact=True)
+        if denominator != 1:
+            return f"{self.bracket(numerator, MUL)} / {self.bracket(denominator, UNARY)}"
+        return "*".join(self.bracket(f, MUL) for f in self.factors(numerator))
+
+    def factors(self, expr: Expr) -> list[Expr]:
+        return list(expr.as_ordered_factors())
+
+    def power(self, expr: Expr) -> tuple[str, int]:
+        base, exponent = expr.args
+        if not exponent.is_Integer:
+            raise TypeError(f"a power that is not an integer reached the printer: {expr}")
+        n = int(exponent)
+        if n < 0:
+            return f"{self.number(sympy.Integer(1))} / {self.bracket(base**-n, UNARY)}", MUL
+        if n <= LARGEST_PRODUCT:
+            return "*".join([self.bracket(base, UNARY)] * n), MUL
+        half = self.bracket(base ** (n // 2), UNARY)
+        rest = f"*{self.bracket(base, UNARY)}" if n % 2 else ""
+        return f"{half}*{half}{rest}", MUL
+
+    def number(self, value: Expr) -> str:
+        return repr(float(value))
+
+    def condition(self, expr: Expr) -> str:
+        raise NotImplementedError
+
+    def opaque(self, expr: Expr) -> tuple[str, int]:
+        raise NotImplementedError
+
+
+class CPrinter(Printer):
+    """C++ and CUDA: `real` is float or double, so no literal may be a double by accident."""
+
+    OPERATORS: ClassVar = {"both": "&&", "either": "||"}
+
+    def number(self, value: Expr) -> str:
+        number = float(value)
+        exact = abs(number) < 3e38 and struct.unpack("f", struct.pack("f", number))[0] == number
+        return f"{number!r}f" if exact else f"real({number!r})"
+
+    def condition(self, expr: Expr) -> str:
+        if len(expr.args) == 1:
+            return f"!({self.text(expr.args[0])})"
+        operator = self.OPERATORS.get(type(expr).__name__, expr.operator)
+        left, right = (self.text(arg) for arg in expr.args)
+        if operator in self.OPERATORS.values():
+            return f"({left}) {operator} ({right})"
+        return f"{left} {operator} {right}"
+
+    def opaque(self, expr: Expr) -> tuple[str, int]:
+        name = type(expr).__name__
+        if name == "where":
+            condition, yes, no = expr.args
+            choice = f"{self.text(condition)} ? {self.argument(yes)} : {self.argument(no)}"
+            return f"({choice})", ATOM
+        if name == "div":
+            return f"{self.bracket(expr.args[0], MUL)} / {self.bracket(expr.args[1], UNARY)}", MUL
+        if name.startswith("spike_"):
+            return f"heaviside({self.text(expr.args[0])})", ATOM
+        return f"{name}({', '.join(self.argument(arg) for arg in expr.args)})", ATOM
+
+    def argument(self, expr: Expr) -> str:
+        """A literal as an argument has the kernel's type: 1.0f would be a float beside a double."""
+        return f"real({float(expr)!r})" if expr.is_Number else self.text(expr)
+
+
+class TorchPrinter(Printer):
+    """PyTorch, for the oracle and for the plain loop that a user would write."""
+
+    def number(self, value: Expr) -> str:
+        return repr(float(value))
+
+    def condition(self, expr: Expr) -> str:
+        return self.fill(expr)
+
+    def opaque(self, expr: Expr) -> tuple[str, int]:
+        return f"({self.fill(expr)})", ATOM
+
+    def value(self, expr: Expr) -> str:
+        """A tensor even where the expression is a number."""
+        return f"_tensor({self.text(expr)})" if expr.is_number else self.text(expr)
+
+    def fill(self, expr: Expr) -> str:
+        """The row's PyTorch text with the arguments in their places."""
+        row = row_of(expr)
+        if row is None:  # R @ e over groups of channels
+            return f"_mix({', '.join(self.text(arg) for arg in expr.args)})"
+        texts = [self.value(arg) for arg in expr.args]
+        if row.slope is not None:
+            texts = [self.text(a) for a in expr.args]
+        return row.torch.format(*texts)

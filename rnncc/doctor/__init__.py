@@ -1,0 +1,1 @@
+"""The doctor: this machine -> what rnncc found, what is missing, the fix."""

@@ -1,0 +1,1 @@
+"""Exports: CellIR -> other notations: LaTeX, a plain PyTorch loop (the oracle)."""

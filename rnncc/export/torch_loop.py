@@ -1,0 +1,141 @@
+"""Reference: CellIR -> the plain PyTorch loop, the oracle that every kernel is held to.
+
+It prints the traced lets as PyTorch and runs them step by step; gradients are autograd's. It shares
+no derivative, no lowering and no template with the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.codegen.printer import TorchPrinter
+from rnncc.ir.program import CellIR
+
+Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
+
+
+def plain_source(cell: CellIR) -> str:
+    """The step as a user would write it in PyTorch, from one state to (states, outputs)."""
+    printer = TorchPrinter()
+    states = [a.name for a in cell.states]
+    arguments = [*states, *(a.name for a in (*cell.inputs, *cell.params))]
+    lines = [f"    {let.name} = {printer.text(let.expr)}" for let in cell.lets]
+    nexts = ", ".join(printer.value(e) for e in cell.next.values())
+    outputs = ", ".join(printer.value(e) for e in cell.outputs.values())
+    head = f"def {cell.name}({', '.join(arguments)}):"
+    return "\n".join([head, *lines, f"    return ({nexts},), ({outputs},)"])
+
+
+def plain_step(
+    cell: CellIR, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Step:
+    """The step as a function of tensors of one dtype, on one device."""
+    names: dict[str, Any] = {
+        "torch": torch,
+        "_tensor": lambda value: torch.tensor(float(value), dtype=dtype, device=device),
+        **FUNCTIONS,
+    }
+    exec(compile(plain_source(cell), f"<plain {cell.name}>", "exec"), names)
+    return names[cell.name]  # type: ignore[no-any-return]
+
+
+def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
+    """[u > 0] with the gradient of the surrogate's integral."""
+    surrogate = integral - integral.detach()
+    return (u > 0).to(u.dtype) + torch.where(torch.isfinite(surrogate), surrogate, 0.0)
+
+
+def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
+    """R [N / k, k, k] @ e [..., N], group by group."""
+    channels = matrix.shape[0] * matrix.shape[1]
+    groups = vector.expand(*vector.shape[:-1], channels).unflatten(-1, matrix.shape[:2])
+    return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
+
+
+class _Exprel(torch.autograd.Function):
+    """(exp(x) - 1) / x; autograd through the quotient would lose digits near 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        finite = x.clamp(max=torch.finfo(x.dtype).max)
+        return torch.where(x == 0, 1.0, torch.expm1(x) / finite)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * _exprel_slope(x)
+
+
+def _exprel_slope(x: Tensor) -> Tensor:
+    """Its derivative; by its series near 0, where the closed form cancels."""
+    near = x.abs() < 0.5
+    small, large = torch.where(near, x, 0.0), torch.where(near, 1.0, x)
+    grown = torch.exp(large)
+    closed = torch.where(grown.isinf(), grown, (grown - torch.expm1(large) / large) / large)
+    series = torch.full_like(x, _SLOPE[-1])
+    for c in reversed(_SLOPE[:-1]):
+        series = c + small * series
+    return torch.where(near, series, closed)
+
+
+_SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
+
+
+# what the text of functions.TABLE calls beside torch
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "_heaviside": _heaviside,
+    "_mix": _mix,
+    "_exprel": _Exprel.apply,
+    "_exprel_slope": _exprel_slope,
+}
+
+
+def plain_loop(
+    cell: CellIR,
+    arguments: Mapping[str, Tensor],
+    h0: Sequence[Tensor] | None = None,
+    step: Step | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run step by step, in the dtype of the arguments.
+
+    Args:
+        arguments: inputs [B, T, N] (shared ones [B, T]) and params by name.
+        h0: [B, N] for each state, or None for the cell's start values.
+        step: a step made before (or compiled); else `plain_step`.
+    Returns:
+        outputs [B, T, N] and the states after the last step [B, N].
+    """
+    inputs = [arguments[a.name] for a in cell.inputs]
+    inputs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
+    params = [arguments[a.name] for a in cell.params]
+    shape = _shape(cell, inputs, params)
+    like = inputs[0]
+    step = step or plain_step(cell, like.dtype, like.device)
+    if h0 is None:
+        states = tuple(like.new_full((shape[0], shape[2]), a.start) for a in cell.states)
+    else:
+        states = tuple(h0)
+    rows: list[tuple[Tensor, ...]] = []
+    # unbind once: x[:, t] in the loop would make every step's backward allocate a full gradient
+    for xs in zip(*(x.unbind(1) for x in inputs), strict=True):
+        states, outputs = step(*states, *xs, *params)
+        rows.append(tuple(y.expand(shape[0], shape[2]) for y in outputs))
+    columns = list(zip(*rows, strict=True)) or [()] * len(cell.outputs)
+    ys = [torch.stack(c, 1) if c else like.new_empty(shape) for c in columns]
+    return ys, [s.expand(shape[0], shape[2]) for s in states]
+
+
+def _shape(
+    cell: CellIR, inputs: Sequence[Tensor], params: Sequence[Tensor]
+) -> tuple[int, int, int]:
+    channels = max(x.shape[-1] for x in inputs)
+    for argument, value in zip(cell.params, params, strict=True):
+        if not argument.shared:
+            channels = value.shape[0] * (argument.block or 1)
+    return inputs[0].shape[0], inputs[0].shape[1], channels

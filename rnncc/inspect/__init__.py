@@ -1,0 +1,1 @@
+"""A look inside: machine code, resources, the roofline, the cells that ship."""

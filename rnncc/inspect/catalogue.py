@@ -1,0 +1,260 @@
+"""Facts: the cells that ship -> what each of them is, in brief; kept in the cache by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rnncc import paths
+from rnncc.cache import cache_dir
+from rnncc.ir.program import Structure
+from rnncc.lang.loader import find, shipped
+
+UNIT = r"[munpk]?(?:V|A|S|F|s|Hz|Ohm)(?:/\w+)?"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A cell in brief.
+
+    Attributes:
+        doc: its docstring.
+        states: by name, in declared order.
+        structure: the proof is left out.
+        operations, functions: of one channel and step; a function is an exp, a tanh or the like.
+        streams: inputs and outputs, each of which is read or written at every step.
+    """
+
+    name: str
+    file: str
+    doc: str
+    states: tuple[str, ...]
+    structure: Structure
+    operations: float
+    functions: float
+    streams: int
+
+    @property
+    def what(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return fields_of(self.doc)
+
+    @property
+    def source(self) -> str:
+        return source_of(self.doc)
+
+    def data(self) -> dict[str, Any]:
+        """What `rnncc list --json` tells."""
+        return {
+            "name": self.name,
+            "file": self.file,
+            "states": list(self.states),
+            "structure": self.structure.summary(),
+            "fields": list(self.fields),
+            "doc": self.what,
+            "source": self.source,
+        }
+
+
+def facts() -> tuple[Facts, ...]:
+    """Those of every cell that ships, by name.
+
+    A cell is traced once: what came of it lies in the cache until its file or rnncc changes.
+    """
+    kept = _read()
+    rnncc = _digest_of_rnncc()
+    found: dict[str, Facts] = {}
+    for file in shipped():
+        key = hashlib.sha256(rnncc + file.read_bytes()).hexdigest()
+        found[key] = _restored(kept.get(key), file) or _facts_of(file)
+    if found.keys() != kept.keys():
+        _write(found)
+    return tuple(found.values())
+
+
+def select(
+    found: Sequence[Facts],
+    words: Sequence[str] = (),
+    states: int | None = None,
+    affine: bool | None = None,
+    spiking: bool = False,
+    smooth: bool = False,
+    field: str | None = None,
+) -> list[Facts]:
+    """Those that fit all of it.
+
+    Args:
+        words: each somewhere in name or docstring; small letters and capitals are the same.
+        states: so many.
+        affine: in the state, or not; None for either.
+        field: or a part of its name.
+    """
+
+    def fits(cell: Facts) -> bool:
+        text = f"{cell.name} {cell.doc}".lower()
+        return (
+            all(word.lower() in text for word in words)
+            and states in (None, len(cell.states))
+            and affine in (None, cell.structure.affine)
+            and (cell.structure.spiking or not spiking)
+            and (cell.structure.smooth or not smooth)
+            and (field is None or any(field.lower() in each for each in cell.fields))
+        )
+
+    return [cell for cell in found if fits(cell)]
+
+
+def spread(found: Sequence[Facts], count: int) -> list[Facts]:
+    """Cells that differ as much as cells do in what a step computes, reads and mixes.
+
+    The first is the one of the least work; each further one is the farthest from those before it,
+    by its places in the orders of operations, functions, streams and channels of a group.
+    """
+    columns = (
+        _places([cell.operations for cell in found]),
+        _places([cell.functions for cell in found]),
+        _places([cell.streams for cell in found]),
+        _places([cell.structure.group for cell in found]),
+    )
+    points = list(zip(*columns, strict=True))
+    left = sorted(range(len(found)), key=lambda i: sum(points[i]))
+    chosen = [left.pop(0)] if left else []
+    while left and len(chosen) < count:
+        gaps = {i: min(math.dist(points[i], points[j]) for j in chosen) for i in left}
+        chosen.append(max(left, key=gaps.__getitem__))
+        left.remove(chosen[-1])
+    return [found[i] for i in chosen]
+
+
+def _places(values: Sequence[float]) -> list[float]:
+    """Of each value among all different ones, from 0 to 1."""
+    order = sorted(set(values))
+    return [order.index(value) / max(1, len(order) - 1) for value in values]
+
+
+# --- a docstring -----------------------------------------------------------------------------
+
+
+def source_of(doc: str) -> str:
+    """What stands behind `Source:` in a cell's docstring, with the lines that go on with it."""
+    return _entry(doc, "Source:")
+
+
+def fields_of(doc: str) -> tuple[str, ...]:
+    """What stands behind `Field:`, one by one."""
+    names = _entry(doc, "Field:").removesuffix(".").split(",")
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def prose_of(doc: str) -> str:
+    """The docstring without its entries."""
+    lines = doc.splitlines()
+    for name in ("Field:", "Source:"):
+        begin, end = _place(lines, name)
+        lines = lines[:begin] + lines[end:]
+    return "\n".join(lines).strip()
+
+
+def unit_of(doc: str, name: str) -> str:
+    """The unit of an argument where the docstring has it, as in "v is the potential (mV)"."""
+    text = " ".join(prose_of(doc).split())
+    found = re.search(rf"\b{name}\b (?:(?:is )?in |\(|is [^.;,()]*\()({UNIT})\b", text)
+    return found[1] if found else ""
+
+
+def _entry(doc: str, name: str) -> str:
+    lines = doc.splitlines()
+    begin, end = _place(lines, name)
+    return " ".join(line.strip() for line in lines[begin:end]).removeprefix(name).strip()
+
+
+def _place(lines: Sequence[str], name: str) -> tuple[int, int]:
+    """Where an entry begins and ends; it goes on until an empty line or the next entry."""
+    begin = next((i for i, line in enumerate(lines) if line.startswith(name)), len(lines))
+    for end in range(begin + 1, len(lines)):
+        if not lines[end].strip() or lines[end].startswith(("Field:", "Source:")):
+            return begin, end
+    return begin, len(lines)
+
+
+# --- the cache -------------------------------------------------------------------------------
+
+
+def _facts_of(file: Path) -> Facts:
+    from rnncc.calculus.fission import expensive
+    from rnncc.calculus.lower import lower
+    from rnncc.calculus.operations import work
+    from rnncc.calculus.structure import classify
+    from rnncc.lang.trace import trace
+
+    cell = trace(find(str(file)))
+    structure = classify(cell)
+    operations, calls = work(let.expr for let in lower(cell, structure.group).lets)
+    functions = sum(count for name, count in calls.items() if expensive(name))
+    return Facts(
+        name=cell.name,
+        file=str(file),
+        doc=cell.doc,
+        states=tuple(state.name for state in cell.states),
+        structure=replace(structure, proof=""),
+        operations=(operations + sum(calls.values()) - functions) / structure.group,
+        functions=functions / structure.group,
+        streams=len(cell.inputs) + len(cell.outputs),
+    )
+
+
+def _digest_of_rnncc() -> bytes:
+    """Of what facts depend on beside the cell itself."""
+    digest = hashlib.sha256(importlib.metadata.version("sympy").encode())
+    for package in ("ir", "lang", "calculus"):
+        for file in sorted((paths.HERE / package).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.digest()
+
+
+def _cache_file() -> Path:
+    return cache_dir() / "cells.json"
+
+
+def _read() -> dict[str, Any]:
+    try:
+        kept = json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _restored(kept: Any, file: Path) -> Facts | None:
+    """Facts from the cache; None where they aren't there or aren't whole."""
+    try:
+        summary = {**kept["structure"], "proof": ""}
+        summary |= {name: tuple(summary[name]) for name in ("pattern", "readouts")}
+        again = {"file": str(file), "states": tuple(kept["states"])}
+        return Facts(**{**kept, **again, "structure": Structure(**summary)})
+    except (KeyError, TypeError):
+        return None
+
+
+def _write(found: dict[str, Facts]) -> None:
+    """Keep them; a cache that can't be written is no reason to fail."""
+    text = json.dumps({key: asdict(cell) for key, cell in found.items()})
+    path = _cache_file()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)

@@ -1,0 +1,94 @@
+"""Resources: a compiled binary -> what each kernel takes of a GPU, as data and as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rnncc.inspect import sass
+from rnncc.inspect.loops import Loop, loops, per_step
+from rnncc.inspect.occupancy import LIMITS, occupancy
+from rnncc.runtime.cuda.nvrtc import Binary, Resources
+
+Row = tuple[str, ...]
+
+HEADERS = ("kernel", "threads", "registers", "spilled", "shared", "warps at once", "steps", "all")
+COLUMNS = ("global", "shared", "local", "float", "special", "integer", "conversion", "control")
+NOTE = (
+    "Warps at once: of those that a multiprocessor can hold, and what stands in the way of more.\n"
+    "Behind `steps`: instructions of one step of the largest loop, which takes so many steps a "
+    "trip,\nfrom the lightest trip that does the work to the heaviest. Rare paths and loops inside "
+    "don't count."
+)
+
+
+def inspect(
+    binary: Binary,
+    steps: Mapping[str, int] | None = None,
+    launched: Mapping[str, int] | None = None,
+) -> list[dict[str, Any]]:
+    """What each kernel takes, in the order of the text.
+
+    Args:
+        steps: of a kernel's largest loop, that one trip takes; by name, 1 if it isn't there.
+        launched: bytes of dynamic shared memory that a block is launched with; by name, else 0.
+    Returns:
+        For each kernel the fields of `Resources`, "occupancy" (None for an unknown architecture),
+        "instructions" of the whole text, "steps" and "loops", the largest first.
+    Raises:
+        BuildError: nvdisasm isn't installed, or can't read the binary.
+    """
+    code = sass.read(sass.disassemble(binary.cubin))
+    result = []
+    for found in binary.resources:
+        kernel, taken = code[found.kernel], (steps or {}).get(found.kernel, 1)
+        at_once = _at_once(binary.arch, found, (launched or {}).get(found.kernel, 0))
+        listed = [_loop(loop, taken) for loop in loops(kernel)]
+        counts = {"instructions": len(kernel.instructions), "steps": taken, "loops": listed}
+        result.append(vars(found) | {"occupancy": at_once} | counts)
+    return result
+
+
+def _at_once(arch: str, found: Resources, dynamic: int) -> dict[str, Any] | None:
+    if arch not in LIMITS:
+        return None
+    shared = found.static_shared + dynamic
+    fits = occupancy(arch, found.threads, found.registers, shared, found.barriers)
+    return vars(fits) | {"of_warps": LIMITS[arch].warps}
+
+
+def _loop(loop: Loop, steps: int) -> dict[str, Any]:
+    counts = {name: list(pair) for name, pair in per_step(loop, steps).items()}
+    return {
+        "address": loop.start,
+        "depth": loop.depth,
+        "per_step": counts,
+        "rare": loop.rare,
+        "calls": list(loop.calls),
+    }
+
+
+def rows(found: list[dict[str, Any]]) -> list[Row]:
+    """What `inspect` found, a row for each kernel under `HEADERS` and `COLUMNS`."""
+    return [_row(kernel) for kernel in found]
+
+
+def _row(kernel: dict[str, Any]) -> Row:
+    fits, found = kernel["occupancy"], kernel["loops"]
+    warps = "" if fits is None else f"{fits['warps']}/{fits['of_warps']}, {fits['limited_by'][0]}"
+    spilled = kernel["spill_stores"] + kernel["spill_loads"]
+    return (
+        kernel["kernel"],
+        str(kernel["threads"]),
+        str(kernel["registers"]),
+        f"{spilled} B" if spilled else "none",
+        f"{kernel['static_shared']} B" if kernel["static_shared"] else "none",
+        warps,
+        str(kernel["steps"]) if found else "",
+        *(_range(found[0]["per_step"][c]) if found else "" for c in ("all", *COLUMNS)),
+    )
+
+
+def _range(pair: list[float]) -> str:
+    least, most = (f"{count:.3g}" for count in pair)
+    return least if least == most else f"{least} to {most}"

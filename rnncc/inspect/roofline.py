@@ -1,0 +1,217 @@
+"""Roofline: a cell's work and a shape -> how long a GPU takes at least. An estimate, not a timing.
+
+What it assumes: the clock is the boost clock, and the memory as fast as the datasheet says. Each
+tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the chain.
+What hangs on params alone is computed once, not in each step. An addition, a multiplication and the
+like is one instruction, though many pairs fuse; addresses, loads, stores and conversions are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy
+from sympy import Expr
+
+from rnncc.calculus.cost import FLOAT, Pass, cost
+from rnncc.ir.functions import Opaque
+from rnncc.ir.program import Compiled, Let
+from rnncc.ir.spec import KernelSpec
+from rnncc.planner.devices import ISSUED, SPECIAL, Device, call, operation
+
+SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}  # bytes
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """About the least time of one pass, in seconds, by what may set it.
+
+    Attributes:
+        bytes: that cross the memory, and `memory` their time.
+        arithmetic: of all instructions that the recurrence itself takes.
+        special: of the units for exponentials and reciprocals.
+        chain: of the steps one after another, each waiting for the state before it. Segments of
+            time shorten it, and take more of all others.
+    """
+
+    bytes: float
+    memory: float
+    arithmetic: float
+    special: float
+    chain: float
+
+    @property
+    def bound(self) -> str:
+        """Which of them is the largest."""
+        return max(("memory", "arithmetic", "special", "chain"), key=lambda name: vars(self)[name])
+
+    @property
+    def seconds(self) -> float:
+        """What the largest of them comes to."""
+        return max(self.memory, self.arithmetic, self.special, self.chain)
+
+
+def estimate(
+    compiled: Compiled,
+    spec: KernelSpec,
+    shape: tuple[int, int, int],
+    dtype: str,
+    device: Device,
+    every: int = 16,
+) -> dict[str, Roofline]:
+    """About the least time of the forward, in training, and of the backward.
+
+    Args:
+        shape: sequences, steps, channels; each at least 1.
+        dtype: of the tensors; halves are computed in float32.
+        every: steps between the states that training saves. The backward runs the steps again.
+    """
+    compiled, double = _each_step(compiled), dtype == "float64"
+    found, forward = cost(compiled, spec, every), _cycles(compiled, double)
+    both = forward + _cycles_back(compiled, double)
+    return {
+        "forward": _roofline(found.forward, forward, spec.group, shape, dtype, device),
+        "backward": _roofline(found.backward, both, spec.group, shape, dtype, device),
+    }
+
+
+def _each_step(compiled: Compiled) -> Compiled:
+    """Without the lets that hang on params alone."""
+    program, adjoint, kept = compiled.program, compiled.adjoint, compiled.kept
+    varying = {slot.symbol.name for slot in (*program.states, *program.inputs)}
+    varying |= {symbol.name for symbol in (*adjoint.upstream_states, *adjoint.upstream_outputs)}
+
+    def those_that_vary(lets: Iterable[Let]) -> tuple[Let, ...]:
+        result = []
+        for let in lets:
+            if any(symbol.name in varying for symbol in let.expr.free_symbols):
+                varying.add(let.name)
+                result.append(let)
+        return tuple(result)
+
+    return replace(
+        compiled,
+        program=replace(program, lets=those_that_vary(program.lets)),
+        kept=replace(kept, recomputed=those_that_vary(kept.recomputed)),
+        adjoint=replace(adjoint, lets=those_that_vary(adjoint.lets)),
+    )
+
+
+def _roofline(
+    work: Pass,
+    cycles: float,
+    group: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    device: Device,
+) -> Roofline:
+    batch, steps, channels = shape
+    values, clocks = batch * steps * channels, device.multiprocessors * device.clock
+    double = dtype == "float64"
+    size = _bytes(work.reads, dtype) + _bytes(work.writes, dtype)
+    calls = [(count, call(name, double)) for name, count in work.functions.items()]
+    instructions = work.operations + sum(n * call.instructions for n, call in calls)
+    floating = work.operations + sum(n * call.floating for n, call in calls)
+    special = sum(n * call.special for n, call in calls)
+    units = device.float64 if double else device.float32
+    # a lane of a warp takes a group of channels, and a warp starts one instruction per clock
+    step = max(cycles, instructions * group)
+    return Roofline(
+        bytes=values * size,
+        memory=values * size / device.bandwidth,
+        arithmetic=values * max(instructions / ISSUED, floating / units) / clocks,
+        special=values * special / SPECIAL / clocks,
+        chain=steps * step / device.clock,
+    )
+
+
+def _bytes(tensors: Mapping[str, float], dtype: str) -> float:
+    """`cost` counts float32; states are saved in the type that they are computed in."""
+    state = max(SIZES[dtype], FLOAT)
+    return sum(
+        size / FLOAT * (state if name.startswith("states") else SIZES[dtype])
+        for name, size in tensors.items()
+    )
+
+
+# --- the chain -------------------------------------------------------------------------------
+
+
+def _cycles(compiled: Compiled, double: bool) -> float:
+    """From a state to the next one."""
+    program = compiled.program
+    begin = {slot.symbol.name for slot in program.states}
+    return _longest(program.lets, program.next, begin, double)
+
+
+def _cycles_back(compiled: Compiled, double: bool) -> float:
+    """From the gradient of a next state to that of a state."""
+    adjoint = compiled.adjoint
+    begin = {symbol.name for symbol in adjoint.upstream_states}
+    return _longest(adjoint.lets, adjoint.states, begin, double)
+
+
+def _longest(lets: Iterable[Let], ends: Iterable[Expr], begin: set[str], double: bool) -> float:
+    """Cycles of the longest way through lets; what doesn't hang on the beginning is ready."""
+    ready: dict[str, float] = dict.fromkeys(begin, 0.0)
+    for let in lets:
+        if (cycles := _ready(let.expr, ready, double)) is not None:
+            ready[let.name] = cycles
+    return max((c for end in ends if (c := _ready(end, ready, double)) is not None), default=0.0)
+
+
+def _ready(expr: Expr, ready: Mapping[str, float], double: bool) -> float | None:
+    """When an expression is known; None if it was before the step."""
+    if isinstance(expr, sympy.Symbol):
+        return ready.get(expr.name)
+    parts = [c for arg in expr.args if (c := _ready(arg, ready, double)) is not None]
+    if not parts:
+        return None
+    last = max(parts)
+    if isinstance(expr, Opaque):
+        return last + call(type(expr).__name__, double).cycles
+    if isinstance(expr, sympy.Pow):
+        squarings = max(1, int(abs(expr.exp)).bit_length() - 1) if expr.exp.is_Integer else 1
+        return last + squarings * operation(double)
+    if isinstance(expr, sympy.Mul) and expr.args[0] == -1 and len(expr.args) == 2:
+        return last  # a sign costs nothing
+    return last + operation(double)
+
+
+# --- for people and machines -----------------------------------------------------------------
+
+HEADERS = ("pass", "bytes", "memory", "arithmetic", "special functions", "one by one", "bound")
+NOTE = (
+    "An estimate from the datasheet, not a timing: about the least that one pass over time takes.\n"
+    "One by one: each step waits for the state before it; segments of time shorten that."
+)
+WORDS = {
+    "memory": "memory",
+    "arithmetic": "arithmetic",
+    "special": "special functions",
+    "chain": "one by one",
+}
+
+
+def rows(found: Mapping[str, Roofline]) -> list[tuple[str, ...]]:
+    """A row for each pass under `HEADERS`, in milliseconds."""
+    return [
+        (
+            name,
+            f"{roof.bytes / 2**20:.3g} MiB",
+            *(
+                f"{t * 1e3:.3g} ms"
+                for t in (roof.memory, roof.arithmetic, roof.special, roof.chain)
+            ),
+            WORDS[roof.bound],
+        )
+        for name, roof in found.items()
+    ]
+
+
+def summary(found: Mapping[str, Roofline], device: Device) -> dict[str, Any]:
+    """The same as data, in bytes and seconds."""
+    passes = {n: vars(r) | {"seconds": r.seconds, "bound": r.bound} for n, r in found.items()}
+    return {"device": vars(device), "estimate": True} | passes

@@ -1,0 +1,278 @@
+"""The data that flows between the stages: frozen, and each prints itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rnncc.ir.init import Init
+
+if TYPE_CHECKING:
+    from sympy import Expr, Symbol
+
+
+def show(expr: Any) -> str:
+    """An expression for people: 0.5, not 0.500000000000000."""
+    from sympy import sstr
+
+    return str(sstr(expr, full_prec=False))
+
+
+@dataclass(frozen=True)
+class Let:
+    """One named value: `name = expr`, the author's line and end-of-line comment."""
+
+    name: str
+    expr: Expr
+    line: int = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.name} = {show(self.expr)}"
+        return f"{text:<50}  # {self.note}" if self.note else text
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a cell.
+
+    Attributes:
+        kind: state, input, param or matrix.
+        shared: one value for all channels.
+        block: for a matrix, how many channels it mixes; None for all.
+        start: for a state, its value before the first step.
+        init: for a param or matrix, how it starts; for an input, the bias of its projection.
+        typical: for an input, what its values are like.
+        projected: for an input, a layer computes it from x.
+    """
+
+    name: str
+    kind: str
+    shared: bool = False
+    block: int | None = None
+    start: float = 0.0
+    init: Init | None = None
+    typical: Init | None = None
+    projected: bool = False
+
+
+@dataclass(frozen=True)
+class CellIR:
+    """A traced cell: the recurrence of one channel as named lets.
+
+    Attributes:
+        arguments: in the signature's order.
+        next: state name -> the expression of its next value, in declared order.
+        outputs: output name -> its expression; an output may be a state's next value.
+        constants: compile-time constants with the values they had.
+    """
+
+    name: str
+    doc: str
+    file: str
+    line: int
+    arguments: tuple[Argument, ...]
+    lets: tuple[Let, ...]
+    next: dict[str, Expr]
+    outputs: dict[str, Expr]
+    constants: dict[str, float] = field(default_factory=dict)
+
+    def of_kind(self, *kinds: str) -> tuple[Argument, ...]:
+        return tuple(a for a in self.arguments if a.kind in kinds)
+
+    @property
+    def states(self) -> tuple[Argument, ...]:
+        return self.of_kind("state")
+
+    @property
+    def inputs(self) -> tuple[Argument, ...]:
+        return self.of_kind("input")
+
+    @property
+    def params(self) -> tuple[Argument, ...]:
+        """Params and matrices, in the signature's order."""
+        return self.of_kind("param", "matrix")
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}({', '.join(a.name for a in self.arguments)})"]
+        lines += [f"  {let}" for let in self.lets]
+        lines += [f"  {name}' = {show(expr)}" for name, expr in self.next.items()]
+        lines += [f"  output {name} = {show(expr)}" for name, expr in self.outputs.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one scalar of a program lives in its tensor: element offset + group * stride."""
+
+    symbol: Symbol
+    tensor: int
+    offset: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A cell as straight-line scalar code for one group of channels.
+
+    Every let is arithmetic, or one opaque function of arithmetic. With a group of k channels each
+    per-channel name stands k times; all else is the same, so no later stage knows of groups.
+    """
+
+    name: str
+    group: int
+    states: tuple[Slot, ...]
+    inputs: tuple[Slot, ...]
+    params: tuple[Slot, ...]
+    lets: tuple[Let, ...]
+    next: tuple[Symbol, ...]
+    outputs: tuple[Symbol, ...]
+
+    @property
+    def readouts(self) -> tuple[Symbol, ...]:
+        """The outputs that are not a next state."""
+        return tuple(dict.fromkeys(v for v in self.outputs if v not in self.next))
+
+    @property
+    def arguments(self) -> tuple[Symbol, ...]:
+        return tuple(slot.symbol for slot in (*self.states, *self.inputs, *self.params))
+
+    def __str__(self) -> str:
+        return "\n".join(str(let) for let in self.lets)
+
+
+@dataclass(frozen=True)
+class JacobianIR:
+    """d next / d state of a program: lets in forward order, then the matrix of entries."""
+
+    lets: tuple[Let, ...]
+    entries: tuple[tuple[Expr, ...], ...]
+    states: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [str(let) for let in self.lets]
+        for i, row in enumerate(self.entries):
+            for j, entry in enumerate(row):
+                if entry != 0:
+                    lines.append(f"d {self.states[i]}' / d {self.states[j]} = {show(entry)}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class AdjointIR:
+    """The vector-Jacobian program: from gradients of next states and outputs to all arguments.
+
+    Attributes:
+        upstream_states: gradient of each next state.
+        upstream_outputs: gradient of each readout (an output that is no next state).
+        lets: in reverse order of the recurrence.
+        states, inputs, params: the gradient of each slot.
+    """
+
+    upstream_states: tuple[Symbol, ...]
+    upstream_outputs: tuple[Symbol, ...]
+    lets: tuple[Let, ...]
+    states: tuple[Expr, ...]
+    inputs: tuple[Expr, ...]
+    params: tuple[Expr, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(str(let) for let in self.lets)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A program's lets in parts that run one after another, and the lets that cross between."""
+
+    lets: tuple[tuple[Let, ...], ...]
+    crossing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What Jacobian and adjoint read of the step: lets stored, and lets computed again."""
+
+    stored: tuple[str, ...]
+    recomputed: tuple[Let, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What was proved about d next / d state.
+
+    Attributes:
+        kind: "diagonal" (channels stand alone) or "block" (groups of `group` channels do).
+        group: channels evaluated together.
+        block: size of the blocks that a solver meets, channels that couple times states.
+        pattern: one row per next state: "0" zero, "1" constant, "x" varies.
+        affine: the Jacobian does not depend on the state.
+        smooth: no kinks, jumps or choices.
+        spiking: holds a spike, whose true derivative is zero.
+        readouts: states that feed back into nothing.
+        proof: the argument in words.
+    """
+
+    kind: str
+    group: int
+    block: int
+    pattern: tuple[str, ...]
+    affine: bool
+    smooth: bool
+    spiking: bool
+    readouts: tuple[str, ...]
+    proof: str
+
+    def __str__(self) -> str:
+        return self.proof
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "group": self.group,
+            "block": self.block,
+            "pattern": list(self.pattern),
+            "affine": self.affine,
+            "smooth": self.smooth,
+            "spiking": self.spiking,
+            "readouts": list(self.readouts),
+        }
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Every stage of one cell, in order."""
+
+    cell: CellIR
+    structure: Structure
+    program: Program
+    jacobian: JacobianIR
+    adjoint: AdjointIR
+    kept: Kept
+    parts: Parts
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The lets that have a row of lanes: stored for the way back, or crossing between parts."""
+        wanted = {*self.kept.stored, *self.parts.crossing}
+        return tuple(let.name for let in self.program.lets if let.name in wanted)
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """The states that a next state or an output reads, as places in `program.states`."""
+        program = self.program
+        read = {v.name for v in (*program.next, *program.outputs)}
+        for let in reversed(program.lets):
+            if let.name in read:
+                read |= {s.name for s in let.expr.free_symbols}
+        return tuple(s for s, slot in enumerate(program.states) if slot.symbol.name in read)
+
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """The entries (row, column) that a product of step Jacobians may have."""
+        entries = self.jacobian.entries
+        reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
+        while True:
+            further = {(r, d) for r, c in reached for b, d in reached if c == b} - reached
+            if not further:
+                return tuple(sorted(reached))
+            reached |= further

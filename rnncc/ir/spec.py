@@ -1,0 +1,140 @@
+"""cell.json: what a compiled cell is, for whoever runs its kernels without tracing it again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from rnncc.ir.init import Init
+
+# Raised whenever the struct Args of templates/args.h, or what marshal.py puts there, changes.
+ABI: Literal[3] = 3
+
+
+FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
+
+# The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
+# block; tiles take as many warps as the cell's spec says.
+PER_THREAD = 128
+CUDA_KERNELS: dict[str, dict[str, int]] = {
+    "passes": dict.fromkeys(("forward", "backward", "jacobians"), PER_THREAD)
+    | {"reduce_params": 256, "reduce_shared_params": 32, "reduce_shared_inputs": PER_THREAD},
+    "segments": dict.fromkeys(("sweep", "scan", "alone", "judge", "scan_back"), PER_THREAD)
+    | {"number_runs": 256, "reduce_starts": PER_THREAD},
+    "tiles": dict.fromkeys(("tiles", "back_tiles"), 0),
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StateSpec(_Frozen):
+    """A state and its value before the first step."""
+
+    name: str
+    start: float = 0.0
+
+
+class InputSpec(_Frozen):
+    """An input [B, T, N], or [B, T] if all channels share it.
+
+    Attributes:
+        projected: a layer computes it from x; else it is given to the layer by name.
+        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        typical: what its values are like.
+    """
+
+    name: str
+    shared: bool
+    projected: bool
+    bias: Init | None
+    typical: Init
+
+
+class ParamSpec(_Frozen):
+    """A param [N] (or [1] if shared), or with `block` = k a matrix [N / k, k, k]."""
+
+    name: str
+    init: Init
+    shared: bool = False
+    block: int | None = None
+
+
+class StructureSpec(_Frozen):
+    """What was proved of the Jacobian; the fields of `ir.Structure`."""
+
+    kind: Literal["diagonal", "block"]
+    group: int
+    block: int
+    pattern: tuple[str, ...]
+    affine: bool
+    smooth: bool
+    spiking: bool
+    readouts: tuple[str, ...]
+
+
+class Effort(_Frozen):
+    """What one lane computes: arithmetic operations, and calls of exp, tanh and the like."""
+
+    operations: float
+    functions: float
+
+
+class EffortSpec(_Frozen):
+    """What a kernel computes for one lane and step, for the planner.
+
+    Attributes:
+        step: the step itself.
+        carry: its Jacobian and the product with those before it.
+        adjoint: the gradients of all arguments.
+        through: of the states only, for the gradient and one for each state that a step reads.
+    """
+
+    step: Effort
+    carry: Effort
+    adjoint: Effort
+    through: Effort
+
+
+class KernelSpec(_Frozen):
+    """Everything that the run time needs to know of a cell.
+
+    Attributes:
+        abi: of the kernel's struct Args; another one's folder is refused, not run.
+        arguments: inputs and params in the order of the cell's signature.
+        param_slots, shared_inputs: sizes of the kernel's workspace.
+        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        effort: how much a lane computes.
+        ahead: steps that a thread of a CUDA kernel has in registers at once.
+        warps: segments of so many steps that a block takes at once.
+        fast_math: sigmoid and tanh from the GPU's own, less exact tanh.
+    """
+
+    abi: Literal[3] = ABI
+    name: str
+    states: tuple[StateSpec, ...]
+    inputs: tuple[InputSpec, ...]
+    params: tuple[ParamSpec, ...]
+    outputs: tuple[str, ...]
+    constants: dict[str, float | int]
+    structure: StructureSpec
+    arguments: tuple[str, ...]
+    param_slots: int
+    shared_inputs: int
+    tile: int
+    kept: int
+    effort: EffortSpec
+    ahead: int
+    warps: int
+    fast_math: bool = False
+
+    @property
+    def group(self) -> int:
+        return self.structure.group
+
+    @property
+    def size(self) -> int:
+        """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
+        return self.structure.group * len(self.states)

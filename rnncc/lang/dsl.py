@@ -1,0 +1,297 @@
+"""The language: `@cell`, the roles of its arguments and the functions of its body.
+
+Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays fast.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from linecache import getline
+from types import CodeType
+from typing import Any, NoReturn
+
+from rnncc.errors import CellError, Problem
+from rnncc.ir.init import SHAPING, Init
+from rnncc.lang.symbols import (
+    TRACER,
+    Condition,
+    Symbolic,
+    Value,
+    fail,
+    lift,
+    opaque,
+    refuse_operand,
+)
+
+# --- roles -----------------------------------------------------------------------------------
+
+
+def uniform(a: float, b: float) -> Init:
+    """Start uniformly between a and b."""
+    return Init("uniform", float(a), float(b))
+
+
+def normal(mean: float, std: float) -> Init:
+    """Start normally distributed."""
+    return Init("normal", float(mean), float(std))
+
+
+def constant(value: float) -> Init:
+    """Start at one value."""
+    return Init("constant", float(value))
+
+
+def spaced(a: float, b: float) -> Init:
+    """Start evenly spaced over the channels, from a at the first to b at the last."""
+    return Init("spaced", float(a), float(b))
+
+
+DEFAULT_INIT = uniform(-1.0, 1.0)
+
+
+class Role:
+    """What an argument of a cell is. Usable bare (`h: State`) or called (`h: State(init=1.0)`)."""
+
+
+@dataclass(frozen=True)
+class State(Role):
+    """Carried from step to step, one value per channel; `init` is its value before the first."""
+
+    init: float = 0.0
+
+
+@dataclass(frozen=True)
+class Input(Role):
+    """Given per batch, step and channel; with `shared=True` per batch and step for all channels.
+
+    Attributes:
+        projected: a layer computes a shared input from x as well, beside those of each channel.
+        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        typical: what its values are like, where rnncc draws some itself (`check --probe`, bench,
+            tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
+    """
+
+    shared: bool = False
+    projected: bool = False
+    bias: Init | None = None
+    typical: Init | None = None
+
+
+@dataclass(frozen=True)
+class Param(Role):
+    """Learnt, one value per channel; with `shared=True` one for all channels."""
+
+    shared: bool = False
+    init: Init = DEFAULT_INIT
+
+
+@dataclass(frozen=True)
+class Matrix(Role):
+    """Learnt, mixes each group of `block` consecutive channels: `R @ h`.
+
+    Without `block` it mixes all channels, which no fused solver can take: `StructureError`.
+    The default start is uniform within 1/sqrt(block).
+    """
+
+    block: int | None = None
+    init: Init | None = None
+
+
+# --- cells -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrence under `@cell`: the function, not yet traced."""
+
+    function: Callable[..., Any]
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def code(self) -> CodeType:
+        return self.function.__code__
+
+    @property
+    def file(self) -> str:
+        return self.code.co_filename
+
+    @property
+    def line(self) -> int:
+        """The line of `def`; the code object itself starts at the decorator."""
+        first = self.code.co_firstlineno
+        lines = range(first, first + 20)
+        return next((n for n in lines if getline(self.file, n).lstrip()[:4] == "def "), first)
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        tracer = TRACER.get()
+        if tracer is not None:
+            tracer.fail(
+                f"calls the cell '{self.name}'",
+                "A cell can't run inside another cell.",
+                f"make '{self.name}' a plain Python function (without @cell) and call that",
+            )
+        raise CellError(
+            [
+                Problem(
+                    self.file,
+                    self.line,
+                    self.name,
+                    "called directly",
+                    "A cell is a recurrence to compile, not a layer.",
+                    f"c = rnncc.compile({self.name}); c(...) runs it, c.layer(...) is a module",
+                )
+            ]
+        )
+
+
+def cell(function: Callable[..., Any]) -> Cell:
+    """Mark a plain function as a recurrence: annotations give the roles, the body one step.
+
+    Returns:
+        A `Cell`, for `rnncc.compile` and `rnncc compile`.
+    """
+    if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(f"@cell goes above a plain function (def), got {function!r}")
+    return Cell(function)
+
+
+# --- functions -------------------------------------------------------------------------------
+
+
+def _apply(name: str, *args: Any) -> Any:
+    """name(*args) on symbols, on how a param starts, or on plain numbers at compile time."""
+    from rnncc.ir import functions
+
+    if name in SHAPING and isinstance(args[0], Init):
+        return args[0].shaped(name)
+
+    if not any(isinstance(arg, Symbolic) for arg in args):
+        for arg in args:
+            if type(arg) is bool or not isinstance(arg, (int, float)):
+                if TRACER.get() is None:
+                    raise TypeError(f"{name}() takes symbols of a cell or numbers, got {arg!r}")
+                refuse_operand(arg)
+        return functions.TABLE[name].value(*args)
+    return Value(functions.call(name, *(lift(arg) for arg in args)))
+
+
+def _unary(name: str, text: str) -> Callable[[Any], Any]:
+    def function(x: Any) -> Any:
+        return _apply(name, x)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = text
+    return function
+
+
+exp = _unary("exp", "e to the power x.")
+log = _unary("log", "The natural logarithm.")
+log1p = _unary("log1p", "log(1 + x), accurate near 0.")
+expm1 = _unary("expm1", "exp(x) - 1, accurate near 0.")
+exprel = _unary(
+    "exprel", "(exp(x) - 1) / x, 1 at 0: x / (exp(x) - 1) without a gap is 1 / exprel(x)."
+)
+sqrt = _unary("sqrt", "The square root.")
+rsqrt = _unary("rsqrt", "1 / sqrt(x).")
+sigmoid = _unary("sigmoid", "The logistic function 1 / (1 + exp(-x)).")
+tanh = _unary("tanh", "The hyperbolic tangent.")
+softplus = _unary("softplus", "log(1 + exp(x)), without a threshold.")
+logsigmoid = _unary("logsigmoid", "log(sigmoid(x)), finite for every finite x.")
+relu = _unary("relu", "max(x, 0); derivative 0 at 0, as in PyTorch.")
+abs_ = _unary("abs", "The absolute value; derivative 0 at 0.")
+sign = _unary("sign", "-1, 0 or 1; derivative 0.")
+floor = _unary("floor", "The largest whole number up to x; derivative 0.")
+sin = _unary("sin", "The sine.")
+cos = _unary("cos", "The cosine.")
+sinh = _unary("sinh", "The hyperbolic sine.")
+cosh = _unary("cosh", "The hyperbolic cosine.")
+erf = _unary("erf", "The error function.")
+
+
+def silu(x: Any) -> Any:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def gelu(x: Any) -> Any:
+    """x * Phi(x) with the exact Gaussian distribution function."""
+    return 0.5 * x * (1 + erf(x * 0.7071067811865476))
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger; at a tie each side gets half the gradient, as in PyTorch."""
+    return _apply("maximum", a, b)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller; at a tie each side gets half the gradient, as in PyTorch."""
+    return _apply("minimum", a, b)
+
+
+def clip(x: Any, lo: Any, hi: Any) -> Any:
+    """x limited to [lo, hi]; the gradient passes at the limits, as in torch.clamp."""
+    return _apply("clip", x, lo, hi)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b; gradients pass through the chosen side only."""
+    if not isinstance(condition, Condition):
+        if TRACER.get() is None or isinstance(condition, bool):
+            return a if condition else b
+        fail(
+            f"where is given '{condition}'",
+            "Its first argument is a comparison.",
+            "where(h > 0, a, b)",
+        )
+    return Value(opaque("where", condition.expr, lift(a), lift(b)))
+
+
+def spike(u: Any, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> Any:
+    """A Heaviside step [u > 0] forward, the surrogate's derivative backward.
+
+    Args:
+        u: the membrane potential less its threshold.
+        surrogate: fast_sigmoid 1/(1+k|u|)^2, atan k/2/(1+(pi/2 k u)^2), sigmoid
+            k s(1-s) with s = sigmoid(k u), or triangle k relu(1 - k|u|); k is the slope.
+        slope: how narrow the surrogate is; a compile-time number.
+    """
+    from rnncc.ir import functions
+
+    if surrogate not in functions.SURROGATES:
+        fail(
+            f"spike has no surrogate '{surrogate}'",
+            f"The surrogates are {', '.join(functions.SURROGATES)}.",
+            "surrogate='fast_sigmoid'",
+        )
+    if isinstance(slope, Symbolic):
+        fail(
+            "spike's slope is a symbol",
+            "The slope is a compile-time number.",
+            "give the cell an argument with a numeric default: slope=25.0",
+        )
+    return _apply(f"spike_{surrogate}", u, slope)
+
+
+def shift(x: Any, steps: int) -> Value:
+    """Channel i reads channel i - steps. No fused solver can take it; structure says why."""
+    import sympy
+
+    from rnncc.ir import functions
+
+    return Value(functions.Shift(lift(x), sympy.Integer(steps)))
+
+
+def mean(x: Any) -> Value:
+    """The mean over channels. No fused solver can take it; structure says why."""
+    from rnncc.ir import functions
+
+    return Value(functions.Mean(lift(x)))
+
+
+# the name in the language, beside Python's own abs, which works on symbols as well
+abs = abs_

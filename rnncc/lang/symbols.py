@@ -1,0 +1,308 @@
+"""Symbols: what a cell's arguments are while its body is traced; every way out is refused.
+
+Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rnncc.errors import CellError, Problem
+
+if TYPE_CHECKING:
+    from sympy import Expr
+
+
+@dataclass
+class Tracer:
+    """What the symbols of a running trace know: which cell, and which line is running."""
+
+    name: str
+    file: str
+    first_line: int
+    code: CodeType
+    returned: int = 0  # once the body has run, the line of its return
+
+    def line(self) -> int:
+        """The line of the cell's own frame, seen from any helper that it calls."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is self.code:
+                return frame.f_lineno
+            frame = frame.f_back
+        return self.returned or self.first_line
+
+    def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
+        problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
+        raise CellError([problem])
+
+
+TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
+
+
+def fail(seen: str, expected: str, fix: str) -> NoReturn:
+    """Report a fault of the cell that is being traced, at the line that runs."""
+    tracer = TRACER.get()
+    if tracer is None:
+        raise RuntimeError(f"a symbol of rnncc was used outside the trace of its cell: {seen}")
+    tracer.fail(seen, expected, fix)
+
+
+def _refuse_conversion(wanted: str) -> NoReturn:
+    fail(
+        f"{wanted} is applied to a symbol",
+        "A cell's body runs once on symbols, which have no number yet.",
+        "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+    )
+
+
+class Symbolic:
+    """What the symbols share: every way out of the language is refused."""
+
+    def __init__(self, expr: Expr) -> None:
+        self.expr = expr
+        tracer = TRACER.get()
+        self.line = tracer.line() if tracer else 0
+
+    def __repr__(self) -> str:
+        return str(self.expr)
+
+    def __bool__(self) -> bool:
+        fail(
+            f"Python decides on '{self.expr}' (if, while, and, or, not)",
+            "A cell's body runs once on symbols, so Python can't branch on their values.",
+            "where(condition, a, b); combine conditions with &, | and ~",
+        )
+
+    def __float__(self) -> float:
+        _refuse_conversion("a function that wants a number (math.*, float)")
+
+    __int__ = __index__ = __complex__ = __float__
+
+    def __iter__(self) -> NoReturn:
+        fail(
+            f"'{self.expr}' is iterated over",
+            "A symbol is one value of one channel.",
+            "name each state, input or parameter as an argument of its own",
+        )
+
+    def __len__(self) -> int:
+        self.__iter__()
+
+    def __getitem__(self, _: Any) -> NoReturn:
+        self.__iter__()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
+        _refuse_conversion(f"torch.{getattr(func, '__name__', func)}")
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        _refuse_conversion("NumPy")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **_: Any) -> NoReturn:
+        if any(type(operand).__module__ == "numpy" for operand in operands):
+            refuse_operand(next(o for o in operands if type(o).__module__ == "numpy"))
+        _refuse_conversion(f"numpy.{ufunc.__name__}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or TRACER.get() is None:
+            raise AttributeError(name)
+        fail(
+            f"'.{name}' is asked of a symbol",
+            "A symbol has no attributes.",
+            "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+        )
+
+
+def refuse_operand(operand: Any) -> NoReturn:
+    """Report an operand that is neither a symbol nor a Python number."""
+    kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
+    fail(
+        f"a {kind} meets a symbol",
+        "A constant inside a cell is a Python number; what has one value per channel is a Param.",
+        "float(...) for a single number, or an argument annotated Param",
+    )
+
+
+def lift(operand: Any) -> Any:
+    """A SymPy expression for a symbol or a finite Python number; anything else is refused."""
+    import math
+
+    import sympy
+
+    if isinstance(operand, Value):
+        return operand.expr
+    if isinstance(operand, (Condition, MatrixValue)):
+        operand.misused()
+    if type(operand) is bool or not isinstance(operand, (int, float)):
+        refuse_operand(operand)
+    if not math.isfinite(operand):
+        fail(
+            f"the constant {operand} is not finite",
+            "Constants of a cell are finite numbers.",
+            "a large finite number, such as 1e30",
+        )
+    return sympy.Integer(operand) if isinstance(operand, int) else sympy.Float(float(operand))
+
+
+def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
+    import operator
+
+    apply = getattr(operator, name)
+
+    def method(self: Value, other: Any) -> Value:
+        a, b = (other, self) if reflected else (self, other)
+        if name == "pow":
+            return power(a, b)
+        if name == "truediv" and not isinstance(b, Symbolic) and b == 0:
+            fail("division by the constant 0", "", "divide by something else")
+        return Value(apply(lift(a), lift(b)))
+
+    return method
+
+
+def _compare(name: str) -> Callable[[Any, Any], Any]:
+    def method(self: Value, other: Any) -> Condition:
+        from rnncc.ir import functions
+
+        return Condition(functions.call(name, lift(self), lift(other)))
+
+    return method
+
+
+class Value(Symbolic):
+    """One value of one channel: an argument, a let, or an expression of them."""
+
+    __hash__ = object.__hash__
+    __add__, __radd__ = _binary("add"), _binary("add", reflected=True)
+    __sub__, __rsub__ = _binary("sub"), _binary("sub", reflected=True)
+    __mul__, __rmul__ = _binary("mul"), _binary("mul", reflected=True)
+    __truediv__, __rtruediv__ = _binary("truediv"), _binary("truediv", reflected=True)
+    __pow__, __rpow__ = _binary("pow"), _binary("pow", reflected=True)
+    __gt__, __ge__, __lt__, __le__ = (_compare(n) for n in ("gt", "ge", "lt", "le"))
+    __eq__, __ne__ = _compare("eq"), _compare("ne")
+
+    def __neg__(self) -> Value:
+        return Value(-self.expr)
+
+    def __pos__(self) -> Value:
+        return self
+
+    def __abs__(self) -> Value:
+        return Value(opaque("abs", self.expr))
+
+    def __matmul__(self, other: Any) -> NoReturn:
+        self._refuse_operator("@")
+
+    def __floordiv__(self, _: Any) -> NoReturn:
+        self._refuse_operator("//")
+
+    def __mod__(self, _: Any) -> NoReturn:
+        self._refuse_operator("%")
+
+    __rmatmul__, __rfloordiv__, __rmod__ = __matmul__, __floordiv__, __mod__
+
+    def _refuse_operator(self, operator: str) -> NoReturn:
+        if operator == "@":
+            fail(
+                f"the operator @ on '{self.expr}'",
+                "Only a Matrix can stand on the left of @.",
+                "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
+            )
+        fail(
+            f"the operator {operator} on '{self.expr}'",
+            "rnncc has no derivative for it.",
+            "sin and cos for what is periodic",
+        )
+
+
+class Condition(Symbolic):
+    """A comparison, for `where`; combined by &, | and ~."""
+
+    def __and__(self, other: Any) -> Condition:
+        return self._combine("both", other)
+
+    def __or__(self, other: Any) -> Condition:
+        return self._combine("either", other)
+
+    def __invert__(self) -> Condition:
+        from rnncc.ir import functions
+
+        return Condition(functions.call("negate", self.expr))
+
+    def _combine(self, name: str, other: Any) -> Condition:
+        from rnncc.ir import functions
+
+        if not isinstance(other, Condition):
+            fail(
+                f"'{other}' is combined with a condition",
+                "& and | take comparisons on both sides.",
+                "bracket each comparison: (h > 0) & (h < 1)",
+            )
+        return Condition(functions.call(name, self.expr, other.expr))
+
+    def misused(self) -> NoReturn:
+        fail(
+            f"the condition '{self.expr}' is used as a number",
+            "A comparison is a condition, not a value.",
+            "where(condition, 1.0, 0.0), or spike(u) where a gradient shall pass",
+        )
+
+    def _arithmetic(self, *_: Any) -> NoReturn:
+        self.misused()
+
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _arithmetic
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _arithmetic
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = _arithmetic
+
+
+class MatrixValue(Symbolic):
+    """A matrix argument; its only use is `R @ e`."""
+
+    def __matmul__(self, other: Any) -> Value:
+        from rnncc.ir import functions
+
+        if isinstance(other, (Condition, MatrixValue)):
+            other.misused()
+        if not isinstance(other, Value):
+            refuse_operand(other)
+        return Value(functions.MatVec(self.expr, other.expr))
+
+    def misused(self, *_: Any) -> NoReturn:
+        fail(
+            f"the Matrix '{self.expr}' is used without @",
+            "A Matrix mixes channels: R @ h, the matrix on the left.",
+            f"{self.expr} @ h, or annotate '{self.expr}' as Param for one value per channel",
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = misused
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __neg__ = __rmatmul__ = misused
+    __hash__ = object.__hash__
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = misused
+
+
+def power(base: Any, exponent: Any) -> Value:
+    """Integer powers are products, halves are roots, everything else is the function pow."""
+    import sympy
+
+    b, e = lift(base), lift(exponent)
+    if e == 0.5:
+        return Value(opaque("sqrt", b))
+    if e == -0.5:
+        return Value(opaque("rsqrt", b))
+    if e.is_Number and float(e) == int(e):
+        return Value(b ** sympy.Integer(int(e)))
+    return Value(opaque("pow", b, e))
+
+
+def opaque(name: str, *args: Any) -> Any:
+    """The application name(*args), imported when first needed."""
+    from rnncc.ir import functions
+
+    return functions.call(name, *args)

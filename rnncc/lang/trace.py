@@ -1,0 +1,306 @@
+"""Trace: Cell -> CellIR. Runs the function once on symbols; keeps names, lines and comments."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import sys
+import tokenize
+from collections.abc import Callable, Mapping
+from linecache import getline
+from types import FrameType
+from typing import Any
+
+import sympy
+from sympy import Expr, Symbol
+
+from rnncc.errors import CellError
+from rnncc.ir.program import Argument, CellIR, Let
+from rnncc.lang.dsl import Cell
+from rnncc.lang.signature import Problems, argument_line, read_signature, reserved
+from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
+
+
+def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
+    """Run the cell's function once on symbols.
+
+    Args:
+        cell: a function under `@cell`.
+        constants: new values for its compile-time constants, by name.
+    Raises:
+        CellError: everything in the signature or the body that can't be compiled.
+    """
+    arguments, values = read_signature(cell, dict(constants or {}))
+    tracer = Tracer(cell.name, cell.file, cell.line, cell.code)
+    recorder = _Recorder(cell)
+    symbols = {a.name: _symbol(a) for a in arguments}
+    for name, symbol in symbols.items():
+        recorder.bindings[name] = symbol
+    token = TRACER.set(tracer)
+    try:
+        returned = recorder.run({**symbols, **values})
+        tracer.returned = _return_line(cell)
+        next_, outputs = _read_return(cell, recorder, arguments, returned)
+    finally:
+        TRACER.reset(token)
+    lets = _prune(recorder.lets, [*next_.values(), *outputs.values()])
+    cell_ir = CellIR(
+        name=cell.name,
+        doc=inspect.cleandoc(cell.function.__doc__ or _module_doc(cell)),
+        file=cell.file,
+        line=cell.line,
+        arguments=arguments,
+        lets=lets,
+        next=next_,
+        outputs=outputs,
+        constants=values,
+    )
+    _check(cell, cell_ir, recorder)
+    return cell_ir
+
+
+def _module_doc(cell: Cell) -> str:
+    return str(cell.function.__globals__.get("__doc__") or "")
+
+
+def _symbol(argument: Argument) -> Value | MatrixValue:
+    symbol = Symbol(argument.name, real=True)
+    return MatrixValue(symbol) if argument.kind == "matrix" else Value(symbol)
+
+
+# --- the body --------------------------------------------------------------------------------
+
+
+class _Recorder:
+    """Runs the body under a line tracer and names each value as its local name is bound."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.bindings: dict[str, Any] = {}
+        self.first_line: dict[str, int] = {}
+        self.lets: list[Let] = []
+        self.problems = Problems(cell)
+        self._before = cell.line
+
+    def run(self, arguments: dict[str, Any]) -> Any:
+        self._known = {name: id(value) for name, value in arguments.items()}
+        before = sys.gettrace()
+        sys.settrace(self._enter)
+        try:
+            return self.cell.function(**arguments)
+        except CellError:
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
+        finally:
+            sys.settrace(before)
+            self.problems.raise_any()
+
+    def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        return self._step if frame.f_code is self.cell.code else None
+
+    def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
+        if event in ("line", "return"):
+            for name, value in list(frame.f_locals.items()):
+                if isinstance(value, (Value, Condition)):
+                    self._bind(name, value)
+            self._before = frame.f_lineno
+        return self._step
+
+    def _bind(self, name: str, value: Any) -> None:
+        bound = self.bindings.get(name)
+        if bound is value:
+            return
+        line = value.line or self._before  # an argument under a second name has no line of its own
+        if bound is not None and not self._is_alias(name, bound):
+            self.bindings[name] = value
+            first = self.first_line.get(name)
+            earlier = f"line {first}" if first else "the signature"
+            self.problems.add(
+                f"'{name}' is assigned again (first in {earlier})",
+                "A name stands for one value, here and in the emitted code.",
+                f"give the second value its own name, for example {name}_new",
+                line,
+            )
+            return
+        self.bindings[name] = value
+        self.first_line[name] = line
+        if isinstance(value, Value) and not value.expr.is_Symbol and not value.expr.is_number:
+            self.let(name, value)
+
+    def _is_alias(self, name: str, value: Any) -> bool:
+        """A second name for a value, such as a loop's variable; it is never emitted."""
+        return isinstance(value, Value) and value.expr.is_Symbol and value.expr.name != name
+
+    def let(self, name: str, value: Value) -> None:
+        """Name the value: from now on it is a symbol."""
+        reason = reserved(name)
+        if reason:
+            self.problems.add(
+                f"the local name '{name}' {reason}",
+                "Names go unchanged into C++ and CUDA.",
+                f"rename it, for example '{name.strip('_')}_'",
+                value.line,
+            )
+        self.lets.append(Let(name, value.expr, value.line, _comment(self.cell.file, value.line)))
+        value.expr = Symbol(name, real=True)
+
+    def _explain(self, error: Exception) -> CellError:
+        """An exception from the author's own code, as a problem at its line."""
+        line = self.cell.line
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is self.cell.code:
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        self.problems.found.clear()
+        expected = "The body runs once on symbols of rnncc."
+        fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
+        if isinstance(error, NameError):
+            fix = "define the name, or import the function from rnncc"
+        self.problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
+        return CellError(self.problems.found)
+
+
+def _comment(file: str, line: int) -> str:
+    """The end-of-line comment of a source line."""
+    text = getline(file, line).strip()
+    if "#" not in text:
+        return ""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                return token.string.lstrip("# ").replace("*/", "").rstrip("\\ ")
+    except (tokenize.TokenError, IndentationError, SyntaxError):
+        pass  # a line of a longer statement, not whole by itself
+    return ""
+
+
+# --- the return ------------------------------------------------------------------------------
+
+
+def _read_return(
+    cell: Cell, recorder: _Recorder, arguments: tuple[Argument, ...], returned: Any
+) -> tuple[dict[str, Expr], dict[str, Expr]]:
+    states = [a.name for a in arguments if a.kind == "state"]
+    given = _as_dict(cell, states, returned)
+    problems = Problems(cell)
+    line = _return_line(cell)
+    for name in states:
+        if name not in given:
+            problems.add(
+                f"the state '{name}' is never assigned",
+                f"The returned dict has the keys {', '.join(map(str, given)) or 'none'}.",
+                f'return {{"{name}": ..., ...}} with the next value of every state',
+                line,
+            )
+    problems.raise_any()
+    named = {name: _name_result(recorder, name, name in states, v) for name, v in given.items()}
+    recorder.problems.raise_any()
+    outputs = {name: expr for name, expr in named.items() if name not in states}
+    next_ = {name: named[name] for name in states}
+    if not outputs:
+        outputs = {states[-1]: next_[states[-1]]}
+    return next_, outputs
+
+
+def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
+    problems = Problems(cell)
+    line = _return_line(cell)
+    if isinstance(returned, dict):
+        for key in returned:
+            if not isinstance(key, str):
+                problems.add(
+                    f"the returned dict has the key {key!r}",
+                    "Keys are names of states or of outputs.",
+                    'return {"h": ..., "y": ...}',
+                    line,
+                )
+            elif reason := reserved(key):
+                problems.add(
+                    f"the returned key '{key}' {reason}",
+                    "Names go unchanged into C++ and CUDA.",
+                    'rename it, for example "y"',
+                    line,
+                )
+        problems.raise_any()
+        return returned
+    values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
+    if returned is None or len(values) != len(states):
+        count = 0 if returned is None else len(values)
+        problems.add(
+            f"it returns {count} value{'' if count == 1 else 's'} for {len(states)} "
+            f"state{'' if len(states) == 1 else 's'}",
+            f"The states are {', '.join(states)}, in this order.",
+            f"return {', '.join(f'{s}_new' for s in states)}, "
+            "or a dict where outputs are returned besides",
+            line,
+        )
+    problems.raise_any()
+    return dict(zip(states, values, strict=True))
+
+
+def _return_line(cell: Cell) -> int:
+    return max((line for _, _, line in cell.code.co_lines() if line), default=cell.line)
+
+
+def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> Expr:
+    """The returned value as a symbol; an unnamed expression becomes a let of its own."""
+    if isinstance(value, (Condition, MatrixValue)):
+        value.misused()
+    result = Value(lift(value))
+    result.line = getattr(value, "line", recorder.cell.line)
+    let = f"{name.rstrip('_')}_next" if is_state else name
+    if result.expr.is_Symbol and (is_state or result.expr.name != name):
+        return result.expr
+    if let in recorder.bindings and not result.expr.is_Symbol:
+        recorder.problems.add(
+            f"the returned {name!r} needs the name '{let}', which is taken",
+            "An unnamed next value of a state h is called h_next, an output by its key.",
+            f"return a named value, or rename '{let}'",
+            recorder.first_line.get(let),
+        )
+    elif not result.expr.is_Symbol:
+        recorder.let(let, result)
+        recorder.bindings[let] = result
+    return result.expr
+
+
+# --- what can only be seen at the end --------------------------------------------------------
+
+
+def _prune(lets: list[Let], results: list[Expr]) -> tuple[Let, ...]:
+    """Only the lets that a result needs."""
+    needed = {s.name for result in results for s in result.free_symbols}
+    kept: list[Let] = []
+    for let in reversed(lets):
+        if let.name in needed:
+            kept.append(let)
+            needed |= {s.name for s in let.expr.free_symbols}
+    return tuple(reversed(kept))
+
+
+def _check(cell: Cell, cell_ir: CellIR, recorder: _Recorder) -> None:
+    problems = Problems(cell)
+    used = {s.name for let in cell_ir.lets for s in let.expr.free_symbols}
+    used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}
+    used |= {s.name for expr in cell_ir.outputs.values() for s in expr.free_symbols}
+    for argument in cell_ir.arguments:
+        if argument.name not in used:
+            problems.add(
+                f"the argument '{argument.name}' is not used",
+                "Every argument takes part in the recurrence or in an output.",
+                "use it or remove it",
+                argument_line(cell, argument.name),
+            )
+    for let in cell_ir.lets:
+        if let.expr.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo) or any(
+            abs(number) > sys.float_info.max for number in let.expr.atoms(sympy.Number)
+        ):
+            problems.add(
+                f"'{let.name}' is {let.expr}",
+                "Constants of a cell are finite numbers.",
+                "check the arithmetic on constants in this line",
+                let.line,
+            )
+    problems.raise_any()

@@ -1,0 +1,319 @@
+"""Arguments: what a user passes -> checked tensors as the operators want them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rnncc.errors import ArgumentError
+from rnncc.ir.spec import KernelSpec
+from rnncc.nn.ops import Solution
+from rnncc.nn.sequences import read_sequences
+from rnncc.runtime.kernel import COMPUTE
+from rnncc.runtime.sequences import Sequences
+
+
+class Call(NamedTuple):
+    """A checked call: tensors as the operators want them.
+
+    Attributes:
+        lead: the leading dimensions of the inputs.
+        sequences: what the sequences are.
+        state_lead: the leading dimensions of the states.
+    """
+
+    inputs: list[Tensor]
+    params: list[Tensor]
+    h0: Tensor | None
+    lead: tuple[int, ...]
+    sequences: Sequences
+    state_lead: tuple[int, ...]
+
+
+def prepare(
+    spec: KernelSpec,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    h0: Any = None,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+    reset: Any = None,
+) -> Call:
+    """Check a call and bring its tensors into the form that the operators want."""
+    bound = _bind(spec, args, kwargs)
+    device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
+    for name, value in bound.items():
+        check_tensor(name, value, device)
+    names = [i.name for i in spec.inputs]
+    inputs = [bound[name] for name in names]
+    dtype = _common_dtype(names, inputs)
+    lead, steps, channels = _broadcast(spec, names, inputs)
+    channels = _check_params(spec, bound, channels)
+    check_groups(spec, channels)
+    inputs = [
+        _fit(cast(x, dtype), lead, (steps,) if i.shared else (steps, channels))
+        for i, x in zip(spec.inputs, inputs, strict=True)
+    ]
+    params = compute_params(spec, bound, dtype)
+    sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, inputs[0].device)
+    state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
+    start = stack_states(spec, h0, state_lead, channels, dtype, device)
+    return Call(inputs, params, start, lead, sequences, state_lead)
+
+
+def _fit(x: Tensor, lead: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
+    """Broadcast x, without a copy, to [*lead, *rest] and make the leading dimensions one."""
+    if tuple(x.shape) != (*lead, *rest):
+        x = x.expand(*lead, *rest)
+    return x if len(lead) == 1 else x.reshape(math.prod(lead), *rest)
+
+
+def check_groups(spec: KernelSpec, channels: int) -> None:
+    """N must be a multiple of the group that the cell mixes."""
+    if channels % spec.group:
+        raise ArgumentError(
+            f"channels: got {channels}, expected a multiple of {spec.group}, the group that "
+            f"'{spec.name}' mixes.\nFix: hidden_size={-(-channels // spec.group) * spec.group}"
+        )
+
+
+def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
+    """Params in the dtype that the recurrence is computed in."""
+    params = []
+    for param in spec.params:
+        value = bound[param.name]
+        if COMPUTE[value.dtype] != COMPUTE[dtype]:
+            raise refuse(
+                param.name,
+                show(value),
+                f"{str(COMPUTE[dtype]).removeprefix('torch.')}, to go with {dtype} inputs",
+                f"{param.name}.to({COMPUTE[dtype]})",
+            )
+        value = cast(value, COMPUTE[dtype])
+        params.append(value.reshape(-1) if param.shared else value)
+    return params
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `tensor.to(dtype)`, which takes a while even where it has nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def unpack(
+    spec: KernelSpec,
+    solution: Solution,
+    lead: tuple[int, ...],
+    state_lead: tuple[int, ...],
+    return_state: bool,
+) -> Any:
+    """Results as the user gave the arguments: leading dimensions, tuples only where several.
+
+    With states in the solution: (outputs, states), or (outputs, states, last states).
+    """
+    outputs = _rows(solution.y, lead)
+    results = [outputs]
+    if solution.z:
+        results.append(_rows(solution.z, lead))
+    if return_state:
+        h = solution.h
+        if len(state_lead) != 1:
+            h = h.reshape(h.shape[0], *state_lead, h.shape[-1])
+        states = tuple(h[i] for i in range(len(spec.states)))
+        results.append(states[0] if len(states) == 1 else states)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _rows(rows: Sequence[Tensor], lead: tuple[int, ...]) -> Any:
+    if len(lead) != 1:
+        rows = [v.reshape(*lead, *v.shape[1:]) for v in rows]
+    return rows[0] if len(rows) == 1 else tuple(rows)
+
+
+def show(tensor: Any) -> str:
+    """A tensor in a message: dtype, shape and device."""
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
+
+
+def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
+    """The error that names the argument, what was got and expected, and the fix."""
+    return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
+
+
+def check_tensor(name: str, value: Any, device: torch.device | None = None) -> None:
+    """A floating-point tensor on a device that has kernels; on `device` if that is given."""
+    if not isinstance(value, Tensor):
+        raise refuse(name, show(value), "a torch.Tensor", f"torch.as_tensor({name})")
+    if value.layout != torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
+    if value.dtype not in COMPUTE:
+        raise refuse(
+            name,
+            show(value),
+            "float32, bfloat16, float16 or float64",
+            f"{name}.float()",
+        )
+    if value.device.type not in ("cpu", "cuda"):
+        raise refuse(name, show(value), "a tensor on the CPU or a CUDA GPU", f"{name}.cpu()")
+    if device is not None and value.device != device:
+        here = f"a tensor on {device}, as the others are"
+        raise refuse(name, show(value), here, f"{name}.to('{device}')")
+
+
+def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:
+    """One dtype for all inputs; under autocast they are promoted, otherwise they must agree."""
+    dtypes = {x.dtype for x in inputs}
+    if len(dtypes) == 1:
+        return inputs[0].dtype
+    if torch.is_autocast_enabled(inputs[0].device.type):
+        result = inputs[0].dtype
+        for x in inputs:
+            result = torch.promote_types(result, x.dtype)
+        return result
+    odd = next(i for i, x in enumerate(inputs) if x.dtype != inputs[0].dtype)
+    wanted = str(inputs[0].dtype).removeprefix("torch.")
+    raise refuse(
+        names[odd],
+        show(inputs[odd]),
+        f"{wanted}, the dtype of {names[0]}",
+        f"{names[odd]}.to({inputs[0].dtype}), or torch.autocast to promote",
+    )
+
+
+def _bind(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positional and keyword arguments by name, in the order of the cell's signature."""
+    signature = f"{spec.name}({', '.join(spec.arguments)})"
+    if len(args) > len(spec.arguments):
+        raise ArgumentError(
+            f"{signature}: got {len(args)} positional arguments, expected "
+            f"{len(spec.arguments)}.\nFix: give inputs and params in this order; "
+            "the state goes to h0="
+        )
+    bound = dict(zip(spec.arguments, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in spec.arguments or name in bound:
+            problem = "given twice" if name in bound else "not an argument of this cell"
+            raise ArgumentError(f"{name}: {problem}.\nFix: {signature}")
+        bound[name] = value
+    missing = [name for name in spec.arguments if name not in bound]
+    if missing:
+        raise ArgumentError(f"{missing[0]}: missing.\nFix: {signature}")
+    return bound
+
+
+def _broadcast(
+    spec: KernelSpec, names: Sequence[str], inputs: Sequence[Tensor]
+) -> tuple[tuple[int, ...], int, int | None]:
+    """(leading dimensions, T, N) that all inputs broadcast to; N is None if all are shared."""
+    shape: tuple[int, ...] = ()
+    for name, described, x in zip(names, spec.inputs, inputs, strict=True):
+        wanted = "[..., T]" if described.shared else "[..., T, N]"
+        if x.dim() < (1 if described.shared else 2):
+            raise refuse(name, show(x), f"{wanted}", f"give {name} a time dimension")
+        whole = (*x.shape, 1) if described.shared else tuple(x.shape)
+        if not shape:
+            shape = whole
+        if whole == shape:
+            continue
+        try:
+            shape = torch.broadcast_shapes(shape, whole)
+        except RuntimeError:
+            raise refuse(
+                name,
+                show(x),
+                f"{wanted} that broadcasts to {list(shape)}, as the inputs before it",
+                f"make {name} agree in every dimension, or 1 there",
+            ) from None
+    channels = None if all(i.shared for i in spec.inputs) else shape[-1]
+    return shape[:-2], shape[-2], channels
+
+
+def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:
+    """All params have the right shape; returns N. Inputs of one channel broadcast."""
+    given = "the inputs have" if channels not in (None, 1) else ""
+    for param in spec.params:
+        value = bound[param.name]
+        if param.shared:
+            continue
+        size = _channels_of_param(param.name, value, param.block)
+        if not given:
+            channels, given = size, f"{param.name} has"
+        if size != channels:
+            raise refuse(
+                param.name,
+                show(value),
+                f"{_param_shape(param.block, channels)}: {given} {channels} channels",
+                "give params and inputs the same number of channels",
+            )
+    for param in spec.params:
+        value = bound[param.name]
+        if param.shared and value.numel() != 1:
+            raise refuse(
+                param.name,
+                show(value),
+                "one value for all channels, [1]",
+                f"declare '{param.name}' as Param for one value per channel",
+            )
+    return 1 if channels is None else channels
+
+
+def _channels_of_param(name: str, value: Tensor, block: int | None) -> int:
+    if block is None and value.dim() == 1:
+        return value.shape[0]
+    if block is not None and value.dim() == 3 and value.shape[1:] == (block, block):
+        return value.shape[0] * block
+    raise refuse(
+        name, show(value), _param_shape(block, None), "one value per channel, see rnncc check"
+    )
+
+
+def _param_shape(block: int | None, channels: int | None) -> str:
+    n = "N" if channels is None else channels
+    if block is None:
+        return f"[{n}]"
+    return f"[{'N / ' + str(block) if channels is None else channels // block}, {block}, {block}]"
+
+
+def stack_states(
+    spec: KernelSpec,
+    h0: Any,
+    lead: tuple[int, ...],
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
+) -> Tensor | None:
+    """[states, B, N] in the compute dtype from a tensor or a tuple of tensors."""
+    if h0 is None:
+        return None
+    names = [s.name for s in spec.states]
+    values = tuple(h0) if isinstance(h0, (tuple, list)) else (h0,)
+    if len(values) != len(names):
+        raise refuse(
+            "h0",
+            f"{len(values)} tensor{'' if len(values) == 1 else 's'}",
+            f"one for each state: {', '.join(names)}",
+            "give the tuple that return_state=True returns",
+        )
+    compute = COMPUTE[dtype]
+    rows = []
+    for name, value in zip(names, values, strict=True):
+        label = "h0" if len(names) == 1 else f"h0 ({name})"
+        check_tensor(label, value, device)
+        if value.dtype not in (dtype, compute):
+            raise refuse(
+                label,
+                show(value),
+                f"{str(compute).removeprefix('torch.')}, as the state of {dtype} inputs is",
+                f"h0.to({compute})",
+            )
+        expected = (*lead, channels)
+        if tuple(value.shape) != expected:
+            raise refuse(label, show(value), f"{list(expected)}", "one state per sequence")
+        rows.append(value.to(compute).reshape(math.prod(lead), channels))
+    return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)

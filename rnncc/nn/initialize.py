@@ -1,0 +1,28 @@
+"""Draws: how values start, or are like -> tensors of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rnncc.ir.init import Init, change
+
+
+@torch.no_grad()
+def fill(tensor: Tensor, init: Init, generator: torch.Generator | None = None) -> Tensor:
+    """Fill a tensor in place; `spaced` goes along its last dimension.
+
+    What is changed after it was drawn is drawn in double: in half precision log(-log(x)) of an x
+    near 1 would have few values.
+    """
+    if init.then:
+        drawn = fill(torch.empty_like(tensor, dtype=torch.float64), init.drawn(), generator)
+        return tensor.copy_(change(drawn, init.then, torch))
+    if init.kind == "uniform":
+        return tensor.uniform_(init.a, init.b, generator=generator)
+    if init.kind == "normal":
+        return tensor.normal_(init.a, init.b, generator=generator)
+    if init.kind == "constant":
+        return tensor.fill_(init.a)
+    device, count = tensor.device, tensor.shape[-1]
+    return tensor.copy_(torch.linspace(init.a, init.b, count, dtype=torch.float64, device=device))

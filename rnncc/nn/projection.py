@@ -1,0 +1,88 @@
+"""Projection: a layer's x -> the inputs of its cell, by one Linear.
+
+Its rows are those of each unshared input in turn, N each, and then one for each shared input that
+is projected as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+
+from rnncc.ir.spec import InputSpec, KernelSpec
+from rnncc.nn.arguments import cast, check_tensor, refuse, show
+from rnncc.nn.initialize import fill
+
+
+def unshared(spec: KernelSpec) -> list[InputSpec]:
+    """Inputs that each channel has of its own."""
+    return [i for i in spec.inputs if not i.shared]
+
+
+def given(spec: KernelSpec) -> list[str]:
+    """Inputs that a layer is given by name."""
+    return [i.name for i in spec.inputs if not i.projected]
+
+
+def width(spec: KernelSpec, channels: int) -> int:
+    """Rows of the projection; N where nothing is projected, so that a layer always has a weight."""
+    return sum(1 if i.shared else channels for i in spec.inputs if i.projected) or channels
+
+
+def reset(linear: nn.Linear, spec: KernelSpec, channels: int) -> None:
+    """Draw it anew: as torch.nn.Linear does, but for the biases of which the cell says how."""
+    linear.reset_parameters()
+    if linear.bias is None:
+        return
+    for i, rows in _rows(spec, channels):
+        if i.bias is not None:
+            fill(linear.bias.data[rows], i.bias)
+
+
+def inputs(
+    linear: nn.Linear, spec: KernelSpec, channels: int, x: Tensor, named: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """The inputs of the cell, all unshared ones as one.
+
+    Args:
+        x: [..., T, input_size].
+        named: what `given` lists, [..., T] each.
+    Returns:
+        [B, T, G, N] if there are G > 0 unshared inputs, then [B, T] for each shared one.
+    Raises:
+        ArgumentError: a shared input doesn't fit.
+    """
+    lead, steps = tuple(x.shape[:-2]), x.shape[-2]
+    projected = linear(x)
+    projected = projected.reshape(math.prod(lead), steps, projected.shape[-1])
+    own = unshared(spec)
+    sizes = [len(own) * channels] + [1 for i in spec.inputs if i.shared and i.projected]
+    first, *single = projected.split(sizes, -1) if len(sizes) > 1 else (projected,)
+    found = [first.unflatten(-1, (len(own), channels))] if own else []
+    rest: Iterator[Tensor] = iter(single)
+    for i in spec.inputs:
+        if i.shared and i.projected:
+            found.append(next(rest).squeeze(-1))
+        elif i.shared:
+            whole = _whole(i.name, named[i.name], (*lead, steps), projected)
+            found.append(whole.reshape(math.prod(lead), steps))
+    return found
+
+
+def _whole(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    check_tensor(name, value, like.device)
+    try:
+        return cast(value, like.dtype).expand(*shape)
+    except RuntimeError:
+        raise refuse(name, show(value), f"{[*shape]}", "one value per step") from None
+
+
+def _rows(spec: KernelSpec, channels: int) -> Iterator[tuple[InputSpec, slice]]:
+    """The rows of the projection that each projected input comes from."""
+    first = 0
+    for i in (*unshared(spec), *(i for i in spec.inputs if i.shared and i.projected)):
+        size = 1 if i.shared else channels
+        yield i, slice(first, first + size)
+        first += size

@@ -1,0 +1,149 @@
+"""Sequences: lengths, boundaries and resets as users give them -> what the kernels read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.errors import ArgumentError
+from rnncc.runtime.sequences import Sequences
+
+
+def read_sequences(
+    lengths: Any, cu_seqlens: Any, reset: Any, lead: tuple[int, ...], steps: int, device: Any
+) -> Sequences:
+    """Check types and shapes.
+
+    Args:
+        lengths: [*lead] ints, or None.
+        cu_seqlens: [S + 1] ints, the boundaries of sequences that lie one after another, or None.
+        reset: [*lead, T] bool, or None.
+        lead, steps: the leading dimensions of the inputs, and T.
+    Raises:
+        ArgumentError: a type or shape that doesn't fit, or both lengths and cu_seqlens.
+    """
+    if lengths is not None and cu_seqlens is not None:
+        raise ArgumentError(
+            "cu_seqlens: got both lengths and cu_seqlens, expected one of them.\n"
+            "Fix: lengths= for padded inputs [B, T, N], cu_seqlens= for joined ones [1, total, N]"
+        )
+    rows = None if reset is None else _reset(reset, lead, steps, device)
+    if cu_seqlens is not None:
+        if any(size != 1 for size in lead):
+            raise ArgumentError(
+                f"cu_seqlens: got inputs with the leading dimensions {list(lead)}, expected all "
+                "sequences one after another, [total, N] or [1, total, N].\nFix: lengths= for a "
+                "padded batch"
+            )
+        given = _integers("cu_seqlens", cu_seqlens)
+        if given.dim() != 1 or given.shape[0] < 1:
+            raise ArgumentError(
+                f"cu_seqlens: got the shape {list(given.shape)}, expected [S + 1], 0 first and "
+                "the total last.\nFix: torch.cumsum of the lengths, with a 0 in front"
+            )
+        if device.type == "cuda" and not given.is_cuda:  # while it can be seen without waiting
+            check_values(given[:-1], given.diff(), steps)
+        bounds = to_device("cu_seqlens", given, device)
+        return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
+    if lengths is None:
+        return Sequences(reset=rows)
+    counts = _integers("lengths", lengths)
+    if tuple(counts.shape) != lead:
+        raise ArgumentError(
+            f"lengths: got the shape {list(counts.shape)}, expected {list(lead)}, the inputs' "
+            "leading dimensions.\nFix: one length per sequence"
+        )
+    if device.type == "cuda" and not counts.is_cuda:
+        check_values(None, counts, steps)
+    return Sequences(None, to_device("lengths", counts, device).reshape(-1).contiguous(), rows)
+
+
+def _integers(name: str, value: Any) -> Tensor:
+    tensor = value if isinstance(value, Tensor) else _tensor(name, value)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ArgumentError(
+            f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
+            f"Fix: {name}.long()"
+        )
+    return tensor.to(torch.int64)
+
+
+def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it.
+
+    Raises:
+        ArgumentError: a CUDA graph is being captured, which can't hold what lies on the CPU.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    if torch.cuda.is_current_stream_capturing():
+        raise ArgumentError(
+            f"{name}: got a tensor or list on the CPU while a CUDA graph is being captured, "
+            f"expected a tensor on {device}.\nFix: make it before the capture"
+        )
+    mine = tensor.clone().pin_memory()  # which nobody else writes to while it is copied
+    return mine.to(device, non_blocking=True)
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ArgumentError(
+            f"{name}: got {type(value).__name__} {value!r}, expected integers.\n"
+            "Fix: a list or a tensor of ints"
+        ) from None
+    return tensor if tensor.numel() else tensor.long()  # PyTorch takes [] for floats
+
+
+def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.bool:
+        seen = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(
+            f"reset: got {str(seen).removeprefix('torch.')}, expected a bool tensor "
+            f"{[*lead, steps]}, true where the state starts anew.\nFix: reset.bool()"
+        )
+    if tuple(value.shape) != (*lead, steps):
+        raise ArgumentError(
+            f"reset: got the shape {list(value.shape)}, expected {[*lead, steps]}.\n"
+            "Fix: one value per sequence and step"
+        )
+    if value.device != device:
+        raise ArgumentError(
+            f"reset: got a tensor on {value.device}, expected {device}, as the inputs.\n"
+            f"Fix: reset.to('{device}')"
+        )
+    return value.reshape(math.prod(lead), steps)
+
+
+def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
+    """Check the numbers, where they are: in the operator.
+
+    Raises:
+        ArgumentError: a length that isn't between 0 and `steps`, or boundaries out of order.
+    """
+    if lengths.numel() == 0:
+        if starts is not None and steps:
+            raise ArgumentError(
+                f"cu_seqlens: got [0], which is no sequence, for {steps} steps, expected the total "
+                f"last.\nFix: cu_seqlens=[0, {steps}] for one sequence"
+            )
+        return
+    least, most = int(lengths.min()), int(lengths.max())
+    if starts is None:
+        if least < 0 or most > steps:
+            raise ArgumentError(
+                f"lengths: got {least if least < 0 else most}, expected between 0 and {steps}, the "
+                "steps of the inputs.\nFix: the number of steps of each sequence"
+            )
+        return
+    first, last = int(starts[0]), int(starts[-1] + lengths[-1])
+    if first != 0 or last != steps or least < 0:
+        raise ArgumentError(
+            f"cu_seqlens: got boundaries from {first} to {last}"
+            f"{', falling in between' if least < 0 else ''}, expected rising ones from 0 to "
+            f"{steps}, the steps of the inputs.\nFix: torch.cumsum of the lengths, a 0 in front"
+        )

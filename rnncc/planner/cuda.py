@@ -1,0 +1,306 @@
+"""Plan for CUDA: structure, shape and GPU -> which solver runs a call, and which blocks take it.
+
+The cost model counts clock cycles: a thread's chain of dependent operations where few warps share
+a processor, the instructions of all warps where many do, or the bytes that memory moves. Its
+constants are estimates from public figures of such GPUs, not measured: they choose between solvers
+that all give the same answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rnncc.ir.spec import Effort, KernelSpec
+from rnncc.planner.choices import AUTO, Choices
+from rnncc.planner.cpu import AFFINE_TOLERANCE, EPSILON, LEAD, TOLERANCE, Cut, Plan
+from rnncc.planner.cpu_model import Tiling
+
+WARP = 32
+WARPS_OF_BLOCK = 4
+SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
+ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time does the rest
+AUTO_ROUNDS = 3
+SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
+MOST_SAVED = 2**30  # steps
+MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
+WORTH = 1.2  # times faster than one pass over time, for `auto`
+
+
+class Gpu(NamedTuple):
+    """What the plan follows of a GPU.
+
+    Attributes:
+        processors: streaming multiprocessors.
+        bytes_per_cycle: of its memory, for each cycle of a processor's clock.
+    """
+
+    processors: int
+    bytes_per_cycle: float = 1800.0
+
+
+# cycles
+PER_OPERATION = 2.5  # of a chain: dependent operations take 4, and some run side by side
+PER_FUNCTION = 40.0  # exp, tanh and the like, in a chain
+ISSUE_PER_FUNCTION = 12.0  # of a warp, at the special function units
+ISSUE_PER_STREAM = 4.0  # a load or store with its address
+CROSSING = 40.0  # one border between segments
+BARRIER = 60.0
+LAUNCH = 4000.0  # a kernel after another
+CYCLES_PER_NANOSECOND = 1.7
+
+
+def plan(
+    spec: KernelSpec,
+    shape: tuple[int, int, int],
+    itemsize: int,
+    gpu: Gpu,
+    choices: Choices = AUTO,
+    total: int | None = None,
+) -> Plan:
+    """Choose the solver and its level: one pass, segments of a block, or segments of the grid.
+
+    Args:
+        shape: sequences, steps of the longest (or a bound of it), channels.
+        itemsize: bytes of the type that the recurrence is computed in.
+        total: steps of all sequences, if they aren't all as long as the longest.
+    """
+    return _Planner(spec, shape, itemsize, gpu, choices, total).plan()
+
+
+def steps_saved(spec: KernelSpec, choices: Choices) -> int:
+    """Steps between saved states: whole blocks of those that a thread holds."""
+    return round_up(min(choices.checkpoint or spec.ahead, MOST_SAVED), spec.ahead)
+
+
+def columns_of(groups: int) -> int:
+    """Neighbouring lanes that take neighbouring groups of channels: a power of two, 32 at most."""
+    columns = 1
+    while columns < min(groups, WARP):
+        columns *= 2
+    return columns
+
+
+def shared_of_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
+    """Bytes of shared memory of a block along time: ends, starts and products of its segments."""
+    return ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * itemsize
+
+
+def shared_of_back_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
+    """The same on the way back, where it also holds sums in double precision."""
+    return max(shared_of_tiles(spec, warps, itemsize), warps * WARP * 8)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One way to cut a direction: `cycles` it takes; the steps of a segment; within a block."""
+
+    cycles: float
+    segment: int
+    in_block: bool = False
+
+
+class _Planner:
+    def __init__(
+        self,
+        spec: KernelSpec,
+        shape: tuple[int, int, int],
+        itemsize: int,
+        gpu: Gpu,
+        choices: Choices,
+        total: int | None,
+    ) -> None:
+        batch, steps, channels = (max(1, size) for size in shape)
+        self.spec, self.gpu, self.choices, self.itemsize = spec, gpu, choices, itemsize
+        self.batch, self.steps, self.groups = batch, steps, max(1, channels // spec.group)
+        self.total = batch * steps if total is None else max(1, min(total, batch * steps))
+        self.every = steps_saved(spec, choices)
+
+    def plan(self) -> Plan:
+        choices, spec = self.choices, self.spec
+        solver, reason, forward = self.forward()
+        affine = spec.structure.affine and solver != "newton"
+        table = AFFINE_TOLERANCE if affine else TOLERANCE
+        rounding = EPSILON[self.itemsize] * forward.tiling.segment**0.5 / 2
+        return Plan(
+            solver=solver,
+            reason=reason,
+            forward=forward,
+            backward=self.backward(),
+            patient=choices.solver != "auto",
+            tolerance=max(table[self.itemsize], rounding) if choices.tol is None else choices.tol,
+            every=self.every,
+            threads=0,
+        )
+
+    # --- forward ---------------------------------------------------------------------------------
+
+    def forward(self) -> tuple[str, str, Cut]:
+        """Solver, reason, cut."""
+        choices, whole = self.choices, self.whole()
+        if choices.solver == "newton":
+            rounds = min(choices.iterations or 3, self.steps) + 1
+            cycles = rounds * self.sweep(1)
+            level = _Level(cycles, 1)
+            return "newton", "every step at once, as asked", self.cut(level, rounds, whole)
+        if choices.solver == "sequential":
+            return "sequential", "one pass over time, as asked", self.cut(whole, 1, whole)
+        if choices.solver == "segmented":
+            level = self.asked() or self.best()
+            most = max(1, -(-self.steps // level.segment)) + 1
+            rounds = min(choices.iterations or ROUNDS, most)
+            return "segmented", "as asked", self.cut(level, rounds, whole)
+        if self.spec.structure.spiking:
+            reason = "one pass over time: a spike has no slope to iterate by"
+            return "sequential", reason, self.cut(whole, 1, whole)
+        level = self.best()
+        if WORTH * level.cycles > whole.cycles:
+            reason = "one pass over time: batch x channels gives enough to do"
+            return "sequential", reason, self.cut(whole, 1, whole)
+        reason = "batch x channels leaves the GPU idle; segments of time fill it"
+        return "segmented", reason, self.cut(level, AUTO_ROUNDS, whole)
+
+    def asked(self) -> _Level | None:
+        """The segments that the user wants, in whole blocks of steps that a thread holds."""
+        asked = self.choices.segment
+        if asked is None:
+            return None
+        segment = round_up(asked, self.spec.ahead)
+        if segment >= self.steps:
+            return _Level(self.whole().cycles, self.steps)
+        if segment == self.spec.ahead and self.choices.iterations is None:
+            return self.tiles()
+        return _Level(self.segments(segment), segment)
+
+    def best(self) -> _Level:
+        """The segments that cost least, of a block or of the grid.
+
+        A block sweeps until its segments agree: it counts no iterations.
+        """
+        found = [self.tiles()] if self.choices.iterations is None else []
+        for count in (2**n for n in range(1, 13)):
+            segment = round_up(-(-self.steps // count), self.spec.ahead)
+            if 2 * LEAD <= segment < self.steps:
+                found.append(_Level(self.segments(segment), segment))
+        least = _Level(self.segments(self.spec.ahead), self.spec.ahead)
+        return min(found, key=lambda level: level.cycles, default=least)
+
+    def whole(self) -> _Level:
+        streams = len(self.spec.inputs) + len(self.spec.outputs)
+        cycles = self.walk(self.batch, self.steps, [self.spec.effort.step], streams)
+        return _Level(cycles + LAUNCH, self.steps)
+
+    def sweep(self, segment: int) -> float:
+        """A sweep that carries the product of the Jacobians, and the scan after it."""
+        runs, streams = self.runs(segment), len(self.spec.inputs) + len(self.spec.outputs)
+        effort = [self.spec.effort.step, self.spec.effort.carry]
+        crossings = -(-self.steps // segment) * CROSSING
+        return self.walk(runs, segment, effort, streams) + crossings + 2 * LAUNCH
+
+    def segments(self, segment: int) -> float:
+        """Segments of the grid: what leads up to them, and one sweep or two with their scans."""
+        runs, inputs = self.runs(segment), len(self.spec.inputs)
+        effort = [self.spec.effort.step, self.spec.effort.carry]
+        lead = self.walk(runs, min(LEAD, segment), effort, inputs)
+        launches = 3 + 3 * AUTO_ROUNDS
+        return lead + 1.5 * self.sweep(segment) + launches * LAUNCH
+
+    def tiles(self) -> _Level:
+        """Segments of a block, tile after tile."""
+        spec, ahead, warps = self.spec, self.spec.ahead, self.warps()
+        streams = len(spec.inputs) + len(spec.outputs)
+        runs = self.batch * warps
+        sweep = self.walk(runs, ahead, [spec.effort.step, spec.effort.carry], streams)
+        guess = self.walk(runs, 4, [spec.effort.step], len(spec.inputs))
+        tile = guess + SWEEPS_OF_TILE * (sweep + warps * CROSSING + 2 * BARRIER)
+        tiles = -(-self.steps // (ahead * warps))
+        return _Level(tiles * tile + LAUNCH, ahead, in_block=True)
+
+    # --- backward --------------------------------------------------------------------------------
+
+    def backward(self) -> Cut:
+        spec, choices, ahead = self.spec, self.choices, self.spec.ahead
+        whole = _Level(self.back_walk(self.batch, self.steps) + 2 * LAUNCH, self.steps)
+        if choices.solver == "sequential":
+            return self.cut(whole, 1, whole)
+        found = []
+        if self.every == ahead:
+            warps = self.warps()
+            tiles = -(-self.steps // (ahead * warps))
+            effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
+            walk = self.walk(self.batch * warps, ahead, effort, self.back_streams)
+            tile = walk + warps * CROSSING + 2 * BARRIER
+            found.append(_Level(tiles * tile + 2 * LAUNCH, ahead, in_block=True))
+        for count in (2**n for n in range(1, 13)):
+            segment = round_up(-(-self.steps // count), self.every)
+            if 2 * LEAD <= segment < self.steps:
+                found.append(_Level(self.back_segments(segment), segment))
+        asked = choices.segment
+        if asked is not None:
+            segment = round_up(asked, self.every)
+            level = _Level(self.back_segments(segment), segment)
+            found = [f for f in found if f.in_block and asked <= ahead] or [level]
+        level = min(found, key=lambda level: level.cycles, default=whole)
+        if level.segment >= self.steps:
+            return self.cut(whole, 1, whole)
+        if choices.solver == "segmented" or WORTH * level.cycles < whole.cycles:
+            return self.cut(level, 2, whole)
+        return self.cut(whole, 1, whole)
+
+    @property
+    def back_streams(self) -> int:
+        return 2 * len(self.spec.inputs) + len(self.spec.outputs)
+
+    def back_walk(self, runs: int, steps: int) -> float:
+        effort = [self.spec.effort.step, self.spec.effort.step, self.spec.effort.adjoint]
+        return self.walk(runs, steps, effort, self.back_streams)
+
+    def back_segments(self, segment: int) -> float:
+        runs, spec = self.runs(segment), self.spec
+        alone = [spec.effort.step, spec.effort.step, spec.effort.through]
+        lead = self.walk(runs, min(LEAD, segment), alone, len(spec.inputs) + len(spec.outputs))
+        crossings = -(-self.steps // segment) * CROSSING
+        return lead + 1.5 * self.back_walk(runs, segment) + crossings + 9 * LAUNCH
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def walk(self, runs: int, steps: int, efforts: list[Effort], streams: int) -> float:
+        """Cycles of so many runs, each of so many steps."""
+        operations = sum(e.operations for e in efforts)
+        functions = sum(e.functions for e in efforts)
+        chain = 30 + PER_OPERATION * operations + PER_FUNCTION * functions
+        issue = operations + ISSUE_PER_FUNCTION * functions + ISSUE_PER_STREAM * streams
+        warps = -(-runs * self.groups // WARP)
+        each = -(-warps // (SCHEDULERS * self.gpu.processors))
+        values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
+        memory = values * self.itemsize / self.gpu.bytes_per_cycle
+        return float(max(steps * max(chain, each * issue), memory))
+
+    def runs(self, segment: int) -> int:
+        return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
+
+    def warps(self) -> int:
+        """Of a block along time: no more than a sequence has segments, or its memory holds."""
+        warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
+        while warps > 1 and shared_of_back_tiles(self.spec, warps, self.itemsize) > MOST_SHARED:
+            warps //= 2
+        return warps
+
+    def cut(self, level: _Level, rounds: int, whole: _Level) -> Cut:
+        columns = columns_of(self.groups)
+        segment = min(level.segment, self.steps)
+        rows = self.warps() if level.in_block else WARPS_OF_BLOCK
+        return Cut(
+            tiling=Tiling(segment, rows, columns),
+            whole=Tiling(self.steps, WARPS_OF_BLOCK, columns),
+            lead=min(LEAD, segment),
+            sweeps=rounds,
+            predicted=level.cycles / CYCLES_PER_NANOSECOND,
+            one_pass=whole.cycles / CYCLES_PER_NANOSECOND,
+            in_block=level.in_block,
+        )
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple, or the value itself."""
+    return -(-value // multiple) * multiple

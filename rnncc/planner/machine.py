@@ -1,0 +1,77 @@
+"""Machine: how long the parts of a kernel take on a CPU, for the planner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+from rnncc.cache import cache_dir, cpu_identity
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Nanoseconds of one thread.
+
+    Attributes:
+        step: one step of a tile, however wide.
+        operation, function: an arithmetic operation, and a call of exp, tanh or the like, over the
+            lanes of `LANE_BYTES`.
+        row, value: bringing a row of lanes from or to memory, and each value of it, where the
+            kernel can't work in place.
+        beside: a step of a tile whose rows in memory go on in another thread's tile.
+        wake: the other threads, once.
+    """
+
+    step: float
+    operation: float
+    function: float
+    row: float
+    value: float
+    beside: float
+    wake: float
+
+    def nanoseconds(self, counts: Machine) -> float:
+        """What so many of each take."""
+        pairs = zip(astuple(self), astuple(counts), strict=True)
+        return float(sum(mine * count for mine, count in pairs))
+
+
+# Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22; `beside`
+# and `wake` from whole calls of one sequence of 64 channels, where threads find each other asleep.
+MEASURED = Machine(
+    step=19.5, operation=2.0, function=2.4, row=1.75, value=0.0, beside=40.0, wake=15000.0
+)
+
+
+def calibration_file() -> Path:
+    """Where this machine's own constants lie, in the kernel cache."""
+    digest = hashlib.sha256(cpu_identity().encode()).hexdigest()[:20]
+    return cache_dir() / f"calibration-{digest}.json"
+
+
+@cache
+def this_machine() -> Machine:
+    """The constants calibrated here, else those measured for the project.
+
+    Read once: what is calibrated while a process runs takes effect in the next.
+    """
+    try:
+        values = json.loads(calibration_file().read_text(encoding="utf-8"))
+        return Machine(**{f.name: float(values[f.name]) for f in fields(Machine)})
+    except (OSError, ValueError, TypeError, KeyError):
+        return MEASURED
+
+
+def save(machine: Machine) -> Path:
+    """Keep calibrated constants for the processes to come."""
+    path = calibration_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(json.dumps(asdict(machine), indent=2) + "\n")
+    os.replace(file.name, path)
+    return path

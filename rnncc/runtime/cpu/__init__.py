@@ -1,0 +1,1 @@
+"""The CPU backend: C++ text -> a library, and calls of it."""

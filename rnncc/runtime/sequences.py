@@ -1,0 +1,26 @@
+"""Sequences: the stretches of time that one call takes, as kernels read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the sequences of a call are.
+
+    Attributes:
+        starts: [S], int64, where each begins if all lie one after another in inputs of one row;
+            None if each has a row of its own.
+        lengths: [S], int64, or None where all take every step.
+        reset: [B, T], bool, true where the state starts anew before the step; or None.
+    """
+
+    starts: Tensor | None = None
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+
+
+ALL_WHOLE = Sequences()

@@ -1,0 +1,322 @@
+"""Building kernels: the cache, the compilers, what goes wrong and in which words."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnncc import BuildError
+from rnncc.cache import cache_dir
+from rnncc.runtime.cpu import build, launch
+from rnncc.runtime.kernel import Kernel
+from tests.support.runs import assert_agree, by_kernel, by_oracle, compiled, random_call
+
+ROOT = Path(__file__).parents[2]
+TINY = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n'
+NAME = "tiny"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(folder))
+    monkeypatch.delenv("CXX", raising=False)
+    return folder
+
+
+@pytest.fixture
+def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler of our own that counts its calls in a file, a line each."""
+    log = tmp_path / "calls"
+    log.touch()
+    script = tmp_path / "counting-g++"
+    real = shutil.which("g++") or shutil.which("clang++")
+    assert real, "the tests need a C++ compiler"
+    script.write_text(f'#!/bin/sh\necho "$@" >> "{log}"\nexec "{real}" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    return log
+
+
+def calls(log: Path) -> int:
+    return len(log.read_text().splitlines())
+
+
+def answer(library: ctypes.CDLL) -> int:
+    result: int = library.answer()
+    return result
+
+
+# --- the cache -------------------------------------------------------------------------------
+
+
+def test_the_same_source_is_compiled_once(cache: Path, counted: Path) -> None:
+    for _ in range(3):
+        assert answer(build.load(NAME, TINY, "float32")) == 42
+    assert calls(counted) == 1
+
+
+def test_another_source_dtype_or_compiler_is_another_library(
+    cache: Path, counted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build.library_path(NAME, TINY, "float32")
+    others = {
+        build.library_path(NAME, TINY + "\n", "float32"),
+        build.library_path(NAME, TINY, "float64"),
+    }
+    monkeypatch.setenv("CXX", "clang++")
+    others.add(build.library_path(NAME, TINY, "float32"))
+    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DMORE"])
+    others.add(build.library_path(NAME, TINY, "float32"))
+    monkeypatch.setattr(build, "cpu_identity", lambda: "another machine")
+    others.add(build.library_path(NAME, TINY, "float32"))
+    assert len(others - {first}) == 5
+
+
+def test_the_cache_lies_where_the_variable_says(cache: Path) -> None:
+    build.load(NAME, TINY, "float32")
+    assert build.library_path(NAME, TINY, "float32").parent == cache
+    assert [f.suffix for f in sorted(cache.iterdir())] == [".cpp", ".so", ".lock"]
+
+
+def test_without_the_variable_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RNNCC_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    if sys.platform == "linux":
+        assert cache_dir() == Path("/somewhere/rnncc")
+
+
+def test_a_warm_cache_loads_in_50_ms_without_a_compiler(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = compiled("para_gru")
+    launch.function(Kernel(c.kernel.spec, c.kernel.sources), "forward", torch.float32)
+    monkeypatch.setattr(build, "find_compiler", lambda: None)
+    seconds = []
+    for _ in range(5):
+        kernel = Kernel(c.kernel.spec, c.kernel.sources)
+        start = time.perf_counter()
+        launch.function(kernel, "forward", torch.float32)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+
+
+def test_the_least_recently_used_libraries_go_first_when_the_cache_is_full(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = []
+    for age, text in enumerate("abc"):
+        source = f"// {text}\n{TINY}"
+        build.load(NAME, source, "float32")
+        paths.append(build.library_path(NAME, source, "float32"))
+        os.utime(paths[-1], (1000.0 + age, 1000.0))
+    size = paths[0].stat().st_size
+    monkeypatch.setattr(build, "CACHE_LIMIT", int(2.5 * size))
+    build.load(NAME, f"// d\n{TINY}", "float32")
+    newest = build.library_path(NAME, f"// d\n{TINY}", "float32")
+    assert sorted(cache.glob("*.so")) == sorted([paths[2], newest])
+    assert sorted(cache.glob("*.cpp")) == sorted(p.with_suffix(".cpp") for p in (paths[2], newest))
+
+
+def test_a_read_only_cache_that_holds_the_kernel_is_enough(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.load(NAME, TINY, "float32")
+    for name in ("_build_locked", "find_compiler"):
+        monkeypatch.setattr(build, name, lambda *_: pytest.fail("touched the cache"))
+    assert answer(build.load(NAME, TINY, "float32")) == 42
+
+
+RACE = """
+import sys
+from rnncc.runtime.cpu import build
+source = sys.stdin.read()
+assert build.load("tiny", source, "float32").answer() == 42
+"""
+
+
+def test_processes_that_want_the_same_kernel_build_it_once(cache: Path, counted: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE], stdin=subprocess.PIPE, env=environment, text=True
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(TINY)
+        process.stdin.close()
+    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    assert calls(counted) == 1
+    assert [f.suffix for f in sorted(cache.iterdir())] == [".cpp", ".so", ".lock"]
+
+
+# --- what goes wrong -------------------------------------------------------------------------
+
+
+def test_a_compiler_that_does_not_exist_is_named(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "float32")
+    assert str(error.value) == (
+        "the compiler 'no-such-compiler' (from the variable CXX) can't be run: No such file or "
+        "directory.\nFix: correct CXX, or unset it to use g++ or clang++"
+    )
+    assert list(cache.glob("*.tmp")) == []
+
+
+def test_a_compiler_that_can_not_be_run_is_not_called_a_cache_that_can_not_be_written(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.setenv("CXX", str(tmp_path / "notes.txt"))
+    with pytest.raises(
+        BuildError, match=r"notes.txt' \(from the variable CXX\) can't be run: Perm"
+    ):
+        build.load(NAME, TINY, "float32")
+
+
+def test_without_any_compiler_the_wheel_with_one_is_recommended(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "bfloat16")
+    assert str(error.value) == (
+        "no C++ compiler was found to build the kernel 'tiny' for bfloat16.\n"
+        "Looked for: the variable CXX, g++, clang++, the wheel ziglang.\n"
+        'Fix: pip install "rnncc[zig]", or install g++ or clang++, or set CXX'
+    )
+
+
+def test_a_cache_that_can_not_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "float32")
+    assert re.fullmatch(
+        rf"the kernel cache {tmp_path}/file/cache can't be written: .*Not a directory.*\.\n"
+        "Fix: set RNNCC_CACHE_DIR to a folder that can",
+        str(error.value),
+    )
+
+
+def test_a_refused_source_is_shown_with_its_equations_and_where_it_lies(cache: Path) -> None:
+    source = compiled("para_gru").source() + "\nsyntax error;\n"
+    with pytest.raises(BuildError) as error:
+        build.load("para_gru", source, "float32")
+    text = str(error.value)
+    assert text.startswith("the compiler refused the kernel 'para_gru' for float32.\n")
+    assert "z = sigmoid(" in text
+    assert "error" in text
+    assert text.endswith("if the message names rnncc's own code, report it")
+    match = re.search(r"^Full source: (.*)$", text, re.MULTILINE)
+    assert match
+    assert Path(match[1]).read_text() == source
+    command = re.search(r"^Command: (.*)$", text, re.MULTILINE)
+    assert command
+    assert match[1] in command[1]
+    assert list(cache.glob("*.tmp")) == list(cache.glob("*.so")) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF"])
+def test_a_damaged_library_is_built_again(cache: Path, content: bytes) -> None:
+    path = build.library_path(NAME, TINY, "float32")
+    cache.mkdir()
+    path.write_bytes(content)
+    assert answer(build.load(NAME, TINY, "float32")) == 42
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ('"g++', "the variable CXX is not a command: '\"g++': No closing quotation"),
+        ("true", "the compiler 'true' (from the variable CXX) succeeded, but what it wrote can't"),
+    ],
+)
+def test_a_cxx_that_builds_nothing_is_named_and_leaves_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, command: str, message: str
+) -> None:
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "float32")
+    assert str(error.value).startswith(message)
+    assert "Fix: " in str(error.value)
+    assert list(cache.glob("*.so")) == list(cache.glob("*.tmp")) == []
+
+
+# --- compilers -------------------------------------------------------------------------------
+
+
+def test_cxx_comes_first_and_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "ccache g++ -O1")
+    found = build.find_compiler()
+    assert found is not None
+    assert found.command == ("ccache", "g++", "-O1")
+    assert found.origin == "the variable CXX"
+
+
+def test_without_cxx_the_path_is_searched_and_then_the_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    found = build.find_compiler()
+    assert found is not None
+    assert found.origin == "the wheel ziglang"
+    for name in ("clang++", "g++"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+        found = build.find_compiler()
+        assert found is not None
+        assert found.command == (str(tmp_path / name),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["clang++", "ziglang"])
+def test_another_compiler_builds_kernels_that_equal_the_oracle(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiler == "ziglang":
+        if importlib.util.find_spec("ziglang") is None:
+            pytest.skip("the wheel ziglang is not installed")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+    else:
+        if shutil.which("clang++") is None:
+            pytest.skip("clang++ is not installed")
+        monkeypatch.setenv("CXX", "clang++")
+    found = build.find_compiler()
+    assert found is not None
+    assert compiler in " ".join(found.command)
+    assert "clang" in found.version()
+    for name in ("lstm", "crossed"):
+        c = compiled(name)
+        c.kernel.memo.clear()
+        path = build.library_path(name, c.source(), "float32")
+        if compiler == "ziglang":  # the key doesn't tell compilers found on the PATH apart
+            monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "cache"))
+            path = tmp_path / "cache" / path.name
+        for shape in ((3, 33, 100), (2, 20, 6)):
+            call = random_call(name, shape, torch.float32)
+            assert_agree(name, call, by_kernel(name, call), by_oracle(name, call), compiler)
+        c.kernel.memo.clear()
+        assert path.exists()

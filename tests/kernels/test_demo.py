@@ -1,0 +1,45 @@
+"""The demo: every part of it works, and the model learns."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_quick_demo_compiles_agrees_and_learns(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            sys.executable, str(ROOT / "examples" / "train_bytes.py"), "--quick", "--threads", "1",
+            "--out", str(tmp_path / "out"), "--json", str(file),
+        ],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    for line in (
+        r"compiled +cells/para_gru.py",
+        r"diagonal: the Jacobian over 3 channels",
+        r"the emitted step +\S+/para_gru/kernel.cpp:\d+-\d+",
+        r"RNNCC_FN void para_gru_step\(",
+        r"gradient of h0 +largest error",
+        r"held out, before +8\.000 bits per byte",
+        r"held out, after +[\d.]+ bits per byte",
+        r"def ",
+        r"plain loop +[\d.]+ ms, loss",
+        r"ratio +[\d.]+;",
+    ):
+        assert re.search(line, done.stdout), f"{line}\n{done.stdout}"
+    figures = json.loads(file.read_text())
+    assert figures["bits_per_byte"]["after"] < figures["bits_per_byte"]["before"] - 2
+    assert abs(figures["step"]["loss"]["fused"] - figures["step"]["loss"]["plain loop"]) < 1e-4
+    assert (tmp_path / "out" / "para_gru" / "kernel.cpp").is_file()

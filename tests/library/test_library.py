@@ -1,0 +1,169 @@
+"""The cells that ship, on the CPU and the emulated GPU: right whatever solves them, and as layers.
+
+Those of `runs.CORE` go through much more than this, in the files named after the stages.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rnncc.ir.spec import CUDA_KERNELS
+from rnncc.lang.loader import shipped
+from rnncc.runtime.cuda import nvrtc
+from tests.support.runs import (
+    CORE,
+    SHIPPED,
+    assert_agree,
+    by_kernel,
+    by_oracle,
+    compiled,
+    fitting,
+    is_spiking,
+    listed,
+    random_call,
+    solve,
+)
+from tests.support.tolerances import assert_close
+
+EVERY_TARGET = True  # see conftest.py
+FIELDS = {"language models", "time series", "neuroscience", "dynamical systems"}
+SHAPES = [(2, 1, 7), (3, 33, 12), (1, 260, 5), (0, 4, 4), (2, 0, 4)]
+LONG = 100  # steps that are dear to the oracle
+SOLVERS: dict[str, dict[str, Any]] = {
+    "one pass": {"solver": "sequential", "checkpoint": 8},
+    "short segments": {"solver": "segmented", "segment": 4},
+    "segments": {"solver": "segmented", "segment": 24},
+    "newton": {"solver": "newton", "iterations": 70},
+}
+OTHERS = [name for name in SHIPPED if name not in CORE]
+SMOOTH = [name for name in OTHERS if "spike(" not in (Path("cells") / f"{name}.py").read_text()]
+
+each_cell = pytest.mark.parametrize("name", OTHERS)
+
+
+def dtypes_of(target: str) -> tuple[torch.dtype, ...]:
+    """Of a GPU one, since each takes a build; its other dtypes are those of the core cells."""
+    return (torch.float32,) if target == "emulated" else (torch.float32, torch.float64)
+
+
+@each_cell
+def test_outputs_states_and_all_gradients_equal_the_oracle(name: str, target: str) -> None:
+    for dtype, (seed, shape) in itertools.product(dtypes_of(target), enumerate(SHAPES)):
+        for start in (True, False) if shape[1] < LONG else (True,):
+            fitted = (*shape[:2], fitting(name, shape[2]))
+            call = random_call(name, fitted, dtype, seed=seed, start=start)
+            expected = by_oracle(name, call)
+            assert_agree(name, call, by_kernel(name, call), expected, f"{name} {fitted} {dtype}")
+            assert all(bool(y.isfinite().all()) for y in expected.y), name
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@each_cell
+def test_every_solver_gives_the_answer_of_the_oracle(name: str, solver: str, target: str) -> None:
+    """Newton's iteration as well, given as many iterations as there are steps."""
+    for dtype in dtypes_of(target):
+        call = random_call(name, (2, 70, fitting(name, 6)), dtype, seed=3)
+        got = by_kernel(name, call, **SOLVERS[solver])
+        assert_agree(name, call, got, by_oracle(name, call), f"{name} by {solver}")
+
+
+@each_cell
+def test_chunks_with_carried_state_give_what_one_run_gives(name: str, target: str) -> None:
+    cell = compiled(name).stages.cell
+    call = random_call(name, (2, 40, fitting(name, 9)), torch.float32, start=False)
+    y, h = solve(name, call.arguments, None, solver="sequential")
+    rows, state = [], None
+    for first, last in itertools.pairwise((0, 1, 18, 40)):
+        inputs = {i.name: call.arguments[i.name][:, first:last] for i in cell.inputs}
+        out, state = solve(name, call.arguments | inputs, state, solver="sequential")
+        rows.append(out)
+    pieces = [torch.cat(column, 1) for column in zip(*rows, strict=True)]
+    for whole, parts in zip((*y, *h), (*pieces, *(state or ())), strict=True):
+        if target == "cpp":
+            assert torch.equal(whole, parts)
+        else:  # a GPU's compiler may fuse what it walks step by step otherwise than blocks
+            assert_close(whole, parts, whole.dtype, name)
+
+
+@pytest.mark.parametrize("solver", ["one pass", "short segments"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradcheck_passes(name: str, solver: str, target: str) -> None:
+    if target == "emulated":
+        pytest.skip("in float64 on the CPU only, since each dtype takes a build")
+    call = random_call(name, (2, 12, fitting(name, 2)), torch.float64)
+    leaves = {n: t.clone().requires_grad_() for n, t in call.arguments.items()}
+    start = [h.clone().requires_grad_() for h in call.h0 or ()]
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(leaves, tensors, strict=False))
+        y, h = solve(name, given, tensors[len(leaves) :], **SOLVERS[solver])
+        return (*y, *h)
+
+    assert torch.autograd.gradcheck(function, (*leaves.values(), *start), fast_mode=True)
+
+
+@each_cell
+def test_a_layer_of_it_takes_its_projections_names_its_params_and_steps(
+    name: str, target: str
+) -> None:
+    torch.manual_seed(0)
+    cell = compiled(name).stages.cell
+    channels = fitting(name, 8)
+    layer = compiled(name).layer(3, channels)
+    rows = sum(1 if i.shared else channels for i in cell.inputs if i.projected)
+    assert layer.projection.weight.shape == (rows, 3)
+    own = {n for n, _ in layer.named_parameters() if not n.startswith("projection.")}
+    assert own == {p.name for p in cell.params}
+    assert all(bool(p.isfinite().all()) for p in layer.parameters())
+    given = {i.name: torch.rand(2, 7) for i in cell.inputs if not i.projected}
+    x = torch.randn(2, 7, 3)
+    y, h = layer(x, **given)
+    sum(out.mean() for out in listed(y)).backward()
+    assert any(bool((p.grad != 0).any()) for p in layer.parameters() if p.grad is not None)
+    assert all(bool(p.grad.isfinite().all()) for p in layer.parameters() if p.grad is not None)
+    state, steps = None, []
+    for t in range(7):
+        row, state = layer.step(x[:, t], state, **{n: v[:, t] for n, v in given.items()})
+        steps.append(listed(row))
+    for got, expected in zip(zip(*steps, strict=True), listed(y), strict=True):
+        assert_close(torch.stack(got, 1), expected, torch.float32, name)
+    for got, expected in zip(listed(state), listed(h), strict=True):
+        assert_close(got, expected, torch.float32, name)
+
+
+# --- without running it ----------------------------------------------------------------------
+
+
+@each_cell
+def test_nvrtc_compiles_its_tiles_without_a_warning_or_a_spill(name: str, target: str) -> None:
+    """Tiles hold more in registers than all other kernels do; cells that mix channels may spill."""
+    if target == "cpp":
+        pytest.skip("kernel.cu is the GPU's")
+    pytest.importorskip("cupy")
+    parts, spec = list(CUDA_KERNELS), compiled(name).spec
+    text = f"#define RNNCC_PART {parts.index('tiles')}\n{compiled(name).source('cuda')}"
+    made = nvrtc.compile(name, text, "float32", "sm_90")
+    assert made.warnings == ()
+    spilled = {r.kernel for r in made.resources if r.spill_stores + r.spill_loads}
+    assert spilled == set() or spec.group > 1
+    assert {r.kernel for r in made.resources} == {f"{name}_{k}" for k in CUDA_KERNELS["tiles"]}
+
+
+def test_its_file_is_short_and_says_field_and_source(target: str) -> None:
+    for path in shipped():
+        text = path.read_text()
+        assert len(text.splitlines()) < 40, path
+        (fields,) = re.findall(r"^Field: (.+)\.$", text, re.MULTILINE)
+        assert set(fields.split(", ")) <= FIELDS, path
+        assert re.search(r"^Source: .*(19|20)\d\d", text, re.MULTILINE | re.DOTALL), path
+
+
+def test_the_cells_that_spike_are_those_that_say_so(target: str) -> None:
+    assert [name for name in OTHERS if not is_spiking(name)] == SMOOTH

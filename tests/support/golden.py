@@ -1,0 +1,125 @@
+"""Golden output: generated/ is what the shipped cells give, file by file.
+
+python -m tests.support.golden             say what differs; exit 1 if anything does
+python -m tests.support.golden --update    write generated/ again, and delete what no cell gives
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import rnncc
+from rnncc.codegen.writer import MARK, write
+from rnncc.lang.loader import cells_of, shipped
+
+ROOT = Path(__file__).parents[2]
+GENERATED = ROOT / "generated"
+SHOWN_LINES = 40
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One file that is not as the cells give it; a side is None where the file is missing."""
+
+    path: str
+    found: str | None
+    expected: str | None
+
+    def __str__(self) -> str:
+        if self.expected is None:
+            return f"{self.path}: orphan, no cell gives it"
+        if self.found is None:
+            return f"{self.path}: missing"
+        diff = list(
+            difflib.unified_diff(
+                self.found.splitlines(),
+                self.expected.splitlines(),
+                f"generated/{self.path}",
+                "what the cell gives now",
+                lineterm="",
+            )
+        )
+        left = len(diff) - SHOWN_LINES
+        more = [f"... {left} more lines"] if left > 0 else []
+        return "\n".join([f"{self.path}: differs", *diff[:SHOWN_LINES], *more])
+
+
+def packages(cells: Sequence[Path] | None = None) -> dict[str, dict[str, str]]:
+    """Package name -> its files, for every cell that ships."""
+    found = [c for path in cells or shipped() for c in cells_of(path.resolve()).values()]
+    return {cell.name: rnncc.compile(cell).files for cell in found}
+
+
+def expected_files(emitted: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Path below generated/ -> text."""
+    return {
+        f"{name}/{file}": text for name, texts in emitted.items() for file, text in texts.items()
+    }
+
+
+def differences(folder: Path, expected: dict[str, str]) -> list[Difference]:
+    """Files that differ, are missing, or that no cell gives."""
+    found = {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8", errors="replace")
+        for path in _files(folder)
+    }
+    paths = sorted({*found, *expected})
+    all_ = (Difference(path, found.get(path), expected.get(path)) for path in paths)
+    return [d for d in all_ if d.found != d.expected]
+
+
+def update(folder: Path, emitted: dict[str, dict[str, str]]) -> None:
+    """Write every package as `rnncc compile` does, and delete the rest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for difference in differences(folder, expected_files(emitted)):
+        if difference.expected is None:
+            (folder / difference.path).unlink()
+    for name, files in emitted.items():
+        if not (folder / name / MARK).is_file():
+            shutil.rmtree(folder / name, ignore_errors=True)  # a broken package, no longer known
+        write(files, folder / name)
+    for path in folder.iterdir():
+        if path.is_dir() and not any(_files(path)):
+            shutil.rmtree(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """What Python leaves behind by itself is not ours to compare."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.golden", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--update", action="store_true", help="write generated/ again")
+    parser.add_argument("--folder", type=Path, default=GENERATED, help="in the place of generated/")
+    options = parser.parse_args(arguments)
+    emitted = packages()
+    expected = expected_files(emitted)
+    found = differences(options.folder, expected)
+    if options.update:
+        update(options.folder, emitted)
+        changed = ", ".join(d.path for d in found) or "nothing"
+        print(f"golden: {len(expected)} files written; changed: {changed}")
+        return 0
+    for difference in found:
+        print(difference)
+    if found:
+        print(
+            f"\ngolden: {len(found)} of {len(expected)} files differ. Fix: make golden, then review"
+        )
+        return 1
+    print(f"golden: {len(expected)} files are as the cells give them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

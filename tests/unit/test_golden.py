@@ -1,0 +1,174 @@
+"""Golden output: generated/ is what the cells give, and what they give is the same everywhere."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rnncc
+from rnncc.lang.loader import shipped
+from tests.support import golden
+from tests.support.golden import (
+    GENERATED,
+    ROOT,
+    differences,
+    expected_files,
+    main,
+    packages,
+    update,
+)
+
+CELLS = [path.stem for path in shipped()]
+FEW = [path for path in shipped() if path.stem in ("elman", "lru", "block_elman")]
+SEEDS = ("0", "1", "12345")
+HASHED = ("slstm", "block_elman", "lru")
+PRINT_FILES = """
+import json, sys
+import rnncc
+from rnncc.lang.loader import find
+print(json.dumps({name: rnncc.compile(find(name)).files for name in sys.argv[1:]}))
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as --update leaves it, in a world of few cells."""
+    monkeypatch.setattr(golden, "shipped", lambda: FEW)
+    update(tmp_path / "generated", packages())
+    return tmp_path / "generated"
+
+
+# --- generated/ ------------------------------------------------------------------------------
+
+
+def texts(name: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in (GENERATED / name).iterdir() if path.is_file()}
+
+
+def test_generated_is_what_the_cells_give() -> None:
+    """What the other tests find in generated/ therefore holds for what rnncc emits."""
+    found = differences(GENERATED, expected_files(packages()))
+    shown = "\n\n".join(map(str, found[:3]))
+    assert not found, f"{len(found)} files differ. Fix: make golden, then review.\n{shown}"
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_shipped_cell_has_its_package(name: str) -> None:
+    files = texts(name)
+    assert {"__init__.py", "cell.json", "kernel.cpp"} <= set(files)
+    assert all(text.endswith("\n") and not text.endswith("\n\n") for text in files.values())
+
+
+def test_generated_packages_import_from_the_root() -> None:
+    names = ", ".join(f"generated.{name}" for name in CELLS)
+    code = f"import {names}\nfrom generated.para_gru import ParaGRU, para_gru"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- the same everywhere ---------------------------------------------------------------------
+
+
+def test_output_does_not_depend_on_the_hash_seed() -> None:
+    texts = set()
+    for seed in SEEDS:
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", PRINT_FILES, *HASHED]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        texts.add(run.stdout)
+    assert len(texts) == 1
+    assert all(name in texts.pop() for name in HASHED[:1])
+
+
+def test_output_does_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = packages(FEW)
+    monkeypatch.chdir(tmp_path)
+    assert packages(FEW) == before
+
+
+def leaks(text: str) -> list[str]:
+    """Absolute paths, dates and versions in a text."""
+    today = datetime.date.today()
+    home = [str(ROOT), str(Path.home()), sys.prefix, "/tmp/", "site-packages"]
+    dates = [str(today), str(today.year) + "-", today.strftime("%d.%m."), today.strftime("%b %d")]
+    versions = [rnncc.__version__, sys.version.split()[0]]
+    paths = re.findall(r"(?<![\w/.:])/(?:[\w.-]+/)+[\w.-]+", text)
+    return [t for t in [*home, *dates, *versions] if t in text] + paths
+
+
+def test_the_check_for_leaks_finds_them() -> None:
+    assert leaks("from /usr/include/math.h") == ["/usr/include/math.h"]
+    assert leaks(f"written by rnncc {rnncc.__version__}")
+    assert leaks(f"on {datetime.date.today()}")
+    assert leaks("a / b and cells/elman.py, arXiv:2510.21450, https://a.b/c/d, x/y/z") == []
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_output_holds_no_path_date_or_version(name: str) -> None:
+    for file, text in texts(name).items():
+        assert leaks(text) == [], file
+
+
+# --- the tool --------------------------------------------------------------------------------
+
+
+def test_an_updated_folder_has_no_differences(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--folder", str(copy)]) == 0
+    assert "files are as the cells give them" in capsys.readouterr().out
+
+
+def test_a_changed_file_is_shown_as_a_short_diff(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = copy / "elman" / "kernel.cpp"
+    kernel.write_text(kernel.read_text().replace("tanh(", "sinh("))
+    assert main(["--folder", str(copy)]) == 1
+    out = capsys.readouterr().out
+    assert "elman/kernel.cpp: differs" in out
+    assert "sinh(" in out
+    assert "more lines" in out
+    assert "1 of " in out
+    assert len(out.splitlines()) < 50
+
+
+def test_missing_files_and_orphans_are_listed(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "elman" / "cell.json").unlink()
+    (copy / "old_cell").mkdir()
+    (copy / "old_cell" / "kernel.cpp").write_text("old")
+    (copy / "elman" / "__pycache__").mkdir()
+    (copy / "elman" / "__pycache__" / "x.pyc").write_bytes(b"\xff")
+    assert main(["--folder", str(copy)]) == 1
+    out = capsys.readouterr().out
+    assert "elman/cell.json: missing" in out
+    assert "old_cell/kernel.cpp: orphan" in out
+    assert "__pycache__" not in out
+
+
+def test_update_mends_all_of_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "elman" / "cell.json").unlink()
+    (copy / "elman" / "kernel.cpp").write_text("broken")
+    (copy / "elman" / "extra.txt").write_text("orphan")
+    (copy / "old_cell").mkdir()
+    (copy / "old_cell" / "kernel.cpp").write_text("old")
+    assert main(["--folder", str(copy), "--update"]) == 0
+    assert "changed: elman/cell.json, elman/extra.txt" in capsys.readouterr().out
+    assert differences(copy, expected_files(packages())) == []
+    assert not (copy / "old_cell").exists()
+
+
+def test_update_of_what_is_right_changes_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--folder", str(copy), "--update"]) == 0
+    assert "changed: nothing" in capsys.readouterr().out

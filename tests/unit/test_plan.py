@@ -1,0 +1,259 @@
+"""Which solver a call runs, and how it is cut: everything covered once, in whole vectors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnncc import ArgumentError
+from rnncc.bench.calibrate import fit
+from rnncc.planner import machine
+from rnncc.planner.choices import Choices
+from rnncc.planner.cpu import LEAD, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, Plan, plan
+from rnncc.planner.cpu_model import LANE_BYTES, Tiling
+from rnncc.planner.machine import MEASURED, Machine
+from tests.support.runs import CORE, compiled
+
+SPECS = {name: compiled(name).kernel.spec for name in CORE}
+WIDE, NARROW = (8, 2048, 256), (1, 131072, 4)
+
+batches = st.integers(1, 300)
+channels = st.integers(1, 3000)
+threads = st.integers(1, 64)
+itemsizes = st.sampled_from([4, 8])
+SEQUENTIAL = Choices(solver="sequential")
+
+
+def plan_for(
+    shape: tuple[int, int, int],
+    itemsize: int = 4,
+    threads: int = 2,
+    choices: Choices = SEQUENTIAL,
+    name: str = "para_gru",
+) -> Plan:
+    return plan(SPECS[name], shape, itemsize, threads, choices, cores=2, machine=MEASURED)
+
+
+# --- tiles -----------------------------------------------------------------------------------
+
+
+def tiles(runs: int, groups: int, t: Tiling) -> list[tuple[range, range]]:
+    """Rows and columns of each tile, as the driver of the kernels cuts them."""
+    return [
+        (range(row, min(row + t.rows, runs)), range(column, min(column + t.columns, groups)))
+        for row in range(0, runs, t.rows)
+        for column in range(0, groups, t.columns)
+    ]
+
+
+@given(batches, channels, itemsizes, threads, st.sampled_from([None, 7, 64, 1000]))
+def test_tiles_cover_every_channel_of_every_run_once_and_fit_the_kernels_arrays(
+    batch: int, groups: int, itemsize: int, threads: int, segment: int | None
+) -> None:
+    choices = SEQUENTIAL if segment is None else Choices("segmented", segment)
+    p = plan_for((batch, 1000, groups), itemsize, threads, choices)
+    lanes = LANE_BYTES // itemsize
+    for cut in (p.forward, p.backward):
+        runs = batch * -(-1000 // cut.tiling.segment)
+        found = tiles(runs, groups, cut.tiling)
+        assert sum(len(rows) * len(columns) for rows, columns in found) == runs * groups
+        assert 1 <= cut.tiling.rows <= runs
+        for rows, columns in found[:200]:
+            padded = -(-len(rows) * len(columns) // lanes) * lanes
+            assert padded <= SPECS["para_gru"].tile * 4 // itemsize
+
+
+@given(batches, channels, itemsizes, threads)
+def test_tiles_start_at_whole_vectors(batch: int, groups: int, itemsize: int, threads: int) -> None:
+    """The sums over vectors of a shared input's gradient then don't depend on the threads."""
+    t = plan_for((batch, 1000, groups), itemsize, threads).forward.tiling
+    assert t.columns == groups or (t.rows == 1 and t.columns % (LANE_BYTES // itemsize) == 0)
+
+
+@given(st.integers(1, 64), channels, itemsizes, st.integers(2, 16))
+def test_no_thread_idles_where_there_is_a_vector_for_each(
+    batch: int, groups: int, itemsize: int, threads: int
+) -> None:
+    lanes = LANE_BYTES // itemsize
+    if groups < lanes or batch * 4096 * groups < WORTH_A_THREAD:
+        return
+    t = plan_for((batch, 4096, groups), itemsize, threads).forward.tiling
+    vectors = batch * (groups // lanes)
+    # rounding a tile up to whole vectors may leave half of the threads without one, not more
+    assert len(tiles(batch, groups, t)) >= min(threads, vectors) / 2
+
+
+@given(batches, st.integers(1, 15), threads)
+def test_few_channels_put_several_sequences_into_a_vector(
+    batch: int, groups: int, threads: int
+) -> None:
+    t = plan_for((batch, 1000, groups), 4, threads).forward.tiling
+    assert t.rows >= min(batch, 16 // groups)
+
+
+def test_a_small_call_takes_one_thread_and_a_large_one_all() -> None:
+    assert plan_for((1, 10, 8), threads=8).threads == 1
+    assert plan_for(WIDE, threads=8).threads == 8
+
+
+def test_groups_of_channels_count_as_one_lane() -> None:
+    t = plan_for((1, 1000, 400), 4, 1, name="block_elman").forward.tiling
+    assert t.columns == 112  # 400 channels are 100 groups, rounded up to whole vectors
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8), (2, 5, 0), (0, 0, 0)])
+def test_an_empty_call_has_a_plan(shape: tuple[int, int, int]) -> None:
+    assert plan_for(shape, choices=Choices()).forward.tiling.rows >= 1
+
+
+# --- the solver ------------------------------------------------------------------------------
+
+
+def test_auto_takes_segments_where_channels_are_few_and_steps_many() -> None:
+    assert plan_for(WIDE, choices=Choices()).solver == "sequential"
+    p = plan_for(NARROW, choices=Choices())
+    assert p.solver == "segmented"
+    assert p.forward.predicted < p.forward.one_pass / 3
+    assert not p.patient
+
+
+@given(
+    st.sampled_from(CORE),
+    st.integers(1, 64),
+    st.integers(1, 200_000),
+    st.integers(1, 600),
+    itemsizes,
+)
+def test_auto_expects_what_it_chooses_to_be_the_faster(
+    name: str, batch: int, steps: int, groups: int, itemsize: int
+) -> None:
+    shape = (batch, steps, groups * SPECS[name].group)
+    p = plan_for(shape, itemsize, choices=Choices(), name=name)
+    for cut in (p.forward, p.backward):
+        segment = cut.tiling.segment
+        assert cut.predicted <= cut.one_pass
+        assert segment == steps or (segment >= SHORTEST and segment % STEPS_SAVED == 0)
+
+
+@given(st.integers(1, 64))
+def test_the_number_of_threads_does_not_change_the_choice(threads: int) -> None:
+    for shape in (WIDE, NARROW, (1, 16384, 16), (4, 5000, 20)):
+        one, other = (plan_for(shape, 4, n, Choices()) for n in (1, threads))
+        assert one.solver == other.solver
+        assert one.forward.tiling.segment == other.forward.tiling.segment
+        assert one.backward.tiling.segment == other.backward.tiling.segment
+
+
+def test_a_spiking_cell_runs_forward_in_one_pass() -> None:
+    p = plan_for(NARROW, choices=Choices(), name="lif")
+    assert p.solver == "sequential"
+    assert "spike" in p.reason
+
+
+def test_an_affine_cell_may_always_take_its_two_sweeps() -> None:
+    assert plan_for(NARROW, choices=Choices(), name="lru").forward.sweeps >= 3
+
+
+def test_what_a_user_names_is_done() -> None:
+    p = plan_for(WIDE, choices=Choices("segmented", segment=100, iterations=7, tol=1e-3))
+    assert (p.solver, p.forward.tiling.segment, p.forward.sweeps) == ("segmented", 100, 7)
+    assert p.tolerance == 1e-3
+    assert p.patient
+    p = plan_for(WIDE, choices=Choices("newton", iterations=4))
+    assert (p.solver, p.forward.tiling.segment, p.forward.sweeps) == ("newton", 1, 5)
+    assert p.forward.lead == 1
+    assert p.backward.lead == LEAD
+    assert plan_for(NARROW, choices=SEQUENTIAL).solver == "sequential"
+    assert plan_for(NARROW, choices=SEQUENTIAL).backward.tiling.segment == NARROW[1]
+
+
+def test_segments_of_the_backward_begin_at_saved_states() -> None:
+    for every in (1, 7, 16, 40):
+        for segment in (1, 5, 16, 100):
+            choices = Choices("segmented", segment=segment, checkpoint=every)
+            p = plan_for((2, 1000, 8), choices=choices)
+            assert p.every == every
+            assert p.backward.tiling.segment % every == 0 or p.backward.tiling.segment == 1000
+
+
+def test_tolerance_follows_what_rounding_makes_of_a_segment() -> None:
+    short, long = (plan_for(NARROW, choices=Choices("segmented", segment=k)) for k in (16, 65536))
+    assert short.tolerance == 5e-7
+    assert long.tolerance == pytest.approx(2.0**-23 * 128)
+
+
+# --- the model -------------------------------------------------------------------------------
+
+
+def test_the_fit_finds_the_constants_that_made_the_times() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.rand(40, 7, generator=generator, dtype=torch.float64) + 0.1
+    true = torch.tensor([12.0, 0.4, 6.0, 0.5, 0.0, 40.0, 900.0], dtype=torch.float64)
+    assert torch.allclose(fit(counts, counts @ true), true, rtol=1e-6, atol=1e-6)
+
+
+def test_the_fit_has_no_negative_constants() -> None:
+    counts = torch.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 5.0]], dtype=torch.float64)
+    found = fit(counts, torch.tensor([1.0, 3.0, 4.0], dtype=torch.float64))
+    assert bool((found >= 0).all())
+    assert bool((found > 0).any())
+
+
+def test_a_slower_machine_takes_longer() -> None:
+    slow = Machine(*(3 * value for value in astuple(MEASURED)))
+    cuts = [
+        plan(SPECS["lstm"], NARROW, 4, 2, SEQUENTIAL, machine=m).forward.predicted
+        for m in (MEASURED, slow)
+    ]
+    assert cuts[1] == pytest.approx(3 * cuts[0])
+
+
+def test_calibrated_constants_are_read_where_they_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "cache"))
+    found = replace(MEASURED, step=99.0)
+    machine.this_machine.cache_clear()
+    try:
+        assert machine.this_machine() == MEASURED
+        file = machine.save(found)
+        assert json.loads(file.read_text())["step"] == 99.0
+        machine.this_machine.cache_clear()
+        assert machine.this_machine() == found
+        file.write_text('{"step": 1}')
+        machine.this_machine.cache_clear()
+        assert machine.this_machine() == MEASURED
+    finally:
+        machine.this_machine.cache_clear()
+
+
+# --- explain ---------------------------------------------------------------------------------
+
+
+def test_explain_says_what_runs_why_how_long_and_how_much_memory() -> None:
+    text = compiled("para_gru").explain(*WIDE)
+    assert text.startswith("[8, 2048, 256] float32: sequential\n  why       one pass over time")
+    assert "forward   one pass over time, tiles of 1 x" in text
+    assert "memory    inputs 48 MiB, outputs 16 MiB" in text
+    assert f"the states of every {STEPS_SAVED} steps" in text
+    text = compiled("para_gru").explain(1, 4096, 8, "float64", solver="segmented", segment=256)
+    assert "forward   16 segments of 256 steps" in text
+    assert "borders between segments" in text
+    found = compiled("para_gru").explanation(2, 100, 8, "bfloat16")
+    assert found["bytes"]["inputs"] == 3 * 2 * 100 * 8 * 2
+    assert found["forward"]["segments"] == 1
+
+
+def test_explain_refuses_what_there_is_not() -> None:
+    with pytest.raises(ArgumentError, match="steps: got 0, expected at least 1"):
+        compiled("para_gru").explain(1, 0, 4)
+    with pytest.raises(ArgumentError, match="dtype: got 'int8', expected one of float32"):
+        compiled("para_gru").explain(1, 1, 4, "int8")
+    with pytest.raises(ArgumentError, match="channels: got 6, expected a multiple of 4"):
+        compiled("block_elman").explain(1, 1, 6)

@@ -1,0 +1,363 @@
+"""Trace: names, lines and comments are the author's; Python around the symbols runs as Python."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnncc.calculus.lower import group_size
+from rnncc.errors import CellError
+from rnncc.export.torch_loop import plain_loop
+from rnncc.lang.dsl import Input, Param, State, cell, tanh
+from rnncc.lang.loader import cells_of, find, shipped
+from rnncc.lang.trace import trace
+from tests.support.cells import (
+    BODY_LINE,
+    DEF_LINE,
+    SIGNATURE,
+    cell_from,
+    random_values,
+    run_loop,
+    source_of,
+    traced,
+)
+
+CELLS = [path.stem for path in shipped()]
+STATES = "a: State, b: State, x: Input"
+
+
+def assert_traced_faithfully(folder: Path, body: str, signature: str, before: str = "") -> None:
+    """The traced lets, run as the plain loop, give what the function itself gives on tensors."""
+    written = cell_from(folder, source_of(body, signature, before))
+    ir = trace(written)
+    values, start = random_values(ir, (2, 3, 2 * group_size(ir)))
+    outputs, states = run_loop(written, ir, values, start)
+    plain_outputs, plain_states = plain_loop(ir, values, start)
+    for got, expected in zip([*plain_outputs, *plain_states], [*outputs, *states], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
+
+
+# --- names, lines, comments ------------------------------------------------------------------
+
+
+def test_local_names_lines_and_comments_are_kept(tmp_path: Path) -> None:
+    body = """
+        z = sigmoid(a * h)  # update gate
+        # a comment on a line of its own
+        c = tanh(
+            z * x
+        )
+        return z * c + h  # blend
+    """
+    ir = traced(tmp_path, body)
+    assert [(let.name, let.line, let.note) for let in ir.lets] == [
+        ("z", BODY_LINE, "update gate"),
+        ("c", BODY_LINE + 2, ""),
+        ("h_next", BODY_LINE + 5, "blend"),
+    ]
+
+
+def test_a_comment_cannot_break_out_of_a_comment(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "z = a * h  # closes */ and continues \\\nreturn z + x  # plain")
+    assert [let.note for let in ir.lets] == ["closes  and continues", "plain"]
+
+
+def test_a_hash_in_a_string_is_no_comment(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "z = {'#': a * h}['#']\nreturn z + x")
+    assert [let.note for let in ir.lets] == ["", ""]
+
+
+def test_the_docstring_is_the_functions_or_else_the_modules(tmp_path: Path) -> None:
+    body = source_of("return a * h + x")
+    assert trace(cell_from(tmp_path, '"""Of the file."""\n' + body, "one.py")).doc == "Of the file."
+    own = source_of('"""Of the function.\n\n    Source: me.\n    """\nreturn a * h + x')
+    assert trace(cell_from(tmp_path, own, "two.py")).doc == "Of the function.\n\nSource: me."
+    assert trace(cell_from(tmp_path, body, "three.py")).doc == ""
+
+
+def test_arguments_keep_the_signatures_order(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return x * p + h * w + g, h * q", "x: Input, h: State, p: Param, "
+                "g: State, w: Param, q: Input")  # fmt: skip
+    assert [a.name for a in ir.arguments] == ["x", "h", "p", "g", "w", "q"]
+    assert [a.name for a in ir.states] == ["h", "g"]
+
+
+def test_file_and_line_are_those_of_the_cell(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return a * h + x")
+    assert (Path(ir.file).name, ir.line) == ("odd.py", DEF_LINE)
+
+
+# --- Python around the symbols ---------------------------------------------------------------
+
+HELPERS = """import math
+
+k = 0.25
+
+def mix(p, q):
+    t = tanh(p)
+    return t * q
+
+def square(v):
+    w = v * v
+    return w
+
+def bowl(v):
+    w = square(v) + 1
+    return w
+
+def swapped(x, h):
+    a = x * 2
+    return a - h
+"""
+FAITHFUL = {
+    "a helper is inlined": "return mix(h, x) * a",
+    "a helper of a helper": "return bowl(h) * a + x",
+    "a helper called twice": "u = square(h)\nv = square(x)\nreturn u * v * a",
+    "a helper with the names of arguments": "return swapped(h, x) + a",
+    "a module constant": "return k * h * a + x",
+    "a lambda": "f = lambda q: q * a\nreturn f(h) + f(x)",
+    "a nested function": "def f(q):\n    return q * a\nreturn f(h) * f(x)",
+    "a default that captures": "def f(q, w=a):\n    return q * w\nreturn f(h) + x",
+    "a comprehension": "us = [h * k for k in (1, 2, 3)]\nreturn us[0] * a + us[2] * x",
+    "a generator": "return sum(q * a for q in (h, x))",
+    "a loop over a list": (
+        "s = [h]\nfor _ in range(3):\n    s.append(s[-1] * a + x)\nreturn s[-1]"
+    ),
+    "a loop over arguments": (
+        "s = []\nfor q in (h, x, a):\n    s.append(tanh(q))\nreturn s[0] * s[1] + s[2]"
+    ),
+    "a loop with a number": "n = 2\nfor k in range(3):\n    n = n * 2\nreturn h * n * a + x",
+    "tuple unpacking": "(u, v), w = (h * a, x * 2), a + 1\nreturn u + v * w",
+    "swapping by tuple": "u, v = h * a, x\nreturn u - v",
+    "a walrus": "return (u := h * a) * u + x",
+    "two assignments on a line": "u = h * a; v = u * x\nreturn v + u",
+    "a chained assignment": "u = v = h * a\nreturn u * v + x",
+    "an annotation of a local": "u: float = h * a\nreturn u * x",
+    "a multi-line expression": "u = tanh(\n    h * a\n    + x  # inside\n)\nreturn u * u",
+    "an alias of an argument": "u = h\nv = u * a\nw = u\nreturn v + w * x",
+    "an alias of a let": "u = h * a\nv = u\nreturn v * u + x",
+    "two lets with one value": "u = h * a\nv = h * a\nreturn u * v + x",
+    "a let that is a negation": "u = -h\nreturn u * a + x",
+    "a let that changes nothing": "u = h * 1 + 0\nreturn u * a + x",
+    "a number bound to a name": "u = 3\nv = u * h * a\nu = 4\nreturn v * u + x",
+    "a Python if on a number": "u = a * h if 2 > 1 else x\nreturn u * x",
+    "a condition with a name": "up = (x > 0) & (h < a)\nreturn where(~up, h * a, x)",
+    "try and with": "try:\n    u = h * a\nfinally:\n    w = x * 2\nreturn u + w",
+    "a deleted let": "u = h * a\nv = u * x\ndel u\nreturn v",
+    "a dict of parts": "d = {'u': a * h, 'v': x}\nreturn d['u'] * d['v']",
+    "math.pi": "return h * a * math.pi + x",
+    "names of derivatives": "dz_dh = a * h\nz = tanh(dz_dh)\ng_z = z * x\nreturn g_z",
+    "a name like a part of another": "z_0 = a * h\nz = tanh(exp(z_0 * 0.1) * x)\nreturn z * z_0",
+    "powers": "return (-x)**3 * a + x**2 * h - 1 / (h**2 + 1)",
+    "differences": "return -(h - x) - (a - (h * 2 - x)) - -x",
+    "quotients": "return h / (x * x + 1) / ((a * a + 1) / (h * h + 2))",
+    "nested where with numbers": "return where(h > 0, where(x > h, 1, a), where(x < 0, -h, 0.5))",
+    "the old state in the output": "return {'h': a * h + x, 'y': h}",
+    "an input as output": "return {'h': a * h + x, 'y': x, 'z': a}",
+    "the same output twice": "u = a * h + x\nreturn {'h': u, 'y': u, 'z': u}",
+    "a state that stays": "return {'h': h, 'y': h * a + x}",
+    "a state that forgets": "return {'h': x * a, 'y': h * 2}",
+    "outputs before the state": "return {'y': a * x, 'h': h + x}",
+}
+
+
+@pytest.mark.parametrize("case", FAITHFUL)
+def test_the_trace_computes_what_the_function_computes(case: str, tmp_path: Path) -> None:
+    assert_traced_faithfully(tmp_path, FAITHFUL[case], SIGNATURE, HELPERS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return b, a + x",
+        "return a, b * x",
+        "return {'b': a * x, 'a': b}",
+        "u = a * x + b\nreturn {'a': u, 'b': tanh(u), 'y': u}",
+        "return x, a * b",
+        "c = a\nreturn b * x, c",
+    ],
+)
+def test_states_that_are_swapped_kept_or_shared_are_traced_right(body: str, tmp_path: Path) -> None:
+    assert_traced_faithfully(tmp_path, body, STATES)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_trace_of_a_shipped_cell_computes_what_its_function_computes(name: str) -> None:
+    ir = trace(find(name))
+    values, start = random_values(ir, (2, 5, 2 * group_size(ir)))
+    outputs, states = run_loop(find(name), ir, values, start)
+    plain_outputs, plain_states = plain_loop(ir, values, start)
+    for got, expected in zip([*plain_outputs, *plain_states], [*outputs, *states], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_helpers_leave_no_let_behind(tmp_path: Path) -> None:
+    helper = "def f(q):\n    inner = tanh(q)\n    return inner * inner\n"
+    ir = traced(tmp_path, "z = f(h) * a\nreturn z + x", before=helper)
+    assert [str(let) for let in ir.lets] == ["z = a*tanh(h)**2", "h_next = x + z"]
+
+
+def test_what_no_result_needs_is_left_out(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "u = tanh(h)\nv = u * 2\nw = h * a\nreturn w + x")
+    assert [let.name for let in ir.lets] == ["w", "h_next"]
+
+
+def test_closures_work_in_a_cell_made_by_a_function() -> None:
+    def make(gain: float):  # type: ignore[no-untyped-def]
+        @cell
+        def made(h: State, x: Input, a: Param):  # type: ignore[no-untyped-def, valid-type]
+            return tanh(a * h) * gain + x
+
+        return made
+
+    def lets(gain: float) -> list[str]:
+        made = make(gain)
+        made.function.__annotations__ = {"h": State, "x": Input, "a": Param}
+        return [str(let) for let in trace(made).lets]
+
+    assert lets(0.5) == ["h_next = x + 0.5*tanh(a*h)"]
+    assert lets(2) == ["h_next = x + 2*tanh(a*h)"]
+
+
+def test_annotations_may_be_strings(tmp_path: Path) -> None:
+    source = "from __future__ import annotations\n" + source_of("return a * h + x")
+    assert [a.kind for a in trace(cell_from(tmp_path, source)).arguments] == [
+        "state",
+        "input",
+        "param",
+    ]
+
+
+def test_string_annotations_may_use_options_and_names_of_the_file(tmp_path: Path) -> None:
+    signature = "h: State(init=START), dt: Input(shared=True), a: Gain"
+    before = "START = 2.5\nGain = Param(init=constant(START))\n"
+    text = source_of("return a * h + dt", signature, before)
+    source = "from __future__ import annotations\n" + text
+    ir = trace(cell_from(tmp_path, source))
+    assert [a.start for a in ir.states] == [2.5]
+    assert ir.params[0].init is not None
+    assert ir.params[0].init.a == 2.5
+
+
+def test_tracing_twice_gives_the_same(tmp_path: Path) -> None:
+    written = cell_from(tmp_path, source_of("z = tanh(a * h)\nreturn z + x"))
+    assert trace(written) == trace(written)
+
+
+def test_tracing_restores_the_debuggers_trace_function(tmp_path: Path) -> None:
+    def mine(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(mine)
+    try:
+        traced(tmp_path, "return a * h + x")
+        with pytest.raises(CellError):
+            traced(tmp_path, "return a * h + undefined")
+        kept = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert kept is mine
+
+
+def test_symbols_of_a_finished_trace_still_print(tmp_path: Path) -> None:
+    kept = "kept = []\n"
+    written = cell_from(tmp_path, source_of("kept.append(h * a)\nreturn h * a + x", before=kept))
+    trace(written)
+    assert repr(written.function.__globals__["kept"][0]) == "a*h"
+
+
+# --- returns and outputs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "next_", "outputs"),
+    [
+        ("return a * h + x", {"h": "h_next"}, {"h": "h_next"}),
+        ("return (a * h + x,)", {"h": "h_next"}, {"h": "h_next"}),
+        ("return [a * h + x]", {"h": "h_next"}, {"h": "h_next"}),
+        ("h1 = a * h + x\nreturn h1", {"h": "h1"}, {"h": "h1"}),
+        ("h_next = a * h + x\nreturn h_next", {"h": "h_next"}, {"h": "h_next"}),
+        ("return {'h': a * h + x}", {"h": "h_next"}, {"h": "h_next"}),
+        ("return {'h': a * h + x, 'y': x * 2}", {"h": "h_next"}, {"y": "y"}),
+        ("y = a * h\nreturn {'h': y + x, 'y': y}", {"h": "h_next"}, {"y": "y"}),
+        ("y = a * h\nreturn {'h': y + x, 'z': y}", {"h": "h_next"}, {"z": "y"}),
+        ("y = a * h\nreturn {'z': x * 2, 'h': y, 'w': h}", {"h": "y"}, {"z": "z", "w": "h"}),
+    ],
+)
+def test_results_are_named_after_their_let_or_their_key(
+    body: str, next_: dict[str, str], outputs: dict[str, str], tmp_path: Path
+) -> None:
+    ir = traced(tmp_path, body)
+    assert {k: str(v) for k, v in ir.next.items()} == next_
+    assert {k: str(v) for k, v in ir.outputs.items()} == outputs
+
+
+def test_without_outputs_the_last_declared_state_is_the_output(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return {'b': a * x, 'a': b + 1}", STATES)
+    assert list(ir.next) == ["a", "b"]
+    assert {k: str(v) for k, v in ir.outputs.items()} == {"b": "b_next"}
+
+
+def test_a_state_named_with_an_underscore_gets_a_plain_next_name(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return tanh(lambda_) * a + x", "lambda_: State, x: Input, a: Param")
+    assert [let.name for let in ir.lets] == ["lambda_next"]
+
+
+# --- constants -------------------------------------------------------------------------------
+
+
+def test_a_numeric_default_is_a_constant_with_its_value(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return h * k + x * n", "h: State, x: Input, k=0.5, *, n=3")
+    assert ir.constants == {"k": 0.5, "n": 3}
+    assert [str(let) for let in ir.lets] == ["h_next = 0.5*h + 3*x"]
+
+
+def test_a_constant_can_be_set(tmp_path: Path) -> None:
+    written = cell_from(tmp_path, source_of("return h * k + x", "h: State, x: Input, k=0.5"))
+    ir = trace(written, {"k": -2})
+    assert ir.constants == {"k": -2}
+    assert [str(let) for let in ir.lets] == ["h_next = -2*h + x"]
+    assert trace(written).constants == {"k": 0.5}
+
+
+def test_a_constant_may_steer_python(tmp_path: Path) -> None:
+    body = "if layers > 1:\n    h1 = tanh(h)\nelse:\n    h1 = h\nreturn h1 * a + x"
+    signature = "h: State, x: Input, a: Param, layers=1"
+    written = cell_from(tmp_path, source_of(body, signature))
+    assert [str(let) for let in trace(written).lets] == ["h_next = a*h + x"]
+    assert [let.name for let in trace(written, {"layers": 2}).lets] == ["h1", "h_next"]
+
+
+# --- finding cells ---------------------------------------------------------------------------
+
+
+def test_a_file_may_hold_several_cells_and_they_come_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "several.py"
+    text = source_of("return a * h + x", name="zebra") + source_of("return a + h * x", name="ant")
+    path.write_text(text)
+    assert list(cells_of(path)) == ["zebra", "ant"]
+    assert find(f"{path}:ant").name == "ant"
+
+
+def test_a_cell_that_a_file_imports_is_not_one_of_its_cells(tmp_path: Path) -> None:
+    path = tmp_path / "imports.py"
+    own = source_of("return a * h + x")
+    path.write_text("from rnncc.lang.loader import find\nelman = find('elman')\n" + own)
+    assert list(cells_of(path)) == ["odd"]
+
+
+def test_a_shipped_cell_is_found_by_name() -> None:
+    assert find("para_gru").name == "para_gru"
+    assert {find(name).name for name in CELLS} == set(CELLS)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_shipped_cell_is_short_documented_and_cites_its_source(name: str) -> None:
+    text = textwrap.dedent(Path(find(name).file).read_text())
+    assert len(text.splitlines()) < 40
+    assert "Source: " in trace(find(name)).doc
