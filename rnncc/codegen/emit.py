@@ -32,11 +32,11 @@ from rnncc.lang.dsl import uniform
 TILE = 256
 # The parts of a driver, in the order in which they use each other.
 CPP_DRIVER = (
-    *("args", "border", "cpp/results", "cpp/tiles", "cpp/threads"),
+    *("common/args", "common/border", "cpp/results", "cpp/tiles", "cpp/threads"),
     *("cpp/forward", "cpp/segments", "cpp/backward"),
 )
 CUDA_DRIVER = (
-    *("args", "border", "cuda/runs", "cuda/walk", "cuda/control", "cuda/segments"),
+    *("common/args", "common/border", "cuda/runs", "cuda/walk", "cuda/control", "cuda/segments"),
     *("cuda/forward", "cuda/tiles", "cuda/backward", "cuda/back_segments", "cuda/sums"),
 )
 
@@ -67,17 +67,17 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
             **_module_context(compiled, spec)
         ),
         "cell.json": json.dumps(spec.model_dump(mode="json"), indent=2) + "\n",
-        "kernel.cpp": environment.get_template("cpp/kernel.cpp.j2").render(
-            header=_header(compiled, spec, "templates/cpp/kernel.cpp.j2", "//"),
+        "kernel.cpp": environment.get_template("kernel.cpp.j2").render(
+            header=_header(compiled, spec, "templates/kernel.cpp.j2", "//"),
             cell=cell_text(compiled, lanes),
-            prelude=_preludes("cpp/math", "pieces", "io", *CPP_DRIVER),
+            prelude=_preludes("cpp/math", "common/pieces", "common/io", *CPP_DRIVER),
             driver=CPP_DRIVER,
             tile=TILE,
         ),
-        "kernel.cu": environment.get_template("cuda/kernel.cu.j2").render(
-            header=_header(compiled, spec, "templates/cuda/kernel.cu.j2", "//"),
+        "kernel.cu": environment.get_template("kernel.cu.j2").render(
+            header=_header(compiled, spec, "templates/kernel.cu.j2", "//"),
             cell=cell_text(compiled, registers),
-            prelude=_preludes("cuda/math", "pieces", "io", *CUDA_DRIVER),
+            prelude=_preludes("cuda/math", "common/pieces", "common/io", *CUDA_DRIVER),
             driver=CUDA_DRIVER,
             kernels=CUDA_KERNELS,
             spec=spec,
@@ -98,7 +98,9 @@ def _environment() -> jinja2.Environment:
 
 def _preludes(*names: str) -> dict[str, str]:
     """Files that are plain code, by name."""
-    return {n: (paths.templates() / f"{n}.h").read_text(encoding="utf-8") for n in names}
+    return {
+        n: (paths.templates() / "include" / f"{n}.h").read_text(encoding="utf-8") for n in names
+    }
 
 
 # --- cell.json -------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rnncc.ir.init import Init
 
-# Raised whenever the struct Args of templates/args.h, or what marshal.py puts there, changes.
+# Raised whenever the struct Args of include/common/args.h, or what call.py puts there, changes.
 ABI: Literal[3] = 3
 
 

@@ -1,4 +1,4 @@
-"""GPUs: what their datasheets say, and what a function of templates/cuda/math.h takes of one."""
+"""GPUs: what their datasheets say, and what a function of include/cuda/math.h takes of one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Call:
     cycles: float
 
 
-# Counted in what NVRTC 13.0 makes of templates/cuda/math.h for sm_90, without rare paths. Cycles:
+# Counted in what NVRTC 13.0 makes of include/cuda/math.h for sm_90, without rare paths. Cycles:
 # its longest chain, with 20 for a special function, which are assumed; where it branches, by hand.
 FLOAT32 = {
     "exp": Call(11, 7, 1, 48),

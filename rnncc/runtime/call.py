@@ -233,7 +233,7 @@ NO_VIEW: View = (0, 0, 0, 0)
 
 
 def layout(kernel: Kernel) -> tuple[dict[str, int], array[int]]:
-    """Where each member of the struct Args in templates/args.h begins, and Args of zeros.
+    """Where each member of the struct Args of include/common/args.h begins, and Args of zeros.
 
     In words of 8 bytes. Arrays there have one element more than the cell needs, as C++ has no
     empty ones.

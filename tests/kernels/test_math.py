@@ -1,4 +1,4 @@
-"""templates/cpp/math.h and pieces.h, compiled alone: accuracy, special values, vectorisation."""
+"""include/cpp/math.h and include/common/pieces.h, compiled alone: accuracy, special values, speed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from torch.testing import assert_close
 from rnncc.export.torch_loop import FUNCTIONS
 from rnncc.runtime.cpu import build
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
-HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "pieces.h")]
+TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
+HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "common/pieces.h")]
 ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
 FLAGS = (*build.FLAGS, "-fvisibility=default", *WARNINGS)

@@ -22,7 +22,7 @@ from rnncc.planner.devices import DEVICES, FLOAT32, FLOAT64, Device, find_device
 from rnncc.runtime.cuda import nvrtc
 from tests.support.runs import SHIPPED, compiled
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
+TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
 
 # One multiprocessor at 1 Hz and 1 byte per second: seconds are clocks and bytes.
 UNIT = Device("unit", "sm_90", 1, 1.0, 1.0, 64, 32)
@@ -198,7 +198,9 @@ def test_functions_are_counted_as_they_are_compiled(dtype: str) -> None:
 
 def compile_each(values: dict[str, str], dtype: str) -> dict[str, sass.Kernel]:
     """A kernel for each expression of x and p."""
-    texts = [(TEMPLATES / f).read_text(encoding="utf-8") for f in ("cuda/math.h", "pieces.h")]
+    texts = [
+        (TEMPLATES / f).read_text(encoding="utf-8") for f in ("cuda/math.h", "common/pieces.h")
+    ]
     kernels = (
         f'extern "C" __global__ void {name}_of(const RNNCC_IO* a, RNNCC_IO* b, RNNCC_IO p) '
         f"{{ const RNNCC_IO x = a[threadIdx.x]; b[threadIdx.x] = {value}; }}"

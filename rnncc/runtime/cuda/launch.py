@@ -205,7 +205,7 @@ def warmup(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _rounds(call: Call, cut: Cut) -> int:
-    """As `rounds_of` in templates/cuda/control.h."""
+    """As `rounds_of` in templates/include/cuda/control.h."""
     return max(cut.sweeps, 3) if call.kernel.spec.structure.affine else cut.sweeps
 
 

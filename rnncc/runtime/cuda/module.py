@@ -21,7 +21,7 @@ from rnncc.runtime.cuda.nvrtc import give_cupy_a_cache, options, refusal
 
 NOT_FOUND = 500  # CUDA_ERROR_NOT_FOUND
 PARAMETER_BYTES = 4096  # what every driver and GPU takes; more only from CUDA 12.1 on
-# A kernel's name in its text: after the macro of templates/cuda, or written out.
+# A kernel's name in its text: after the macro of templates/include/cuda, or written out.
 BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
 KERNEL = re.compile(
     rf"(?:RNNCC_KERNEL\([^()]*\)|__global__\s+{BOUNDS}void\s)\s*{BOUNDS}"
