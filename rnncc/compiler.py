@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rnncc.codegen.emit import analyse, emit, kernel_spec
+from rnncc.calculus.analyse import analyse
+from rnncc.codegen.emit import emit
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir.program import Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
@@ -13,6 +15,7 @@ from rnncc.lang.dsl import Cell
 from rnncc.lang.signature import OPTIONS
 from rnncc.lang.trace import trace
 from rnncc.planner.choices import Choices
+from rnncc.runtime.source import join
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +56,11 @@ class CompiledCell:
         if self._kernel is None:
             from rnncc.runtime.kernel import Kernel
 
-            sources = {target: self.files[file] for target, file in FILES.items()}
-            self._kernel = Kernel(self.spec, sources)
+            self._kernel = Kernel(self.spec, self.files)
         return self._kernel
 
     def source(self, target: str = "cpp") -> str:
-        """The emitted text for a target.
+        """The self-contained text that is compiled for a target: cell.h and the driver, joined.
 
         Raises:
             ArgumentError: there is no such target.
@@ -67,7 +69,7 @@ class CompiledCell:
             raise ArgumentError(
                 f"target: got {target!r}, expected one of {', '.join(FILES)}.\nFix: source('cpp')"
             )
-        return self.files[FILES[target]]
+        return join(self.files, target)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Solve the recurrence; arguments as in `rnncc.nn.layer.run`."""

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rnncc.calculus.analyse import analyse
 from rnncc.calculus.cost import Cost, cost
 from rnncc.cli.views import structure_words
-from rnncc.codegen.emit import analyse, kernel_spec
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.export.latex import latex
 from rnncc.export.symbolic_constants import lettered
 from rnncc.inspect.catalogue import fields_of, source_of

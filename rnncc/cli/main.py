@@ -283,7 +283,7 @@ def _compile_one(
     written: dict[str, dict[str, Any]],
 ) -> CompiledCell:
     """Compile into OUT/NAME and note in `written` what came of it."""
-    from rnncc.codegen.emit import class_name
+    from rnncc.codegen.module import class_name
     from rnncc.codegen.writer import write
 
     start = time.perf_counter()

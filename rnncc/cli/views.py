@@ -178,7 +178,7 @@ def cost_of(compiled: CompiledCell) -> Cost:
 
 
 def _spec(compiled: CompiledCell) -> KernelSpec:
-    from rnncc.codegen.emit import kernel_spec
+    from rnncc.codegen.kernel_spec import kernel_spec
 
     return kernel_spec(compiled.stages)
 
@@ -239,7 +239,7 @@ def overview(compiled: CompiledCell) -> dict[str, Any]:
 
 def use(compiled: CompiledCell) -> list[str]:
     """Lines of Python, once the cell is compiled into generated/."""
-    from rnncc.codegen.emit import class_name
+    from rnncc.codegen.module import class_name
 
     cell, name = compiled.stages.cell, compiled.name
     size = 512 // compiled.structure.group * compiled.structure.group

@@ -195,16 +195,16 @@ def _place(lines: Sequence[str], name: str) -> tuple[int, int]:
 
 
 def _facts_of(file: Path) -> Facts:
+    from rnncc.calculus.cost import count
     from rnncc.calculus.fission import expensive
     from rnncc.calculus.lower import lower
-    from rnncc.calculus.operations import work
     from rnncc.calculus.structure import classify
     from rnncc.lang.trace import trace
 
     cell = trace(find(str(file)))
     structure = classify(cell)
-    operations, calls = work(let.expr for let in lower(cell, structure.group).lets)
-    functions = sum(count for name, count in calls.items() if expensive(name))
+    operations, calls = count(let.expr for let in lower(cell, structure.group).lets)
+    functions = sum(times for name, times in calls.items() if expensive(name))
     return Facts(
         name=cell.name,
         file=str(file),

@@ -13,6 +13,7 @@ ABI: Literal[3] = 3
 
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
+SOURCES = ("cell.h", *FILES.values())
 
 # The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
 # block; tiles take as many warps as the cell's spec says.

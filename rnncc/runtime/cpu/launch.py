@@ -22,7 +22,7 @@ def function(kernel: Kernel, part: str, dtype: torch.dtype) -> Function:
     """`forward`, `backward` or `jacobian` for a dtype; builds the library if it isn't built yet."""
     if ("cpp", part, dtype) not in kernel.memo:
         kind = str(dtype).removeprefix("torch.")
-        library = build.load(kernel.spec.name, kernel.sources["cpp"], kind)
+        library = build.load(kernel.spec.name, kernel.source("cpp"), kind)
         for name in ("forward", "backward", "jacobian"):
             found = getattr(library, f"{kernel.spec.name}_{name}")
             found.argtypes, found.restype = [ctypes.c_void_p], ctypes.c_int

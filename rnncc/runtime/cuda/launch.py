@@ -75,7 +75,7 @@ def module(kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device) 
     part = PART[name]
     source = kernel.memo.get(("part", part))
     if source is None:
-        source = f"#define RNNCC_PART {part}\n{kernel.sources['cuda']}"
+        source = f"#define RNNCC_PART {part}\n{kernel.source('cuda')}"
         kernel.memo["part", part] = source
     kind = str(dtype).removeprefix("torch.")
     return modules.load(kernel.spec.name, source, kind, device)

@@ -1,0 +1,172 @@
+// Segments.
+//
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's iteration
+// on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro 1989; with
+// segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep runs every
+// segment and carries along the product M of the step Jacobians; the scan after it moves each start to
+//     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
+// After n sweeps the first n segments are exact whatever the guess was.
+#pragma once
+
+#include "rnncc/common/border.h"
+#include "rnncc/cpp/forward.h"
+
+namespace rnncc {
+
+// The first guess: the cell's start, run through the steps that lead up to the segment. The product
+// of the Jacobians over these steps says how much of a wrong start is left.
+static void guess_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  }
+  walk.run(false, true);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
+    store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// The largest entry of all products.
+RNNCC_ONCE static real largest_product(const Args& a, int64_t count) {
+  real largest = 0;
+  for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
+  return largest;
+}
+
+static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
+
+// Runs whose start has not moved since they last ran need not run again.
+static void sweep_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  bool any = false;
+  for (int64_t r = 0; r < t.rows; ++r) any = any || moved(a, t.run + r) != 0;
+  if (!any) return;
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r)
+    load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
+  walk.run(pass.write, pass.carry);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
+    if (pass.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
+
+// All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
+// `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
+static void scan_sequence(const Pass& pass, int64_t b, real* space) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
+  const int64_t first = pass.cut.first_run(a, b);
+  real worst_of_all = 0;
+  int64_t bad = runs;
+  for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
+  moved(a, first) = 0;
+  for (int64_t i = 1; i < runs; ++i) {
+    const int64_t run = first + i;
+    const real* e = a.ends + (run - 1) * Lanes::kStates * groups;
+    const real* M = a.products + (run - 1) * Lanes::kProducts * groups;
+    real* s = a.begins + run * Lanes::kStates * groups;
+    real worst = 0;
+    bool changed = false;
+    for (int64_t c = 0; c < groups; ++c) {
+      Border border;
+      for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
+      border.worst = worst;
+      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, a.newton) || changed;
+      worst = border.worst;
+      for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
+    }
+    moved(a, run) = changed;
+    if (!(worst <= a.tolerance) && i < bad) bad = i;
+    worst_of_all = larger(worst_of_all, worst);
+  }
+  a.verdicts[2 * b] = double(worst_of_all);
+  a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+static void run_all_again(const Args& a, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+}
+
+// What a sweep writes and carries along (see Walk::run), and whether its scan has no M.
+struct Sweep { bool write, carry, picard; };
+
+// Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
+// many segments of every sequence are within tolerance.
+static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
+  const Pass pass = {a, Cut::into_segments(a), sweep.write, sweep.carry, sweep.picard};
+  double worst = 0;
+  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
+  *solved = (a.steps + a.segment - 1) / a.segment;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const double bad = a.verdicts[2 * b + 1];
+    if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
+    if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
+  }
+  a.status[0] += 1, a.status[1] = worst;
+  return true;
+}
+
+// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
+static int64_t solve_segments(const Args& a) {
+  constexpr real steady = real(0.9);  // what a nonlinear cell forgets no faster is left to one pass
+  // An affine cell's tolerance is for what rounding leaves of a scan; a guess has seen none.
+  constexpr double close = sizeof(real) == 4 ? 5e-7 : 1e-12;
+  const double near_enough = Lanes::kAffine && close < a.tolerance ? close : a.tolerance;
+  constexpr Sweep no_M = {true, false, true}, first_M = {false, true, false};
+  constexpr Sweep old_M = {true, false, false}, new_M = {true, true, false};
+  number_runs(a);
+  const Pass pass = {a, Cut::into_segments(a)};
+  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
+  const int64_t runs = pass.cut.first_run(a, a.batch);
+  Pass guess = pass;
+  guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
+  if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
+  const real left = largest_product(a, runs * Lanes::kProducts);
+  a.status[0] = 0, a.status[2] = 0;
+  int64_t solved = 0;
+  run_all_again(a, runs);
+  if (4 * left <= near_enough && !a.newton) {  // the guess is as good as exact
+    if (!sweep_once(a, no_M, &solved)) return -1;
+    if (Lanes::kAffine && a.status[1] > near_enough) solved = 0;
+    if (solved < segments) run_all_again(a, runs);
+  } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
+    return 0;
+  }
+  if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
+    if (!sweep_once(a, first_M, &solved)) return -1;
+    run_all_again(a, runs);
+    if (!sweep_once(a, old_M, &solved)) return -1;
+  }
+  while (solved < segments && a.status[0] < double(a.sweeps))
+    if (!sweep_once(a, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
+  a.status[2] = solved == segments;
+  return a.newton ? segments : solved;
+}
+
+static int run_forward(const Args& a) {
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
+  int64_t solved = 0;
+  if (a.segment < a.steps) {
+    solved = solve_segments(a);
+    if (solved < 0) return 1;
+    if (solved * a.segment < a.steps)
+      a.status[2] = 1, a.status[3] = double(solved * a.segment);
+  }
+  const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
+  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
+  for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
+  return 0;
+}
+
+}  // namespace rnncc
