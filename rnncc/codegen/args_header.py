@@ -74,16 +74,12 @@ def _struct(struct: Struct) -> list[str]:
 def _assertions() -> Iterator[str]:
     """That the compiler lays the structs out as the packer does."""
     for struct in (VIEW, STATUS):
-        yield _assertion(struct, [str(len(struct.fields))])
+        yield f"static_assert(sizeof({struct.name}) == {WORD} * {len(struct.fields)});"
     nothing = dict.fromkeys(Per, 0)
     fixed = ARGS.layout(nothing).words
-    each = {per: ARGS.layout({**nothing, per: 1}).words - fixed for per in Per}
-    yield _assertion(ARGS, [str(fixed), *(f"{n} * {per.value}" for per, n in each.items())])
-
-
-def _assertion(struct: Struct, words: list[str]) -> str:
-    size = f" +\n{' ' * 35}".join(words)
-    return (
-        f"static_assert(sizeof({struct.name}) == {WORD} * ({size}),\n"
-        f'              "{struct.name} is not what rnncc/ir/abi.py lists");'
-    )
+    terms = [str(fixed)]
+    for per in Per:
+        terms.append(f"k{per.name.title()}Words")
+        each = ARGS.layout({**nothing, per: 1}).words - fixed
+        yield f"constexpr int {terms[-1]} = {each} * {per.value};"
+    yield f"static_assert(sizeof({ARGS.name}) == {WORD} * ({' + '.join(terms)}));"

@@ -173,15 +173,12 @@ struct Args {
   int64_t* control;
 };
 
-static_assert(sizeof(View) == 8 * (4),
-              "View is not what rnncc/ir/abi.py lists");
-static_assert(sizeof(Status) == 8 * (6),
-              "Status is not what rnncc/ir/abi.py lists");
-static_assert(sizeof(Args) == 8 * (71 +
-                                   8 * Cell::kInputTensors +
-                                   2 * Cell::kParamTensors +
-                                   8 * Cell::kOutputTensors +
-                                   8 * Cell::kStateTensors),
-              "Args is not what rnncc/ir/abi.py lists");
+static_assert(sizeof(View) == 8 * 4);
+static_assert(sizeof(Status) == 8 * 6);
+constexpr int kInputWords = 8 * Cell::kInputTensors;
+constexpr int kParamWords = 2 * Cell::kParamTensors;
+constexpr int kOutputWords = 8 * Cell::kOutputTensors;
+constexpr int kStateWords = 8 * Cell::kStateTensors;
+static_assert(sizeof(Args) == 8 * (71 + kInputWords + kParamWords + kOutputWords + kStateWords));
 
 }  // namespace rnncc
