@@ -72,7 +72,7 @@ class Entry:
 
     @cached_property
     def cost(self) -> Cost:
-        every = plan(self.spec, (1, 1, self.spec.group), itemsize=4, threads=1).every
+        every = plan(self.spec, (1, 1, self.spec.group), itemsize=4, threads=1).checkpoint
         return cost(self.stages, self.spec, every)
 
     @property

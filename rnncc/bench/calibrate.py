@@ -13,10 +13,10 @@ from rnncc.bench import cpu as bench
 from rnncc.compiler import CompiledCell
 from rnncc.inspect.catalogue import Facts, facts, spread
 from rnncc.lang.loader import find
-from rnncc.planner import cpu_model as predict
 from rnncc.planner.choices import Choices
-from rnncc.planner.cpu_model import LANE_BYTES, Work
+from rnncc.planner.cpu_model import LANE_BYTES, Load, counts
 from rnncc.planner.machine import Machine
+from rnncc.planner.plan import Problem
 from rnncc.runtime.call import Call
 from rnncc.runtime.cpu import launch
 from rnncc.runtime.cpu.allocator import empty
@@ -83,11 +83,10 @@ def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machin
         start = time.perf_counter()
         launch.forward(call, y, [], h_last, None, status)
         seconds.append(time.perf_counter() - start)
-    batch, steps, channels = shape
-    plan = call.plan
-    work = Work(batch, steps, batch * steps, channels // spec.group, LANE_BYTES // 4, plan.threads)
+    plan, steps = call.plan, shape[1]
+    load = Load(Problem.of(spec, shape, None), LANE_BYTES // 4, plan.threads)
     streams = len(spec.inputs) + len(spec.outputs)
-    counted = predict.counts(work, plan.forward.tiling, steps, [spec.effort.step], streams)
+    counted = counts(load, plan.forward.tiling, steps, [spec.effort.step], streams)
     return counted, statistics.median(seconds[3:]) * 1e9
 
 

@@ -173,7 +173,7 @@ def cost_of(compiled: CompiledCell) -> Cost:
     from rnncc.planner.cpu import plan
 
     spec = _spec(compiled)
-    every = plan(spec, (1, 1, spec.group), itemsize=4, threads=1).every
+    every = plan(spec, (1, 1, spec.group), itemsize=4, threads=1).checkpoint
     return cost(compiled.stages, spec, every)
 
 

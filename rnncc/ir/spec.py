@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
-
-# Raised whenever the struct Args of include/common/args.h, or what call.py puts there, changes.
-ABI: Literal[3] = 3
-
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
 SOURCES = ("cell.h", *FILES.values())
@@ -103,7 +100,8 @@ class KernelSpec(_Frozen):
     """Everything that the run time needs to know of a cell.
 
     Attributes:
-        abi: of the kernel's struct Args; another one's folder is refused, not run.
+        abi: the version of what crosses between Python and the kernels, see ir/abi.py; a folder of
+            another one is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
@@ -113,7 +111,7 @@ class KernelSpec(_Frozen):
         fast_math: sigmoid and tanh from the GPU's own, less exact tanh.
     """
 
-    abi: Literal[3] = ABI
+    abi: str = ABI
     name: str
     states: tuple[StateSpec, ...]
     inputs: tuple[InputSpec, ...]
@@ -130,6 +128,13 @@ class KernelSpec(_Frozen):
     ahead: int
     warps: int
     fast_math: bool = False
+
+    @field_validator("abi", mode="before")
+    @classmethod
+    def _known_abi(cls, abi: object) -> object:
+        if abi != ABI:
+            raise ValueError(f"got {abi!r}, expected {ABI!r}: another version of rnncc wrote it")
+        return abi
 
     @property
     def group(self) -> int:

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from rnncc.errors import ConvergenceError
+from rnncc.ir.abi import NO_STEP
 from rnncc.nn.sequences import check_values
 from rnncc.planner.choices import AUTO, SOLVERS, Choices
+from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.call import Call, Shapes, shapes_of, target_of
 from rnncc.runtime.cpu import launch
 from rnncc.runtime.cpu.allocator import empty
@@ -86,7 +88,7 @@ def _allocate_forward(
         *(empty(x, shapes.y) for _ in spec.states if states),
         empty(x, shapes.h, dtype=compute),
         empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_zeros(6, dtype=torch.float64),
+        x.new_zeros(STATUS_SIZE, dtype=torch.float64),
     ]
 
 
@@ -131,7 +133,7 @@ def _forward(
 @cache
 def _one_pass(solver: int, segment: int) -> Tensor:
     """The status where the kernel has nothing to say of segments."""
-    return torch.tensor([1.0, 0.0, 1.0, -1.0, solver, segment], dtype=torch.float64)
+    return torch.tensor([1.0, 0.0, 1.0, NO_STEP, solver, segment], dtype=torch.float64)
 
 
 def _call(

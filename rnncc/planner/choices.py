@@ -8,8 +8,9 @@ from functools import cache
 from typing import Any
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.abi import Solver
 
-SOLVERS = ("auto", "sequential", "segmented", "newton")
+SOLVERS = ("auto", *(solver.name.lower() for solver in Solver))
 MOST = 2**31  # of any number of steps or iterations
 ON_FAILURE = ("raise", "warn", "sequential")
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from rnncc.ir.spec import KernelSpec
 from rnncc.planner import cpu as plan
 from rnncc.planner import cuda as plan_cuda
 from rnncc.planner.choices import AUTO, SOLVERS, Choices
-from rnncc.planner.cpu import Cut, Plan
+from rnncc.planner.plan import Cut, Plan
+from rnncc.runtime.args import Value, View, args_of, input_views
 from rnncc.runtime.cpu import build
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
@@ -28,14 +28,6 @@ CORES = torch.get_num_threads()  # when rnncc was first used in this process
 ON_CPU = "cpp"  # the target that tensors on the CPU take; tests run CUDA's kernels there too
 
 MOST_STEPS = 2**31 - 64  # of a sequence; kernels on a GPU count them in 32 bits
-
-# The members of Args that every call fills.
-HEAD = (
-    *("batch", "steps", "groups", "extent", "joined", "reverse"),
-    *("segment", "lead", "sweeps", "patient", "newton", "tolerance"),
-    *("rows", "columns", "whole_rows", "whole_columns", "every", "threads", "parallel"),
-    *("solver", "round"),
-)
 
 
 def target_of(tensor: Tensor) -> str:
@@ -215,82 +207,67 @@ def borders(call: Call, runs: int) -> dict[str, int]:
     return sizes | {"products": values * size}
 
 
-def scratch(like: Tensor, words: dict[str, int]) -> dict[str, Any]:
-    """Addresses within one tensor, which lives as long as the dict."""
-    block = like.new_empty(sum(words.values()), dtype=torch.float64)
-    places = itertools.accumulate(words.values(), initial=0)
-    first = block.data_ptr()
-    found: dict[str, Any] = {
-        name: (first + 8 * place,) for name, place in zip(words, places, strict=False)
-    }
-    return found | {"workspace": block}
+class Workspace(NamedTuple):
+    """Scratch memory of one call.
 
-
-# --- its words --------------------------------------------------------------------------------
-
-View = tuple[int, ...]
-NO_VIEW: View = (0, 0, 0, 0)
-
-
-def layout(kernel: Kernel) -> tuple[dict[str, int], array[int]]:
-    """Where each member of the struct Args of include/common/args.h begins, and Args of zeros.
-
-    In words of 8 bytes. Arrays there have one element more than the cell needs, as C++ has no
-    empty ones.
+    Attributes:
+        members: of Args, where they lie.
+        block: the tensor that they lie in; it must live until the last kernel is launched.
     """
-    if "layout" in kernel.memo:
-        return kernel.memo["layout"]  # type: ignore[no-any-return]
-    spec = kernel.spec
-    x, y, params = 4 * (len(spec.inputs) + 1), 4 * (len(spec.outputs) + 1), len(spec.params) + 1
-    z = 4 * len(spec.states)
-    sizes = {
-        **dict.fromkeys(HEAD, 1),
-        **{"starts": 1, "lengths": 1, "reset": 1, "reset_strides": 2},
-        **{"x": x, "params": params, "h0": 1},
-        **{"y": y, "z": z, "h_last": 1, "saved": 1, "status": 1},
-        **{"dy": y, "dz": z, "dz_given": 1, "dh_last": 1, "dx": x, "dparams": params, "dh0": 1},
-        **{"jacobians": 1, "run_starts": 1},
-        **{"begins": 1, "ends": 1, "products": 1, "verdicts": 1},
-        **{"param_sums": 1, "shared_sums": 1, "inner": 1, "control": 1},
-    }
-    places = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
-    kernel.memo["layout"] = places, array("q", bytes(8 * sum(sizes.values())))
-    return kernel.memo["layout"]  # type: ignore[no-any-return]
+
+    members: dict[str, Value]
+    block: Tensor | None = None
+
+    @classmethod
+    def of(cls, like: Tensor, words: dict[str, int]) -> Workspace:
+        """So many words for each member."""
+        block = like.new_empty(sum(words.values()), dtype=torch.float64)
+        places = itertools.accumulate(words.values(), initial=0)
+        first = block.data_ptr()
+        members = {name: first + 8 * place for name, place in zip(words, places, strict=False)}
+        return cls({**members}, block)
 
 
-def args_of(call: Call, cut: Cut, **given: Any) -> array[int]:
+def words_of(call: Call, cut: Cut, given: Mapping[str, Value]) -> array[int]:
     """The struct Args of a call, word by word; a member that is not given is null."""
-    kernel, p, sequences = call.kernel, call.plan, call.sequences
+    kernel, plan, sequences = call.kernel, call.plan, call.sequences
     batch, steps, channels = call.shape
-    places, blank = layout(kernel)
-    tiling = cut.tiling
-    words = blank[:]
-    words[: len(HEAD)] = array(
-        "q",
-        (
-            *(batch, steps, channels // kernel.spec.group),
-            *(call.inputs[0].shape[1], sequences.starts is not None, call.choices.reverse),
-            *(tiling.segment, cut.lead, cut.sweeps, p.patient, p.solver == "newton"),
-            _bits(p.tolerance),
-            *(tiling.rows, tiling.columns, cut.whole.rows, cut.whole.columns),
-            *(p.every, p.threads, build.thread_pool(), SOLVERS.index(p.solver), 0),
-        ),
-    )
-    given |= {
+    tiling, whole = cut.tiling, cut.whole
+    values: dict[str, Value] = {
+        "batch": batch,
+        "steps": steps,
+        "groups": channels // kernel.spec.group,
+        "extent": call.inputs[0].shape[1],
+        "joined": sequences.starts is not None,
+        "reverse": call.choices.reverse,
+        "solver": SOLVERS.index(plan.solver),
+        "segment": tiling.segment,
+        "warm_up": cut.warm_up,
+        "sweeps": cut.sweeps,
+        "patient": plan.patient,
+        "tolerance": plan.tolerance,
+        "guess_tolerance": plan.guess_tolerance,
+        "rows": tiling.rows,
+        "columns": tiling.columns,
+        "whole_rows": whole.rows,
+        "whole_columns": whole.columns,
+        "checkpoint": plan.checkpoint,
+        "threads": plan.threads,
+        "parallel": build.thread_pool(),
+        "rounds": cut.rounds,
+        "starts": sequences.starts,
+        "lengths": sequences.lengths,
+        "reset": sequences.reset,
         "x": input_views(kernel.spec, call.inputs, call.packed),
         "params": call.params,
         "h0": call.h0,
+        **given,
     }
-    given |= {"starts": sequences.starts, "lengths": sequences.lengths, "reset": sequences.reset}
     if sequences.reset is not None:
-        given["reset_strides"] = [tuple(sequences.reset.stride())]
+        values["reset_batch"], values["reset_time"] = sequences.reset.stride()
     if call.target == "cuda" and call.choices.reverse:
-        given |= {name: _reversed(given[name]) for name in VIEWS if name in given}
-    for member, value in given.items():
-        if value is not None and member in places:
-            filled = _words(value if isinstance(value, list) else (value,))
-            words[places[member] : places[member] + len(filled)] = array("q", filled)
-    return words
+        values |= {name: _reversed(values[name]) for name in VIEWS if name in values}  # type: ignore[arg-type]
+    return args_of(kernel.spec).pack(values)
 
 
 VIEWS = ("x", "y", "z", "dy", "dz", "dx")
@@ -299,45 +276,3 @@ VIEWS = ("x", "y", "z", "dy", "dz", "dx")
 def _reversed(found: Sequence[View]) -> list[View]:
     """Kernels on a GPU step through time by one signed stride."""
     return [(address, row, -time, channel) for address, row, time, channel in found]
-
-
-def _bits(number: float) -> int:
-    """A double as the word that holds it."""
-    return int.from_bytes(array("d", [number]).tobytes(), sys.byteorder, signed=True)
-
-
-def _words(listed: Sequence[Any]) -> list[int]:
-    """Addresses of tensors, views as they are, 0 for None."""
-    words: list[int] = []
-    for item in listed:
-        if isinstance(item, tuple):
-            words += item
-        else:
-            words.append(0 if item is None else item.data_ptr())
-    return words
-
-
-def _view(tensor: Tensor | None) -> View:
-    """Address and element strides over batch, time and channel."""
-    if tensor is None:
-        return NO_VIEW
-    strides = tensor.stride()
-    return (tensor.data_ptr(), *strides) if len(strides) == 3 else (tensor.data_ptr(), *strides, 0)
-
-
-def views(tensors: Sequence[Tensor | None]) -> list[View]:
-    """Of results or gradients, in order."""
-    return [_view(tensor) for tensor in tensors]
-
-
-def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool) -> list[View]:
-    """A view for each input of the cell; with `packed` the first tensor holds all unshared ones."""
-    if not packed:
-        return views(tensors)
-    whole, *shared = tensors
-    places = iter(range(len(spec.inputs)))
-    rest = iter(shared)
-    return [
-        _view(next(rest) if i.shared else None if whole is None else whole.select(2, next(places)))
-        for i in spec.inputs
-    ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from rnncc.planner.cpu import Cut
 from rnncc.planner.cpu_model import LANE_BYTES
-from rnncc.runtime.call import Call, args_of, borders, input_views, runs_of, scratch, views
+from rnncc.planner.plan import Cut
+from rnncc.runtime.args import Value, input_views, views
+from rnncc.runtime.call import Call, Workspace, borders, runs_of, words_of
 from rnncc.runtime.cpu import build
 from rnncc.runtime.kernel import COMPUTE, Kernel
 
@@ -48,17 +48,15 @@ def forward(
             and the step from which one pass over time did the rest, or -1.
     """
     cut = call.plan.forward
-    _run(
-        call,
-        "forward",
-        cut,
-        y=views(y),
-        z=views(z),
-        h_last=h_last,
-        saved=saved,
-        status=status,
-        **_workspace(call, cut, h_last),
-    )
+    space = _workspace(call, cut, h_last)
+    results: dict[str, Value] = {
+        "y": views(y),
+        "z": views(z),
+        "h_last": h_last,
+        "saved": saved,
+        "status": status,
+    }
+    _run(call, "forward", cut, {**results, **space.members})
 
 
 def backward(
@@ -77,21 +75,19 @@ def backward(
     groups = call.shape[2] // spec.group
     runs = runs_of(call, cut)
     blocks = -(-groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
-    _run(
-        call,
-        "backward",
-        cut,
-        saved=saved,
-        dy=views(dy),
-        dz=views(dz),
-        dh_last=dh_last,
-        dx=input_views(spec, dx, call.packed),
-        dparams=dparams,
-        dh0=dh0,
-        param_sums=saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
-        shared_sums=saved.new_empty(blocks * rows * extent * spec.shared_inputs),
-        **_workspace(call, cut, saved),
-    )
+    space = _workspace(call, cut, saved)
+    given: dict[str, Value] = {
+        "saved": saved,
+        "dy": views(dy),
+        "dz": views(dz),
+        "dh_last": dh_last,
+        "dx": input_views(spec, dx, call.packed),
+        "dparams": dparams,
+        "dh0": dh0,
+        "param_sums": saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
+        "shared_sums": saved.new_empty(blocks * rows * extent * spec.shared_inputs),
+    }
+    _run(call, "backward", cut, {**given, **space.members})
 
 
 def jacobian(call: Call) -> Tensor:
@@ -104,7 +100,7 @@ def jacobian(call: Call) -> Tensor:
     shape = (steps, batch, channels // spec.group, spec.size, spec.size)
     result = call.inputs[0].new_empty(shape, dtype=COMPUTE[call.dtype])
     if result.numel():
-        _run(call, "jacobian", call.plan.forward, jacobians=result)
+        _run(call, "jacobian", call.plan.forward, {"jacobians": result})
     return result.transpose(0, 1)
 
 
@@ -113,16 +109,16 @@ def warmup(kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
     function(kernel, "forward", dtype)
 
 
-def _workspace(call: Call, cut: Cut, like: Tensor) -> dict[str, Any]:
+def _workspace(call: Call, cut: Cut, like: Tensor) -> Workspace:
     """Scratch memory for the borders between segments, where there are several."""
     if cut.tiling.segment >= call.shape[1]:
-        return {}
+        return Workspace({})
     runs = runs_of(call, cut)
-    return scratch(like, borders(call, runs) | {"verdicts": 2 * call.shape[0] + runs})
+    return Workspace.of(like, borders(call, runs) | {"verdicts": 2 * call.shape[0] + runs})
 
 
-def _run(call: Call, part: str, cut: Cut, **given: Any) -> None:
+def _run(call: Call, part: str, cut: Cut, given: Mapping[str, Value]) -> None:
     """Call one function of the kernel."""
-    words = args_of(call, cut, **given)
+    words = words_of(call, cut, given)
     if function(call.kernel, part, call.dtype)(words.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")

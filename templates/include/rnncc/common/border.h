@@ -1,9 +1,11 @@
 // The border between two segments.
 #pragma once
 
-#include "cell.h"
+#include "rnncc/common/args.h"
 
 namespace rnncc {
+
+RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
 
 RNNCC_FN bool same(real x, real y) { return x == y || (x != x && y != y); }
 RNNCC_FN bool finite(real x) { return x - x == 0; }

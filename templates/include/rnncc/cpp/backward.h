@@ -32,7 +32,7 @@ struct WalkBack {
   static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
 
   static int64_t blocks(const Args& a) {
-    return ((a.every < a.steps ? a.every : a.steps) + kBlock - 1) / kBlock;
+    return ((a.checkpoint < a.steps ? a.checkpoint : a.steps) + kBlock - 1) / kBlock;
   }
 
   static int64_t space(const Args& a) {
@@ -69,9 +69,9 @@ struct WalkBack {
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
   RNNCC_ONCE void run(bool alone) {
     constexpr int64_t states = Lanes::kStates * int64_t(kRow);
-    for (int64_t first = (t.steps - 1) / a.every * a.every; t.steps && first >= 0;
-         first -= a.every) {
-      const int64_t end = first + a.every < t.steps ? first + a.every : t.steps;
+    for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
+         first -= a.checkpoint) {
+      const int64_t end = first + a.checkpoint < t.steps ? first + a.checkpoint : t.steps;
       for (int64_t r = 0; r < t.rows; ++r)
         if (t.runs(r, first)) load_saved(a, t, r, first, inner);
       int64_t block = 0;
@@ -222,7 +222,7 @@ struct WalkBack {
   static int64_t shared_places(const Args& a) { return (a.joined ? 1 : a.batch) * a.extent; }
 };
 
-// Each stretch alone. Those that lead back to a run leave the gradient at its end in `begins`; at the
+// Each stretch alone. The warm-up after a run leaves the gradient at its end in `begins`; at the
 // end of a sequence that is the one given.
 static void alone_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
@@ -232,7 +232,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
     const bool to_end = t.first[r] + t.count[r] >= length_of(a, t.sequence[r]);
     clear_row(t, r, Lanes::kStates, walk.g);
     clear_row(t, r, int(WalkBack::kQ), walk.Q);
-    if (pass.cut.lead && to_end) {
+    if (pass.cut.warm_up && to_end) {
       if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
       continue;
     }
@@ -242,7 +242,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
   }
   walk.run(true);
   for (int64_t r = 0; r < t.rows; ++r) {
-    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.lead ? a.begins : a.ends);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.warm_up ? a.begins : a.ends);
     store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
   }
 }
@@ -388,9 +388,9 @@ static int run_backward(const Args& a) {
   Pass pass = {a, Cut::into_segments(a)};
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
   if (!pass.cut.whole) {
-    Pass lead = pass;
-    lead.cut.lead = -(a.lead < a.segment ? a.lead : a.segment);
-    if (in_parallel(lead, alone_tile, tiles, space)) return 1;
+    Pass warm_up = pass;
+    warm_up.cut.warm_up = -(a.warm_up < a.segment ? a.warm_up : a.segment);
+    if (in_parallel(warm_up, alone_tile, tiles, space)) return 1;
     if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
     if (!all_there(a)) {
       const bool twice = a.sweeps >= 2;

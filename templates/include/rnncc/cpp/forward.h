@@ -38,8 +38,8 @@ struct Walk {
   // product of the step Jacobians. Neither: the Jacobians themselves, to look at.
   RNNCC_ONCE void run(bool write, bool carry) {
     const bool saves = write && a.saved;
-    const bool in_phase = a.segment % a.every == 0 || a.segment >= a.steps;  // all runs at once
-    int64_t due = (a.every - t.first[0] % a.every) % a.every;  // the step at which they save next
+    const bool in_phase = a.segment % a.checkpoint == 0 || a.segment >= a.steps;  // all runs at once
+    int64_t due = (a.checkpoint - t.first[0] % a.checkpoint) % a.checkpoint;  // the step at which they save next
     bool plain = t.even && !a.reset && (in_phase || !saves);  // nothing to do between two saves
     bool direct = true;
     for (const Stream& stream : z) plain = plain && !(write && stream.present);
@@ -51,7 +51,7 @@ struct Walk {
       for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, end - first);
       for (int64_t step = first, stop; step < end; step = stop) {
         if (a.reset) restart(step, Lanes::kStates, start, h);
-        if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.every;
+        if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.checkpoint;
         stop = !plain ? step + 1 : saves && due < end ? due : end;
         if (write && !carry) take_steps(first, step, stop);
         else take_steps_with_J(first, step, stop, write, carry);
@@ -131,7 +131,7 @@ struct Walk {
 
   RNNCC_ONCE void save(int64_t step, bool in_phase) const {
     for (int64_t r = 0; r < t.rows; ++r)
-      if (t.runs(r, step) && (in_phase || (t.first[r] + step) % a.every == 0))
+      if (t.runs(r, step) && (in_phase || (t.first[r] + step) % a.checkpoint == 0))
         save_row(a, t, r, step, h);
   }
 };

@@ -19,9 +19,9 @@ static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
 
 // Where the states before a step lie in `saved`; no two sequences meet.
 static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
-  const int64_t before = a.joined ? a.starts[sequence] / a.every + sequence
-                                  : sequence * ((a.extent + a.every - 1) / a.every);
-  return before + step / a.every;
+  const int64_t before = a.joined ? a.starts[sequence] / a.checkpoint + sequence
+                                  : sequence * ((a.extent + a.checkpoint - 1) / a.checkpoint);
+  return before + step / a.checkpoint;
 }
 
 // Fresh memory of a large result comes in pages; the first touch of each costs more than the step

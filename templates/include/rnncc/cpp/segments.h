@@ -13,14 +13,14 @@
 
 namespace rnncc {
 
-// The first guess: the cell's start, run through the steps that lead up to the segment. The product
+// The first guess: the cell's start, run through the steps before the segment. The product
 // of the Jacobians over these steps says how much of a wrong start is left.
 static void guess_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
-    if (a.newton && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
+    if (is_newton(a) && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
     else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
   walk.run(false, true);
@@ -80,7 +80,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, a.newton) || changed;
+      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, is_newton(a)) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
@@ -112,16 +112,13 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
     if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
   }
-  a.status[0] += 1, a.status[1] = worst;
+  a.status->sweeps += 1, a.status->mismatch = worst;
   return true;
 }
 
 // Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
 static int64_t solve_segments(const Args& a) {
   constexpr real steady = real(0.9);  // what a nonlinear cell forgets no faster is left to one pass
-  // An affine cell's tolerance is for what rounding leaves of a scan; a guess has seen none.
-  constexpr double close = sizeof(real) == 4 ? 5e-7 : 1e-12;
-  const double near_enough = Lanes::kAffine && close < a.tolerance ? close : a.tolerance;
   constexpr Sweep no_M = {true, false, true}, first_M = {false, true, false};
   constexpr Sweep old_M = {true, false, false}, new_M = {true, true, false};
   number_runs(a);
@@ -129,15 +126,15 @@ static int64_t solve_segments(const Args& a) {
   const int64_t segments = (a.steps + a.segment - 1) / a.segment;
   const int64_t runs = pass.cut.first_run(a, a.batch);
   Pass guess = pass;
-  guess.cut.lead = a.lead < a.segment ? a.lead : a.segment;
+  guess.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;
   if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
   const real left = largest_product(a, runs * Lanes::kProducts);
-  a.status[0] = 0, a.status[2] = 0;
+  a.status->sweeps = 0, a.status->converged = 0;
   int64_t solved = 0;
   run_all_again(a, runs);
-  if (4 * left <= near_enough && !a.newton) {  // the guess is as good as exact
+  if (4 * left <= a.guess_tolerance && !is_newton(a)) {  // the guess is as good as exact
     if (!sweep_once(a, no_M, &solved)) return -1;
-    if (Lanes::kAffine && a.status[1] > near_enough) solved = 0;
+    if (Lanes::kAffine && a.status->mismatch > a.guess_tolerance) solved = 0;
     if (solved < segments) run_all_again(a, runs);
   } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
     return 0;
@@ -147,10 +144,10 @@ static int64_t solve_segments(const Args& a) {
     run_all_again(a, runs);
     if (!sweep_once(a, old_M, &solved)) return -1;
   }
-  while (solved < segments && a.status[0] < double(a.sweeps))
+  while (solved < segments && a.status->sweeps < double(a.sweeps))
     if (!sweep_once(a, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
-  a.status[2] = solved == segments;
-  return a.newton ? segments : solved;
+  a.status->converged = solved == segments;
+  return is_newton(a) ? segments : solved;
 }
 
 static int run_forward(const Args& a) {
@@ -160,7 +157,7 @@ static int run_forward(const Args& a) {
     solved = solve_segments(a);
     if (solved < 0) return 1;
     if (solved * a.segment < a.steps)
-      a.status[2] = 1, a.status[3] = double(solved * a.segment);
+      a.status->converged = 1, a.status->sequential_from = double(solved * a.segment);
   }
   const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
   if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;

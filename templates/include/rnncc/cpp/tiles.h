@@ -13,7 +13,7 @@ struct Cut {
   bool whole;                      // one run a sequence
   int64_t length;                  // steps of a run
   int64_t from;                    // the step at which the first begins
-  int64_t lead;                    // not the run itself but so many steps before it or, if below 0,
+  int64_t warm_up;                 // not the run itself but so many steps before it or, if below 0,
                                    // after it
   int64_t rows, columns;           // of a tile
 
@@ -80,13 +80,13 @@ struct Tile {
       first[r] = cut.from + segment[r] * cut.length;
       const int64_t left = length_of(a, sequence[r]) - first[r];
       count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
-      if (cut.lead > 0) {
-        count[r] = segment[r] && left > 0 ? cut.lead : 0;
+      if (cut.warm_up > 0) {
+        count[r] = segment[r] && left > 0 ? cut.warm_up : 0;
         first[r] -= count[r];
-      } else if (cut.lead < 0) {
+      } else if (cut.warm_up < 0) {
         first[r] += cut.length;
         const int64_t after = left - cut.length;
-        count[r] = after < 0 ? 0 : after < -cut.lead ? after : -cut.lead;
+        count[r] = after < 0 ? 0 : after < -cut.warm_up ? after : -cut.warm_up;
       }
       steps = count[r] > steps ? count[r] : steps;
     }

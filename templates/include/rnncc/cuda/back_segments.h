@@ -24,25 +24,25 @@ RNNCC_FN bool not_by_segments(const Args& a) {
   return missing(a) && (a.sweeps < 2 || !(largest - largest == 0));
 }
 
-// Each stretch alone: in round 0 the steps after each segment, in round 1 the segments themselves.
+// Each stretch alone: the steps after each segment (warm-up), or the segments themselves (sweep).
 RNNCC_FN void alone(const Args& a) {
-  const bool lead = a.round == 0;
-  if (!lead && !missing(a)) return;
-  const Run r = Run::segment(a, lead ? -a.lead : 0);
+  const bool warm_up = a.stage == Stage::kWarmUp;
+  if (!warm_up && !missing(a)) return;
+  const Run r = Run::segment(a, warm_up ? -a.warm_up : 0);
   WalkBack walk;
   walk.open(a, r, a.columns);
-  if (lead && r.first + r.count >= steps_of(a, r.sequence)) {
+  if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
     if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
 #pragma unroll
     for (int q = 0; q < WalkBack::kQ; ++q) walk.Q[q] = 0;
   }
   walk.run<true>(a, r);
-  store_run(a, r, Cell::kStates, walk.g, lead ? a.begins : a.ends);
+  store_run(a, r, Cell::kStates, walk.g, warm_up ? a.begins : a.ends);
   store_run(a, r, WalkBack::kQ, walk.Q, a.products);
   real largest = 0;
 #pragma unroll
   for (int q = 0; r.active && q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
-  if (!lead) note_size(note_of(a, 1), largest);
+  if (!warm_up) note_size(note_of(a, 1), largest);
 }
 
 // Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a segment
@@ -109,11 +109,9 @@ RNNCC_FN void scan_back(const Args& a) {
   }
 }
 
-constexpr int64_t kWhole = -1;     // the round that takes whole sequences
-
 // The walk that writes gradients: over whole sequences, or over segments whose ends are known.
 RNNCC_FN void backward(const Args& a) {
-  const bool sequences = a.round == kWhole;
+  const bool sequences = a.stage == Stage::kRest;
   if (sequences != not_by_segments(a)) return;
   const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, 0);
   WalkBack walk;

@@ -69,15 +69,15 @@ struct Spot {
   int64_t slot;
 
   RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
-    const int every = int(a.every), end = r.count > 0 ? r.count - 1 : 0;
-    const int saved = end / every * every, step = saved + (end - saved) / kAhead * kAhead;
+    const int kept = int(a.checkpoint), end = r.count > 0 ? r.count - 1 : 0;
+    const int saved = end / kept * kept, step = saved + (end - saved) / kAhead * kAhead;
     return {saved, step, r.count - step, saved_slot(a, r, r.first + saved)};
   }
 
   // The block before this one; its count is 0 if there is none.
   RNNCC_MEMBER Spot before(const Args& a) const {
     if (step > saved) return {saved, step - kAhead, kAhead, slot};
-    return {saved - int(a.every), step - kAhead, saved > 0 ? kAhead : 0, slot - 1};
+    return {saved - int(a.checkpoint), step - kAhead, saved > 0 ? kAhead : 0, slot - 1};
   }
 
   RNNCC_MEMBER bool is_saved() const { return step == saved; }
@@ -276,8 +276,8 @@ struct WalkBack {
   // ---- states between two saved ones ---------------------------------------------------------------
 
   RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
-    const int64_t every = a.every < a.steps ? a.every : a.steps;
-    const int64_t blocks = (every + kAhead - 1) / kAhead;
+    const int64_t kept = a.checkpoint < a.steps ? a.checkpoint : a.steps;
+    const int64_t blocks = (kept + kAhead - 1) / kAhead;
     return a.inner + ((r.index * blocks + block) * Cell::kStates + s) * a.groups + r.group;
   }
 

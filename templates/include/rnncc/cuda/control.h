@@ -16,9 +16,6 @@ struct Note {
   int64_t bad;                     // kNone: there is none
 };
 
-// An affine cell may need three sweeps, whatever the limit: a guess in vain, M, and what it solves.
-RNNCC_FN int64_t rounds_of(const Args& a) { return Cell::kAffine && a.sweeps < 3 ? 3 : a.sweeps; }
-
 // control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its start has
 // moved: for even and for odd sweeps.
 RNNCC_FN Note* note_of(const Args& a, int64_t number) {
@@ -26,7 +23,7 @@ RNNCC_FN Note* note_of(const Args& a, int64_t number) {
 }
 
 RNNCC_FN int64_t* moved(const Args& a, int64_t run, int64_t sweep) {
-  return a.control + 2 * (1 + rounds_of(a)) + 2 * run + sweep % 2;
+  return a.control + 2 * (1 + a.rounds) + 2 * run + sweep % 2;
 }
 
 RNNCC_FN double size_of(const Note* note) { return __longlong_as_double(int64_t(note->size)); }
@@ -67,7 +64,7 @@ RNNCC_FN void number_runs(const Args& a) {
     }
   }
   __syncthreads();
-  for (int64_t i = thread; i < 1 + rounds_of(a); i += threads) *note_of(a, i) = {0, kNone};
+  for (int64_t i = thread; i < 1 + a.rounds; i += threads) *note_of(a, i) = {0, kNone};
   for (int64_t i = thread; i < first_run(a, a.batch); i += threads) *moved(a, i, 0) = 1;
 }
 

@@ -5,11 +5,9 @@
 
 namespace rnncc {
 
-constexpr int64_t kLast = -1;      // the last round: one pass over what the sweeps have left
-
 // Runs from known starts, without M: a sweep, or one pass over time from where the segments end.
 RNNCC_FN void forward(const Args& a) {
-  const bool last = a.round == kLast;
+  const bool last = a.stage == Stage::kRest;
   const Sweep now = last || whole(a) ? Sweep{} : sweep_of(a, a.round);
   Walk<false> walk;
   Run r;

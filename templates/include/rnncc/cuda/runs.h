@@ -77,15 +77,15 @@ struct Run {
     return r;
   }
 
-  // A segment; `lead` steps before it instead or, if below 0, after it.
-  RNNCC_MEMBER static Run segment(const Args& a, int64_t lead) {
+  // A segment; `warm_up` steps before it instead or, if below 0, after it.
+  RNNCC_MEMBER static Run segment(const Args& a, int64_t warm_up) {
     Run r;
     r.place(a, first_run(a, a.batch), a.columns);
     r.sequence = sequence_of(a, r.index);
     const int64_t begin = (r.index - first_run(a, r.sequence)) * a.segment;
-    const bool led = lead > 0 && begin > 0 && begin < steps_of(a, r.sequence);
-    if (lead > 0) r.take(a, led ? begin - lead : begin, led ? lead : 0);
-    else if (lead < 0) r.take(a, begin + a.segment, -lead);
+    const bool warms = warm_up > 0 && begin > 0 && begin < steps_of(a, r.sequence);
+    if (warm_up > 0) r.take(a, warms ? begin - warm_up : begin, warms ? warm_up : 0);
+    else if (warm_up < 0) r.take(a, begin + a.segment, -warm_up);
     else r.take(a, begin, a.segment);
     return r;
   }
@@ -136,9 +136,9 @@ RNNCC_FN void store_states(const Args& a, const Run& r, const real* h, real* to)
 
 // Where the states before a step lie among those saved for the way back; no two sequences meet.
 RNNCC_FN int64_t saved_slot(const Args& a, const Run& r, int64_t step) {
-  const int64_t before = a.joined ? start_of(a, r.sequence) / a.every + r.sequence
-                                  : r.sequence * ((a.extent + a.every - 1) / a.every);
-  return before + step / a.every;
+  const int64_t before = a.joined ? start_of(a, r.sequence) / a.checkpoint + r.sequence
+                                  : r.sequence * ((a.extent + a.checkpoint - 1) / a.checkpoint);
+  return before + step / a.checkpoint;
 }
 
 RNNCC_FN real* saved_at(const Args& a, const Run& r, int64_t slot, int s) {

@@ -19,15 +19,9 @@ namespace rnncc {
 // `all`, segments whose start has not moved since they last ran need not run again.
 struct Sweep { bool runs, write, carry, picard, all; };
 
-// An affine cell's tolerance is for what rounding leaves of a scan; a guess has seen none.
-RNNCC_FN double near_enough(const Args& a) {
-  constexpr double close = sizeof(real) == 4 ? 5e-7 : 1e-12;
-  return Cell::kAffine && close < a.tolerance ? close : a.tolerance;
-}
-
 // The guess is as good as exact.
 RNNCC_FN bool guessed_well(const Args& a) {
-  return !a.newton && 4 * size_of(note_of(a, 0)) <= near_enough(a);
+  return !is_newton(a) && 4 * size_of(note_of(a, 0)) <= a.guess_tolerance;
 }
 
 // What a nonlinear cell forgets slowly is left to one pass.
@@ -59,21 +53,23 @@ RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
 RNNCC_FN int64_t solved_segments(const Args& a) {
   const int64_t segments = (a.steps + a.segment - 1) / a.segment;
   const int64_t bad = note_of(a, most_sweeps(a))->bad;
-  if (a.newton) return segments;
+  if (is_newton(a)) return segments;
   return gave_up(a) ? 0 : bad < segments ? bad : segments;
 }
 
-// What `status` says, see Solution in rnncc/nn/ops.py.
+// What `status` says.
 RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);
   int64_t sweeps = one_pass;
   while (!one_pass && sweep_of(a, sweeps).runs) ++sweeps;
-  a.status[0] = double(sweeps);
-  a.status[1] = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
-  a.status[2] = one_pass || !a.newton || note_of(a, most_sweeps(a))->bad == kNone;
-  a.status[3] = !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : -1.0;
-  a.status[4] = double(a.solver), a.status[5] = double(a.segment);
+  Status& status = *a.status;
+  status.sweeps = double(sweeps);
+  status.mismatch = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
+  status.converged = one_pass || !is_newton(a) || note_of(a, most_sweeps(a))->bad == kNone;
+  status.sequential_from =
+      !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : kNoStep;
+  status.solver = double(a.solver), status.segment = double(a.segment);
 }
 
 // Whether a run takes part in a sweep; clears its flag for the next one.
@@ -82,22 +78,20 @@ RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
   return now.all || *moved(a, r.index, a.round);
 }
 
-constexpr int64_t kGuess = -1;     // the round before all sweeps
-
 // Runs that carry M along: a sweep or, before it, the first guess: the cell's start, run through the
-// steps that lead up to the segment. The product of the Jacobians over these steps says how much of a
+// steps before the segment. The product of the Jacobians over these steps says how much of a
 // wrong start is left.
 RNNCC_FN void sweep(const Args& a) {
-  const bool guess = a.round == kGuess;
+  const bool guess = a.stage == Stage::kWarmUp;
   const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);
   if (!guess && !(now.runs && now.carry)) return;
-  const Run r = Run::segment(a, guess ? a.lead : 0);
+  const Run r = Run::segment(a, guess ? a.warm_up : 0);
   if (!guess && !is_due(a, r, now)) return;
   Walk<true> walk;
   if (guess) load_states(a, r, a.h0, walk.h);
   else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
 #pragma unroll
-  for (int s = 0; guess && a.newton && s < Cell::kStates; ++s)
+  for (int s = 0; guess && is_newton(a) && s < Cell::kStates; ++s)
     walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
   walk.run(a, r, now.write);
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
@@ -120,7 +114,7 @@ RNNCC_FN void scan(const Args& a) {
   r.sequence = r.index;
   const int64_t first = first_run(a, r.sequence);
   const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
-  const double tolerance = now.picard ? near_enough(a) : a.tolerance;
+  const double tolerance = now.picard ? a.guess_tolerance : a.tolerance;
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
   int64_t bad = now.write || end == first ? kNone : 0;
@@ -138,7 +132,7 @@ RNNCC_FN void scan(const Args& a) {
 #pragma unroll
     for (int k = 0; k < Cell::kProducts; ++k) M_now[k] = M[k];
     fetch(r.index + 1);
-    const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, a.newton);
+    const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, is_newton(a));
     if (!(border.worst <= tolerance) && bad == kNone)
       bad = Cell::kAffine && now.picard ? 0 : r.index - first;
     if (!changed) continue;

@@ -82,11 +82,11 @@ RNNCC_FN void report_tiles(const Args& a, int sweeps, real worst) {
     worst = other > worst ? other : worst;
   }
   if (threadIdx.x) return;
-  unsigned long long* const bits = reinterpret_cast<unsigned long long*>(a.status);
+  unsigned long long* const bits = reinterpret_cast<unsigned long long*>(&a.status->sweeps);
   atomicMax(bits, (unsigned long long)(__double_as_longlong(double(sweeps))));
-  atomicMax(bits + 1, (unsigned long long)(__double_as_longlong(double(worst))));
-  a.status[2] = 1, a.status[3] = -1;
-  a.status[4] = double(a.solver), a.status[5] = double(a.segment);
+  atomicMax(reinterpret_cast<unsigned long long*>(&a.status->mismatch), (unsigned long long)(__double_as_longlong(double(worst))));
+  a.status->converged = 1, a.status->sequential_from = kNoStep;
+  a.status->solver = double(a.solver), a.status->segment = double(a.segment);
 }
 
 RNNCC_FN void tiles(const Args& a) {
@@ -121,7 +121,7 @@ RNNCC_FN void tiles(const Args& a) {
         walk.aim(a, r, true);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
-        if (walk.writes && a.saved && r.first % a.every == 0)
+        if (walk.writes && a.saved && r.first % a.checkpoint == 0)
           walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
 #pragma unroll
@@ -132,7 +132,7 @@ RNNCC_FN void tiles(const Args& a) {
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, starts, carried);
       if (sweep > most) most = sweep;
-      if (__syncthreads_and(warp > 0 || worst <= near_enough(a))) break;
+      if (__syncthreads_and(warp > 0 || worst <= a.guess_tolerance)) break;
       bool changed = false;
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) {

@@ -136,7 +136,7 @@ struct Walk {
   RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
     Ahead ahead;
     Inputs inputs;
-    int unsaved = int((a.every - r.first % a.every) % a.every / kAhead);  // blocks
+    int unsaved = int((a.checkpoint - r.first % a.checkpoint) % a.checkpoint / kAhead);  // blocks
     real* saved = saved_at(a, r, saved_slot(a, r, r.first) + (unsaved > 0), 0);
     aim(a, r, write);
     load_params(a, r, p);
@@ -151,13 +151,13 @@ struct Walk {
       if (unsaved-- == 0) {
         save(a, saved);
         saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
-        unsaved = int(a.every / kAhead) - 1;
+        unsaved = int(a.checkpoint / kAhead) - 1;
       }
       block(a, r, now, first);
     }
   }
 
-  // For the way back, from where the first state goes; `a.every` is a multiple of kAhead.
+  // For the way back, from where the first state goes; `a.checkpoint` is a multiple of kAhead.
   RNNCC_MEMBER void save(const Args& a, real* to) const {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
