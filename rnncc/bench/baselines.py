@@ -128,7 +128,7 @@ def starts(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
     channels = [arguments[a.name].shape[-1] for a in cell.inputs if not a.shared]
     channels += [arguments[a.name].shape[0] * (a.block or 1) for a in cell.params if not a.shared]
     size = (first.shape[0], channels[0] if channels else 1)
-    return tuple(first.new_full(size, a.start) for a in cell.states)
+    return tuple(first.new_full(size, init) for init in cell.initial)
 
 
 # --- layers of cuDNN, accelerated-scan, copies -----------------------------------------------

@@ -258,7 +258,7 @@ class _Case:
         batch, _, channels = self.shape
         compiled, kind = self.compiled, COMPUTE[self.dtype]
         states = tuple(
-            torch.full((batch, channels), state.start, dtype=kind, device=self.device)
+            torch.full((batch, channels), state.init, dtype=kind, device=self.device)
             for state in compiled.spec.states
         )
 

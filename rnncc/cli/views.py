@@ -140,11 +140,11 @@ def _shape(argument: Argument) -> str:
 def _start_text(argument: Argument, doc: str) -> str:
     unit = _unit(doc, argument.name)
     if argument.kind == "state":
-        return f"starts at {argument.start:g}{unit}"
+        return f"starts at {argument.init:g}{unit}"
     text = f"given at each step{', in' + unit if unit else ''}"
     if str(argument.typical) != USUAL:
         text += f", like {argument.typical}"
-    return text if argument.init is None else f"{text}; its bias starts as {argument.init}"
+    return text if argument.bias is None else f"{text}; its bias starts as {argument.bias}"
 
 
 def _unit(doc: str, name: str) -> str:

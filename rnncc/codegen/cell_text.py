@@ -65,7 +65,7 @@ def cell_text(compiled: Compiled, at: Access) -> dict[str, Any]:
         "next": [v.name for v in program.next],
         "kept": len(compiled.rows),
         "shared_inputs": sum(a.shared for a in cell.inputs),
-        "start": [f"real({a.start!r})" for a in cell.states],
+        "start": [f"real({init!r})" for init in cell.initial],
         "rows": rows.declared,
         "call": {
             "arguments": _call(arguments),

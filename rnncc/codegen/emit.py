@@ -115,7 +115,8 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     light = len(program.states) == 1 and ahead * streams <= 16
     return KernelSpec(
         name=cell.name,
-        states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
+        states=tuple(StateSpec(name=a.name, init=init)
+            for a, init in zip(cell.states, cell.initial, strict=True)),
         inputs=tuple(_input(a) for a in cell.inputs),
         params=tuple(
             ParamSpec(name=a.name, init=_start(a), shared=a.shared, block=a.block)
@@ -128,7 +129,6 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
-        kept=len(program.states) + len(compiled.rows) + len(program.inputs),
         effort=work,
         ahead=ahead,
         warps=16 if light else 8,
@@ -139,13 +139,13 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
 def _input(a: Argument) -> InputSpec:
     assert a.typical is not None
     return InputSpec(
-        name=a.name, shared=a.shared, projected=a.projected, bias=a.init, typical=a.typical
+        name=a.name, shared=a.shared, projected=a.projected, bias=a.bias, typical=a.typical
     )
 
 
 def _start(a: Argument) -> Init:
     bound = float(a.block or 1) ** -0.5
-    return a.init or uniform(-bound, bound)
+    return a.init if isinstance(a.init, Init) else uniform(-bound, bound)
 
 
 # --- header and module -----------------------------------------------------------------------
@@ -209,7 +209,7 @@ def _capital(word: str) -> str:
 
 def _module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
     cell = compiled.cell
-    starts = sorted({s.start for s in spec.states})
+    starts = sorted(set(cell.initial))
     return {
         "header": _header(compiled, spec, "templates/module.py.j2", "#"),
         "name": cell.name,

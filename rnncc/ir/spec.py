@@ -34,7 +34,7 @@ class StateSpec(_Frozen):
     """A state and its value before the first step."""
 
     name: str
-    start: float = 0.0
+    init: float = 0.0
 
 
 class InputSpec(_Frozen):
@@ -105,7 +105,7 @@ class KernelSpec(_Frozen):
         abi: of the kernel's struct Args; another one's folder is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
-        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        tile: lanes of the largest tile.
         effort: how much a lane computes.
         ahead: steps that a thread of a CUDA kernel has in registers at once.
         warps: segments of so many steps that a block takes at once.
@@ -124,7 +124,6 @@ class KernelSpec(_Frozen):
     param_slots: int
     shared_inputs: int
     tile: int
-    kept: int
     effort: EffortSpec
     ahead: int
     warps: int
