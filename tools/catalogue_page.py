@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from rnncc.calculus.cost import Cost, cost
-from rnncc.cli.views import structure_words
+from rnncc.cli.render import structure_words
 from rnncc.codegen.emit import analyse, kernel_spec
 from rnncc.export.latex import latex
-from rnncc.export.symbolic_constants import lettered
-from rnncc.inspect.catalogue import fields_of, source_of
+from rnncc.export.symbolic_constants import with_symbolic_constants
 from rnncc.ir.program import Argument, CellIR, Compiled
 from rnncc.ir.spec import KernelSpec
+from rnncc.lang.docstring import fields_of, source_of
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
 from rnncc.lang.trace import trace
@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def equations(self) -> str:
-        return latex(lettered(self.function), "aligned")
+        return latex(with_symbolic_constants(self.function), "aligned")
 
     @cached_property
     def stages(self) -> Compiled:

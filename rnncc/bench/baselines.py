@@ -1,4 +1,4 @@
-"""Rivals: a cell and a shape -> what its kernel is timed against: loops, layers, scans, copies."""
+"""Baselines: a cell and a shape -> what its kernel is timed against, from loops to copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCANNED = [2**n for n in range(5, 17)]  # the steps that accelerated-scan takes
 
 
 class UnavailableError(RnnccError):
-    """A rival can't be run here, or not at this shape; says why."""
+    """A baseline can't be run here, or not at this shape; says why."""
 
 
 # --- loops -----------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def chunked(
     device: torch.device = CPU,
     size: int = CHUNK,
 ) -> Loop:
-    """The plain loop, `size` steps at a time under torch.compile: the strongest rival on a CPU."""
+    """The plain loop, `size` steps at a time under torch.compile: the best baseline on a CPU."""
     step = step_on(cell, dtype, device, keep=False)
 
     def chunk(

@@ -115,8 +115,10 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     light = len(program.states) == 1 and ahead * streams <= 16
     return KernelSpec(
         name=cell.name,
-        states=tuple(StateSpec(name=a.name, init=init)
-            for a, init in zip(cell.states, cell.initial, strict=True)),
+        states=tuple(
+            StateSpec(name=a.name, init=init)
+            for a, init in zip(cell.states, cell.initial, strict=True)
+        ),
         inputs=tuple(_input(a) for a in cell.inputs),
         params=tuple(
             ParamSpec(name=a.name, init=_start(a), shared=a.shared, block=a.block)

@@ -16,9 +16,8 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from rnncc.analysis.probe import SEGMENTS
-from rnncc.bench import cpu as bench
-from rnncc.bench import timing
+from rnncc.analysis.sweeps import SEGMENTS
+from rnncc.bench import cpu, timing
 from rnncc.lang.loader import find, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +70,7 @@ def few(catalogue: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]
 @pytest.fixture
 def data(catalogue: Any, few: list[Any]) -> dict[str, Any]:
     """What was measured of them, as if."""
-    head = catalogue._empty() | {"machines": [bench.machine()]}
+    head = catalogue._empty() | {"machines": [cpu.machine()]}
     found: dict[str, Any] = head | {"cells": {e.name: measured(e.fingerprint) for e in few}}
     return found
 
