@@ -94,7 +94,7 @@ def _slot_tables(compiled: Compiled) -> Iterable[str]:
         ("outputs", outputs),
     ):
         yield _table("Slot", name, [f"{{{s.tensor}, {s.offset}, {s.stride}}}" for s in slots])
-    yield _table("real", "init", [f"real({a.start!r})" for a in compiled.cell.states])
+    yield _table("real", "init", [f"real({init!r})" for init in compiled.cell.initial])
 
 
 def _border_tables(compiled: Compiled) -> Iterable[str]:

@@ -23,7 +23,10 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     light = len(program.states) == 1 and ahead * streams <= 16
     return KernelSpec(
         name=cell.name,
-        states=tuple(StateSpec(name=a.name, start=a.start) for a in cell.states),
+        states=tuple(
+            StateSpec(name=a.name, init=init)
+            for a, init in zip(cell.states, cell.initial, strict=True)
+        ),
         inputs=tuple(_input(a) for a in cell.inputs),
         params=tuple(
             ParamSpec(name=a.name, init=_init(a), shared=a.shared, block=a.block)
@@ -36,7 +39,6 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
-        kept=len(program.states) + len(compiled.rows) + len(program.inputs),
         effort=cost,
         ahead=ahead,
         warps=16 if light else 8,
@@ -47,13 +49,13 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
 def _input(a: Argument) -> InputSpec:
     assert a.typical is not None
     return InputSpec(
-        name=a.name, shared=a.shared, projected=a.projected, bias=a.init, typical=a.typical
+        name=a.name, shared=a.shared, projected=a.projected, bias=a.bias, typical=a.typical
     )
 
 
 def _init(a: Argument) -> Init:
     bound = float(a.block or 1) ** -0.5
-    return a.init or uniform(-bound, bound)
+    return a.init if isinstance(a.init, Init) else uniform(-bound, bound)
 
 
 def as_json(spec: KernelSpec) -> str:

@@ -77,7 +77,7 @@ def _argument_text(argument: Argument) -> str:
 
 
 def _state_text(cell: CellIR, spec: KernelSpec) -> str:
-    starts = "zeros" if {s.start for s in spec.states} == {0.0} else "the cell's own start values"
+    starts = "zeros" if set(cell.initial) == {0.0} else "the cell's own start values"
     if len(cell.states) == 1:
         return f"[..., N], the state before the first step; {starts} if None."
     names = ", ".join(s.name for s in cell.states)

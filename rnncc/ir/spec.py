@@ -10,7 +10,8 @@ from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
-SOURCES = ("cell.h", *FILES.values())
+CELL = "cell.h"
+SOURCES = (CELL, *FILES.values())
 
 # The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
 # block; tiles take as many warps as the cell's spec says.
@@ -32,7 +33,7 @@ class StateSpec(_Frozen):
     """A state and its value before the first step."""
 
     name: str
-    start: float = 0.0
+    init: float = 0.0
 
 
 class InputSpec(_Frozen):
@@ -104,7 +105,7 @@ class KernelSpec(_Frozen):
             another one is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
-        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        tile: lanes of the largest tile.
         effort: how much a lane computes.
         ahead: steps that a thread of a CUDA kernel has in registers at once.
         warps: segments of so many steps that a block takes at once.
@@ -123,7 +124,6 @@ class KernelSpec(_Frozen):
     param_slots: int
     shared_inputs: int
     tile: int
-    kept: int
     effort: EffortSpec
     ahead: int
     warps: int

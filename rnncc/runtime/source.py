@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rnncc import paths
-from rnncc.ir.spec import FILES
+from rnncc.ir.spec import CELL, FILES
 
 INCLUDE = re.compile(r'#include "([^"]+)"')
 FOR_CUDA = "#ifdef __CUDACC__"  # the one condition that is decided here, by the target
@@ -28,6 +28,12 @@ def join(files: Mapping[str, str], target: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", joined).strip("\n") + "\n"
 
 
+def of_the_cell(files: Mapping[str, str], target: str) -> str:
+    """To read: cell.h without what is for the other target, then the target's file."""
+    cell = "\n".join(_of_target(files[CELL].splitlines(), target))
+    return f"{cell}\n\n{_mark(FILES[target])}\n{files[FILES[target]]}"
+
+
 def _lines(name: str, files: Mapping[str, str], target: str, seen: set[str]) -> Iterator[str]:
     seen.add(name)
     text = files[name] if name in files else header(name)
@@ -38,7 +44,7 @@ def _lines(name: str, files: Mapping[str, str], target: str, seen: set[str]) -> 
                 yield line
         elif included[1] not in seen:
             yield ""
-            yield f"// ---- {included[1]} ".ljust(WIDTH, "-")
+            yield _mark(included[1])
             yield from _lines(included[1], files, target, seen)
 
 
@@ -59,6 +65,10 @@ def _of_target(lines: Iterable[str], target: str) -> Iterator[str]:
             decided = False
         if not decided and False not in stays:
             yield line
+
+
+def _mark(name: str) -> str:
+    return f"// ---- {name} ".ljust(WIDTH, "-")
 
 
 @functools.cache

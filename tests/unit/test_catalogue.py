@@ -16,9 +16,8 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from rnncc.analysis.probe import SEGMENTS
-from rnncc.bench import cpu as bench
-from rnncc.bench import timing
+from rnncc.analysis.sweeps import SEGMENTS
+from rnncc.bench import cpu, timing
 from rnncc.lang.loader import find, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +70,7 @@ def few(catalogue: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]
 @pytest.fixture
 def data(catalogue: Any, few: list[Any]) -> dict[str, Any]:
     """What was measured of them, as if."""
-    head = catalogue._empty() | {"machines": [bench.machine()]}
+    head = catalogue._empty() | {"machines": [cpu.machine()]}
     found: dict[str, Any] = head | {"cells": {e.name: measured(e.fingerprint) for e in few}}
     return found
 
@@ -251,7 +250,7 @@ def test_equations_make_the_fingerprint_and_words_do_not(few: list[Any]) -> None
     assert changed(lets=lets) == lif.fingerprint
     first = dataclasses.replace(lets[0], expr=-lets[0].expr)
     assert changed(lets=(first, *lets[1:])) != lif.fingerprint
-    state = dataclasses.replace(lif.cell.arguments[0], start=1.0)
+    state = dataclasses.replace(lif.cell.arguments[0], init=1.0)
     assert changed(arguments=(state, *lif.cell.arguments[1:])) != lif.fingerprint
 
 

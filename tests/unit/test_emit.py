@@ -183,7 +183,7 @@ def test_cell_json_describes_the_cell(name: str) -> None:
     ir = c.stages.cell
     assert spec.name == name
     assert spec.arguments == tuple(a.name for a in ir.arguments if a.kind != "state")
-    assert [s.start for s in spec.states] == [a.start for a in ir.states]
+    assert [s.init for s in spec.states] == [a.init for a in ir.states]
     assert spec.structure.pattern == c.structure.pattern
 
 
