@@ -4,9 +4,8 @@
 // What the C++ library of minimal_rnn exports.
 #include "cell.h"
 
-#include "rnncc/cpp/forward.h"
 #include "rnncc/cpp/segments.h"
-#include "rnncc/cpp/backward.h"
+#include "rnncc/cpp/back_segments.h"
 
 RNNCC_EXPORT int minimal_rnn_forward(const rnncc::Args* a) { return rnncc::run_forward(*a); }
 RNNCC_EXPORT int minimal_rnn_backward(const rnncc::Args* a) { return rnncc::run_backward(*a); }

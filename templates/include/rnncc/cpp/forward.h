@@ -9,7 +9,7 @@ namespace rnncc {
 struct Walk {
   const Args& a;
   const Tile& t;
-  real *p, *h, *next, *start, *kept, *M, *M_next, *J;
+  real *p, *h, *next, *start, *stored, *M, *M_next, *J;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs], z[Lanes::kStates];
 
   static int64_t space() {
@@ -21,7 +21,7 @@ struct Walk {
   RNNCC_ONCE Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
     auto take = [&](int count) { real* rows = space; space += count * kRow; return rows; };
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
-    start = take(Lanes::kStates), kept = take(Lanes::kStored);
+    start = take(Lanes::kStates), stored = take(Lanes::kStored);
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
     J = take(Lanes::kStates * Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
@@ -71,7 +71,7 @@ struct Walk {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
     for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
     for (; step < stop; ++step) {
-      Lanes::step<true, false>(x_rows, p, now, then, y_rows, kept, width);
+      Lanes::step<true, false>(x_rows, p, now, then, y_rows, stored, width);
       shift(x_rows, x, Lanes::kInputs, 1), shift(y_rows, y, Lanes::kOutputs, 1);
       exchange(now, then);
     }
@@ -87,11 +87,11 @@ struct Walk {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
     for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
     for (; step < stop; ++step) {
-      if (write) Lanes::step<true, true>(x_rows, p, now, then, y_rows, kept, width);
-      else Lanes::step_to_store(x_rows, p, now, then, kept, width);
+      if (write) Lanes::step<true, true>(x_rows, p, now, then, y_rows, stored, width);
+      else Lanes::step_to_store(x_rows, p, now, then, stored, width);
       if (carry) {
-        if (step) Lanes::carry<false>(x_rows, p, now, kept, m, m_next, width);
-        else Lanes::carry<true>(x_rows, p, now, kept, m, m_next, width);
+        if (step) Lanes::carry<false>(x_rows, p, now, stored, m, m_next, width);
+        else Lanes::carry<true>(x_rows, p, now, stored, m, m_next, width);
         if (a.reset) restart(step, Lanes::kProducts, nullptr, m_next);
         if (!t.even) hold_ended(t, step, Lanes::kProducts, m, m_next);
         exchange(m, m_next);
@@ -113,7 +113,7 @@ struct Walk {
     constexpr int entries = Lanes::kStates * Lanes::kStates;
     Row x_rows[Lanes::kInputs + 1];
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
-    Lanes::jacobian(x_rows, p, now, kept, J, t.width());
+    Lanes::jacobian(x_rows, p, now, stored, J, t.width());
     for (int64_t r = 0; r < t.rows; ++r)
       for (int64_t c = 0; c < t.columns; ++c)
         for (int e = 0; e < entries; ++e)

@@ -8,7 +8,6 @@
 // After n sweeps the first n segments are exact whatever the guess was.
 #pragma once
 
-#include "rnncc/common/border.h"
 #include "rnncc/cpp/forward.h"
 
 namespace rnncc {
@@ -50,10 +49,10 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r)
     load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
-  walk.run(pass.write, pass.carry);
+  walk.run(pass.sweep.write, pass.sweep.carry);
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
-    if (pass.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+    if (pass.sweep.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
 
@@ -80,33 +79,31 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, pass.picard, is_newton(a)) || changed;
+      changed = border.cross(e + c, M + c, s + c, groups, pass.sweep.picard, is_newton(a)) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
     moved(a, run) = changed;
-    if (!(worst <= a.tolerance) && i < bad) bad = i;
+    if (!agree(a, pass.sweep, worst) && i < bad) bad = solved_before(pass.sweep, i);
     worst_of_all = larger(worst_of_all, worst);
   }
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
 
-static void run_all_again(const Args& a, int64_t runs) {
+// Every run has to run again.
+static void move_all(const Args& a, int64_t runs) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
-
-// What a sweep writes and carries along (see Walk::run), and whether its scan has no M.
-struct Sweep { bool write, carry, picard; };
 
 // Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
 // many segments of every sequence are within tolerance.
 static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
-  const Pass pass = {a, Cut::into_segments(a), sweep.write, sweep.carry, sweep.picard};
+  const Pass pass = {a, Cut::into_segments(a), sweep};
   double worst = 0;
   if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
   if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
-  *solved = (a.steps + a.segment - 1) / a.segment;
+  *solved = sweep.write ? segments_of(a) : 0;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
@@ -116,36 +113,28 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
   return true;
 }
 
+// Guesses all starts. Returns how much of a wrong start is left in them, or -1.
+static double guess(const Args& a, int64_t runs) {
+  Pass pass = {a, Cut::into_segments(a)};
+  pass.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;
+  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return -1;
+  return largest_product(a, runs * Lanes::kProducts);
+}
+
 // Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
 static int64_t solve_segments(const Args& a) {
-  constexpr real steady = real(0.9);  // what a nonlinear cell forgets no faster is left to one pass
-  constexpr Sweep no_M = {true, false, true}, first_M = {false, true, false};
-  constexpr Sweep old_M = {true, false, false}, new_M = {true, true, false};
   number_runs(a);
-  const Pass pass = {a, Cut::into_segments(a)};
-  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
-  const int64_t runs = pass.cut.first_run(a, a.batch);
-  Pass guess = pass;
-  guess.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;
-  if (in_parallel(guess, guess_tile, Tile::number(pass), Walk::space())) return -1;
-  const real left = largest_product(a, runs * Lanes::kProducts);
-  a.status->sweeps = 0, a.status->converged = 0;
+  const int64_t segments = segments_of(a), runs = Cut::into_segments(a).first_run(a, a.batch);
+  const double left = guess(a, runs);
+  if (left < 0) return -1;
+  a.status->sweeps = 0;
   int64_t solved = 0;
-  run_all_again(a, runs);
-  if (4 * left <= a.guess_tolerance && !is_newton(a)) {  // the guess is as good as exact
-    if (!sweep_once(a, no_M, &solved)) return -1;
-    if (Lanes::kAffine && a.status->mismatch > a.guess_tolerance) solved = 0;
-    if (solved < segments) run_all_again(a, runs);
-  } else if (!Lanes::kAffine && !a.patient && (!(left <= steady) || a.sweeps < 2)) {
-    return 0;
+  for (int64_t number = 0; solved < segments; ++number) {
+    const Sweep sweep = sweep_after(a, left, number);
+    if (!sweep.runs) break;
+    if (sweep.all) move_all(a, runs);
+    if (!sweep_once(a, sweep, &solved)) return -1;
   }
-  if (Lanes::kAffine && solved < segments) {  // M is the same from any start: one scan is exact
-    if (!sweep_once(a, first_M, &solved)) return -1;
-    run_all_again(a, runs);
-    if (!sweep_once(a, old_M, &solved)) return -1;
-  }
-  while (solved < segments && a.status->sweeps < double(a.sweeps))
-    if (!sweep_once(a, Lanes::kAffine ? old_M : new_M, &solved)) return -1;
   a.status->converged = solved == segments;
   return is_newton(a) ? segments : solved;
 }

@@ -4,6 +4,7 @@
 // group of channels) of one run; its runs walk through their steps side by side.
 #pragma once
 
+#include "rnncc/common/policy.h"
 #include "rnncc/cpp/results.h"
 
 namespace rnncc {
@@ -54,7 +55,7 @@ static void number_runs(const Args& a) {
 struct Pass {
   const Args& args;
   Cut cut;
-  bool write = false, carry = false, picard = false;  // of a sweep, see segments.h
+  Sweep sweep = {};
 };
 
 struct Tile {

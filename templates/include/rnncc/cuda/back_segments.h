@@ -12,8 +12,6 @@
 
 namespace rnncc {
 
-constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
-
 // Note 0 says whether gradients at the ends of segments are missing yet, note 1 how large Q is.
 RNNCC_FN bool missing(const Args& a) { return note_of(a, 0)->bad != kNone; }
 
@@ -21,7 +19,7 @@ RNNCC_FN bool missing(const Args& a) { return note_of(a, 0)->bad != kNone; }
 RNNCC_FN bool not_by_segments(const Args& a) {
   if (whole(a)) return true;
   const double largest = size_of(note_of(a, 1));
-  return missing(a) && (a.sweeps < 2 || !(largest - largest == 0));
+  return missing(a) && !(walks_twice(a) && largest - largest == 0);
 }
 
 // Each stretch alone: the steps after each segment (warm-up), or the segments themselves (sweep).
@@ -68,27 +66,9 @@ RNNCC_FN void judge(const Args& a) {
     for (int q = 0; q < kQ; ++q) through = larger(through, Q[q]);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) there = larger(there, g[s]);
-    // no gradient there at all says nothing of one further on
-    const bool little = there > 0 && through * most <= kForgotten * there;
-    if (through != 0 && !little) all_there = false;
+    if (!forgotten(through, most, there)) all_there = false;
   }
   note_bad(note_of(a, 0), all_there ? kNone : 0);
-}
-
-// g at the start of a stretch, from that at its end.
-RNNCC_FN void pass_through(const real* e, const real* Q, real* g) {
-  real through[Cell::kStates];
-#pragma unroll
-  for (int s = 0; s < Cell::kStates; ++s) through[s] = e[s];
-#pragma unroll
-  for (int q = 0; q < Cell::kFed; ++q)
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) {
-      const real m = Q[q * Cell::kStates + s], up = g[Cell::fed[q]];
-      through[s] += m == 0 || up == 0 ? 0 : m * up;
-    }
-#pragma unroll
-  for (int s = 0; s < Cell::kStates; ++s) g[s] = through[s];
 }
 
 // The gradient at the end of each segment of a sequence, last first.
@@ -105,7 +85,7 @@ RNNCC_FN void scan_back(const Args& a) {
     store_run(a, r, Cell::kStates, g, a.begins);
     load_run(a, r, r.index, Cell::kStates, a.ends, e);
     load_run(a, r, r.index, kQ, a.products, Q);
-    pass_through(e, Q, g);
+    pass_back(e, Q, 1, g);
   }
 }
 
@@ -155,7 +135,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     if (count > 0) {
       walk.begin_alone();
       if (block.inputs.fetched) {
-        walk.again(block);
+        walk.recompute(block);
         walk.back<true>(a, r, at, block, 0);
       } else {
         walk.back_slowly<true>(a, r, block, 0, count);
@@ -173,7 +153,7 @@ RNNCC_FN void back_tiles(const Args& a) {
       for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
 #pragma unroll
       for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
-      pass_through(e, Q, g);
+      pass_back(e, Q, 1, g);
     }
     __syncthreads();
     if (count > 0) {

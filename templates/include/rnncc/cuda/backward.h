@@ -69,8 +69,8 @@ struct Spot {
   int64_t slot;
 
   RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
-    const int kept = int(a.checkpoint), end = r.count > 0 ? r.count - 1 : 0;
-    const int saved = end / kept * kept, step = saved + (end - saved) / kAhead * kAhead;
+    const int checkpoint = int(a.checkpoint), end = r.count > 0 ? r.count - 1 : 0;
+    const int saved = end / checkpoint * checkpoint, step = saved + (end - saved) / kAhead * kAhead;
     return {saved, step, r.count - step, saved_slot(a, r, r.first + saved)};
   }
 
@@ -111,14 +111,14 @@ struct WalkBack {
   }
 
   // The states before each step of a block that is in registers.
-  RNNCC_MEMBER void again(const Block& block) {
+  RNNCC_MEMBER void recompute(const Block& block) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[0][s] = block.h[s];
 #pragma unroll
     for (int k = 0; k + 1 < kAhead; ++k) {
-      real x[Cell::kInputs + 1], y[Cell::kOutputs], kept[Cell::kStored + 1];
+      real x[Cell::kInputs + 1], y[Cell::kOutputs], stored[Cell::kStored + 1];
       block.inputs.read(k, x);
-      Lane::step<false, false>(x, p, h[k], h[k + 1], y, kept);
+      Lane::step<false, false>(x, p, h[k], h[k + 1], y, stored);
     }
   }
 
@@ -154,14 +154,14 @@ struct WalkBack {
 #pragma unroll 1
     for (int k = count - 1; k >= 0; --k) {
       real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs], now[Cell::kStates];
-      real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kStored + 1];
+      real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = block.h[s];
 #pragma unroll 1
       for (int j = 0; j < k; ++j) {
         if (starts_anew(a, r, first + j)) load_states(a, r, a.h0, now);
         read_inputs(a, r, first + j, x);
-        Lane::step<false, false>(x, p, now, next, y, kept);
+        Lane::step<false, false>(x, p, now, next, y, stored);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
       }
@@ -202,7 +202,7 @@ struct WalkBack {
       if (spot.count > 0) {
         if (!spot.is_saved()) load_inner(a, r, spot, now.h);
         if (now.inputs.fetched) {
-          again(now);
+          recompute(now);
           back<alone>(a, r, at, now, spot.step);
         } else {
           back_slowly<alone>(a, r, now, spot.step, spot.count);
@@ -220,15 +220,15 @@ struct WalkBack {
   template <bool alone>
   RNNCC_MEMBER void back_step(const Args& a, const Run& r, int step, const real* x,
                               const real* before, const real* dy, real* dx) {
-    real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kStored + 1], none[Cell::kOutputs];
-    Lane::step<false, true>(x, p, before, next, y, kept);
+    real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1], none[Cell::kOutputs];
+    Lane::step<false, true>(x, p, before, next, y, stored);
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) none[i] = 0;
 #pragma unroll
     for (int q = 0; alone && q < Cell::kFed; ++q)
-      Lane::adjoint<false>(x, p, before, kept, none, Q + q * Cell::kStates, dx, dp);
+      Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);
     if (a.dz_given) add_along(a, r, step);
-    Lane::adjoint<!alone>(x, p, before, kept, dy, g, dx, dp);
+    Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);
   }
 
   // What flows into the states after a step.
@@ -276,21 +276,21 @@ struct WalkBack {
   // ---- states between two saved ones ---------------------------------------------------------------
 
   RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
-    const int64_t kept = a.checkpoint < a.steps ? a.checkpoint : a.steps;
-    const int64_t blocks = (kept + kAhead - 1) / kAhead;
+    const int64_t checkpoint = a.checkpoint < a.steps ? a.checkpoint : a.steps;
+    const int64_t blocks = (checkpoint + kAhead - 1) / kAhead;
     return a.inner + ((r.index * blocks + block) * Cell::kStates + s) * a.groups + r.group;
   }
 
   // The states before each block from a saved one up to a spot.
   RNNCC_MEMBER void fill_inner(const Args& a, const Run& r, const Spot& spot) const {
     real now[Cell::kStates], next[Cell::kStates], x[Cell::kInputs + 1];
-    real y[Cell::kOutputs], kept[Cell::kStored + 1];
+    real y[Cell::kOutputs], stored[Cell::kStored + 1];
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
     for (int step = spot.saved; step < spot.step; ++step) {
       read_inputs(a, r, step, x);
       if (starts_anew(a, r, step)) load_states(a, r, a.h0, now);
-      Lane::step<false, false>(x, p, now, next, y, kept);
+      Lane::step<false, false>(x, p, now, next, y, stored);
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
       const int done = step + 1 - spot.saved;

@@ -5,7 +5,7 @@
 // lies side by side, and a warp takes 32 / columns runs.
 #pragma once
 
-#include "rnncc/common/args.h"
+#include "rnncc/common/policy.h"
 
 namespace rnncc {
 
@@ -30,11 +30,11 @@ RNNCC_FN bool whole(const Args& a) { return a.segment >= a.steps; }
 
 RNNCC_FN int64_t first_run(const Args& a, int64_t sequence) {
   if (whole(a)) return sequence;
-  return a.lengths ? a.run_starts[sequence] : sequence * ((a.steps + a.segment - 1) / a.segment);
+  return a.lengths ? a.run_starts[sequence] : sequence * segments_of(a);
 }
 
 RNNCC_FN int64_t sequence_of(const Args& a, int64_t run) {
-  if (!a.lengths) return run / ((a.steps + a.segment - 1) / a.segment);
+  if (!a.lengths) return run / segments_of(a);
   int64_t low = 0, high = a.batch;
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;

@@ -9,52 +9,28 @@
 // one pass over time.
 #pragma once
 
-#include "rnncc/common/border.h"
+#include "rnncc/common/policy.h"
 #include "rnncc/cuda/control.h"
 #include "rnncc/cuda/walk.h"
 
 namespace rnncc {
 
-// What a sweep does: `write` its outputs, `carry` M along; with `picard` the scan uses no M. Unless
-// `all`, segments whose start has not moved since they last ran need not run again.
-struct Sweep { bool runs, write, carry, picard, all; };
-
-// The guess is as good as exact.
-RNNCC_FN bool guessed_well(const Args& a) {
-  return !is_newton(a) && 4 * size_of(note_of(a, 0)) <= a.guess_tolerance;
-}
-
-// What a nonlinear cell forgets slowly is left to one pass.
-RNNCC_FN bool gave_up(const Args& a) {
-  constexpr double steady = 0.9;
-  if (guessed_well(a) || Cell::kAffine || a.patient) return false;
-  return !(size_of(note_of(a, 0)) <= steady) || a.sweeps < 2;
-}
-
-// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the limit.
-RNNCC_FN int64_t most_sweeps(const Args& a) {
-  const int64_t least = Cell::kAffine ? 2 + guessed_well(a) : 0;
-  return a.sweeps < least ? least : a.sweeps;
-}
+RNNCC_FN double left_of_guess(const Args& a) { return size_of(note_of(a, 0)); }
 
 RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
-  const bool well = guessed_well(a);
-  if (gave_up(a) || number >= most_sweeps(a)) return {};
   if (number && note_of(a, number)->bad == kNone) return {};
-  if (well && number == 0) return {true, true, false, true, true};
-  // M of an affine cell is the same from any start: one scan is exact
-  const int64_t with_M = number - well;
-  if (Cell::kAffine && with_M == 0) return {true, false, true, false, true};
-  if (Cell::kAffine) return {true, true, false, false, with_M == 1};
-  return {true, true, true, false, with_M == 0};
+  return sweep_after(a, left_of_guess(a), number);
+}
+
+RNNCC_FN const Note* last_note(const Args& a) {
+  return note_of(a, most_sweeps(a, left_of_guess(a)));
 }
 
 // How many segments of every sequence are solved, at least.
 RNNCC_FN int64_t solved_segments(const Args& a) {
-  const int64_t segments = (a.steps + a.segment - 1) / a.segment;
-  const int64_t bad = note_of(a, most_sweeps(a))->bad;
+  const int64_t segments = segments_of(a), bad = last_note(a)->bad;
   if (is_newton(a)) return segments;
-  return gave_up(a) ? 0 : bad < segments ? bad : segments;
+  return gives_up(a, left_of_guess(a)) ? 0 : bad < segments ? bad : segments;
 }
 
 // What `status` says.
@@ -66,7 +42,7 @@ RNNCC_FN void report(const Args& a, int64_t solved) {
   Status& status = *a.status;
   status.sweeps = double(sweeps);
   status.mismatch = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
-  status.converged = one_pass || !is_newton(a) || note_of(a, most_sweeps(a))->bad == kNone;
+  status.converged = one_pass || !is_newton(a) || last_note(a)->bad == kNone;
   status.sequential_from =
       !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : kNoStep;
   status.solver = double(a.solver), status.segment = double(a.segment);
@@ -114,7 +90,6 @@ RNNCC_FN void scan(const Args& a) {
   r.sequence = r.index;
   const int64_t first = first_run(a, r.sequence);
   const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
-  const double tolerance = now.picard ? a.guess_tolerance : a.tolerance;
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
   int64_t bad = now.write || end == first ? kNone : 0;
@@ -133,8 +108,7 @@ RNNCC_FN void scan(const Args& a) {
     for (int k = 0; k < Cell::kProducts; ++k) M_now[k] = M[k];
     fetch(r.index + 1);
     const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, is_newton(a));
-    if (!(border.worst <= tolerance) && bad == kNone)
-      bad = Cell::kAffine && now.picard ? 0 : r.index - first;
+    if (!agree(a, now, border.worst) && bad == kNone) bad = solved_before(now, r.index - first);
     if (!changed) continue;
     store_run(a, r, Cell::kStates, s_now, a.begins);
     if (r.active) *moved(a, r.index, a.round + 1) = 1;

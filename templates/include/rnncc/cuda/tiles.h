@@ -39,10 +39,10 @@ RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   before.take(a, r.first - kWarm, kWarm);
 #pragma unroll 1
   for (int k = 0; k < kWarm; ++k) {
-    real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kStored + 1];
+    real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
     if (starts_anew(a, before, k)) load_states(a, before, a.h0, h);
     read_inputs(a, before, k, x);
-    Lane::step<false, false>(x, p, h, next, y, kept);
+    Lane::step<false, false>(x, p, h, next, y, stored);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }

@@ -82,11 +82,11 @@ struct Walk {
   // One step; `along` writes the states after it too.
   template <bool along>
   RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
-    real next[Cell::kStates], y[Cell::kOutputs], kept[Cell::kStored + 1];
-    Lane::step<true, carry>(x, p, h, next, y, kept);
+    real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
+    Lane::step<true, carry>(x, p, h, next, y, stored);
     if (carry) {
       real N[Cell::kProducts + 1];
-      Lane::carry(x, p, h, kept, M, N, number == 0);
+      Lane::carry(x, p, h, stored, M, N, number == 0);
 #pragma unroll
       for (int i = 0; i < Cell::kProducts; ++i) M[i] = N[i];
     }
