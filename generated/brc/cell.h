@@ -48,7 +48,7 @@ RNNCC_FN void brc_step(
     real& a_0, real& a, real& c, real& h_next_0, real& h_next) {
   if (part == 0 || part == 1) {
     a_0 = tanh(h * wa + xa);
-    a = a_0 + 1.0f;  // feedback, 0 to 2: bistable above 1
+    a = a_0 + 1.0f;            // feedback, 0 to 2: bistable above 1
     c = sigmoid(h * wc + xc);  // how much is kept
   }
   if (part == 0 || part == 2) {
@@ -159,7 +159,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -231,7 +231,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -50,9 +50,9 @@ RNNCC_FN void cfc_step(
     real& g, real& h, real& s, real& x_next) {
   const real f = If + wf * x;  // rate
   const real b = Ib + wb * x;  // bias of the time gate
-  g = tanh(Ig + wg * x);  // candidate for a short dt
-  h = tanh(Ih + wh * x);  // candidate for a long dt
-  s = sigmoid(b - dt * f);  // time gate
+  g = tanh(Ig + wg * x);       // candidate for a short dt
+  h = tanh(Ih + wh * x);       // candidate for a long dt
+  s = sigmoid(b - dt * f);     // time gate
   x_next = g * s + h * (1.0f - s);
 }
 
@@ -163,7 +163,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -240,7 +240,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -54,7 +54,7 @@ RNNCC_FN void higher_order_lru_step(
   top_0 = maximum(g0, g1);
   top_1 = maximum(g2, g3);
   const real top = maximum(top_0, top_1);  // keeps the softmax from overflowing
-  a0 = exp(g0 - top);  // weight of the input
+  a0 = exp(g0 - top);                      // weight of the input
   a1 = exp(g1 - top);
   a2 = exp(g2 - top);
   a3 = exp(g3 - top);
@@ -176,7 +176,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -272,7 +272,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

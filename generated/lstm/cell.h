@@ -56,10 +56,10 @@ RNNCC_FN void lstm_step(
     // next states and lets
     real& i, real& f, real& z, real& o, real& c_new, real& h_new_0, real& h_new) {
   if (part == 0 || part == 1) {
-    i = sigmoid(h * ri + xi);  // input gate
+    i = sigmoid(h * ri + xi);         // input gate
     f = sigmoid(h * rf + xf + 1.0f);  // forget gate
-    z = tanh(h * rz + xz);  // block input
-    o = sigmoid(h * ro + xo);  // output gate
+    z = tanh(h * rz + xz);            // block input
+    o = sigmoid(h * ro + xo);         // output gate
     c_new = c * f + i * z;
   }
   if (part == 0 || part == 2) {
@@ -185,7 +185,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -273,7 +273,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

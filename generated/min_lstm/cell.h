@@ -134,7 +134,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -203,7 +203,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -76,7 +76,7 @@ RNNCC_FN void mlstm_step(
     const real log_f_0 = logsigmoid(xf);
     log_f = log_f_0 + m;
     m_new = maximum(log_f, xi);  // stabiliser
-    score = k1 * q1 + k2 * q2;  // of the newest value
+    score = k1 * q1 + k2 * q2;   // of the newest value
     h_0 = sigmoid(xo);
     h_2 = -m_new;
     h_3 = minimum(h_2, real(80.0));
@@ -149,7 +149,7 @@ RNNCC_FN void mlstm_adjoint(
     real& d_C1, real& d_C2, real& d_n1, real& d_n2, real& d_m, real& d_v, real& d_xo, real& d_k1,
     real& d_k2, real& d_q1, real& d_q2, real& d_xi, real& d_xf) {
   const real i = real(0.7071067811865476) * i_0;  // input gate, over sqrt(2 entries)
-  const real score = k1 * q1 + k2 * q2;  // of the newest value
+  const real score = k1 * q1 + k2 * q2;           // of the newest value
   const real g_h_arg0 = up_h / h_6;
   const real g_h_arg1 = -g_h_arg0 * h;
   const real g_h_5_arg0 = (h_1 == h_4 ? 0.5f * g_h_arg1 : (h_1 > h_4 ? g_h_arg1 : real(0.0)));
@@ -235,7 +235,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -372,7 +372,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -66,7 +66,7 @@ RNNCC_FN void morris_lecar_step(
   const real w_inf = w_inf_0 / 2.0f + 0.5f;
   const real rate_0 = real(0.016666666666666666) * v - real(0.03333333333333333);
   const real rate_1 = cosh(rate_0);
-  rate = real(0.04) * rate_1;  // of w, 1/ms
+  rate = real(0.04) * rate_1;                          // of w, 1/ms
   const real i_Ca = real(4.4) * m_inf * (v - 120.0f);  // outward currents
   const real i_K = 8.0f * w * (v + 84.0f);
   v_new = real(0.005000000000000001) * I - real(0.005000000000000001) * i_Ca -
@@ -195,7 +195,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -270,7 +270,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

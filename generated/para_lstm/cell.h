@@ -60,7 +60,7 @@ RNNCC_FN void para_lstm_step(
     real& f, real& z, real& c_new, real& o, real& h_new_0, real& h_new) {
   if (part == 0 || part == 1) {
     f = sigmoid(af * h + c * cf + xf);  // forget gate, sees the old c
-    z = tanh(ac * h + xc);  // candidate
+    z = tanh(ac * h + xc);              // candidate
     c_new = c * f + z * (1.0f - f);
   }
   if (part == 0 || part == 2) {
@@ -190,7 +190,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -277,7 +277,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

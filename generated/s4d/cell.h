@@ -75,7 +75,7 @@ RNNCC_FN void s4d_step(
     less_2 = cos(angle);
     less_3 = expm1(-a * dt);
     const real less = less_2 * less_3 - 2.0f * less_1 * less_1;  // A_re - 1
-    B_re = (A_im * a_im - a * less) / B_re_0;  // (exp(dt A) - 1) / A
+    B_re = (A_im * a_im - a * less) / B_re_0;                    // (exp(dt A) - 1) / A
     B_im = (-A_im * a - a_im * less) / B_im_0;
     re = A_re * x_re - A_im * x_im + B_re * u;
     im = A_im * x_re + A_re * x_im + B_im * u;
@@ -218,7 +218,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -319,7 +319,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

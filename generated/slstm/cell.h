@@ -89,13 +89,13 @@ RNNCC_FN void slstm_step(
     log_i = h * ri + xi;
     const real log_f_0 = h * rf + xf;
     log_f = logsigmoid(log_f_0);
-    z = tanh(h * rz + xz);  // cell input
+    z = tanh(h * rz + xz);     // cell input
     o = sigmoid(h * ro + xo);  // output gate
     m_new_0 = log_f + m;
     m_new = maximum(m_new_0, log_i);  // stabiliser
   }
   if (part == 0 || part == 2) {
-    i = exp(log_i - m_new);  // input gate
+    i = exp(log_i - m_new);      // input gate
     f = exp(log_f + m - m_new);  // forget gate
     c_new = c * f + i * z;
     n_new = f * n + i;  // normaliser
@@ -262,7 +262,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -395,7 +395,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -51,7 +51,7 @@ RNNCC_FN void titans_linear_step(
     // next states and lets
     real& theta, real& eta, real& alpha, real& gradient, real& S_new, real& M_new, real& y) {
   theta = sigmoid(x_theta);  // learning rate
-  eta = sigmoid(x_eta);  // how much surprise lasts
+  eta = sigmoid(x_eta);      // how much surprise lasts
   alpha = sigmoid(x_alpha);  // how much is forgotten
   gradient = k * (2.0f * M * k - 2.0f * v);
   S_new = S * eta - gradient * theta;
@@ -160,7 +160,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -243,7 +243,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -60,9 +60,9 @@ RNNCC_FN void titans_tanh_step(
     real& S_new, real& M_new, real& y) {
   if (part == 0 || part == 1) {
     theta = sigmoid(x_theta);  // learning rate
-    eta = sigmoid(x_eta);  // how much surprise lasts
+    eta = sigmoid(x_eta);      // how much surprise lasts
     alpha = sigmoid(x_alpha);  // how much is forgotten
-    p = tanh(M * k);  // what the memory gives for the key
+    p = tanh(M * k);           // what the memory gives for the key
     slope_0 = sigmoid(-2.0f * M * k);
     slope_1 = sigmoid(2.0f * M * k);
     const real slope = 4.0f * slope_0 * slope_1;  // 1 - p^2, with digits where p is near 1
@@ -194,7 +194,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -285,7 +285,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

@@ -41,7 +41,7 @@ RNNCC_FN void ugrnn_step(
     real rc, real rg,
     // next states and lets
     real& c, real& g, real& h_next) {
-  c = tanh(h * rc + xc);  // candidate
+  c = tanh(h * rc + xc);     // candidate
   g = sigmoid(h * rg + xg);  // update gate: how much is kept
   h_next = c * (1.0f - g) + g * h;
 }
@@ -141,7 +141,7 @@ constexpr int kAhead = 4;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
@@ -210,7 +210,7 @@ namespace rnncc {
 
 // The cell over the lanes of a tile.
 struct Lanes : Cell {
-  // From the state h to `next`; `write` its outputs y, `store` what Jacobian and adjoint read of it.
+  // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
                      real* stored, int width) {

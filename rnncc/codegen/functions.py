@@ -9,7 +9,7 @@ from sympy import Expr
 
 from rnncc.calculus.cost import count
 from rnncc.calculus.rematerialize import needed
-from rnncc.codegen.layout import comment, fill, statement
+from rnncc.codegen.layout import block, comment, fill, statement
 from rnncc.codegen.printer import CPrinter
 from rnncc.ir.program import Compiled, Let, Program
 
@@ -75,9 +75,9 @@ def _results(compiled: Compiled) -> list[str]:
 
 def _part(lets: Iterable[Let], outs: list[str], number: int, count: int) -> str:
     if count == 1:
-        return "\n".join(_let(let, outs, 2) for let in lets)
-    lines = [_let(let, outs, 4) for let in lets]
-    return "\n".join([f"  if (part == 0 || part == {number}) {{", *lines, "  }"])
+        return block(_let(let, outs, 2) for let in lets)
+    lines = block(_let(let, outs, 4) for let in lets)
+    return f"  if (part == 0 || part == {number}) {{\n{lines}\n  }}"
 
 
 def _let(let: Let, outs: Iterable[str], indent: int) -> str:
@@ -105,7 +105,7 @@ def _jacobian(compiled: Compiled) -> JacobianFunction:
     return JacobianFunction(
         cost=_cost([*(let.expr for let in recomputed), *readers]),
         signature=_signature(compiled.program, before, outs, "entries"),
-        body="\n".join(lines),
+        body=block(lines),
         outs=tuple(outs),
         entries=entries,
     )
@@ -126,7 +126,7 @@ def _adjoint(compiled: Compiled) -> Function:
     return Function(
         cost=_cost([*(let.expr for let in recomputed), *readers]),
         signature=_signature(program, before, outs, "gradients"),
-        body="\n".join(lines),
+        body=block(lines),
         outs=tuple(outs),
     )
 

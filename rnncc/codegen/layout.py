@@ -52,6 +52,32 @@ def statement(head: str, expr: str, indent: int, note: str = "") -> str:
     return f"{comment(note, indent)}\n{line}"
 
 
+def block(lines: Iterable[str]) -> str:
+    """Statements one below another, the notes of neighbours aligned as far as the width allows."""
+    aligned: list[str] = []
+    notes: list[tuple[str, str]] = []
+    for line in "\n".join(lines).split("\n"):
+        code, mark, note = line.partition("  // ")
+        together = [*notes, (code, note)]
+        if not (mark and code.strip() and _fit(together)):
+            aligned += _aligned(notes)
+            together = [(code, note)]
+        notes = together if mark and code.strip() else []
+        if not notes:
+            aligned.append(line)
+    return "\n".join([*aligned, *_aligned(notes)])
+
+
+def _fit(notes: list[tuple[str, str]]) -> bool:
+    column = max(len(code) for code, _ in notes)
+    return all(column + len("  // ") + len(note) <= WIDTH for _, note in notes)
+
+
+def _aligned(notes: list[tuple[str, str]]) -> list[str]:
+    column = max((len(code) for code, _ in notes), default=0)
+    return [f"{code:<{column}}  // {note}" for code, note in notes]
+
+
 def function(head: str, body: str) -> str:
     """A function of one statement, in one line if it fits."""
     line = f"{head} {{ {body} }}"

@@ -16,11 +16,11 @@ RNNCC_FN real larger(real so_far, real x) {
   return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
 }
 
-// One lane at a border. A correction may grow on its way through a segment only while it is no larger
-// than max(1, |state|): far from the solution M says little of what an expanding cell does.
+// One lane at a border. A correction may grow on its way through a segment only while it is no
+// larger than max(1, |state|): far from the solution M says little of what an expanding cell does.
 struct Border {
-  real delta[Cell::kStates];        // by how much the start of the segment before has moved
-  real worst;                       // mismatch at any border so far
+  real delta[Cell::kStates];  // by how much the start of the segment before has moved
+  real worst;                 // mismatch at any border so far
 
   // From the end e of the segment before and its product M to a new start s; true if it moved.
   // With `picard` there is no M, and with `plain` no guard.
@@ -38,14 +38,13 @@ struct Border {
       correction[Cell::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
     }
     for (int k = 0; k < Cell::kStates; ++k) largest = larger(largest, correction[k]);
-    const bool take = plain || (Cell::kAffine ? finite(largest)
-                                              : largest <= incoming || largest <= scale);
+    const bool take =
+        plain || (Cell::kAffine ? finite(largest) : largest <= incoming || largest <= scale);
     for (int k = 0; k < Cell::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
       if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
-      if (Cell::checked[k] && !same(end, old))
-        worst = larger(worst, (end - old) / larger(1, end));
+      if (Cell::checked[k] && !same(end, old)) worst = larger(worst, (end - old) / larger(1, end));
       delta[k] = same(now, old) ? 0 : now - old;
       changed = changed || delta[k] != 0;
       s[k * stride] = now;
@@ -54,8 +53,8 @@ struct Border {
   }
 };
 
-// The gradient g at the start of a stretch of steps, from that at its end: e is what the stretch alone
-// gives, Q how a gradient passes through it.
+// The gradient g at the start of a stretch of steps, from that at its end: e is what the stretch
+// alone gives, Q how a gradient passes through it.
 RNNCC_FN void pass_back(const real* e, const real* Q, int64_t stride, real* g) {
   real through[Cell::kStates];
   RNNCC_UNROLL

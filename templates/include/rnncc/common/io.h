@@ -1,6 +1,7 @@
 // Numbers in memory: their types, and where the scalars of a cell lie.
 //
-// `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for double.
+// `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for
+// double.
 #pragma once
 
 #include "rnncc/common/functions.h"
@@ -11,12 +12,20 @@
 
 namespace rnncc {
 
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
 
 typedef RNNCC_IO io;
-template <typename T> struct State { typedef float type; };
-template <> struct State<double> { typedef double type; };
+template <typename T> struct State {
+  typedef float type;
+};
+template <> struct State<double> {
+  typedef double type;
+};
 typedef State<io>::type real;
 
 RNNCC_FN float to_real(float x) { return x; }

@@ -1,5 +1,5 @@
-// Policy: what every target decides alike. Which sweeps there are, how well neighbouring segments must
-// agree, when segments are given up for one pass over time, and what counts as forgotten.
+// Policy: what every target decides alike. Which sweeps there are, how well neighbouring segments
+// must agree, when segments are given up for one pass over time, and what counts as forgotten.
 #pragma once
 
 #include "rnncc/common/border.h"
@@ -14,7 +14,7 @@ constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
 RNNCC_FN int64_t segments_of(const Args& a) { return (a.steps + a.segment - 1) / a.segment; }
 
-// ---- forward ----
+// --- forward
 // `left` is the largest entry of all products of Jacobians over the warm-ups: how much of a wrong
 // start is left in the guesses.
 
@@ -35,7 +35,8 @@ RNNCC_FN bool gives_up(const Args& a, double left) {
   return !(left <= kSteady) || a.sweeps < 2;
 }
 
-// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the limit.
+// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the
+// limit.
 RNNCC_FN int64_t most_sweeps(const Args& a, double left) {
   const int64_t least = Cell::kAffine ? 2 + guessed_well(a, left) : 0;
   return a.sweeps < least ? least : a.sweeps;
@@ -53,8 +54,8 @@ RNNCC_FN Sweep sweep_after(const Args& a, double left, int64_t others) {
   return {true, true, true, false, with_M == 0};
 }
 
-// How many segments of a sequence are solved by a sweep after which neighbours disagree first at the
-// start of this one.
+// How many segments of a sequence are solved by a sweep after which neighbours disagree first at
+// the start of this one.
 RNNCC_FN int64_t solved_before(const Sweep& sweep, int64_t segment) {
   return Cell::kAffine && sweep.picard ? 0 : segment;
 }
@@ -64,7 +65,7 @@ RNNCC_FN bool agree(const Args& a, const Sweep& sweep, real mismatch) {
   return mismatch <= (sweep.picard ? a.guess_tolerance : a.tolerance);
 }
 
-// ---- backward ----
+// --- backward
 
 // Whether a gradient that reached the end of a warm-up lacks next to nothing of what comes from
 // further on: the warm-up lets through so much of it, and it is nowhere larger than `most`.

@@ -1,10 +1,11 @@
 // Segments on the way back.
 //
-// Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from
-// a gradient of 0, gives the one at its start, and for each state that a step reads how a gradient
-// passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here
-// too). Where the first few steps after a segment let next to nothing through of what comes out of
-// them, that is the gradient at its end; else a walk over all segments and a scan give it.
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
+// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
+// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
+// holds here too). Where the first few steps after a segment let next to nothing through of what
+// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
+// it.
 #pragma once
 
 #include "rnncc/cpp/segments.h"

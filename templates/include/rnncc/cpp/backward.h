@@ -1,8 +1,8 @@
 // Backward.
 //
-// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step first,
-// in blocks of at most kBlock steps: forward from a saved state, storing what the adjoint reads, then
-// backward. Jacobians are never stored; what is stored stays in cache.
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step
+// first, in blocks of at most kBlock steps: forward from a saved state, storing what the adjoint
+// reads, then backward. Jacobians are never stored; what is stored stays in cache.
 #pragma once
 
 #include "rnncc/cpp/threads.h"
@@ -37,7 +37,11 @@ struct WalkBack {
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
       : a(args), t(tile), width(t.width()) {
-    auto take = [&](int64_t count) { real* rows = space; space += count * kRow; return rows; };
+    auto take = [&](int64_t count) {
+      real* rows = space;
+      space += count * kRow;
+      return rows;
+    };
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
     g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
@@ -76,7 +80,8 @@ struct WalkBack {
         const int64_t step = first + block * kBlock;
         const int64_t count = end - step < kBlock ? end - step : kBlock;
         recompute(inner + block * states, step, count);
-        if (alone) back_alone(step, count); else back(step, count);
+        if (alone) back_alone(step, count);
+        else back(step, count);
       }
     }
   }
@@ -97,7 +102,7 @@ struct WalkBack {
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
       Lanes::step_to_store(x_rows, p, before, before + Lanes::kStates * kRow,
-                        stored + k * Lanes::kStored * kRow, width);
+                           stored + k * Lanes::kStored * kRow, width);
       shift(x_rows, x, Lanes::kInputs, 1);
     }
   }
@@ -119,8 +124,8 @@ struct WalkBack {
         hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
       }
       if (has_dz) add_dz(first, k);
-      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow, stored + k * Lanes::kStored * kRow,
-                           dy_rows, g, dx_rows, dp, width);
+      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow,
+                           stored + k * Lanes::kStored * kRow, dy_rows, g, dx_rows, dp, width);
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, held, g);
         hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);

@@ -19,7 +19,11 @@ struct Walk {
   }
 
   RNNCC_ONCE Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
-    auto take = [&](int count) { real* rows = space; space += count * kRow; return rows; };
+    auto take = [&](int count) {
+      real* rows = space;
+      space += count * kRow;
+      return rows;
+    };
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
     start = take(Lanes::kStates), stored = take(Lanes::kStored);
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
@@ -38,8 +42,9 @@ struct Walk {
   // product of the step Jacobians. Neither: the Jacobians themselves, to look at.
   RNNCC_ONCE void run(bool write, bool carry) {
     const bool saves = write && a.saved;
-    const bool in_phase = a.segment % a.checkpoint == 0 || a.segment >= a.steps;  // all runs at once
-    int64_t due = (a.checkpoint - t.first[0] % a.checkpoint) % a.checkpoint;  // the step at which they save next
+    // all runs save at once, next at step `due`
+    const bool in_phase = a.segment % a.checkpoint == 0 || a.segment >= a.steps;
+    int64_t due = (a.checkpoint - t.first[0] % a.checkpoint) % a.checkpoint;
     bool plain = t.even && !a.reset && (in_phase || !saves);  // nothing to do between two saves
     bool direct = true;
     for (const Stream& stream : z) plain = plain && !(write && stream.present);
@@ -125,7 +130,8 @@ struct Walk {
   RNNCC_ONCE void restart(int64_t step, int count, const real* from, real* to) const {
     for (int64_t r = 0; r < t.rows; ++r) {
       if (!t.resets(a, r, step)) continue;
-      if (from) copy_row(t, r, count, from, to); else clear_row(t, r, count, to);
+      if (from) copy_row(t, r, count, from, to);
+      else clear_row(t, r, count, to);
     }
   }
 
@@ -147,8 +153,7 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
     const int64_t before = done && segments.runs_of(a, b) < done ? segments.runs_of(a, b) : done;
     if (before && length_of(a, b))
       load_run(a, t, r, segments.first_run(a, b) + before - 1, Lanes::kStates, a.ends, walk.h);
-    else
-      copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
   }
   walk.run(true, false);
   for (int64_t r = 0; r < t.rows; ++r) store_states(a, t, r, walk.h, a.h_last);

@@ -79,7 +79,10 @@ RNNCC_FN double floor(double x) { return __builtin_floor(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
 
 // n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
-template <typename T> struct Exponent { T n; typename Real<T>::Bits shifted; };
+template <typename T> struct Exponent {
+  T n;
+  typename Real<T>::Bits shifted;
+};
 
 template <typename T> RNNCC_FN Exponent<T> exponent_of_exp(T x, int offset) {
   using R = Real<T>;
@@ -147,7 +150,7 @@ template <typename T> RNNCC_FN T decaying_exp(T x) {
 
 template <typename T> RNNCC_FN T expm1(T x) {
   using R = Real<T>;
-  x = x < T(-40) ? T(-40) : x;  // -1 to either precision
+  x = x < T(-40) ? T(-40) : x;                                        // -1 to either precision
   x = x > R::exp_overflow + T(0.25) ? R::exp_overflow + T(0.25) : x;  // half + half overflows here
   Exponent<T> e = exponent_of_exp(x, R::bias - 1);
   T half_scale = power_of_two(e);
@@ -164,8 +167,9 @@ RNNCC_FN float small_tanh(float r) {
 // The same: error 4.2e-18.
 RNNCC_FN double small_tanh(double r) {
   double z = r * r;
-  return r + r * z * polynomial(z, -0.3333333333333248, 0.1333333333278157, -0.05396825277825514,
-                                0.021869370435420487, -0.008857299447901468, 0.0034447229941888076);
+  return r + r * z *
+                 polynomial(z, -0.3333333333333248, 0.1333333333278157, -0.05396825277825514,
+                            0.021869370435420487, -0.008857299447901468, 0.0034447229941888076);
 }
 
 // sigmoid and tanh divide once anyway, so they take exp(-x) = 2^n (1 + w) / (1 - w) with
@@ -215,7 +219,9 @@ template <typename T> RNNCC_FN T scaled_log1p(T n, T f) {
 }
 
 // x = 2^n m with sqrt(1/2) <= m < sqrt(2), for normal x > 0.
-template <typename T> struct Split { T n, m; };
+template <typename T> struct Split {
+  T n, m;
+};
 
 template <typename T> RNNCC_FN Split<T> split(T x) {
   using R = Real<T>;

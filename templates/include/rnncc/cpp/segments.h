@@ -1,9 +1,10 @@
 // Segments.
 //
-// Time is cut into segments that run side by side, each from a guess of its start; Newton's iteration
-// on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro 1989; with
-// segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep runs every
-// segment and carries along the product M of the step Jacobians; the scan after it moves each start to
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's
+// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
+// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
+// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
+// each start to
 //     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
 // After n sweeps the first n segments are exact whatever the guess was.
 #pragma once
@@ -79,7 +80,8 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed = border.cross(e + c, M + c, s + c, groups, pass.sweep.picard, is_newton(a)) || changed;
+      changed =
+          border.cross(e + c, M + c, s + c, groups, pass.sweep.picard, is_newton(a)) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }

@@ -46,8 +46,7 @@ static void reduce_shared_inputs(const Args& a) {
     for (int64_t b = 0; view.data && b < a.batch; ++b)
       for (int64_t step = 0; step < length_of(a, b); ++step) {
         const int64_t time = time_of(a, b, step), row = a.joined ? 0 : b;
-        const real* from =
-            a.shared_sums + (row * a.extent + time) * Lanes::kSharedInputs + shared;
+        const real* from = a.shared_sums + (row * a.extent + time) * Lanes::kSharedInputs + shared;
         real sum = 0;
         for (int64_t block = 0; block < blocks; ++block)
           sum += from[block * places * Lanes::kSharedInputs];

@@ -34,7 +34,10 @@ static void work_on(void* pointer) {
   free(space);
 }
 
-static void* work_on_thread(void* job) { work_on(job); return nullptr; }
+static void* work_on_thread(void* job) {
+  work_on(job);
+  return nullptr;
+}
 
 // Does pieces 0 to count - 1, each with `space` numbers of scratch memory. The threads are those of
 // PyTorch's own pool where there is one, so that two pools don't fight for the cores.

@@ -1,7 +1,7 @@
 // Tiles.
 //
-// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or a
-// group of channels) of one run; its runs walk through their steps side by side.
+// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or
+// a group of channels) of one run; its runs walk through their steps side by side.
 #pragma once
 
 #include "rnncc/common/policy.h"
@@ -11,12 +11,11 @@ namespace rnncc {
 
 // How each sequence is cut into runs.
 struct Cut {
-  bool whole;                      // one run a sequence
-  int64_t length;                  // steps of a run
-  int64_t from;                    // the step at which the first begins
-  int64_t warm_up;                 // not the run itself but so many steps before it or, if below 0,
-                                   // after it
-  int64_t rows, columns;           // of a tile
+  bool whole;             // one run a sequence
+  int64_t length;         // steps of a run
+  int64_t from;           // the step at which the first begins
+  int64_t warm_up;        // not the run itself but so many steps before or, if below 0, after it
+  int64_t rows, columns;  // of a tile
 
   static Cut in_one(const Args& a, int64_t from) {
     return {true, a.steps, from, 0, a.whole_rows, a.whole_columns};
@@ -37,7 +36,8 @@ struct Cut {
     int64_t low = 0, high = a.batch;
     while (high - low > 1) {
       const int64_t middle = (low + high) / 2;
-      if (a.run_starts[middle] <= run) low = middle; else high = middle;
+      if (a.run_starts[middle] <= run) low = middle;
+      else high = middle;
     }
     return low;
   }
@@ -60,8 +60,8 @@ struct Pass {
 
 struct Tile {
   int64_t run, rows, column, columns;
-  int64_t steps;                   // of the longest run
-  bool even;                       // all runs are as long
+  int64_t steps;  // of the longest run
+  bool even;      // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
 
@@ -114,8 +114,8 @@ struct Tile {
 };
 
 // `count` numbers, a stride apart where they are and where they go.
-RNNCC_ONCE static void copy_many(const real* from, int64_t from_stride, real* to,
-                                 int64_t to_stride, int64_t count) {
+RNNCC_ONCE static void copy_many(const real* from, int64_t from_stride, real* to, int64_t to_stride,
+                                 int64_t count) {
   if (from_stride == 1 && to_stride == 1) {
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) to[i] = from[i];
@@ -166,10 +166,10 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 constexpr int kAhead = 16;
 
 struct Stream {
-  io* runs[kTile];                 // the first step of each run
-  real* buffer;                    // [kAhead, kRow]
+  io* runs[kTile];  // the first step of each run
+  real* buffer;     // [kAhead, kRow]
   int64_t time, lane;
-  int64_t apart;                   // from the row of a step to that of the next
+  int64_t apart;  // from the row of a step to that of the next
   const Tile* tile;
   bool present, direct;            // direct: no copy
   int64_t blocks[kTile / kLanes];  // of a row that is not copied
@@ -248,7 +248,7 @@ static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
   for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
 }
 
-// ---- states and params -----------------------------------------------------------------------------
+// --- states and params
 
 static void load_params(const Args& a, const Tile& t, real* p) {
   for (int k = 0; k < Lanes::kParams; ++k) {
@@ -312,15 +312,13 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
 RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                 const real* from, real* lanes) {
   from += run * count * a.groups + t.column, lanes += row * t.columns;
-  for (int s = 0; s < count; ++s)
-    copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
+  for (int s = 0; s < count; ++s) copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
 }
 
 RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                  const real* lanes, real* to) {
   lanes += row * t.columns, to += run * count * a.groups + t.column;
-  for (int s = 0; s < count; ++s)
-    copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
+  for (int s = 0; s < count; ++s) copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
 }
 
 }  // namespace rnncc

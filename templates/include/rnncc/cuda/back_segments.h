@@ -1,10 +1,11 @@
 // Segments on the way back.
 //
-// Several segments need the gradient at their ends first. A walk over a stretch of steps alone, from a
-// gradient of 0, gives the one at its start, and for each state that a step reads how a gradient passes
-// through the stretch (Q, by the adjoint itself, so that a surrogate's derivative holds here too). Where
-// the first few steps after a segment let next to nothing through of what comes out of them, that is
-// the gradient at its end; else a walk over all segments and a scan give it.
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
+// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
+// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
+// holds here too). Where the first few steps after a segment let next to nothing through of what
+// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
+// it.
 #pragma once
 
 #include "rnncc/cuda/tiles.h"
@@ -43,8 +44,8 @@ RNNCC_FN void alone(const Args& a) {
   if (!warm_up) note_size(note_of(a, 1), largest);
 }
 
-// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a segment
-// would let through of the largest gradient is little beside what came out of them.
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
 RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
@@ -110,7 +111,7 @@ RNNCC_FN void backward(const Args& a) {
   if (r.first == 0) clear_inputs(a, r);
 }
 
-// ---- a block along time ----------------------------------------------------------------------------
+// --- a block along time
 
 // The same within a block: warps are segments of kAhead steps, and tiles are walked last first.
 RNNCC_FN void back_tiles(const Args& a) {

@@ -1,8 +1,8 @@
 // Backward.
 //
-// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step first,
-// in blocks of at most kAhead steps: forward from a saved state, with all states in registers, then
-// backward. Jacobians are never stored.
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step
+// first, in blocks of at most kAhead steps: forward from a saved state, with all states in
+// registers, then backward. Jacobians are never stored.
 #pragma once
 
 #include "rnncc/cuda/walk.h"
@@ -29,18 +29,17 @@ struct Places {
   RNNCC_MEMBER void read_on(const Args& a) {
     x.turn(a, -1);
 #pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i)
-      dy[i] -= kAhead * a.dy[Cell::outputs[i].tensor].time;
+    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] -= kAhead * a.dy[Cell::outputs[i].tensor].time;
   }
 
   RNNCC_MEMBER void write_on(const Args& a) {
 #pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i)
-      dx[i] -= kAhead * a.dx[Cell::inputs[i].tensor].time;
+    for (int i = 0; i < Cell::kInputs; ++i) dx[i] -= kAhead * a.dx[Cell::inputs[i].tensor].time;
   }
 };
 
-// What a block of steps reads: inputs, gradients of outputs, and the state before it if that is saved.
+// What a block of steps reads: inputs, gradients of outputs, and the state before it if that is
+// saved.
 struct Block {
   Ahead inputs;
   io dy[kAhead][Cell::kOutputs];
@@ -58,8 +57,7 @@ struct Block {
         dy[k][i] = view.data && inputs.fetched ? *at : io();
     }
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s)
-      h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
+    for (int s = 0; s < Cell::kStates; ++s) h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
   }
 };
 
@@ -88,7 +86,7 @@ struct WalkBack {
   real p[Cell::kParams + 1], g[Cell::kStates], g_start[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
   double sums[Cell::kParams + 1];
-  int columns;                     // lanes of a warp that share a run
+  int columns;  // lanes of a warp that share a run
 
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
     load_params(a, r, p);
@@ -273,7 +271,7 @@ struct WalkBack {
     a.shared_sums[(r.group / columns * places + place) * Cell::kSharedInputs + shared] = sum;
   }
 
-  // ---- states between two saved ones ---------------------------------------------------------------
+  // --- states between two saved ones
 
   RNNCC_MEMBER static real* inner_at(const Args& a, const Run& r, int64_t block, int s) {
     const int64_t checkpoint = a.checkpoint < a.steps ? a.checkpoint : a.steps;
@@ -309,8 +307,7 @@ struct WalkBack {
 RNNCC_FN void clear_inputs(const Args& a, const Run& r) {
 #pragma unroll 1
   for (int i = 0; i < Cell::kInputs; ++i)
-    if (Cell::inputs[i].stride)
-      clear_after(a, r, a.dx[Cell::inputs[i].tensor], Cell::inputs[i]);
+    if (Cell::inputs[i].stride) clear_after(a, r, a.dx[Cell::inputs[i].tensor], Cell::inputs[i]);
 }
 
 }  // namespace rnncc

@@ -1,7 +1,7 @@
 // What kernels of one call tell each other.
 //
-// The host launches a fixed series of kernels and never waits for one. What a sweep finds decides on
-// the device what the next kernel does: nothing, once neighbouring segments agree.
+// The host launches a fixed series of kernels and never waits for one. What a sweep finds decides
+// on the device what the next kernel does: nothing, once neighbouring segments agree.
 #pragma once
 
 #include "rnncc/cuda/runs.h"
@@ -12,12 +12,12 @@ constexpr int64_t kNone = int64_t(1) << 62;
 
 // What one launch leaves for the next: a size, and the place of the first that is not good enough.
 struct Note {
-  uint64_t size;                   // bits of a double >= 0, which rise as it does
-  int64_t bad;                     // kNone: there is none
+  uint64_t size;  // bits of a double >= 0, which rise as it does
+  int64_t bad;    // kNone: there is none
 };
 
-// control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its start has
-// moved: for even and for odd sweeps.
+// control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its start
+// has moved: for even and for odd sweeps.
 RNNCC_FN Note* note_of(const Args& a, int64_t number) {
   return reinterpret_cast<Note*>(a.control) + number;
 }

@@ -20,8 +20,7 @@ RNNCC_FN void forward(const Args& a) {
     const int64_t before = solved < runs ? solved : runs;
     if (before > 0 && steps_of(a, r.sequence) > 0)
       load_run(a, r, first + before - 1, Cell::kStates, a.ends, walk.h);
-    else
-      load_states(a, r, a.h0, walk.h);
+    else load_states(a, r, a.h0, walk.h);
   } else {
     if (!now.runs || now.carry) return;
     r = Run::segment(a, 0);

@@ -1,7 +1,7 @@
 // Elementary functions for emitted kernels: the float ones from the hardware's exponential and
-// reciprocal, the others from CUDA's own library. NaN and infinity behave as in PyTorch. Results below
-// the smallest normal float may flush to zero. With RNNCC_FAST_MATH sigmoid and tanh come from the
-// hardware's tanh, whose relative error is 2^-11.
+// reciprocal, the others from CUDA's own library. NaN and infinity behave as in PyTorch. Results
+// below the smallest normal float may flush to zero. With RNNCC_FAST_MATH sigmoid and tanh come
+// from the hardware's tanh, whose relative error is 2^-11.
 #pragma once
 
 // A function, a function of a struct, and a kernel of at most so many threads in a block. A loop
@@ -72,9 +72,7 @@ RNNCC_FN float sigmoid(float x) { return 0.5f + 0.5f * tanh(0.5f * x); }
 
 #else
 
-RNNCC_FN float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + ::exp2f(x * -1.44269504f));
-}
+RNNCC_FN float sigmoid(float x) { return __fdividef(1.0f, 1.0f + ::exp2f(x * -1.44269504f)); }
 
 // Below 0.55: x + x^3 P(x^2), error 3.7e-8; above, what 1 lacks of it.
 RNNCC_FN float tanh(float x) {
@@ -86,15 +84,16 @@ RNNCC_FN float tanh(float x) {
 
 #endif
 
-// sin(x + phase pi) for phase 0 or 1/2, without the loop of CUDA's own, so that what hangs on params
-// alone leaves the loop over steps. The reduction is in double; from 2^30 on the result is NaN, not a
-// wrong number. On |r| <= pi/2: r + r^3 P(r^2), error 2.4e-11.
+// sin(x + phase pi) for phase 0 or 1/2, without the loop of CUDA's own, so that what depends on
+// params alone leaves the loop over steps. The reduction is in double; from 2^30 on the result is
+// NaN, not a wrong number. On |r| <= pi/2: r + r^3 P(r^2), error 2.4e-11.
 RNNCC_FN float sin_with_phase(float x, double phase) {
   const double turns = ::rint(double(x) * 0.31830988618379067 + phase), n = turns - phase;
   const double rest = ::fma(-n, 1.2246467991473532e-16, ::fma(-n, 3.1415926535897931, double(x)));
   const float r = float(rest), z = r * r;
-  const float p = -0.16666666f + z * (0.0083333310f + z * (-0.00019840868f +
-                  z * (2.7525371e-06f + z * -2.3888675e-08f)));
+  const float p =
+      -0.16666666f +
+      z * (0.0083333310f + z * (-0.00019840868f + z * (2.7525371e-06f + z * -2.3888675e-08f)));
   const float y = r + r * z * p, odd = (long long)(turns) & 1 ? -y : y;
   return ::fabsf(x) < 1073741824.0f ? odd : __builtin_bit_cast(float, 0x7fc00000);
 }

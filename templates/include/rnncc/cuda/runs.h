@@ -38,18 +38,19 @@ RNNCC_FN int64_t sequence_of(const Args& a, int64_t run) {
   int64_t low = 0, high = a.batch;
   while (high - low > 1) {
     const int64_t middle = (low + high) / 2;
-    if (a.run_starts[middle] <= run) low = middle; else high = middle;
+    if (a.run_starts[middle] <= run) low = middle;
+    else high = middle;
   }
   return low;
 }
 
 struct Run {
-  int64_t index;                   // among the runs of all sequences
+  int64_t index;  // among the runs of all sequences
   int64_t sequence, group;
-  int64_t first;                   // step
-  int count;                       // of its steps
-  int64_t time;                    // where the first step lies in its row of memory
-  bool active;                     // else it repeats another thread's work and writes nothing
+  int64_t first;  // step
+  int count;      // of its steps
+  int64_t time;   // where the first step lies in its row of memory
+  bool active;    // else it repeats another thread's work and writes nothing
 
   // Which run and which group this thread takes, of so many runs.
   RNNCC_MEMBER void place(const Args& a, int64_t runs, int64_t columns) {
@@ -104,7 +105,7 @@ RNNCC_FN bool resets(const Args& a, const Run& r, int step) {
   return a.reset[(a.joined ? 0 : r.sequence) * a.reset_batch + time * a.reset_time];
 }
 
-// ---- states and params -----------------------------------------------------------------------------
+// --- states and params
 
 RNNCC_FN void load_params(const Args& a, const Run& r, real* p) {
 #pragma unroll
@@ -148,7 +149,8 @@ RNNCC_FN real* saved_at(const Args& a, const Run& r, int64_t slot, int s) {
 }
 
 // Scalars of a run in [runs, count, groups].
-RNNCC_FN void load_run(const Args& a, const Run& r, int64_t run, int count, const real* from, real* to) {
+RNNCC_FN void load_run(const Args& a, const Run& r, int64_t run, int count, const real* from,
+                       real* to) {
 #pragma unroll
   for (int s = 0; s < count; ++s) to[s] = from[(run * count + s) * a.groups + r.group];
 }

@@ -1,12 +1,13 @@
 // Segments.
 //
-// Time is cut into segments that run side by side, each from a guess of its start; Newton's iteration
-// on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro 1989; with
-// segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep runs every
-// segment and carries along the product M of the step Jacobians; the scan after it moves each start to
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's
+// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
+// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
+// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
+// each start to
 //     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
-// After n sweeps the first n segments are exact whatever the guess was; what the sweeps leave is for
-// one pass over time.
+// After n sweeps the first n segments are exact whatever the guess was; what the sweeps leave is
+// for one pass over time.
 #pragma once
 
 #include "rnncc/common/policy.h"
@@ -54,8 +55,8 @@ RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
   return now.all || *moved(a, r.index, a.round);
 }
 
-// Runs that carry M along: a sweep or, before it, the first guess: the cell's start, run through the
-// steps before the segment. The product of the Jacobians over these steps says how much of a
+// Runs that carry M along: a sweep or, before it, the first guess: the cell's start, run through
+// the steps before the segment. The product of the Jacobians over these steps says how much of a
 // wrong start is left.
 RNNCC_FN void sweep(const Args& a) {
   const bool guess = a.stage == Stage::kWarmUp;
@@ -77,7 +78,8 @@ RNNCC_FN void sweep(const Args& a) {
   }
   real largest = 0;
 #pragma unroll
-  for (int k = 0; k < Cell::kProducts; ++k) largest = larger(largest, r.count ? walk.M[k] : real(0));
+  for (int k = 0; k < Cell::kProducts; ++k)
+    largest = larger(largest, r.count ? walk.M[k] : real(0));
   note_size(note_of(a, 0), largest);
 }
 

@@ -24,8 +24,8 @@ RNNCC_FN void reduce_starts(const Args& a) {
   store_states(a, r, sum, a.dh0);
 }
 
-// Over all runs, one block for each param and each 32 groups: a warp takes every so manieth run, and
-// what the warps found is added up in their order.
+// Over all runs, one block for each param and each 32 groups: a warp takes one run in so many,
+// and what the warps found is added up in their order.
 RNNCC_FN void reduce_params(const Args& a) {
   double* const sums = reinterpret_cast<double*>(rnncc_shared);
   const int64_t runs = not_by_segments(a) ? a.batch : first_run(a, a.batch);
@@ -69,7 +69,8 @@ RNNCC_FN void reduce_shared_inputs(const Args& a) {
     real sum = 0;
     for (int64_t block = 0; within && block * columns < a.groups; ++block)
       sum += a.shared_sums[(block * places + place) * Cell::kSharedInputs + shared];
-    if (view.data) from_real(sum, view.data[row * view.batch + time * (a.reverse ? -view.time : view.time)]);
+    if (view.data)
+      from_real(sum, view.data[row * view.batch + time * (a.reverse ? -view.time : view.time)]);
     ++shared;
   }
 }

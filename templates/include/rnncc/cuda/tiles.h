@@ -1,16 +1,16 @@
 // A block along time.
 //
-// The warps of a block are segments of kAhead steps, whose inputs stay in registers. The block walks
-// over tiles of so many steps with the state carried along. In each tile the segments sweep until their
-// ends agree with the starts after them; one warp scans the borders in shared memory. After n sweeps
-// the first n segments are exact, so there are never more sweeps than warps.
+// The warps of a block are segments of kAhead steps, whose inputs stay in registers. The block
+// walks over tiles of so many steps with the state carried along. In each tile the segments sweep
+// until their ends agree with the starts after them; one warp scans the borders in shared memory.
+// After n sweeps the first n segments are exact, so there are never more sweeps than warps.
 #pragma once
 
 #include "rnncc/cuda/segments.h"
 
 namespace rnncc {
 
-constexpr int kWarm = 4;           // steps before a segment that its first guess runs through
+constexpr int kWarm = 4;  // steps before a segment that its first guess runs through
 
 extern __shared__ __align__(16) unsigned char rnncc_shared[];
 
@@ -48,8 +48,8 @@ RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   }
 }
 
-// All borders of a tile, in order of time. Returns the largest mismatch; leaves the new starts, and in
-// `carried` the state after the tile.
+// All borders of a tile, in order of time. Returns the largest mismatch; leaves the new starts, and
+// in `carried` the state after the tile.
 RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Shelf& products,
                             const Shelf& starts, const Shelf& carried) {
   Border border = {};
@@ -84,7 +84,8 @@ RNNCC_FN void report_tiles(const Args& a, int sweeps, real worst) {
   if (threadIdx.x) return;
   unsigned long long* const bits = reinterpret_cast<unsigned long long*>(&a.status->sweeps);
   atomicMax(bits, (unsigned long long)(__double_as_longlong(double(sweeps))));
-  atomicMax(reinterpret_cast<unsigned long long*>(&a.status->mismatch), (unsigned long long)(__double_as_longlong(double(worst))));
+  atomicMax(reinterpret_cast<unsigned long long*>(&a.status->mismatch),
+            (unsigned long long)(__double_as_longlong(double(worst))));
   a.status->converged = 1, a.status->sequential_from = kNoStep;
   a.status->solver = double(a.solver), a.status->segment = double(a.segment);
 }

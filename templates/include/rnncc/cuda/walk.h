@@ -40,8 +40,8 @@ struct Inputs {
   }
 };
 
-// The inputs of a block, on their way from memory while another block is computed. Only a whole block
-// is fetched, of which no step starts anew; another one is walked step by step.
+// The inputs of a block, on their way from memory while another block is computed. Only a whole
+// block is fetched, of which no step starts anew; another one is walked step by step.
 struct Ahead {
   io x[kAhead][Cell::kInputs + 1];
   bool fetched;
@@ -68,7 +68,7 @@ struct Ahead {
 template <bool carry>
 struct Walk {
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
-  io* y_at[Cell::kOutputs];        // of the next step
+  io* y_at[Cell::kOutputs];  // of the next step
   bool writes;
 
   // Before the first step of a run. A walk without M writes always: only active threads take it.
