@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,11 @@ class Kernel:
     Attributes:
         sources: target ("cpp" or "cuda") -> emitted text.
         key: hash of both, by which the operators of `ops` find it.
-        memo: what later stages have made of it: plans, loaded functions.
     """
 
     spec: KernelSpec
     sources: dict[str, str]
     key: str = ""
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         content = self.spec.model_dump_json() + "\0".join(
