@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rnncc.nn.layer import CellLayer
-    from rnncc.planner.cuda import Gpu
+    from rnncc.planner.plan import Plan
     from rnncc.runtime.kernel import Kernel
 
 
@@ -92,15 +92,15 @@ class CompiledCell:
         return (join if whole else of_the_cell)(self.files, target)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Solve the recurrence; arguments as in `rnncc.nn.layer.run`."""
-        from rnncc.nn.layer import run
+        """Solve the recurrence; arguments as in `rnncc.nn.functional.run`."""
+        from rnncc.nn.functional import run
 
         options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
         """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""
-        from rnncc.nn.layer import jacobians
+        from rnncc.nn.functional import jacobians
 
         return jacobians(self.kernel, args, kwargs, h0=h0)
 
@@ -143,7 +143,6 @@ class CompiledCell:
 
         from rnncc.nn.arguments import check_groups
         from rnncc.planner.explain import explain
-        from rnncc.runtime.call import plan_of
         from rnncc.runtime.kernel import COMPUTE
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
@@ -157,24 +156,30 @@ class CompiledCell:
             )
         check_groups(kernel.spec, channels)
         shape = (batch, steps, channels)
-        plan = plan_of(kernel, shape, io, Choices(**choices), device=_gpu(device))
+        plan = _plan(kernel, shape, io, Choices(**choices), device)
         return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"
 
 
-def _gpu(device: str) -> torch.device | Gpu:
-    """The CPU, the GPU that is here, or one that is known by name."""
+def _plan(
+    kernel: Kernel, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices, device: str
+) -> Plan:
+    """On the CPU, the GPU that is here, or one that is known by name."""
     import torch
 
-    from rnncc.planner.cuda import Gpu
+    from rnncc.planner.cuda import Gpu, plan
     from rnncc.planner.devices import find_device
+    from rnncc.runtime.backend import backend_of
+    from rnncc.runtime.kernel import COMPUTE
 
     if device in ("cpu", "cuda"):
-        return torch.device(device)
+        here = torch.device(device)
+        return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
     known = find_device(device)
-    return Gpu(known.multiprocessors, known.bandwidth / known.clock)
+    gpu = Gpu(known.multiprocessors, known.bandwidth / known.clock)
+    return plan(kernel.spec, shape, COMPUTE[dtype].itemsize, gpu, choices)
 
 
 def compile_cell(

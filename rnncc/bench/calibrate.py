@@ -17,9 +17,10 @@ from rnncc.planner.choices import Choices
 from rnncc.planner.cpu_model import LANE_BYTES, Load, counts
 from rnncc.planner.machine import Machine
 from rnncc.planner.plan import Problem
-from rnncc.runtime.call import Call
-from rnncc.runtime.cpu import launch
+from rnncc.runtime.args import STATUS_SIZE
+from rnncc.runtime.call import plan_call
 from rnncc.runtime.cpu.allocator import empty
+from rnncc.runtime.cpu.backend import CpuBackend
 
 # So many cells, and shapes that work in place, that copy rows of lanes, that copy single values,
 # and that share rows between threads.
@@ -74,14 +75,15 @@ def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machin
     spec, kernel = compiled.kernel.spec, compiled.kernel
     arguments: dict[str, Any] = random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]
-    call = Call(kernel, ONE_PASS, inputs, False, [arguments[p.name] for p in spec.params], None)
+    backend, params = CpuBackend(), [arguments[p.name] for p in spec.params]
+    call = plan_call(backend, kernel, ONE_PASS, inputs, False, params, None)
     h_last = inputs[0].new_empty(len(spec.states), shape[0], shape[2])
-    status = torch.zeros(6, dtype=torch.float64)
+    status = torch.zeros(STATUS_SIZE, dtype=torch.float64)
     seconds = []
     for _ in range(ROUNDS):
         y = [empty(inputs[0], shape) for _ in spec.outputs]  # fresh, as in a call
         start = time.perf_counter()
-        launch.forward(call, y, [], h_last, None, status)
+        backend.forward(call, y, [], h_last, None, status)
         seconds.append(time.perf_counter() - start)
     plan, steps = call.plan, shape[1]
     load = Load(Problem.of(spec, shape, None), LANE_BYTES // 4, plan.threads)

@@ -142,7 +142,7 @@ def _build_cuda(compiled: CompiledCell) -> dict[str, Any]:
     """Compiled by NVRTC and loaded on the current GPU; CuPy keeps the cache."""
     import torch
 
-    from rnncc.runtime.cuda.launch import warmup
+    from rnncc.runtime.backend import backend_of
 
     if not torch.cuda.is_available():
         raise BuildError(
@@ -150,7 +150,8 @@ def _build_cuda(compiled: CompiledCell) -> dict[str, Any]:
             "Fix: rnncc doctor says what is missing; rnncc show NAME --stage resources compiles "
             "without one"
         )
-    warmup(compiled.kernel, torch.float32, torch.device("cuda"))
+    gpu = torch.device("cuda")
+    backend_of(gpu).warmup(compiled.kernel, torch.float32, gpu)
     return {"kernel": torch.cuda.get_device_name(), "cached": False}
 
 

@@ -48,7 +48,7 @@ def plan(
     return _Planner(spec, problem, itemsize, choices, threads, cores or threads, machine).plan()
 
 
-def steps_saved(choices: Choices) -> int:
+def steps_saved(spec: KernelSpec, choices: Choices) -> int:
     """Steps between saved states."""
     return choices.checkpoint or STEPS_SAVED
 
@@ -66,7 +66,7 @@ class _Planner(Planner):
         cores: int,
         machine: Machine,
     ) -> None:
-        super().__init__(spec, problem, itemsize, choices, steps_saved(choices))
+        super().__init__(spec, problem, itemsize, choices, steps_saved(spec, choices))
         self.threads = threads
         self.lanes = LANE_BYTES // itemsize
         self.largest = spec.tile * 4 // max(4, itemsize)

@@ -2,106 +2,146 @@
 
 from __future__ import annotations
 
-import sys
+import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
+from typing import TypeAlias
 
 from torch import Tensor
 
-from rnncc.ir.abi import ARGS, STATUS, VIEW, Layout, Per
+from rnncc.ir.abi import ARGS, STATUS, VIEW, WORD, Layout, Per
 from rnncc.ir.spec import KernelSpec
+from rnncc.planner.choices import SOLVERS
+from rnncc.planner.plan import Cut
+from rnncc.runtime.call import Call
+from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
-View = tuple[int, int, int, int]
-NO_VIEW: View = (0, 0, 0, 0)
-Value = Tensor | int | float | Sequence[Tensor | None] | Sequence[View] | None
-
+View: TypeAlias = tuple[int, ...]
+Value: TypeAlias = Tensor | int | Sequence[Tensor | None] | Sequence[View] | None
+NO_VIEW: View = (0,) * len(VIEW.fields)
 STATUS_SIZE = len(STATUS.fields)
-assert len(VIEW.fields) == len(NO_VIEW)
-FLOATS = frozenset(field.name for field in ARGS.fields if field.type == "double")
+
+# The numbers that every call has; Args begins with them.
+NUMBERS = [f for section in ("the call", "the plan") for f in ARGS.sections[section]]
+assert tuple(NUMBERS) == ARGS.fields[: len(NUMBERS)]
+_IN_ORDER = itemgetter(*(f.name for f in NUMBERS))
+_FORMAT = struct.Struct("=" + "".join("d" if f.type == "double" else "q" for f in NUMBERS))
 
 
-@dataclass(frozen=True)
-class ArgsOf:
-    """The struct Args of include/common/args.h for one cell.
+def words_of(call: Call, cut: Cut, values: Mapping[str, Value]) -> array[int]:
+    """The struct Args of a call, word by word; a member that is not given is null.
 
-    Attributes:
-        blank: its words, all 0: what is not given is null.
+    Args:
+        values: members by name: numbers, tensors (for their addresses), and views.
     """
-
-    layout: Layout
-    blank: array[int]
-
-    def pack(self, values: Mapping[str, Value]) -> array[int]:
-        """Fill the members that are given by name: numbers, tensors (their addresses) and views."""
-        words = self.blank[:]
-        offsets = self.layout.offsets
-        for name, value in values.items():
-            place = offsets[name]
-            if isinstance(value, Tensor):
-                words[place] = value.data_ptr()
-            elif name in FLOATS:
-                words[place] = _bits(value)  # type: ignore[arg-type]
-            elif isinstance(value, int):
-                words[place] = value
-            elif value is not None:
-                _fill(words, place, value)  # type: ignore[arg-type]
-        return words
+    layout, blank = layout_of(call.kernel.spec)
+    words = blank[:]
+    _FORMAT.pack_into(words, 0, *_IN_ORDER(_numbers(call, cut)))
+    if call.sequences is not ALL_WHOLE:
+        fill(words, layout, _of_sequences(call.sequences))
+    fill(words, layout, {"params": call.params, "h0": call.h0, **values})
+    return words
 
 
-def args_of(spec: KernelSpec) -> ArgsOf:
-    """The struct of a cell; the same for all cells with as many tensors."""
-    return _args_of(len(spec.inputs), len(spec.params), len(spec.outputs), len(spec.states))
+def layout_of(spec: KernelSpec) -> tuple[Layout, array[int]]:
+    """Where members lie for the cells with as many tensors, and Args of zeros."""
+    return _layout(len(spec.inputs), len(spec.params), len(spec.outputs), len(spec.states))
 
 
 @cache
-def _args_of(inputs: int, params: int, outputs: int, states: int) -> ArgsOf:
+def _layout(inputs: int, params: int, outputs: int, states: int) -> tuple[Layout, array[int]]:
     counts = {Per.INPUT: inputs, Per.PARAM: params, Per.OUTPUT: outputs, Per.STATE: states}
     layout = ARGS.layout(counts)
-    return ArgsOf(layout, array("q", bytes(8 * layout.words)))
+    return layout, array("q", bytes(WORD * layout.words))
 
 
-def _fill(words: array[int], place: int, values: Sequence[Tensor | None] | Sequence[View]) -> None:
-    """An array: of views, or of addresses."""
-    for value in values:
-        if isinstance(value, tuple):
-            words[place : place + 4] = array("q", value)
-            place += 4
-        else:
-            words[place] = 0 if value is None else value.data_ptr()
-            place += 1
+def _numbers(call: Call, cut: Cut) -> dict[str, float]:
+    plan, tiling, whole = call.plan, cut.tiling, cut.whole
+    batch, steps, _ = call.shape
+    return {
+        "batch": batch,
+        "steps": steps,
+        "groups": call.groups,
+        "extent": call.inputs[0].shape[1],
+        "joined": call.sequences.starts is not None,
+        "reverse": call.choices.reverse,
+        "solver": SOLVERS.index(plan.solver),
+        "segment": tiling.segment,
+        "warm_up": cut.warm_up,
+        "sweeps": cut.sweeps,
+        "patient": plan.patient,
+        "tolerance": plan.tolerance,
+        "guess_tolerance": plan.guess_tolerance,
+        "rows": tiling.rows,
+        "columns": tiling.columns,
+        "whole_rows": whole.rows,
+        "whole_columns": whole.columns,
+        "checkpoint": plan.checkpoint,
+        "threads": plan.threads,
+        "parallel": 0,
+        "rounds": cut.rounds,
+    }
 
 
-def _bits(number: float) -> int:
-    """A double as the word that holds it."""
-    return int.from_bytes(array("d", [number]).tobytes(), sys.byteorder, signed=True)
+def _of_sequences(sequences: Sequences) -> dict[str, Value]:
+    starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
+    found: dict[str, Value] = {"starts": starts, "lengths": lengths, "reset": reset}
+    if reset is not None:
+        found["reset_batch"], found["reset_time"] = reset.stride()
+    return found
+
+
+def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None:
+    """Put members in their places; None leaves null there."""
+    for name, value in values.items():
+        place = layout.offsets[name]
+        if isinstance(value, Tensor):
+            words[place] = value.data_ptr()
+        elif isinstance(value, int):
+            words[place] = value
+        elif value is not None:
+            for item in value:
+                if isinstance(item, tuple):
+                    words[place : place + len(item)] = array("q", item)
+                    place += len(item)
+                else:
+                    words[place] = 0 if item is None else item.data_ptr()
+                    place += 1
 
 
 # --- views -----------------------------------------------------------------------------------
 
 
-def view(tensor: Tensor | None) -> View:
-    """Address and element strides over batch, time and channel."""
-    if tensor is None:
-        return NO_VIEW
-    batch, time, *channel = tensor.stride()
-    return tensor.data_ptr(), batch, time, channel[0] if channel else 0
-
-
 def views(tensors: Sequence[Tensor | None]) -> list[View]:
-    """Of results or gradients, in order."""
-    return [view(tensor) for tensor in tensors]
+    """Address and element strides over batch, time and channel of each."""
+    found = []
+    for tensor in tensors:
+        if tensor is None:
+            found.append(NO_VIEW)
+            continue
+        strides = tensor.stride()
+        channel = () if len(strides) == 3 else (0,)
+        found.append((tensor.data_ptr(), *strides, *channel))
+    return found
 
 
 def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool) -> list[View]:
     """A view for each input of the cell; with `packed` the first tensor holds all unshared ones."""
     if not packed:
         return views(tensors)
-    whole, *shared = tensors
-    places = iter(range(len(spec.inputs)))
-    rest = iter(shared)
-    return [
-        view(next(rest) if i.shared else None if whole is None else whole.select(2, next(places)))
-        for i in spec.inputs
-    ]
+    whole, *others = tensors
+    shared = iter(views(others) if others else ())
+    if whole is None:
+        return [next(shared) if i.shared else NO_VIEW for i in spec.inputs]
+    address, size = whole.data_ptr(), whole.dtype.itemsize
+    batch, time, apart, channel = whole.stride()
+    found, own = [], 0
+    for i in spec.inputs:
+        if i.shared:
+            found.append(next(shared))
+        else:
+            found.append((address + own * apart * size, batch, time, channel))
+            own += 1
+    return found

@@ -29,12 +29,11 @@ class Kernel:
 
     Attributes:
         files: cell.h, kernel.cpp and kernel.cu, by name.
-        memo: what later stages have made of it: plans, loaded functions.
     """
 
     spec: KernelSpec
     files: Mapping[str, str]
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _joined: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         UNHASHED.append(self)
@@ -50,10 +49,9 @@ class Kernel:
 
     def source(self, target: str) -> str:
         """The self-contained text that is compiled for "cpp" or "cuda"; joined at its first use."""
-        made = self.memo.get(("source", target))
-        if made is None:
-            made = self.memo["source", target] = join(self.files, target)
-        return made
+        if target not in self._joined:
+            self._joined[target] = join(self.files, target)
+        return self._joined[target]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kernel, (self.spec, self.files)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 import rnncc
 from rnncc import Input, State, cell, where
-from rnncc.runtime import call as marshal
+from rnncc.runtime.backend import backend_of
+from rnncc.runtime.cpu.backend import CpuBackend
 from rnncc.runtime.kernel import COMPUTE
 from tests.support import runs
+from tests.support.emulated import Emulation
 from tests.support.runs import (
     CELLS,
     DTYPES,
@@ -52,7 +54,8 @@ def shapes_for(name: str, dtype: torch.dtype, target: str) -> list[tuple[int, in
 
 
 def test_calls_run_where_the_target_says(target: str) -> None:
-    assert ("cuda" if target == "emulated" else "cpp") == marshal.ON_CPU
+    backend = backend_of(torch.device("cpu"))
+    assert isinstance(backend, Emulation if target == "emulated" else CpuBackend)
     assert ("cuda" if target == "gpu" else "cpu") == runs.DEVICE
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import struct
 import subprocess
-from array import array
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,14 @@ from rnncc.codegen import args_header
 from rnncc.errors import LoadError
 from rnncc.ir import abi
 from rnncc.ir.abi import ABI, ARGS, ENUMS, STATUS, STRUCTS, VIEW, Per, Solver, Struct
-from rnncc.planner.choices import SOLVERS
-from rnncc.runtime.args import args_of
+from rnncc.planner.choices import SOLVERS, Choices
+from rnncc.runtime.args import NUMBERS, Value, _numbers, fill, layout_of, words_of
+from rnncc.runtime.backend import backend_of
+from rnncc.runtime.call import plan_call
 from rnncc.runtime.cpu.build import find_compiler
 from rnncc.runtime.kernel import Kernel
 from tests.support.golden import ARGS_HEADER, GENERATED
-from tests.support.runs import compiled
+from tests.support.runs import compiled, random_call
 
 CELL = """
 #include <stdint.h>
@@ -63,8 +65,8 @@ def test_a_field_that_the_list_lacks_does_not_compile() -> None:
 
 
 def test_every_member_is_one_word_and_named_once() -> None:
-    for struct in STRUCTS.values():
-        names = [field.name for field in struct.fields]
+    for listed in STRUCTS.values():
+        names = [field.name for field in listed.fields]
         assert len(names) == len({*names})
     sizes = {"int64_t", "double", "Parallel", "View", *(enum.__name__ for enum in ENUMS)}
     assert {f.type for f in ARGS.fields if not f.type.endswith("*")} <= sizes
@@ -78,8 +80,7 @@ def test_the_version_follows_what_compiled_code_follows(monkeypatch: pytest.Monk
         (dataclasses.replace(first, type="real*"), False),
         (dataclasses.replace(first, name="other"), False),
     ):
-        struct = Struct("View", VIEW.meaning, {"": (changed, *rest)})
-        monkeypatch.setitem(STRUCTS, "View", struct)
+        monkeypatch.setitem(STRUCTS, "View", Struct("View", VIEW.meaning, {"": (changed, *rest)}))
         assert (abi._version() == ABI) == same
 
 
@@ -99,25 +100,42 @@ def test_solvers_have_one_numbering() -> None:
 
 
 def test_the_packer_fills_what_is_given_and_leaves_the_rest_null() -> None:
-    spec = compiled("para_gru").kernel.spec
-    args, tensor = args_of(spec), torch.zeros(2)
-    places = args.layout.offsets
+    layout, blank = layout_of(compiled("para_gru").kernel.spec)
+    words, tensor, places = blank[:], torch.zeros(2), layout.offsets
     views = [(8, 1, 2, 3), (16, 4, 5, 6), (0, 0, 0, 0)]
-    words = args.pack(
-        {"steps": 7, "reverse": True, "tolerance": 0.5, "h0": tensor, "x": views, "params": [None]}
-    )
+    given: dict[str, Value] = {"steps": 7, "reverse": True, "h0": tensor, "h_last": None}
+    fill(words, layout, {**given, "x": views, "params": [None, tensor]})
     assert words[places["steps"]] == 7
     assert words[places["reverse"]] == 1
-    assert array("d", words[places["tolerance"] :][:1].tobytes())[0] == 0.5
-    assert words[places["h0"]] == tensor.data_ptr()
+    assert words[places["h0"]] == words[places["params"] + 1] == tensor.data_ptr()
     assert [*words[places["x"] :][:12]] == [word for view in views for word in view]
     assert sum(word != 0 for word in words) == 4 + 8
-    assert not any(args.blank)
+    assert not any(blank)
 
 
 def test_a_member_that_is_not_listed_is_not_packed() -> None:
+    layout, blank = layout_of(compiled("para_gru").kernel.spec)
     with pytest.raises(KeyError):
-        args_of(compiled("para_gru").kernel.spec).pack({"odd": 1})
+        fill(blank[:], layout, {"odd": 1})
+
+
+def test_every_call_gives_the_numbers_that_args_begins_with() -> None:
+    c = compiled("lru")
+    arguments = random_call("lru", (2, 5, 4), torch.float32).arguments
+    inputs, params = ([arguments[a.name] for a in part] for part in (c.spec.inputs, c.spec.params))
+    backend = backend_of(torch.device("cpu"))
+    choices = Choices("segmented", segment=2, tol=0.25)
+    call = plan_call(backend, c.kernel, choices, inputs, False, params, None)
+    numbers = _numbers(call, call.plan.forward)
+    assert set(numbers) == {field.name for field in NUMBERS}
+    layout, _ = layout_of(c.spec)
+    words = words_of(call, call.plan.forward, {})
+    for field in NUMBERS:
+        word = words[layout.offsets[field.name]]
+        kind = "d" if field.type == "double" else "q"
+        (found,) = struct.unpack(kind, struct.pack("q", word))
+        assert found == numbers[field.name], field.name
+    assert numbers["tolerance"] == 0.25
 
 
 def test_status_has_as_many_numbers_as_its_struct() -> None:

@@ -56,10 +56,10 @@ def test_a_file_that_is_not_is_found(tmp_path: Path) -> None:
 
 
 def test_a_long_sum_is_folded_at_its_terms() -> None:
-    text = statement("h_next", " + ".join(f"wght_{i} * x_{i}" for i in range(9)), 2)
+    text = statement("h_next", " + ".join(f"a_weight_{i} * x_{i}" for i in range(8)), 2)
     assert text.splitlines() == [
-        "  h_next = wght_0 * x_0 + wght_1 * x_1 + wght_2 * x_2 + wght_3 * x_3 + wght_4 * x_4 +",
-        "           wght_5 * x_5 + wght_6 * x_6 + wght_7 * x_7 + wght_8 * x_8;",
+        "  h_next = a_weight_0 * x_0 + a_weight_1 * x_1 + a_weight_2 * x_2 + a_weight_3 * x_3 +",
+        "           a_weight_4 * x_4 + a_weight_5 * x_5 + a_weight_6 * x_6 + a_weight_7 * x_7;",
     ]
 
 

@@ -144,6 +144,7 @@ static int64_t solve_segments(const Args& a) {
 static int run_forward(const Args& a) {
   for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
   int64_t solved = 0;
+  *a.status = {1, 0, 1, kNoStep, double(a.solver), double(a.segment)};  // of one pass over time
   if (a.segment < a.steps) {
     solved = solve_segments(a);
     if (solved < 0) return 1;
