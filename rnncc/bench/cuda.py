@@ -101,7 +101,7 @@ def gpu() -> torch.device:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on."""
+    """The machine that was measured."""
     found, index = look(), torch.cuda.current_device()
     return {
         "device": found.gpus[index].name,
@@ -153,7 +153,7 @@ def measure(
 
 
 def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
-    """What one step must read and write at least: inputs, outputs, params, states before and after.
+    """The least that one step reads and writes: inputs, outputs, params, states before and after.
 
     Args:
         shape: [B, T, N]; T is ignored.

@@ -198,7 +198,7 @@ def _bytes(tensors: dict[str, float]) -> str:
 
 
 def _print_roofline(found: Mapping[str, Roofline], device: Device, dtype: str) -> None:
-    """What sets the least time of a shape on a GPU."""
+    """The bound that sets the least time of a shape on a GPU."""
     from rnncc.inspect.roofline import HEADERS, NOTE, rows
 
     terminal.heading(f"Least time on {device.name}, {dtype}")

@@ -15,7 +15,7 @@ def source_of(doc: str) -> str:
 
 
 def fields_of(doc: str) -> tuple[str, ...]:
-    """What stands behind `Field:`, one by one."""
+    """The entries of `Field:`."""
     names = _entry(doc, "Field:").removesuffix(".").split(",")
     return tuple(name.strip() for name in names if name.strip())
 

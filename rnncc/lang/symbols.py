@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tracer:
-    """What the symbols of a running trace know: which cell, and which line is running."""
+    """The context of a running trace: its cell, and the line that is running."""
 
     name: str
     file: str
@@ -62,7 +62,7 @@ def _refuse_conversion(wanted: str) -> NoReturn:
 
 
 class Symbolic:
-    """What the symbols share: every way out of the language is refused."""
+    """The base of all symbols: refuses every way out of the language."""
 
     def __init__(self, expr: Expr) -> None:
         self.expr = expr
@@ -88,7 +88,7 @@ class Symbolic:
         fail(
             f"'{self.expr}' is iterated over",
             "A symbol is one value of one channel.",
-            "name each state, input or parameter as an argument of its own",
+            "give each state, input or param its own argument",
         )
 
     def __len__(self) -> int:
@@ -211,13 +211,13 @@ class Value(Symbolic):
         if operator == "@":
             fail(
                 f"the operator @ on '{self.expr}'",
-                "Only a Matrix can stand on the left of @.",
+                "The left side of @ must be a Matrix.",
                 "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
             )
         fail(
             f"the operator {operator} on '{self.expr}'",
             "rnncc has no derivative for it.",
-            "sin and cos for what is periodic",
+            "sin and cos for a periodic value",
         )
 
 
@@ -242,7 +242,7 @@ class Condition(Symbolic):
             fail(
                 f"'{other}' is combined with a condition",
                 "& and | take comparisons on both sides.",
-                "bracket each comparison: (h > 0) & (h < 1)",
+                "put each comparison in parentheses: (h > 0) & (h < 1)",
             )
         return Condition(functions.call(name, self.expr, other.expr))
 
@@ -250,7 +250,7 @@ class Condition(Symbolic):
         fail(
             f"the condition '{self.expr}' is used as a number",
             "A comparison is a condition, not a value.",
-            "where(condition, 1.0, 0.0), or spike(u) where a gradient shall pass",
+            "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass",
         )
 
     def _arithmetic(self, *_: Any) -> NoReturn:

@@ -86,7 +86,7 @@ def test_running_a_cell_leaves_nothing_beside_it(folder: Path) -> None:
 
 def test_an_unknown_name_says_where_to_look() -> None:
     assert refusal("nothing_like_it") == (
-        "nothing_like_it: no such file, and no cell of that name ships.\n"
+        "nothing_like_it: no such file, and no shipped cell of that name.\n"
         "Fix: `rnncc list` shows what ships, `rnncc new NAME` starts a cell"
     )
 

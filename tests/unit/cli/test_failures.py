@@ -58,7 +58,7 @@ def test_a_load_error_as_data_has_no_problems() -> None:
 
 
 def test_an_unknown_constant_is_the_inputs_fault() -> None:
-    assert "--set names 'nope', which is no constant" in refused(
+    assert "'nope' is given a value, but isn't a constant of the cell" in refused(
         1, "check", "lif", "--set", "nope=1"
     )
 
@@ -76,7 +76,7 @@ def test_an_unknown_constant_is_the_inputs_fault() -> None:
         (OSError(28, "No space left"), 3, "No space left"),
         (MemoryError(), 3, "there is not enough memory.\nFix: a smaller shape"),
         (click.Abort(), 130, "stopped."),
-        (KeyError("x"), 1, "rnncc itself failed: KeyError: 'x'.\nFix: this is a fault of rnncc"),
+        (KeyError("x"), 1, "rnncc itself failed: KeyError: 'x'.\nFix: this is a bug in rnncc"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
