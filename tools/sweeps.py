@@ -207,7 +207,7 @@ It is above 0 if a difference grows more than T times over all T steps, below 0 
 
 - **unstable**: states don't stay finite; or an exponent is above 0, and the states of the last
   quarter are {growing} times those of the first half.
-- **spiking**: there is a `spike` in it, and the Jacobian says nothing about its jumps.
+- **spiking**: there is a `spike` in it, and the Jacobian says nothing of its jumps.
 - **undecided**: the Jacobian itself does not stay finite, and there is no exponent.
 - **chaotic**: the exponent of a channel is above 0.
 - **limit cycle**: the cell is not affine, and with its inputs held at their means a channel
