@@ -271,7 +271,7 @@ class _Case:
     def against(
         self, direction: str, arguments: dict[str, Tensor], against_compile: bool
     ) -> dict[str, Callable[[], Run]]:
-        """What makes each baseline ready; it raises UnavailableError where there is none."""
+        """A function for each baseline that prepares it, or raises UnavailableError."""
         cell, there = self.compiled.stages.cell, (self.dtype, self.device)
         found: dict[str, Callable[[], Run]] = {}
         if direction == "decode":

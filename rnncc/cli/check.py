@@ -286,7 +286,7 @@ def _let(let: Let) -> dict[str, Any]:
 
 
 def cost_of(compiled: CompiledCell) -> Cost:
-    """What a step costs, forward and backward; for one channel in float32."""
+    """The cost of a step, forward and backward; for one channel in float32."""
     from rnncc.calculus.cost import cost
     from rnncc.planner.cpu import plan
 

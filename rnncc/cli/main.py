@@ -95,7 +95,7 @@ def exit_status(error: Exception) -> int:
 
 
 def error_data(error: Exception) -> dict[str, Any]:
-    """What `--json` says of an error: the type of the first, the problems of all."""
+    """An error for `--json`: the type of the first, the problems of all."""
     errors = error.errors if isinstance(error, SeveralError) else (error,)
     problems = [p for each in errors if isinstance(each, ProblemsError) for p in each.problems]
     return {

@@ -69,7 +69,7 @@ def _loop(loop: Loop, steps: int) -> dict[str, Any]:
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """What `inspect` found, a row for each kernel under `HEADERS` and `COLUMNS`."""
+    """The findings of `inspect`, a row for each kernel under `HEADERS` and `COLUMNS`."""
     return [_row(kernel) for kernel in found]
 
 

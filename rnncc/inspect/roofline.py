@@ -1,11 +1,4 @@
-"""Roofline: a cell's work and a shape -> how long a GPU takes at least. An estimate, not a timing.
-
-Assumptions: the clock is the boost clock, and the memory as fast as the datasheet says. Each
-tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the chain.
-Lets that depend only on params are computed once, not in each step. An addition, a multiplication
-and the like is one instruction, though many pairs fuse; addresses, loads, stores and conversions
-are none.
-"""
+"""Roofline: a cell's cost and a shape -> the least time on a GPU, estimated by its datasheet."""
 
 from __future__ import annotations
 
@@ -63,6 +56,12 @@ def estimate(
     every: int = 16,
 ) -> dict[str, Roofline]:
     """About the least time of the forward, in training, and of the backward.
+
+    Assumptions: the clock is the boost clock, and the memory as fast as the datasheet says. Each
+    tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the
+    chain. Lets that depend only on params are computed once, not in each step. An addition, a
+    multiplication and the like is one instruction, though many pairs fuse; addresses, loads, stores
+    and conversions are none.
 
     Args:
         shape: sequences, steps, channels; each at least 1.

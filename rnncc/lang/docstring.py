@@ -10,7 +10,7 @@ UNIT = r"[munpk]?(?:V|A|S|F|s|Hz|Ohm)(?:/\w+)?"
 
 
 def source_of(doc: str) -> str:
-    """What stands behind `Source:`, with the lines that continue it."""
+    """The entry `Source:`, with its continuation lines."""
     return _entry(doc, "Source:")
 
 

@@ -133,6 +133,12 @@ def _parameters(cell: Cell, problems: Problems) -> list[inspect.Parameter]:
                 "Each argument has a name and a role.",
                 "write every argument out",
             )
+        elif parameter.kind is parameter.POSITIONAL_ONLY:
+            problems.add(
+                f"the argument '{parameter.name}' is positional-only",
+                "Arguments are given by name.",
+                "remove the / from the signature",
+            )
     return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
@@ -186,7 +192,9 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
         problems.add(
             f"the argument '{parameter.name}' has {seen}",
             "Each argument is a State, an Input, a Param, a Matrix, or has a numeric default.",
-            f"{parameter.name}: Input (or State, Param, Matrix(block=k))",
+            "a plain function (def) outside the class, without self"
+            if parameter.name == "self"
+            else f"{parameter.name}: Input (or State, Param, Matrix(block=k))",
             line,
         )
         return None

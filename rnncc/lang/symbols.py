@@ -119,13 +119,20 @@ class Symbolic:
         )
 
 
+OTHER_FIXES = {
+    "complex": "two real States, the real and the imaginary part, as in rnncc's cell lru",
+    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
+    "generator": "return the next states, not yield",
+}
+
+
 def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
         f"a {kind} meets a symbol",
         "A constant inside a cell is a Python number; what has one value per channel is a Param.",
-        "float(...) for a single number, or an argument annotated Param",
+        OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
     )
 
 
@@ -196,6 +203,9 @@ class Value(Symbolic):
     def __abs__(self) -> Value:
         return Value(opaque("abs", self.expr))
 
+    def __round__(self, digits: int = 0) -> NoReturn:
+        fail("round is applied to a symbol", "rnncc rounds down only.", "floor(x + 0.5)")
+
     def __matmul__(self, other: Any) -> NoReturn:
         self._refuse_operator("@")
 
@@ -216,8 +226,8 @@ class Value(Symbolic):
             )
         fail(
             f"the operator {operator} on '{self.expr}'",
-            "rnncc has no derivative for it.",
-            "sin and cos for a periodic value",
+            "It isn't among the operators + - * / ** of a cell.",
+            "floor(a / b) for a // b, a - b * floor(a / b) for a % b",
         )
 
 

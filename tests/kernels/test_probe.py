@@ -85,7 +85,7 @@ def found(name: str) -> Probe:
         ("fitzhugh_nagumo", "limit cycle", "with its inputs held, 16 of 16 channels oscillate; "),
         ("logistic", "chaotic", "differences grow e-fold every "),
         ("lif", "spiking", "the Jacobian says nothing about its jumps; "),
-        ("rooted", "undecided", "the Jacobian does not stay finite; what it starts from is"),
+        ("rooted", "undecided", "the Jacobian does not stay finite; the initial state is"),
         ("growing", "unstable", "states grow e-fold every 10.5 steps, without bound"),
     ],
 )

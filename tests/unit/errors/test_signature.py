@@ -86,6 +86,18 @@ SIGNATURES = {
         "a: Input (or State, Param, Matrix(block=k))",
         "h: State, x: Input, a",
     ),
+    "self": bad_argument(
+        "the argument 'self' has no role",
+        ROLES,
+        "a plain function (def) outside the class, without self",
+        "self, h: State, x: Input, a: Param",
+    ),
+    "an argument by position only": bad_argument(
+        "the argument 'h' is positional-only",
+        "Arguments are given by name.",
+        "remove the / from the signature",
+        "h: State, /, x: Input, a: Param",
+    ),
     "another role": bad_argument(
         "the argument 'a' has the role <class 'float'>",
         ROLES,

@@ -22,7 +22,7 @@ WAYS_OUT = (
     "or mix outside the cell (a Linear before or after it)"
 )
 REGISTERS = "A fused solver keeps each block in registers: channels x states <= 8."
-SMALLER = "a smaller block, matrices of the same block, or fewer states"
+SMALLER = "a smaller block, one block for all, or fewer states"
 
 
 def coupled(seen: str, body: str, signature: str = SIGNATURE, line: int = BODY_LINE) -> Case:
@@ -65,7 +65,7 @@ STRUCTURE = {
     "too many states": Case(
         "9 states give blocks of 9",
         REGISTERS,
-        SMALLER,
+        "fewer states",
         "return b, c, d, e, f, g, h, i, a + x",
         "a: State, b: State, c: State, d: State, e: State, f: State, g: State, "
         "h: State, i: State, x: Input",

@@ -30,7 +30,7 @@ CONDITION = "A comparison is a condition, not a value."
 NO_CONDITION = "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass"
 MATRIX = "A Matrix mixes channels: R @ h, the matrix on the left."
 FINITE = "Constants of a cell are finite numbers."
-PERIODIC = "sin and cos for a periodic value"
+QUOTIENTS = "floor(a / b) for a // b, a - b * floor(a / b) for a % b"
 
 
 def numberless(seen: str, body: str, before: str = "") -> Case:
@@ -42,8 +42,8 @@ def branch(seen: str, body: str) -> Case:
     return Case(text, BRANCH, USE_WHERE, body)
 
 
-def operand(kind: str, body: str, before: str = "") -> Case:
-    return Case(f"a {kind} meets a symbol", NUMBER, FLOAT, body, before=before)
+def operand(kind: str, body: str, before: str = "", fix: str = FLOAT) -> Case:
+    return Case(f"a {kind} meets a symbol", NUMBER, fix, body, before=before)
 
 
 def condition(body: str, line: int = BODY_LINE) -> Case:
@@ -102,12 +102,27 @@ SYMBOLS = {
     "a string": operand("str", "return h * 'two' + x * a"),
     "None": operand("NoneType", "return h * None + x * a"),
     "a bool": operand("bool", "return h * True + x * a"),
-    "a complex": operand("complex", "return h * 1j + x * a"),
+    "a complex": operand(
+        "complex",
+        "return h * 1j + x * a",
+        fix="two real States, the real and the imaginary part, as in rnncc's cell lru",
+    ),
+    "a tuple in the result": operand(
+        "tuple",
+        "return {'h': a * h, 'y': (h, x)}",
+        fix="a flat tuple of the next states, or a dict of states and outputs",
+    ),
     "a list": operand("list", "return h + [1] + x * a"),
     "a number that mixes": Case(
         "a int meets a symbol", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),
-    "a generator": operand("generator", "yield a * h + x", ""),
+    "a generator": operand("generator", "yield a * h + x", fix="return the next states, not yield"),
+    "round": Case(
+        "round is applied to a symbol",
+        "rnncc rounds down only.",
+        "floor(x + 0.5)",
+        "return round(h) * a + x",
+    ),
     "a returned string": operand("str", "return 'h'"),
     "a returned bool": operand("bool", "return {'h': a * h + x, 'y': True}"),
     "a function of a string": operand("str", "return exp('a') * h + x"),
@@ -129,14 +144,14 @@ SYMBOLS = {
     # --- operators ---
     "//": Case(
         "the operator // on 'h'",
-        "rnncc has no derivative for it.",
-        PERIODIC,
+        "It isn't among the operators + - * / ** of a cell.",
+        QUOTIENTS,
         "return h // 2 * a + x",
     ),
     "% on the right": Case(
         "the operator % on 'a*h'",
-        "rnncc has no derivative for it.",
-        PERIODIC,
+        "It isn't among the operators + - * / ** of a cell.",
+        QUOTIENTS,
         "return 2 % (a * h) + x",
     ),
     "@ without a matrix": Case(

@@ -8,6 +8,7 @@ import pytest
 
 from rnncc.errors import CellError, RnnccError
 from rnncc.lang import trace
+from rnncc.lang.names import reserved, unreserved
 from tests.support.cells import BODY_LINE, DEF_LINE, SIGNATURE
 from tests.support.refusals import (
     NAMES,
@@ -262,3 +263,11 @@ def test_every_place_that_reports_a_fault_has_a_case_here(
         )
         == []
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["double", "für", "ß", "_", "_u", "u__v", "RNNCC_u", "2nd", "tanh"]
+)
+def test_the_name_that_a_fix_proposes_can_be_taken(name: str) -> None:
+    assert reserved(name)
+    assert not reserved(unreserved(name))
