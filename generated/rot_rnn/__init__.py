@@ -45,7 +45,8 @@ def rot_rnn(
         h0: the states (x1, x2) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         (y1, y2), [..., T, N] each; with `return_state` (outputs, state).
     """
