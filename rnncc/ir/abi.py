@@ -1,6 +1,6 @@
 """ABI: the one list of what Python and the kernels hand each other, and the version of it.
 
-templates/include/common/args.h, the packer in runtime/call.py and cell.json's `abi` follow from it.
+common/args.h of the driver, the packer in runtime/args.py and cell.json's `abi` follow from it.
 """
 
 from __future__ import annotations
