@@ -22,10 +22,12 @@ from catalogue_page import Entry, entry, files
 from rich.console import Console
 
 import rnncc
-from rnncc.analysis.probe import TOLERANCE, probe
-from rnncc.bench import cpu as bench
+from rnncc.analysis.probe import probe
+from rnncc.analysis.sweeps import TOLERANCE
+from rnncc.bench import cpu
 from rnncc.bench.baselines import plain
 from rnncc.bench.timing import interleave
+from rnncc.bench.workload import forward, forward_backward, fused_loop, random_arguments
 from rnncc.lang.loader import shipped
 from rnncc.runtime.cpu import build
 
@@ -33,7 +35,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 STEPS, CHANNELS, SEED = 1024, 64, 0  # of a probe
 TIMED = (8, 256, 64)  # batch, steps, channels
 SECONDS = 0.5  # for each of the two passes; three rounds are run in any case
-WAYS = {"forward": bench.forward, "forward+backward": bench.forward_backward}
+WAYS = {"forward": forward, "forward+backward": forward_backward}
 SHOWN = 20  # lines of a difference
 
 Data = dict[str, Any]
@@ -47,7 +49,7 @@ class CatalogueError(Exception):
 
 
 def measure(each: Entry) -> Data:
-    """What one cell does here, but for where and when."""
+    """The measurements of one cell, without machine and date."""
     compiled = rnncc.compile(each.function)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda dtype: _build(compiled, dtype), ("float32", "float64")))
@@ -74,8 +76,8 @@ def speed(compiled: rnncc.CompiledCell) -> Data:
     """Median milliseconds of the kernel and of the plain loop, in turns."""
     batch, steps, channels = TIMED
     shape = (batch, steps, _whole(channels, compiled.spec.group))
-    arguments = bench.random_arguments(compiled.spec, shape)
-    loops = {"rnncc": bench.fused_loop(compiled), "loop": plain(compiled.stages.cell)}
+    arguments = random_arguments(compiled.spec, shape)
+    loops = {"rnncc": fused_loop(compiled), "loop": plain(compiled.stages.cell)}
     found: Data = {"shape": list(shape)}
     for way, run in WAYS.items():
         times = interleave({name: run(loop, arguments) for name, loop in loops.items()}, SECONDS)
@@ -95,7 +97,7 @@ def measure_into(file: Path, names: Sequence[str], everything: bool, say: Any) -
     Args:
         names: of the cells; if there are none, those that the file lacks or has of other equations.
         everything: all of them, and nothing is kept of the file.
-        say: is told what goes on.
+        say: called with the progress, in words.
     """
     entries = {each.name: each for each in all_entries()}
     if unknown := [name for name in names if name not in entries]:
@@ -115,14 +117,14 @@ def measure_into(file: Path, names: Sequence[str], everything: bool, say: Any) -
 
 
 def _empty() -> Data:
-    """What holds for all cells."""
+    """The values that hold for all cells."""
     cut = {"steps": STEPS, "channels": CHANNELS, "seed": SEED, "tolerance": TOLERANCE}
     return {"machines": [], "probe": cut, "speed": {"shape": list(TIMED)}, "cells": {}}
 
 
 def _machine(data: Data) -> int:
     """The place of this machine among those that cells were measured on."""
-    machine = bench.machine()
+    machine = cpu.machine()
     if machine not in data["machines"]:
         data["machines"].append(machine)
     return int(data["machines"].index(machine))
@@ -137,7 +139,7 @@ def all_entries() -> list[Entry]:
 
 
 def read(file: Path) -> Data:
-    """What was measured."""
+    """The measurements."""
     if not file.exists():
         raise CatalogueError(f"{file}: is missing.\nFix: python tools/catalogue.py --measure")
     data = json.loads(file.read_text(encoding="utf-8"))

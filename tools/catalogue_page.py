@@ -12,14 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rnncc.calculus.analyse import analyse
 from rnncc.calculus.cost import Cost, cost
-from rnncc.cli.views import structure_words
-from rnncc.codegen.emit import analyse, kernel_spec
+from rnncc.cli.render import structure_words
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.export.latex import latex
-from rnncc.export.symbolic_constants import lettered
-from rnncc.inspect.catalogue import fields_of, source_of
-from rnncc.ir.program import CellIR, Compiled
+from rnncc.export.symbolic_constants import with_symbolic_constants
+from rnncc.ir.program import Argument, CellIR, Compiled
 from rnncc.ir.spec import KernelSpec
+from rnncc.lang.docstring import fields_of, source_of
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
 from rnncc.lang.trace import trace
@@ -36,7 +37,7 @@ FIELDS = ("language models", "time series", "neuroscience", "dynamical systems")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a cell is: all of the page that nothing has to be measured for.
+    """A cell on the page: everything that needs no measurement.
 
     Attributes:
         cell: what it was traced to.
@@ -59,7 +60,7 @@ class Entry:
 
     @property
     def equations(self) -> str:
-        return latex(lettered(self.function), "aligned")
+        return latex(with_symbolic_constants(self.function), "aligned")
 
     @cached_property
     def stages(self) -> Compiled:
@@ -86,10 +87,17 @@ class Entry:
         text = [f"{let.name} = {let.expr}" for let in cell.lets]
         text += [f"{name}: {expr}" for name, expr in (*cell.next.items(), *cell.outputs.items())]
         text += [
-            f"{a.name} {a.kind} {a.shared} {a.block} {a.start} {a.init} {a.typical}"
+            f"{a.name} {a.kind} {a.shared} {a.block} {_start(a)} {a.typical}"
             for a in cell.arguments
         ]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
+
+
+def _start(argument: Argument) -> str:
+    """In the form that the fingerprints of docs/cells.json were made of."""
+    if argument.kind == "state":
+        return f"{argument.init} None"
+    return f"0.0 {argument.init or argument.bias}"
 
 
 def entry(file: Path) -> Entry:
@@ -177,7 +185,7 @@ def section(each: Entry, measured: Measured, head: Measured) -> str:
     name = picture_name(each)
     constants = ", ".join(f"{key} = {value:g}" for key, value in cell.constants.items())
     rows = [
-        ("states", ", ".join(f"{state.name} (starts at {state.start:g})" for state in cell.states)),
+        ("states", ", ".join(f"{state.name} (starts at {state.init:g})" for state in cell.states)),
         *([("constants", constants)] if constants else []),
         ("structure", ", ".join(each.words)),
         ("sweeps", sweeps_text(measured["probe"])),
@@ -248,7 +256,7 @@ def speed_text(measured: Measured, head: Measured) -> str:
 
 
 def machine_text(machine: Measured) -> str:
-    """What was measured on."""
+    """The machine that was measured, in words."""
     return f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}"
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from rnncc.bench import cpu as bench
+from rnncc.bench.workload import random_arguments
 from rnncc.compiler import CompiledCell
-from rnncc.inspect.catalogue import Facts, facts, spread
+from rnncc.inspect.catalogue import CatalogueEntry, catalogue, spread
 from rnncc.lang.loader import find
 from rnncc.planner.choices import Choices
 from rnncc.planner.cpu_model import LANE_BYTES, Load, counts
@@ -33,7 +33,7 @@ ONE_PASS = Choices(solver="sequential")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found.
+    """The results of a probe.
 
     Attributes:
         machine: the constants.
@@ -64,16 +64,16 @@ def calibrate() -> Calibration:
     return Calibration(Machine(*found.tolist()), float(errors.median()), len(rows))
 
 
-def _cells() -> list[Facts]:
+def _cells() -> list[CatalogueEntry]:
     """Few that differ; the third that computes most is slowed by what the model doesn't know."""
-    by_work = sorted(facts(), key=lambda cell: cell.operations + cell.functions)
+    by_work = sorted(catalogue(), key=lambda cell: cell.operations + cell.functions)
     return spread(by_work[: -(-2 * len(by_work) // 3)], CELLS)
 
 
 def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machine, float]:
-    """What the model counts in one forward, and its nanoseconds."""
+    """The counts of the model for one forward, and its measured nanoseconds."""
     spec, kernel = compiled.kernel.spec, compiled.kernel
-    arguments: dict[str, Any] = bench.random_arguments(spec, shape)
+    arguments: dict[str, Any] = random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]
     backend, params = CpuBackend(), [arguments[p.name] for p in spec.params]
     call = plan_call(backend, kernel, ONE_PASS, inputs, False, params, None)

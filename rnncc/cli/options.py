@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Constants = dict[str, float]
 Shape = tuple[int, int, int]
 
 
 def traceback(command: Command) -> Command:
-    """`--traceback`, which `terminal.fail` looks for in the command line."""
+    """`--traceback`, which `main.fail` looks for in the command line."""
     return click.option(
         "--traceback", is_flag=True, expose_value=False, help="On an error, show where it arose."
     )(command)
@@ -41,7 +42,7 @@ def fast_math(command: Command) -> Command:
     return click.option(
         "--fast-math",
         is_flag=True,
-        help="On a GPU take sigmoid and tanh from its own, less exact tanh.",
+        help="On a GPU compute sigmoid and tanh with its own, less exact tanh.",
     )(command)
 
 

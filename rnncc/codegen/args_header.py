@@ -1,4 +1,4 @@
-"""Args header: the list of ir/abi.py -> the text of templates/include/common/args.h."""
+"""Args header: the list of ir/abi.py -> the text of the driver's common/args.h."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from rnncc.ir.abi import ABI, ARGS, ENUMS, NO_STEP, STATUS, VIEW, WORD, Per, Struct
 
-PATH = "common/args.h"  # below templates/include
+PATH = "rnncc/common/args.h"  # below templates/include
 WIDTH = 100
 
 
@@ -17,6 +17,9 @@ def args_header() -> str:
     lines = [
         "// Generated from rnncc/ir/abi.py by make golden; don't edit.",
         f"// Version {ABI}, as cell.json holds it.",
+        "#pragma once",
+        "",
+        '#include "cell.h"',
         "",
         "namespace rnncc {",
         "",

@@ -1,4 +1,4 @@
-"""Cuda: this machine -> what of CUDA is here: GPUs, driver, PyTorch, CuPy, NVRTC, headers."""
+"""Installed: this machine -> its CUDA installation: GPUs, driver, PyTorch, CuPy, NVRTC, headers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """What of CUDA is here.
+    """The CUDA installation.
 
     Attributes:
         torch: PyTorch's version, and `torch_cuda` the CUDA version it was built for, if any.
@@ -85,7 +85,7 @@ def major(version: str) -> str:
 
 
 def look() -> Cuda:
-    """What is installed and what works; imports CuPy, and has it load NVRTC."""
+    """Find what is installed and works; imports CuPy, which loads NVRTC."""
     import torch
 
     usable, why = _usable()
@@ -148,12 +148,12 @@ def _driver() -> tuple[tuple[Gpu, ...], str | None]:
 
 def _cupy() -> dict[str, Any]:
     """The members of Cuda that only CuPy itself can tell."""
-    from rnncc.runtime.cuda import module as modules
+    from rnncc.runtime.cuda.module import import_cupy
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of several CuPys, for one, which is told below
         try:
-            cupy = modules.import_cupy()
+            cupy = import_cupy()
         except RnnccError as error:
             return {"cupy_error": str(error).partition("\nFix")[0].rstrip(".")}
         built = {"cupy_cuda": str(cupy.cuda.driver.get_build_version() // 1000)}

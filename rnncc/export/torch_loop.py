@@ -1,4 +1,4 @@
-"""Reference: CellIR -> the plain PyTorch loop, the oracle that every kernel is held to.
+"""Torch loop: CellIR -> the plain PyTorch loop, the oracle with which every kernel is compared.
 
 It prints the traced lets as PyTorch and runs them step by step; gradients are autograd's. It shares
 no derivative, no lowering and no template with the kernels.
@@ -118,7 +118,7 @@ def plain_loop(
     like = inputs[0]
     step = step or plain_step(cell, like.dtype, like.device)
     if h0 is None:
-        states = tuple(like.new_full((shape[0], shape[2]), a.start) for a in cell.states)
+        states = tuple(like.new_full((shape[0], shape[2]), init) for init in cell.initial)
     else:
         states = tuple(h0)
     rows: list[tuple[Tensor, ...]] = []

@@ -40,8 +40,9 @@ class Argument:
         kind: state, input, param or matrix.
         shared: one value for all channels.
         block: for a matrix, how many channels it mixes; None for all.
-        start: for a state, its value before the first step.
-        init: for a param or matrix, how it starts; for an input, the bias of its projection.
+        init: for a state, its value before the first step, a number; for a param, how it is drawn;
+            for a matrix too, None for uniform within 1/sqrt(block).
+        bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, what its values are like.
         projected: for an input, a layer computes it from x.
     """
@@ -50,8 +51,8 @@ class Argument:
     kind: str
     shared: bool = False
     block: int | None = None
-    start: float = 0.0
-    init: Init | None = None
+    init: float | Init | None = None
+    bias: Init | None = None
     typical: Init | None = None
     projected: bool = False
 
@@ -83,6 +84,11 @@ class CellIR:
     @property
     def states(self) -> tuple[Argument, ...]:
         return self.of_kind("state")
+
+    @property
+    def initial(self) -> tuple[float, ...]:
+        """The states' values before the first step."""
+        return tuple(a.init for a in self.states if isinstance(a.init, float))
 
     @property
     def inputs(self) -> tuple[Argument, ...]:
@@ -181,16 +187,16 @@ class AdjointIR:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Fission:
     """A program's lets in parts that run one after another, and the lets that cross between."""
 
-    lets: tuple[tuple[Let, ...], ...]
+    parts: tuple[tuple[Let, ...], ...]
     crossing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What Jacobian and adjoint read of the step: lets stored, and lets computed again."""
+class Rematerialized:
+    """The lets of the step that Jacobian and adjoint read: stored, or rematerialized."""
 
     stored: tuple[str, ...]
     recomputed: tuple[Let, ...]
@@ -198,7 +204,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Structure:
-    """What was proved about d next / d state.
+    """The proved structure of d next / d state.
 
     Attributes:
         kind: "diagonal" (channels stand alone) or "block" (groups of `group` channels do).
@@ -247,13 +253,13 @@ class Compiled:
     program: Program
     jacobian: JacobianIR
     adjoint: AdjointIR
-    kept: Kept
-    parts: Parts
+    rematerialized: Rematerialized
+    fission: Fission
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The lets that have a row of lanes: stored for the way back, or crossing between parts."""
-        wanted = {*self.kept.stored, *self.parts.crossing}
+        """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
+        wanted = {*self.rematerialized.stored, *self.fission.crossing}
         return tuple(let.name for let in self.program.lets if let.name in wanted)
 
     @property

@@ -1,4 +1,4 @@
-"""cell.json: what a compiled cell is, for whoever runs its kernels without tracing it again."""
+"""cell.json: the record of a compiled cell, from which its kernels run without a trace."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
+CELL = "cell.h"
+SOURCES = (CELL, *FILES.values())
 
 # The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
 # block; tiles take as many warps as the cell's spec says.
@@ -31,7 +33,7 @@ class StateSpec(_Frozen):
     """A state and its value before the first step."""
 
     name: str
-    start: float = 0.0
+    init: float = 0.0
 
 
 class InputSpec(_Frozen):
@@ -39,7 +41,7 @@ class InputSpec(_Frozen):
 
     Attributes:
         projected: a layer computes it from x; else it is given to the layer by name.
-        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        bias: the init of its projection's bias; None for that of torch.nn.Linear.
         typical: what its values are like.
     """
 
@@ -60,7 +62,7 @@ class ParamSpec(_Frozen):
 
 
 class StructureSpec(_Frozen):
-    """What was proved of the Jacobian; the fields of `ir.Structure`."""
+    """The proved structure of the Jacobian; the fields of `ir.Structure`."""
 
     kind: Literal["diagonal", "block"]
     group: int
@@ -73,14 +75,14 @@ class StructureSpec(_Frozen):
 
 
 class Effort(_Frozen):
-    """What one lane computes: arithmetic operations, and calls of exp, tanh and the like."""
+    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like."""
 
     operations: float
     functions: float
 
 
 class EffortSpec(_Frozen):
-    """What a kernel computes for one lane and step, for the planner.
+    """The cost of a kernel for one lane and step, for the planner.
 
     Attributes:
         step: the step itself.
@@ -103,7 +105,7 @@ class KernelSpec(_Frozen):
             another one is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
-        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        tile: lanes of the largest tile.
         effort: how much a lane computes.
         ahead: steps that a thread of a CUDA kernel has in registers at once.
         warps: segments of so many steps that a block takes at once.
@@ -122,7 +124,6 @@ class KernelSpec(_Frozen):
     param_slots: int
     shared_inputs: int
     tile: int
-    kept: int
     effort: EffortSpec
     ahead: int
     warps: int

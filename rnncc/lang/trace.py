@@ -17,7 +17,8 @@ from sympy import Expr, Symbol
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let
 from rnncc.lang.dsl import Cell
-from rnncc.lang.signature import Problems, argument_line, read_signature, reserved
+from rnncc.lang.names import reserved, unreserved
+from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
 
 
@@ -30,7 +31,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     Raises:
         CellError: everything in the signature or the body that can't be compiled.
     """
-    arguments, values = read_signature(cell, dict(constants or {}))
+    arguments, values = read_signature(cell, constants or {})
     tracer = Tracer(cell.name, cell.file, cell.line, cell.code)
     recorder = _Recorder(cell)
     symbols = {a.name: _symbol(a) for a in arguments}
@@ -55,7 +56,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         outputs=outputs,
         constants=values,
     )
-    _check(cell, cell_ir, recorder)
+    _check(cell, cell_ir)
     return cell_ir
 
 
@@ -83,7 +84,6 @@ class _Recorder:
         self._before = cell.line
 
     def run(self, arguments: dict[str, Any]) -> Any:
-        self._known = {name: id(value) for name, value in arguments.items()}
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
@@ -138,8 +138,8 @@ class _Recorder:
         if reason:
             self.problems.add(
                 f"the local name '{name}' {reason}",
-                "Names go unchanged into C++ and CUDA.",
-                f"rename it, for example '{name.strip('_')}_'",
+                UNCHANGED,
+                f"rename it, for example '{unreserved(name)}'",
                 value.line,
             )
         self.lets.append(Let(name, value.expr, value.line, _comment(self.cell.file, value.line)))
@@ -219,7 +219,7 @@ def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
             elif reason := reserved(key):
                 problems.add(
                     f"the returned key '{key}' {reason}",
-                    "Names go unchanged into C++ and CUDA.",
+                    UNCHANGED,
                     'rename it, for example "y"',
                     line,
                 )
@@ -280,7 +280,7 @@ def _prune(lets: list[Let], results: list[Expr]) -> tuple[Let, ...]:
     return tuple(reversed(kept))
 
 
-def _check(cell: Cell, cell_ir: CellIR, recorder: _Recorder) -> None:
+def _check(cell: Cell, cell_ir: CellIR) -> None:
     problems = Problems(cell)
     used = {s.name for let in cell_ir.lets for s in let.expr.free_symbols}
     used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}

@@ -103,11 +103,11 @@ def test_a_warm_cache_loads_in_50_ms_without_a_compiler(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     c = compiled("para_gru")
-    CpuBackend().functions(Kernel(c.kernel.spec, c.kernel.sources), torch.float32)
+    CpuBackend().functions(Kernel(c.kernel.spec, c.kernel.files), torch.float32)
     monkeypatch.setattr(build, "find_compiler", lambda: None)
     seconds = []
     for _ in range(5):
-        kernel = Kernel(c.kernel.spec, c.kernel.sources)
+        kernel = Kernel(c.kernel.spec, c.kernel.files)
         start = time.perf_counter()
         CpuBackend().functions(kernel, torch.float32)
         seconds.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""include/cpp/math.h and include/common/pieces.h, compiled alone: accuracy, special values, speed."""
+"""cpp/math.h and common/functions.h, compiled alone: accuracy, special values, speed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch.testing import assert_close
 
+from rnncc import paths
 from rnncc.export.torch_loop import FUNCTIONS
 from rnncc.runtime.cpu import build
 
-TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
-HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "common/pieces.h")]
+HEADERS = ['#include "rnncc/common/functions.h"']
 ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
-FLAGS = (*build.FLAGS, "-fvisibility=default", *WARNINGS)
+FLAGS = (*build.FLAGS, "-fvisibility=default", f"-I{paths.headers()}", *WARNINGS)
 
 Array = NDArray[Any]
 DTYPES = (np.float32, np.float64)

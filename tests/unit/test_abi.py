@@ -38,6 +38,7 @@ struct Cell {
 def compiles(text: str) -> bool:
     compiler = find_compiler()
     assert compiler is not None
+    text = text.replace('#include "cell.h"\n', "").replace("#pragma once\n", "")
     command = [*compiler.command, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
     return subprocess.run(command, input=text, text=True, capture_output=True).returncode == 0
 

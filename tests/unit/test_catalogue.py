@@ -16,9 +16,8 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner
 
-from rnncc.analysis.probe import SEGMENTS
-from rnncc.bench import cpu as bench
-from rnncc.bench import timing
+from rnncc.analysis.sweeps import SEGMENTS
+from rnncc.bench import cpu, timing
 from rnncc.lang.loader import find, shipped
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +46,7 @@ def measured(fingerprint: str) -> dict[str, Any]:
     speed = {way: {"rnncc_ms": 0.5, "loop_ms": 60.0, "ratio": 120.0} for way in WAYS}
     probe = {
         "verdict": "contracting",
-        "reason": "what it starts from is forgotten after 26 steps",
+        "reason": "the initial state is forgotten after 26 steps",
         "sweeps": {"16": 2, "32": 3, "128": 4},
         "newton": "5",
     }
@@ -71,7 +70,7 @@ def few(catalogue: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]
 @pytest.fixture
 def data(catalogue: Any, few: list[Any]) -> dict[str, Any]:
     """What was measured of them, as if."""
-    head = catalogue._empty() | {"machines": [bench.machine()]}
+    head = catalogue._empty() | {"machines": [cpu.machine()]}
     found: dict[str, Any] = head | {"cells": {e.name: measured(e.fingerprint) for e in few}}
     return found
 
@@ -135,7 +134,7 @@ def test_a_section_tells_all_of_a_cell(page: Any, few: list[Any], data: dict[str
         "| states | v (starts at 0) |",
         "| constants | threshold = 1, slope = 25 |",
         "| sweeps | 2 with 16 segments, 3 with 32 segments, 4 with 128 segments; Newton",
-        "| it is | contracting: what it starts from is forgotten after 26 steps |",
+        "| it is | contracting: the initial state is forgotten after 26 steps |",
         "| auto takes | sequential at 8x512x64; sequential at 1x16384x16;",
         "; reads 4 B, writes 4.25 B |",
         "| speed | 8x256x64: forward 0.5 ms, the plain loop 60 ms, 120x; forward+backward",
@@ -251,7 +250,7 @@ def test_equations_make_the_fingerprint_and_words_do_not(few: list[Any]) -> None
     assert changed(lets=lets) == lif.fingerprint
     first = dataclasses.replace(lets[0], expr=-lets[0].expr)
     assert changed(lets=(first, *lets[1:])) != lif.fingerprint
-    state = dataclasses.replace(lif.cell.arguments[0], start=1.0)
+    state = dataclasses.replace(lif.cell.arguments[0], init=1.0)
     assert changed(arguments=(state, *lif.cell.arguments[1:])) != lif.fingerprint
 
 

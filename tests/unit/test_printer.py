@@ -33,12 +33,12 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     "a negative integer": (Integer(-3), "-3.0f"),
     "a float that float32 holds": (Float(0.5), "0.5f"),
     "a float that float32 rounds": (Float(0.1), "real(0.1)"),
-    "a tiny constant": (Float(1e-40) * x, "real(1e-40)*x"),
-    "a huge constant": (Float(1e300) * x, "real(1e+300)*x"),
-    "an integer beyond int64": (Integer(10**25) * x, "real(1e+25)*x"),
-    "a power of two": (Integer(2**80) * x, "1.2089258196146292e+24f*x"),
+    "a tiny constant": (Float(1e-40) * x, "real(1e-40) * x"),
+    "a huge constant": (Float(1e300) * x, "real(1e+300) * x"),
+    "an integer beyond int64": (Integer(10**25) * x, "real(1e+25) * x"),
+    "a power of two": (Integer(2**80) * x, "1.2089258196146292e+24f * x"),
     "a third": (x / 3, "x / 3.0f"),
-    "two thirds": (2 * x / 3, "2.0f*x / 3.0f"),
+    "two thirds": (2 * x / 3, "2.0f * x / 3.0f"),
     "a rational alone": (Rational(1, 3), "real(0.3333333333333333)"),
     "a sum": (x + y + z, "x + y + z"),
     "a sum with a constant": (x + 1, "x + 1.0f"),
@@ -47,31 +47,31 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     "a negative sum": (-x - y, "-x - y"),
     "a difference of differences": (x - (y - z), "x - y + z"),
     "a negation": (-x, "-x"),
-    "a negation of a product": (-x * y, "-x*y"),
-    "a negation of a power": (-(x**2), "-x*x"),
-    "a negated base": ((-x) ** 3, "-x*x*x"),
-    "minus times minus": ((x - 1) * (1 - y), "(1.0f - y)*(x - 1.0f)"),
-    "a product of sums": ((x + 1) * (y - z), "(x + 1.0f)*(y - z)"),
-    "a product in a sum": (x * y - z * (x + y), "x*y - z*(x + y)"),
-    "a square": (x**2, "x*x"),
-    "a cube": (x**3, "x*x*x"),
-    "a fourth power": (x**4, "x*x*x*x"),
-    "a square of a sum": ((x + y) ** 2, "(x + y)*(x + y)"),
-    "a seventh power": (x**7, "(x*x*x)*(x*x*x)*x"),
-    "a power in a product": (x**2 * y, "x*x*y"),
+    "a negation of a product": (-x * y, "-x * y"),
+    "a negation of a power": (-(x**2), "-x * x"),
+    "a negated base": ((-x) ** 3, "-x * x * x"),
+    "minus times minus": ((x - 1) * (1 - y), "(1.0f - y) * (x - 1.0f)"),
+    "a product of sums": ((x + 1) * (y - z), "(x + 1.0f) * (y - z)"),
+    "a product in a sum": (x * y - z * (x + y), "x * y - z * (x + y)"),
+    "a square": (x**2, "x * x"),
+    "a cube": (x**3, "x * x * x"),
+    "a fourth power": (x**4, "x * x * x * x"),
+    "a square of a sum": ((x + y) ** 2, "(x + y) * (x + y)"),
+    "a seventh power": (x**7, "(x * x * x) * (x * x * x) * x"),
+    "a power in a product": (x**2 * y, "x * x * y"),
     "a reciprocal": (1 / x, "1.0f / x"),
-    "a reciprocal square": (x**-2, "1.0f / (x*x)"),
+    "a reciprocal square": (x**-2, "1.0f / (x * x)"),
     "a quotient": (x / y, "x / y"),
-    "a quotient of products": (x * y / (z * z + 1), "x*y / (z*z + 1.0f)"),
-    "a quotient by a product": (x / (y * z), "x / (y*z)"),
+    "a quotient of products": (x * y / (z * z + 1), "x * y / (z * z + 1.0f)"),
+    "a quotient by a product": (x / (y * z), "x / (y * z)"),
     "a negative quotient": (-x / y, "-x / y"),
     "a quotient in a sum": (1 - x / y, "1.0f - x / y"),
-    "a named quotient": (call("div", x + 1, y * z), "(x + 1.0f) / (y*z)"),
-    "a named quotient in a product": (call("div", x, y) * z, "z*x / y"),
+    "a named quotient": (call("div", x + 1, y * z), "(x + 1.0f) / (y * z)"),
+    "a named quotient in a product": (call("div", x, y) * z, "z * x / y"),
     "a function": (call("tanh", x + y), "tanh(x + y)"),
-    "a function of a constant": (call("tanh", Integer(1)) * x, "x*tanh(real(1.0))"),
+    "a function of a constant": (call("tanh", Integer(1)) * x, "x * tanh(real(1.0))"),
     "functions of one another": (call("exp", -call("abs", x)), "exp(-abs(x))"),
-    "a square of a function": (1 - call("tanh", x) ** 2, "1.0f - tanh(x)*tanh(x)"),
+    "a square of a function": (1 - call("tanh", x) ** 2, "1.0f - tanh(x) * tanh(x)"),
     "a maximum with a constant": (call("maximum", x, Integer(0)), "maximum(x, real(0.0))"),
     "a clip": (call("clip", x, Integer(-1), y), "clip(x, real(-1.0), y)"),
     "a power with a symbol": (call("pow", call("abs", x), y), "pow(abs(x), y)"),
@@ -82,7 +82,7 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     ),
     "a choice in a product": (
         z * call("where", call("eq", x, Integer(1)), x, Float(0.1)),
-        "z*(x == 1.0f ? x : real(0.1))",
+        "z * (x == 1.0f ? x : real(0.1))",
     ),
     "a choice within a choice": (
         call("where", call("lt", x, y), call("where", call("ge", x, z), x, y), z),
@@ -237,14 +237,14 @@ def test_no_literal_is_a_double_by_accident(name: str) -> None:
 @pytest.mark.parametrize("name", [path.stem for path in shipped()])
 def test_no_shipped_cell_computes_with_a_double_literal(name: str) -> None:
     assert find(name).name == name
-    text = cell_lines(compiled(name).source("cpp"))
+    text = cell_lines(compiled(name).files["cell.h"])
     assert "_step(" in text
     assert bare_doubles(text) == []
 
 
 def cell_lines(source: str) -> str:
     """The step, Jacobian and adjoint of a kernel, without comments."""
-    between = source.partition("---- the cell -")[2].partition("---- the cell over")[0]
+    between = source.partition("namespace rnncc {")[2].partition("#include")[0]
     return re.sub(r"//.*", "", between)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 import rnncc
 from rnncc import ArgumentError, Input, Param, State, cell, exp
 from rnncc.calculus.fission import expensive
-from rnncc.codegen.emit import kernel_spec
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.inspect import roofline, sass
 from rnncc.inspect.loops import RARE
 from rnncc.inspect.roofline import Roofline
@@ -20,9 +19,8 @@ from rnncc.ir.functions import TABLE
 from rnncc.planner import devices as gpus
 from rnncc.planner.devices import DEVICES, FLOAT32, FLOAT64, Device, find_device
 from rnncc.runtime.cuda import nvrtc
+from rnncc.runtime.source import join
 from tests.support.runs import SHIPPED, compiled
-
-TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
 
 # One multiprocessor at 1 Hz and 1 byte per second: seconds are clocks and bytes.
 UNIT = Device("unit", "sm_90", 1, 1.0, 1.0, 64, 32)
@@ -198,16 +196,13 @@ def test_functions_are_counted_as_they_are_compiled(dtype: str) -> None:
 
 def compile_each(values: dict[str, str], dtype: str) -> dict[str, sass.Kernel]:
     """A kernel for each expression of x and p."""
-    texts = [
-        (TEMPLATES / f).read_text(encoding="utf-8") for f in ("cuda/math.h", "common/pieces.h")
-    ]
     kernels = (
         f'extern "C" __global__ void {name}_of(const RNNCC_IO* a, RNNCC_IO* b, RNNCC_IO p) '
         f"{{ const RNNCC_IO x = a[threadIdx.x]; b[threadIdx.x] = {value}; }}"
         for name, value in values.items()
     )
-    macro = "#define RNNCC_FN __device__ __forceinline__"
-    source = "\n".join((macro, *texts, *kernels))
+    kernel = "\n".join(('#include "rnncc/common/functions.h"', *kernels))
+    source = join({"kernel.cu": kernel}, "cuda")
     binary = nvrtc.compile("functions", source, dtype)
     code = sass.read(sass.disassemble(binary.cubin))
     return {name: code[f"{name}_of"] for name in values}

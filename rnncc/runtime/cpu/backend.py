@@ -126,7 +126,7 @@ def _plan(key: str, shape: Shape, size: int, threads: int, choices: Choices, tot
 
 def _load(kernel: Kernel, dtype: torch.dtype) -> Functions:
     kind = str(dtype).removeprefix("torch.")
-    library = build.load(kernel.spec.name, kernel.sources["cpp"], kind)
+    library = build.load(kernel.spec.name, kernel.source("cpp"), kind)
     found = [getattr(library, f"{kernel.spec.name}_{name}") for name in Functions._fields]
     for function in found:
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int

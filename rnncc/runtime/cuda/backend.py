@@ -71,7 +71,7 @@ class CudaBackend:
         part = PART[name]
         source = self._parts.get((kernel.key, part))
         if source is None:
-            source = f"#define RNNCC_PART {part}\n{kernel.sources['cuda']}"
+            source = f"#define RNNCC_PART {part}\n{kernel.source('cuda')}"
             self._parts[kernel.key, part] = source
         kind = str(dtype).removeprefix("torch.")
         return self.load(kernel.spec.name, source, kind, device)
