@@ -210,11 +210,11 @@ def _print_roofline(found: Mapping[str, Roofline], device: Device, dtype: str) -
 
 def _print_probe(found: Probe, picture: Path | None) -> None:
     """Sweeps, exponents, the verdict, and where the picture lies."""
-    params = "as the cell starts them"
+    params = "their init"
     if found.weights is not None:
         params = f"uniform in [-{found.weights:g}, {found.weights:g}]"
     terminal.heading(f"Probe of {found.steps} steps and {found.channels} channels, float64")
-    terminal.block(f"inputs: as is typical of the cell; params: {params}; seed {found.seed}")
+    terminal.block(f"inputs: typical of the cell; params: {params}; seed {found.seed}")
     terminal.heading(f"Sweeps until neighbours agree to {found.tolerance:g}")
     terminal.table(("segments", "of steps", "sweeps", ""), _sweep_rows(found))
     terminal.heading("Largest Lyapunov exponent per step")
@@ -245,7 +245,7 @@ def _rest(step: int | None) -> str:
 
 
 def report(compiled: CompiledCell) -> dict[str, Any]:
-    """All that `rnncc check` tells, as data; expressions are text."""
+    """The output of `rnncc check` as data; expressions are text."""
     cell, jacobian = compiled.stages.cell, compiled.stages.jacobian
     found = cost_of(compiled)
     return {

@@ -65,7 +65,7 @@ def _row(cell: CatalogueEntry) -> render.Row:
 
 
 def _print_filters(cells: Sequence[CatalogueEntry]) -> None:
-    """That no cell fits, and what can be asked for."""
+    """Say that no cell fits, and which filters there are."""
     fields = sorted({field for cell in cells for field in cell.fields})
     counts = sorted({str(len(cell.states)) for cell in cells})
     terminal.line(
