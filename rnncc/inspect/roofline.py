@@ -78,7 +78,7 @@ def estimate(
 
 
 def _each_step(compiled: Compiled) -> Compiled:
-    """The same without the lets that depend only on params."""
+    """Without the lets that depend only on params."""
     program, adjoint, kept = compiled.program, compiled.adjoint, compiled.kept
     varying = {slot.symbol.name for slot in (*program.states, *program.inputs)}
     varying |= {symbol.name for symbol in (*adjoint.upstream_states, *adjoint.upstream_outputs)}
