@@ -2,8 +2,8 @@
 
     python examples/train.py
 
-No cell that is affine in its state learns this; `para_gru` does in some seconds, and at ten times
-the length it was trained on.
+`para_gru` learns it in seconds, and it holds at ten times the length. `min_gru`, which is affine in
+its state, stays at 50%.
 """
 
 import torch
