@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnncc import ArgumentError
@@ -52,6 +52,7 @@ def tiles(runs: int, groups: int, t: Tiling) -> list[tuple[range, range]]:
     ]
 
 
+@settings(max_examples=25)
 @given(batches, channels, itemsizes, threads, st.sampled_from([None, 7, 64, 1000]))
 def test_tiles_cover_every_channel_of_every_run_once_and_fit_the_kernels_arrays(
     batch: int, groups: int, itemsize: int, threads: int, segment: int | None
