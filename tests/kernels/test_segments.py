@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, note, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import rnncc
@@ -19,9 +17,6 @@ from rnncc.lang.loader import find
 from rnncc.nn.status import Solve
 from rnncc.planner.choices import Choices
 from rnncc.runtime.call import shapes_of
-from tests.kernels.test_random import Text, quick_builds, random_leaves, texts, with_gradients
-from tests.kernels.test_random import by_kernel as random_kernel
-from tests.support.cells import cell_from
 from tests.support.runs import (
     CELLS,
     Call,
@@ -39,7 +34,6 @@ from tests.support.runs import (
 from tests.support.tolerances import TOLERANCES, assert_close
 
 EVERY_TARGET = True  # see conftest.py
-EXAMPLES = 5  # random cells of each kind
 SHAPES = [(2, 100, 20), (1, 65, 5), (3, 33, 40)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 AFFINE = [name for name in CELLS if compiled(name).structure.affine]
@@ -222,35 +216,6 @@ def test_a_bistable_cell_gives_the_sequential_answer(dtype: torch.dtype) -> None
         got, status = observed("elman", call, solver="segmented", segment=8)
         assert_agree("elman", call, got, by_oracle("elman", call), str(status))
         assert status.sweeps > 4, "its starts are hard to guess"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mixes", [False, True], ids=["channels-alone", "channels-in-groups"])
-@pytest.mark.parametrize("states", [1, 2, 3])
-def test_segments_of_a_random_cell_are_finite_where_one_pass_is(
-    states: int, mixes: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """In float32, with large weights; tests/kernels/test_random.py compares in float64."""
-    folder = tmp_path_factory.mktemp("cells")
-
-    @settings(max_examples=EXAMPLES)
-    @given(texts(states, mixes), st.integers(0, 1000), st.integers(1, 90), st.integers(1, 70))
-    def holds(text: Text, seed: int, steps: int, segment: int) -> None:
-        note(text.source)
-        c = rnncc.compile(cell_from(folder, text.source))
-        wide = random_leaves(text, seed, steps, weights=5.0)
-        leaves = {n: t.float() for n, t in wide.items()}
-
-        def outcome(**choices: Any) -> dict[str, Tensor]:
-            return with_gradients(lambda given: random_kernel(c, text, given, **choices), leaves)
-
-        with quick_builds("-O0"):
-            one_pass = outcome(solver="sequential")
-            segmented = outcome(solver="segmented", segment=segment, checkpoint=1 + seed % 17)
-        for what, expected in one_pass.items():
-            assert segmented[what][expected.isfinite()].isfinite().all(), what
-
-    holds()
 
 
 # --- how many sweeps -------------------------------------------------------------------------
