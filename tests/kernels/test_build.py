@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -97,19 +96,14 @@ def test_without_the_variable_the_cache_is_the_users(monkeypatch: pytest.MonkeyP
         assert cache_dir() == Path("/somewhere/rnncc")
 
 
-def test_a_warm_cache_loads_in_50_ms_without_a_compiler(
+def test_a_warm_cache_loads_without_a_compiler_and_without_another_process(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     c = compiled("para_gru")
     launch.function(Kernel(c.kernel.spec, c.kernel.sources), "forward", torch.float32)
     monkeypatch.setattr(build, "find_compiler", lambda: None)
-    seconds = []
-    for _ in range(5):
-        kernel = Kernel(c.kernel.spec, c.kernel.sources)
-        start = time.perf_counter()
-        launch.function(kernel, "forward", torch.float32)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.05
+    monkeypatch.setattr(subprocess, "Popen", None)
+    launch.function(Kernel(c.kernel.spec, c.kernel.sources), "forward", torch.float32)
 
 
 def test_the_least_recently_used_libraries_go_first_when_the_cache_is_full(

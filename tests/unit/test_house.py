@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(p for folder in ("rnncc", "tools") for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+CLOCKS = {"perf_counter", "perf_counter_ns", "monotonic", "process_time"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
-CLOCKS = {"perf_counter", "monotonic", "time", "process_time", "perf_counter_ns"}
 
 
 def shown(path: Path) -> str:
@@ -42,3 +42,16 @@ def test_no_test_imports_from_another(path: Path) -> None:
     }
     foreign = {m for m in imported if m.startswith("tests.") and m.split(".")[1] != "support"}
     assert foreign == set(), f"{shown(path)}. Fix: move what is shared to tests/support"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=shown)
+def test_no_test_holds_a_time(path: Path) -> None:
+    """A busy machine would fail it; hold what takes the time by its number."""
+    read = [
+        f"{shown(path)}:{call.lineno}: {test.name}"
+        for test in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(test, ast.FunctionDef) and test.name.startswith("test_")
+        for call in ast.walk(test)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).removeprefix("time.") in CLOCKS
+    ]
+    assert read == []
