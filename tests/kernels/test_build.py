@@ -284,7 +284,6 @@ def test_without_cxx_the_path_is_searched_and_then_the_wheel(
         assert found.command == (str(tmp_path / name),)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["clang++", "ziglang"])
 def test_another_compiler_builds_kernels_that_equal_the_oracle(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

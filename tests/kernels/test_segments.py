@@ -550,7 +550,6 @@ def test_a_status_says_how_a_call_was_solved(target: str) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 def test_compile_with_full_graph_takes_every_choice_of_solver() -> None:
     torch._dynamo.reset()
