@@ -261,6 +261,7 @@ with emulated(sanitize=True, edit=edit):
 """
 
 
+@pytest.mark.slow
 def test_a_read_beyond_the_last_channel_is_found() -> None:
     with pytest.raises(EmulationError, match="heap-buffer-overflow"):
         run_sanitized("-c", OUT_OF_BOUNDS)
@@ -284,6 +285,7 @@ def test_fast_math_is_stated_in_every_file_and_changes_only_kernel_cu_else() -> 
 
 # --- NVRTC -----------------------------------------------------------------------------------
 
+DAILY = ("para_gru", "slstm", "block_elman")  # NVRTC takes 3 s for each
 MOST_STATES = 4  # that a thread must be able to hold without a spill
 
 
@@ -292,7 +294,9 @@ def compiled_by_nvrtc(name: str, dtype: str, arch: str) -> Any:
     return nvrtc.compile(name, compiled(name).source("cuda"), dtype, arch)
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize(
+    "name", [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in CORE]
+)
 def test_nvrtc_compiles_every_kernel_without_a_warning_or_a_spill(name: str) -> None:
     dtype = "bfloat16" if name in ("lstm", "slstm") else "float32"
     made = compiled_by_nvrtc(name, dtype, "sm_90")

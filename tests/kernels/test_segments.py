@@ -48,6 +48,7 @@ def dtypes(*several: torch.dtype) -> Any:
 
 each_dtype = dtypes(torch.float32, torch.float64, torch.bfloat16)
 each_wide_dtype = dtypes(torch.float32, torch.float64)
+in_float64 = dtypes(torch.float64)  # said so that tests.support.tiers knows what is built
 
 
 def fitted(name: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -370,9 +371,10 @@ SOLVERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@in_float64
 @each_smooth_cell
-def test_gradcheck_passes_under_every_solver(name: str, solver: str) -> None:
-    call = random_call(name, (2, 12, fitting(name, 2)), torch.float64)
+def test_gradcheck_passes_under_every_solver(name: str, dtype: torch.dtype, solver: str) -> None:
+    call = random_call(name, (2, 12, fitting(name, 2)), dtype)
     assert call.h0 is not None
     leaves = {n: t.clone().requires_grad_() for n, t in call.arguments.items()}
     start = [h.clone().requires_grad_() for h in call.h0]
@@ -386,9 +388,12 @@ def test_gradcheck_passes_under_every_solver(name: str, solver: str) -> None:
 
 
 @pytest.mark.parametrize("segment", [16, 64])
+@in_float64
 @each_cell
-def test_gradients_of_the_last_state_alone_equal_the_oracles(name: str, segment: int) -> None:
-    call = random_call(name, fitted(name, (2, 150, 5)), torch.float64)
+def test_gradients_of_the_last_state_alone_equal_the_oracles(
+    name: str, dtype: torch.dtype, segment: int
+) -> None:
+    call = random_call(name, fitted(name, (2, 150, 5)), dtype)
     call.dy = [torch.zeros_like(g) for g in call.dy]
     got = by_kernel(name, call, solver="segmented", segment=segment)
     assert_agree(name, call, got, by_oracle(name, call), name)
@@ -433,11 +438,12 @@ def test_gradients_through_products_beyond_all_numbers_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("choices", [{}, {"solver": "segmented", "segment": 32}], ids=str)
+@in_float64
 @each_cell
 def test_checkpoints_change_no_output_and_only_the_rounding_of_gradients(
-    name: str, choices: dict[str, Any]
+    name: str, dtype: torch.dtype, choices: dict[str, Any]
 ) -> None:
-    call = random_call(name, fitted(name, (2, 100, 6)), torch.float64)
+    call = random_call(name, fitted(name, (2, 100, 6)), dtype)
     default, expected = by_kernel(name, call, **choices), by_oracle(name, call)
     for checkpoint in (1, 4, 16, 37, 64, 1000):
         got = by_kernel(name, call, checkpoint=checkpoint, **choices)

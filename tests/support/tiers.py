@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.runs import CELLS, CORE, SHIPPED
 
-LIBRARY: Final = Path(__file__).parents[1] / "library"
+FOLDER: Final = Path(__file__).parents[1]
+LIBRARY, FIDELITY = FOLDER / "library", FOLDER / "fidelity"
 # Each cell, dtype and target takes a compiler's run of its own: these are built every day.
 DAILY: Final[dict[str, dict[str, Sequence[str]]]] = {
     "cpp": {
@@ -44,7 +45,7 @@ def is_slow(item: pytest.Item) -> bool:
     if name is None:
         return False
     if name in SHIPPED and name not in CORE:
-        return True
+        return FIDELITY not in item.path.parents  # which holds each cell to its own paper
     daily = DAILY.get(given.get("target", "cpp"), DAILY["emulated"])
     return name in CELLS and name not in daily[_dtype(given)]
 
