@@ -142,10 +142,10 @@ def compile_cell(out: Path, figures: Figures) -> tuple[rnncc.CompiledCell, Modul
     figures["structure"] = compiled.structure.kind
     line("written", f"the package {out.name}/para_gru")
     block([f"{_shown(f)}, {len(f.read_text().splitlines())} lines" for f in files])
-    source = compiled.source().splitlines()
+    source = compiled.files["cell.h"].splitlines()
     first = next(i for i, s in enumerate(source) if "void para_gru_step(" in s)
     last = source.index("}", first)
-    line("the emitted step", f"{_shown(out / 'para_gru/kernel.cpp')}:{first + 1}-{last + 1}")
+    line("the emitted step", f"{_shown(out / 'para_gru/cell.h')}:{first + 1}-{last + 1}")
     block(source[first : last + 1])
     return compiled, _import(out, figures)
 

@@ -6,6 +6,7 @@ of it whose forward and backward run as fused kernels.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rnncc.errors import (
@@ -65,14 +66,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def compile(cell: Cell, /, *, fast_math: bool = False, **constants: float) -> CompiledCell:
+def compile(
+    cell: Cell | str | PathLike[str], /, *, fast_math: bool = False, **constants: float
+) -> CompiledCell:
     """Compile a cell in memory; `rnncc compile` on the command line writes files.
 
     Args:
-        cell: a function under `@cell`.
+        cell: a function under `@cell`, the name of a shipped cell, a file, or "file.py:name".
         fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own, less exact tanh.
         constants: new values for its compile-time constants, by name.
     Raises:
+        LoadError: there is no such cell or file.
         CellError: the cell uses something that can't be compiled.
         StructureError: its channels couple.
     """

@@ -1,26 +1,47 @@
-"""Compiler: all stages of a cell in one call, and the compiled cell without files."""
+"""Compiler: a cell -> the compiled cell, by all passes in order."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rnncc.codegen.emit import analyse, emit, kernel_spec
+from rnncc.calculus.analyse import analyse
+from rnncc.codegen.emit import emit
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir.program import Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
 from rnncc.lang.dsl import Cell
+from rnncc.lang.loader import find
 from rnncc.lang.signature import OPTIONS
 from rnncc.lang.trace import trace
 from rnncc.planner.choices import Choices
+from rnncc.runtime.source import join, of_the_cell
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from rnncc.nn.layer import CellLayer
-    from rnncc.planner.cuda import Gpu
+    from rnncc.planner.plan import Plan
     from rnncc.runtime.kernel import Kernel
+
+
+# The passes, in order. `analyse` is those of the calculus, from the structure to the fission.
+#
+#   lang.loader.find                 a path or a name -> Cell
+#   lang.signature.read_signature    Cell -> (Argument, ...), constants
+#   lang.trace.trace                 Cell -> CellIR
+#   calculus.structure.classify      CellIR -> Structure
+#   calculus.lower.lower             CellIR -> Program
+#   calculus.differentiate           Program -> JacobianIR, AdjointIR
+#   calculus.rematerialize           Program, JacobianIR, AdjointIR -> Kept
+#   calculus.fission                 Program -> Parts
+#   codegen.kernel_spec              Compiled (all of these) -> KernelSpec
+#   codegen.emit.emit                Compiled -> {file name: text}
+#   runtime.source.join              texts of the cell, headers of the driver -> one text a target
+#   runtime.kernel.Kernel            KernelSpec, texts -> what runs, built at its first use
 
 
 class CompiledCell:
@@ -53,13 +74,14 @@ class CompiledCell:
         if self._kernel is None:
             from rnncc.runtime.kernel import Kernel
 
-            sources = {target: self.files[file] for target, file in FILES.items()}
-            self._kernel = Kernel(self.spec, sources)
+            self._kernel = Kernel(self.spec, self.files)
         return self._kernel
 
-    def source(self, target: str = "cpp") -> str:
+    def source(self, target: str = "cpp", whole: bool = True) -> str:
         """The emitted text for a target.
 
+        Args:
+            whole: with the driver, as one self-contained text, which is what is compiled.
         Raises:
             ArgumentError: there is no such target.
         """
@@ -67,18 +89,18 @@ class CompiledCell:
             raise ArgumentError(
                 f"target: got {target!r}, expected one of {', '.join(FILES)}.\nFix: source('cpp')"
             )
-        return self.files[FILES[target]]
+        return (join if whole else of_the_cell)(self.files, target)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Solve the recurrence; arguments as in `rnncc.nn.layer.run`."""
-        from rnncc.nn.layer import run
+        """Solve the recurrence; arguments as in `rnncc.nn.functional.run`."""
+        from rnncc.nn.functional import run
 
         options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
         return run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
         """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""
-        from rnncc.nn.layer import jacobians
+        from rnncc.nn.functional import jacobians
 
         return jacobians(self.kernel, args, kwargs, h0=h0)
 
@@ -121,7 +143,6 @@ class CompiledCell:
 
         from rnncc.nn.arguments import check_groups
         from rnncc.planner.explain import explain
-        from rnncc.runtime.call import plan_of
         from rnncc.runtime.kernel import COMPUTE
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
@@ -135,39 +156,53 @@ class CompiledCell:
             )
         check_groups(kernel.spec, channels)
         shape = (batch, steps, channels)
-        plan = plan_of(kernel, shape, io, Choices(**choices), device=_gpu(device))
+        plan = _plan(kernel, shape, io, Choices(**choices), device)
         return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:
         return f"<compiled cell '{self.name}', {self.structure.kind}>"
 
 
-def _gpu(device: str) -> torch.device | Gpu:
-    """The CPU, the GPU that is here, or one that is known by name."""
+def _plan(
+    kernel: Kernel, shape: tuple[int, int, int], dtype: torch.dtype, choices: Choices, device: str
+) -> Plan:
+    """On the CPU, the GPU that is here, or one that is known by name."""
     import torch
 
-    from rnncc.planner.cuda import Gpu
+    from rnncc.planner.cuda import Gpu, plan
     from rnncc.planner.devices import find_device
+    from rnncc.runtime.backend import backend_of
+    from rnncc.runtime.kernel import COMPUTE
 
     if device in ("cpu", "cuda"):
-        return torch.device(device)
+        here = torch.device(device)
+        return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
     known = find_device(device)
-    return Gpu(known.multiprocessors, known.bandwidth / known.clock)
+    gpu = Gpu(known.multiprocessors, known.bandwidth / known.clock)
+    return plan(kernel.spec, shape, COMPUTE[dtype].itemsize, gpu, choices)
 
 
-def compile_cell(cell: Cell, /, *, fast_math: bool = False, **constants: float) -> CompiledCell:
+def compile_cell(
+    cell: Cell | str | os.PathLike[str], /, *, fast_math: bool = False, **constants: float
+) -> CompiledCell:
     """Compile a cell in memory, with new values for its compile-time constants by name.
 
     Args:
+        cell: a function under `@cell`, or where `lang.loader.find` finds one.
         fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own tanh, whose relative
             error is 2^-11; float32 and half dtypes only, and not on the CPU.
     Raises:
+        ArgumentError: it is neither.
+        LoadError: there is no such cell or file.
         CellError: the cell uses something that can't be compiled.
         StructureError: its channels couple.
     """
+    if isinstance(cell, (str, os.PathLike)):
+        cell = find(os.fspath(cell))
     if not isinstance(cell, Cell):
         raise ArgumentError(
-            f"cell: got {type(cell).__name__}, expected a function under @cell.\n"
-            "Fix: put @cell (from rnncc import cell) above it"
+            f"cell: got {type(cell).__name__}, expected a function under @cell, or the name of a "
+            "shipped cell or file.\n"
+            "Fix: put @cell (from rnncc import cell) above the function"
         )
     return CompiledCell(cell, constants, fast_math)

@@ -8,8 +8,13 @@ HERE = Path(__file__).parent
 
 
 def templates() -> Path:
-    """The folder of the templates and preludes."""
+    """The folder of the templates."""
     return _folder("_templates", "templates")
+
+
+def headers() -> Path:
+    """Where `#include "rnncc/..."` finds the driver."""
+    return templates() / "include"
 
 
 def cells() -> Path:

@@ -22,10 +22,12 @@ from catalogue_page import Entry, entry, files
 from rich.console import Console
 
 import rnncc
-from rnncc.analysis.probe import TOLERANCE, probe
-from rnncc.bench import cpu as bench
+from rnncc.analysis.probe import probe
+from rnncc.analysis.sweeps import TOLERANCE
+from rnncc.bench import cpu
 from rnncc.bench.baselines import plain
 from rnncc.bench.timing import interleave
+from rnncc.bench.workload import forward, forward_backward, fused_loop, random_arguments
 from rnncc.lang.loader import shipped
 from rnncc.runtime.cpu import build
 
@@ -33,7 +35,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 STEPS, CHANNELS, SEED = 1024, 64, 0  # of a probe
 TIMED = (8, 256, 64)  # batch, steps, channels
 SECONDS = 0.5  # for each of the two passes; three rounds are run in any case
-WAYS = {"forward": bench.forward, "forward+backward": bench.forward_backward}
+WAYS = {"forward": forward, "forward+backward": forward_backward}
 SHOWN = 20  # lines of a difference
 
 Data = dict[str, Any]
@@ -74,8 +76,8 @@ def speed(compiled: rnncc.CompiledCell) -> Data:
     """Median milliseconds of the kernel and of the plain loop, in turns."""
     batch, steps, channels = TIMED
     shape = (batch, steps, _whole(channels, compiled.spec.group))
-    arguments = bench.random_arguments(compiled.spec, shape)
-    loops = {"rnncc": bench.fused_loop(compiled), "loop": plain(compiled.stages.cell)}
+    arguments = random_arguments(compiled.spec, shape)
+    loops = {"rnncc": fused_loop(compiled), "loop": plain(compiled.stages.cell)}
     found: Data = {"shape": list(shape)}
     for way, run in WAYS.items():
         times = interleave({name: run(loop, arguments) for name, loop in loops.items()}, SECONDS)
@@ -122,7 +124,7 @@ def _empty() -> Data:
 
 def _machine(data: Data) -> int:
     """The place of this machine among those that cells were measured on."""
-    machine = bench.machine()
+    machine = cpu.machine()
     if machine not in data["machines"]:
         data["machines"].append(machine)
     return int(data["machines"].index(machine))

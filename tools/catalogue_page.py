@@ -12,14 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rnncc.calculus.analyse import analyse
 from rnncc.calculus.cost import Cost, cost
-from rnncc.cli.views import structure_words
-from rnncc.codegen.emit import analyse, kernel_spec
+from rnncc.cli.render import structure_words
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.export.latex import latex
-from rnncc.export.symbolic_constants import lettered
-from rnncc.inspect.catalogue import fields_of, source_of
-from rnncc.ir.program import CellIR, Compiled
+from rnncc.export.symbolic_constants import with_symbolic_constants
+from rnncc.ir.program import Argument, CellIR, Compiled
 from rnncc.ir.spec import KernelSpec
+from rnncc.lang.docstring import fields_of, source_of
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
 from rnncc.lang.trace import trace
@@ -59,7 +60,7 @@ class Entry:
 
     @property
     def equations(self) -> str:
-        return latex(lettered(self.function), "aligned")
+        return latex(with_symbolic_constants(self.function), "aligned")
 
     @cached_property
     def stages(self) -> Compiled:
@@ -71,7 +72,7 @@ class Entry:
 
     @cached_property
     def cost(self) -> Cost:
-        every = plan(self.spec, (1, 1, self.spec.group), itemsize=4, threads=1).every
+        every = plan(self.spec, (1, 1, self.spec.group), itemsize=4, threads=1).checkpoint
         return cost(self.stages, self.spec, every)
 
     @property
@@ -86,10 +87,17 @@ class Entry:
         text = [f"{let.name} = {let.expr}" for let in cell.lets]
         text += [f"{name}: {expr}" for name, expr in (*cell.next.items(), *cell.outputs.items())]
         text += [
-            f"{a.name} {a.kind} {a.shared} {a.block} {a.start} {a.init} {a.typical}"
+            f"{a.name} {a.kind} {a.shared} {a.block} {_start(a)} {a.typical}"
             for a in cell.arguments
         ]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
+
+
+def _start(argument: Argument) -> str:
+    """In the form that the fingerprints of docs/cells.json were made of."""
+    if argument.kind == "state":
+        return f"{argument.init} None"
+    return f"0.0 {argument.init or argument.bias}"
 
 
 def entry(file: Path) -> Entry:
@@ -177,7 +185,7 @@ def section(each: Entry, measured: Measured, head: Measured) -> str:
     name = picture_name(each)
     constants = ", ".join(f"{key} = {value:g}" for key, value in cell.constants.items())
     rows = [
-        ("states", ", ".join(f"{state.name} (starts at {state.start:g})" for state in cell.states)),
+        ("states", ", ".join(f"{state.name} (starts at {state.init:g})" for state in cell.states)),
         *([("constants", constants)] if constants else []),
         ("structure", ", ".join(each.words)),
         ("sweeps", sweeps_text(measured["probe"])),

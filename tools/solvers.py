@@ -14,9 +14,11 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rnncc.cpu import machine
+from rnncc.timing import interleave
+from rnncc.workload import forward, forward_backward, fused_loop, random_arguments
 
 import rnncc
-from rnncc.bench import cpu as bench
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.status import Solve
 
@@ -26,20 +28,20 @@ SHAPES = [
     *[(8, 2048, 256), (32, 512, 64), (8, 2048, 16), (64, 1024, 4)],
     *[(1, 16384, 64), (1, 16384, 16), (4, 8192, 8), (1, 2048, 16), (1, 131072, 4)],
 ]
-DIRECTIONS = {"forward": bench.forward, "forward+backward": bench.forward_backward}
+DIRECTIONS = {"forward": forward, "forward+backward": forward_backward}
 SECONDS = 1.0  # for each pair
 
 
 def measure(compiled: rnncc.CompiledCell, shape: tuple[int, int, int]) -> list[dict[str, Any]]:
     """Median milliseconds of both solvers, forward, and forward and backward."""
-    arguments = bench.random_arguments(compiled.kernel.spec, shape)
-    loops = {name: bench.fused_loop(compiled, name) for name in ("auto", "sequential")}
+    arguments = random_arguments(compiled.kernel.spec, shape)
+    loops = {name: fused_loop(compiled, name) for name in ("auto", "sequential")}
     solves: list[Solve] = []
     compiled(**arguments, observe=solves.append)
     found = []
     for direction, run in DIRECTIONS.items():
         runs = {name: run(loop, arguments) for name, loop in loops.items()}
-        times = bench.interleave(runs, SECONDS)
+        times = interleave(runs, SECONDS)
         auto, sequential = (1e3 * statistics.median(times[name]) for name in loops)
         found.append(
             {
@@ -86,7 +88,7 @@ def main(write: bool, cells: tuple[str, ...]) -> None:
     slowest = min(results, key=lambda r: r["ratio"])
     click.echo(f"\nleast: {slowest['ratio']:.2f}, {slowest['cell']} {slowest['shape']}")
     if write:
-        text = json.dumps({"machine": bench.machine(), "results": results}, indent=2)
+        text = json.dumps({"machine": machine(), "results": results}, indent=2)
         FILE.write_text(text + "\n", encoding="utf-8")
         click.echo(f"{FILE.relative_to(ROOT)}: written")
 

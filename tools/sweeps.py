@@ -19,7 +19,8 @@ import click
 from rich.console import Console
 
 import rnncc
-from rnncc.analysis.probe import (
+from rnncc.analysis.probe import draw
+from rnncc.analysis.sweeps import (
     EARLY,
     NEWTON_LIMIT,
     SEGMENTS,
@@ -27,7 +28,6 @@ from rnncc.analysis.probe import (
     Newton,
     count_newton,
     count_sweeps,
-    draw,
 )
 from rnncc.lang.loader import find
 
@@ -222,7 +222,7 @@ It is above 0 if a difference grows more than T times over all T steps, below 0 
 
 def page(rows: str, seeds: int) -> str:
     """docs/sweeps.md."""
-    from rnncc.analysis import probe
+    from rnncc.analysis import behaviour
 
     return PAGE.format(
         tolerance=TOLERANCE,
@@ -232,11 +232,11 @@ def page(rows: str, seeds: int) -> str:
         limit=NEWTON_LIMIT,
         early=EARLY,
         table=rows,
-        growing=probe.GROWING,
-        held=probe.HELD_STEPS // 2,
-        returns=probe.RETURNS,
-        fades=1 - probe.UNDAMPED,
-        forgotten=probe.FORGOTTEN,
+        growing=behaviour.GROWING,
+        held=behaviour.HELD_STEPS // 2,
+        returns=behaviour.RETURNS,
+        fades=1 - behaviour.UNDAMPED,
+        forgotten=behaviour.FORGOTTEN,
     )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rnncc.analysis.probe import TOLERANCE, Curve, Probe
+from rnncc.analysis.probe import Probe
+from rnncc.analysis.sweeps import TOLERANCE, Curve
 from rnncc.compiler import CompiledCell
 from rnncc.errors import RnnccError
 from rnncc.ir.program import Structure

@@ -1,4 +1,4 @@
-"""Rivals: a cell and a shape -> what its kernel is timed against: loops, layers, scans, copies."""
+"""Baselines: a cell and a shape -> what its kernel is timed against, from loops to copies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCANNED = [2**n for n in range(5, 17)]  # the steps that accelerated-scan takes
 
 
 class UnavailableError(RnnccError):
-    """A rival can't be run here, or not at this shape; says why."""
+    """A baseline can't be run here, or not at this shape; says why."""
 
 
 # --- loops -----------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def chunked(
     device: torch.device = CPU,
     size: int = CHUNK,
 ) -> Loop:
-    """The plain loop, `size` steps at a time under torch.compile: the strongest rival on a CPU."""
+    """The plain loop, `size` steps at a time under torch.compile: the best baseline on a CPU."""
     step = step_on(cell, dtype, device, keep=False)
 
     def chunk(
@@ -128,7 +128,7 @@ def starts(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
     channels = [arguments[a.name].shape[-1] for a in cell.inputs if not a.shared]
     channels += [arguments[a.name].shape[0] * (a.block or 1) for a in cell.params if not a.shared]
     size = (first.shape[0], channels[0] if channels else 1)
-    return tuple(first.new_full(size, a.start) for a in cell.states)
+    return tuple(first.new_full(size, init) for init in cell.initial)
 
 
 # --- layers of cuDNN, accelerated-scan, copies -----------------------------------------------

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
-from rnncc.bench import cpu as bench
+from rnncc.bench.workload import random_arguments
 from rnncc.compiler import CompiledCell
-from rnncc.inspect.catalogue import Facts, facts, spread
+from rnncc.inspect.catalogue import CatalogueEntry, catalogue, spread
 from rnncc.lang.loader import find
-from rnncc.planner import cpu_model as predict
 from rnncc.planner.choices import Choices
-from rnncc.planner.cpu_model import LANE_BYTES, Work
+from rnncc.planner.cpu_model import LANE_BYTES, Load, counts
 from rnncc.planner.machine import Machine
-from rnncc.runtime.call import Call
-from rnncc.runtime.cpu import launch
+from rnncc.planner.plan import Problem
+from rnncc.runtime.args import STATUS_SIZE
+from rnncc.runtime.call import plan_call
 from rnncc.runtime.cpu.allocator import empty
+from rnncc.runtime.cpu.backend import CpuBackend
 
 # So many cells, and shapes that work in place, that copy rows of lanes, that copy single values,
 # and that share rows between threads.
@@ -63,31 +64,31 @@ def calibrate() -> Calibration:
     return Calibration(Machine(*found.tolist()), float(errors.median()), len(rows))
 
 
-def _cells() -> list[Facts]:
+def _cells() -> list[CatalogueEntry]:
     """Few that differ; the third that computes most is slowed by what the model doesn't know."""
-    by_work = sorted(facts(), key=lambda cell: cell.operations + cell.functions)
+    by_work = sorted(catalogue(), key=lambda cell: cell.operations + cell.functions)
     return spread(by_work[: -(-2 * len(by_work) // 3)], CELLS)
 
 
 def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machine, float]:
     """What the model counts in one forward, and its nanoseconds."""
     spec, kernel = compiled.kernel.spec, compiled.kernel
-    arguments: dict[str, Any] = bench.random_arguments(spec, shape)
+    arguments: dict[str, Any] = random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]
-    call = Call(kernel, ONE_PASS, inputs, False, [arguments[p.name] for p in spec.params], None)
+    backend, params = CpuBackend(), [arguments[p.name] for p in spec.params]
+    call = plan_call(backend, kernel, ONE_PASS, inputs, False, params, None)
     h_last = inputs[0].new_empty(len(spec.states), shape[0], shape[2])
-    status = torch.zeros(6, dtype=torch.float64)
+    status = torch.zeros(STATUS_SIZE, dtype=torch.float64)
     seconds = []
     for _ in range(ROUNDS):
         y = [empty(inputs[0], shape) for _ in spec.outputs]  # fresh, as in a call
         start = time.perf_counter()
-        launch.forward(call, y, [], h_last, None, status)
+        backend.forward(call, y, [], h_last, None, status)
         seconds.append(time.perf_counter() - start)
-    batch, steps, channels = shape
-    plan = call.plan
-    work = Work(batch, steps, batch * steps, channels // spec.group, LANE_BYTES // 4, plan.threads)
+    plan, steps = call.plan, shape[1]
+    load = Load(Problem.of(spec, shape, None), LANE_BYTES // 4, plan.threads)
     streams = len(spec.inputs) + len(spec.outputs)
-    counted = predict.counts(work, plan.forward.tiling, steps, [spec.effort.step], streams)
+    counted = counts(load, plan.forward.tiling, steps, [spec.effort.step], streams)
     return counted, statistics.median(seconds[3:]) * 1e9
 
 

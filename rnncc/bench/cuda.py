@@ -1,4 +1,4 @@
-"""Bench on a GPU: a compiled cell and shapes -> times of its kernels and of what rivals them.
+"""Bench on a GPU: a compiled cell and shapes -> times of its kernels and of their baselines.
 
 Calls run in PyTorch's own stream, again and again on the same tensors, as nothing else does.
 """
@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnncc.bench import baselines as rivals
-from rnncc.bench import cpu as bench
-from rnncc.bench import timing
+from rnncc.bench import baselines, timing, workload
 from rnncc.bench.baselines import Loop, Shape, UnavailableError
 from rnncc.bench.timing import Run, Sample
 from rnncc.compiler import CompiledCell
-from rnncc.doctor import installed as cuda
+from rnncc.doctor.installed import look
 from rnncc.errors import BuildError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.status import Solve
-from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.module import import_cupy
 from rnncc.runtime.kernel import COMPUTE
 
 DIRECTIONS = ("forward", "forward+backward", "decode")
@@ -43,7 +41,7 @@ class GpuTiming:
         solver: the one that `auto` takes in the forward.
         fused: the kernels, called as users call them.
         copy: a copy of as many bytes as the pass must read and write, `bytes` of them.
-        rivals: by name; what is left out stands in `skipped`, with the reason.
+        baselines: by name; what is left out stands in `skipped`, with the reason.
         solvers: the kernels by each solver by name, where asked for.
         rounds: samples of `fused`.
     """
@@ -55,7 +53,7 @@ class GpuTiming:
     copy: float
     bytes: int
     rounds: int
-    rivals: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -75,8 +73,10 @@ class GpuTiming:
             "bytes": self.bytes,
             "bytes_per_second": self.speed,
             "copy_ratio": self.fused.device / self.copy,
-            "rivals_ms": {name: seconds * 1e3 for name, seconds in self.rivals.items()},
-            "ratios": {name: seconds / self.fused.device for name, seconds in self.rivals.items()},
+            "baselines_ms": {name: seconds * 1e3 for name, seconds in self.baselines.items()},
+            "ratios": {
+                name: seconds / self.fused.device for name, seconds in self.baselines.items()
+            },
             "solvers_ms": {name: seconds * 1e3 for name, seconds in self.solvers.items()},
             "skipped": self.skipped,
             "rounds": self.rounds,
@@ -96,13 +96,13 @@ def gpu() -> torch.device:
             f"{'' if built else '; it was built without CUDA'}.\n"
             "Fix: rnncc doctor says what is missing, and what to install"
         )
-    modules.import_cupy()
+    import_cupy()
     return torch.device("cuda", torch.cuda.current_device())
 
 
 def machine() -> dict[str, Any]:
     """What the times were measured on."""
-    found, index = cuda.look(), torch.cuda.current_device()
+    found, index = look(), torch.cuda.current_device()
     return {
         "device": found.gpus[index].name,
         "capability": found.gpus[index].capability,
@@ -133,7 +133,7 @@ def measure(
         dtype: of the inputs.
         against_compile: also the loop with chunks of 32 steps under torch.compile.
         solvers: also each solver by itself.
-        budget: about how many seconds each pass takes, and each rival of it; a plain loop that
+        budget: about how many seconds each pass takes, and each baseline of it; a plain loop that
             would take longer is left out.
         device: a GPU; the current one if None.
     Raises:
@@ -142,7 +142,7 @@ def measure(
         MemoryError: the GPU's memory is too small.
         RnnccError: the kernel and the loop don't agree.
     """
-    bench.check_shape(compiled.spec, shape)
+    workload.check_shape(compiled.spec, shape)
     case = _Case(compiled, shape, getattr(torch, dtype), device or gpu(), budget)
     try:
         case.check()
@@ -161,7 +161,7 @@ def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
     batch, _, channels = shape
     params = sum(1 if p.shared else channels * (p.block or 1) for p in spec.params)
     kept = 2 * len(spec.states) * batch * channels + params
-    rows = bench.bytes_moved(spec, (batch, 1, channels), "forward", dtype.itemsize)
+    rows = workload.bytes_moved(spec, (batch, 1, channels), "forward", dtype.itemsize)
     return rows + COMPUTE[dtype].itemsize * kept
 
 
@@ -179,18 +179,18 @@ class _Case:
         batch, _, channels = self.shape
         shape = (batch, steps, channels)
         spec, there = self.compiled.spec, self.device
-        return bench.random_arguments(spec, shape, dtype=self.dtype, device=there)
+        return workload.random_arguments(spec, shape, dtype=self.dtype, device=there)
 
     def check(self) -> None:
         """On a few steps against the plain loop; on all of them against one pass over time."""
         compiled, spec = self.compiled, self.compiled.spec
-        loop = rivals.oracle(compiled.stages.cell, self.dtype, self.device)
-        bench.check(bench.fused_loop(compiled), loop, self.arguments(self.few), spec)
+        loop = baselines.oracle(compiled.stages.cell, self.dtype, self.device)
+        workload.check(workload.fused_loop(compiled), loop, self.arguments(self.few), spec)
         arguments = self.arguments(self.shape[1])
         if self.solver(arguments) != "sequential":
-            one_pass = bench.fused_loop(compiled, "sequential")
+            one_pass = workload.fused_loop(compiled, "sequential")
             what = "that of one pass over time"
-            bench.check(bench.fused_loop(compiled), one_pass, arguments, spec, what)
+            workload.check(workload.fused_loop(compiled), one_pass, arguments, spec, what)
 
     @property
     def few(self) -> int:
@@ -205,15 +205,15 @@ class _Case:
     # --- time --------------------------------------------------------------------------------
 
     def time(self, direction: str, against_compile: bool, solvers: bool) -> GpuTiming:
-        """Ours and the copy in turns, then each rival by itself: only one holds memory."""
+        """Ours and the copy in turns, then each baseline by itself: only one holds memory."""
         decode = direction == "decode"
         arguments = self.arguments(1 if decode else self.shape[1])
         solver, moved = self.solver(arguments), self.bytes(direction)
-        each = bench.solver_loops(self.compiled, arguments) if solvers and not decode else {}
+        each = workload.solver_loops(self.compiled, arguments) if solvers and not decode else {}
         ours = self.step(arguments) if decode else None
-        runs = {"auto": ours or _passes(direction, bench.fused_loop(self.compiled), arguments)}
+        runs = {"auto": ours or _passes(direction, workload.fused_loop(self.compiled), arguments)}
         runs |= {name: _passes(direction, loop, arguments) for name, loop in each.items()}
-        runs["copy"] = rivals.copier(moved, self.device)
+        runs["copy"] = baselines.copier(moved, self.device)
         samples = timing.interleave_on_gpu(runs, self.device, self.budget)
         medians = {name: _median(found) for name, found in samples.items()}
         runs.clear()  # with the tensors that they hold
@@ -226,7 +226,7 @@ class _Case:
             copy=medians["copy"].device,
             bytes=moved,
             rounds=len(samples["auto"]),
-            rivals=found,
+            baselines=found,
             solvers={name: medians[name].device for name in each},
             skipped=skipped,
         )
@@ -234,7 +234,7 @@ class _Case:
     def times_of(
         self, prepared: dict[str, Callable[[], Run]]
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Of each rival that can be run; why not, of the others."""
+        """Of each baseline that can be run; why not, of the others."""
         found: dict[str, float] = {}
         skipped: dict[str, str] = {}
         for name, prepare in prepared.items():
@@ -251,14 +251,14 @@ class _Case:
     def bytes(self, direction: str) -> int:
         if direction == "decode":
             return bytes_of_step(self.compiled.spec, self.shape, self.dtype)
-        return bench.bytes_moved(self.compiled.spec, self.shape, direction, self.dtype.itemsize)
+        return workload.bytes_moved(self.compiled.spec, self.shape, direction, self.dtype.itemsize)
 
     def step(self, arguments: dict[str, Tensor]) -> Run:
         """One step of ours, from given states."""
         batch, _, channels = self.shape
         compiled, kind = self.compiled, COMPUTE[self.dtype]
         states = tuple(
-            torch.full((batch, channels), state.start, dtype=kind, device=self.device)
+            torch.full((batch, channels), state.init, dtype=kind, device=self.device)
             for state in compiled.spec.states
         )
 
@@ -271,27 +271,27 @@ class _Case:
     def against(
         self, direction: str, arguments: dict[str, Tensor], against_compile: bool
     ) -> dict[str, Callable[[], Run]]:
-        """What makes each rival ready; it raises UnavailableError where there is none."""
+        """What makes each baseline ready; it raises UnavailableError where there is none."""
         cell, there = self.compiled.stages.cell, (self.dtype, self.device)
         found: dict[str, Callable[[], Run]] = {}
         if direction == "decode":
-            found[LOOP] = partial(rivals.one_step, cell, arguments, *there)
+            found[LOOP] = partial(baselines.one_step, cell, arguments, *there)
         else:
             found[LOOP] = partial(self.plain_loop, direction, arguments)
             if against_compile:
-                loop = rivals.chunked(cell, *there)
+                loop = baselines.chunked(cell, *there)
                 found["torch.compile"] = partial(_passes, direction, loop, arguments)
         for kind in (nn.GRU, nn.LSTM):
-            layer = partial(rivals.cudnn, kind, self.shape, *there, direction)
+            layer = partial(baselines.cudnn, kind, self.shape, *there, direction)
             found[f"nn.{kind.__name__}"] = layer
-        if rivals.scans(self.compiled.structure) and direction != "decode":
-            scan = partial(rivals.accelerated_scan, self.shape, *there, direction)
+        if baselines.scans(self.compiled.structure) and direction != "decode":
+            scan = partial(baselines.accelerated_scan, self.shape, *there, direction)
             found["accelerated-scan"] = scan
         return found
 
     def plain_loop(self, direction: str, arguments: dict[str, Tensor]) -> Run:
         """The loop over all steps, unless a few of them foretell that it takes too long."""
-        loop = rivals.plain(self.compiled.stages.cell, self.dtype, self.device)
+        loop = baselines.plain(self.compiled.stages.cell, self.dtype, self.device)
         few = _passes(direction, loop, self.arguments(self.few))
         few()
         seconds = min(timing.once(few, self.device) for _ in range(2))
@@ -305,7 +305,7 @@ class _Case:
 
 
 def _passes(direction: str, loop: Loop, arguments: dict[str, Tensor]) -> Run:
-    run = bench.forward if direction == "forward" else bench.forward_backward
+    run = workload.forward if direction == "forward" else workload.forward_backward
     return run(loop, arguments)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import sympy
 from sympy import Expr
 
 from rnncc.calculus.fission import expensive
-from rnncc.calculus.operations import work
 from rnncc.calculus.rematerialize import needed
+from rnncc.ir.functions import Opaque
 from rnncc.ir.program import Compiled
 from rnncc.ir.spec import Effort, EffortSpec, KernelSpec
 
@@ -34,7 +36,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Cost:
-    """Both passes. The backward runs the step again, so it does the forward's work as well."""
+    """Both passes. The backward runs the step again, so it costs a forward as well."""
 
     forward: Pass
     backward: Pass
@@ -55,18 +57,18 @@ def cost(compiled: Compiled, spec: KernelSpec, every: int) -> Cost:
     outputs = {name: float(FLOAT) for name in spec.outputs}
     saved = {f"states, every {every} steps in training": FLOAT * len(spec.states) / every}
     return Cost(
-        forward=Pass(*_work(step, spec.group), inputs, outputs | saved),
+        forward=Pass(*_per_channel(step, spec.group), inputs, outputs | saved),
         backward=Pass(
-            *_work([*step, *back], spec.group),
+            *_per_channel([*step, *back], spec.group),
             inputs | {f"d{name}": size for name, size in outputs.items()} | saved,
             {f"d{name}": size for name, size in inputs.items()},
         ),
     )
 
 
-def _work(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
+def _per_channel(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, float]]:
     """Operations and function calls of one channel of a group."""
-    operations, calls = work(exprs)
+    operations, calls = count(exprs)
     return operations / group, {name: calls[name] / group for name in sorted(calls)}
 
 
@@ -96,6 +98,17 @@ def effort(compiled: Compiled) -> EffortSpec:
 
 
 def _effort(exprs: Iterable[Expr]) -> Effort:
-    operations, calls = work(exprs)
+    operations, calls = count(exprs)
     functions = sum(count for name, count in calls.items() if expensive(name))
     return Effort(operations=operations + sum(calls.values()) - functions, functions=functions)
+
+
+def count(exprs: Iterable[Expr]) -> tuple[int, Counter[str]]:
+    """Additions, multiplications and the like, and calls by name."""
+    calls: Counter[str] = Counter()
+    operations = 0
+    for expr in exprs:
+        opaque = expr.atoms(Opaque)
+        calls.update(type(part).__name__ for part in opaque)
+        operations += int(sympy.count_ops(expr)) - len(opaque)
+    return operations, calls

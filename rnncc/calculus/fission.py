@@ -1,4 +1,4 @@
-"""Split: a program's lets in parts, so that no loop over lanes waits for function after function.
+"""Fission: a program's lets in parts, so that no loop over lanes waits for function after function.
 
 A processor overlaps neighbouring channels only as far ahead as it can look. Functions that feed
 each other therefore go into loops of their own; what crosses from part to part is stored.
@@ -18,7 +18,7 @@ CHEAP = frozenset(
 MOST_PARTS = 4
 
 
-def split(program: Program) -> Parts:
+def fission(program: Program) -> Parts:
     """Part n holds the lets that n expensive functions lead up to, themselves included."""
     depth: dict[str, int] = {}
     parts: dict[int, list[Let]] = {}

@@ -1,4 +1,4 @@
-"""Keep: which lets of the step Jacobian and adjoint read from store, and which they recompute."""
+"""Rematerialize: which lets of the step its derivatives read from store, and which they redo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rnncc.ir.program import AdjointIR, JacobianIR, Kept, Let, Program
 CHEAP = 4  # operations that cost no more than a store and a load
 
 
-def keep(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Kept:
+def rematerialize(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Kept:
     """Store what Jacobian and adjoint read, but for cheap arithmetic of what they have anyway."""
     results = [*adjoint.states, *adjoint.inputs, *adjoint.params]
     entries = [e for row in jacobian.entries for e in row]
@@ -21,13 +21,13 @@ def keep(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Kept:
     at_hand = {symbol.name for symbol in program.arguments}
     wanted = [let for let in program.lets if let.name in read]
     at_hand |= {let.name for let in wanted if not _cheap(let)}
-    again: list[Let] = []
+    recomputed: list[Let] = []
     for let in wanted:
         if _cheap(let) and {s.name for s in let.expr.free_symbols} <= at_hand:
-            again.append(let)
+            recomputed.append(let)
         at_hand.add(let.name)
-    recomputed = {let.name for let in again}
-    return Kept(tuple(let.name for let in wanted if let.name not in recomputed), tuple(again))
+    cheap = {let.name for let in recomputed}
+    return Kept(tuple(let.name for let in wanted if let.name not in cheap), tuple(recomputed))
 
 
 def _cheap(let: Let) -> bool:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Constants = dict[str, float]
 Shape = tuple[int, int, int]
 
 
 def traceback(command: Command) -> Command:
-    """`--traceback`, which `terminal.fail` looks for in the command line."""
+    """`--traceback`, which `main.fail` looks for in the command line."""
     return click.option(
         "--traceback", is_flag=True, expose_value=False, help="On an error, show where it arose."
     )(command)

@@ -17,6 +17,8 @@ LARGEST_PRODUCT = 4
 class Printer:
     """Prints arithmetic, opaque functions and choices; a target overrides what differs."""
 
+    TIMES: ClassVar = "*"
+
     def text(self, expr: Expr) -> str:
         return self.visit(expr)[0]
 
@@ -62,7 +64,7 @@ class Printer:
         numerator, denominator = sympy.fraction(expr, exact=True)
         if denominator != 1:
             return f"{self.bracket(numerator, MUL)} / {self.bracket(denominator, UNARY)}"
-        return "*".join(self.bracket(f, MUL) for f in self.factors(numerator))
+        return self.TIMES.join(self.bracket(f, MUL) for f in self.factors(numerator))
 
     def factors(self, expr: Expr) -> list[Expr]:
         return list(expr.as_ordered_factors())
@@ -75,10 +77,10 @@ class Printer:
         if n < 0:
             return f"{self.number(sympy.Integer(1))} / {self.bracket(base**-n, UNARY)}", MUL
         if n <= LARGEST_PRODUCT:
-            return "*".join([self.bracket(base, UNARY)] * n), MUL
+            return self.TIMES.join([self.bracket(base, UNARY)] * n), MUL
         half = self.bracket(base ** (n // 2), UNARY)
-        rest = f"*{self.bracket(base, UNARY)}" if n % 2 else ""
-        return f"{half}*{half}{rest}", MUL
+        rest = [self.bracket(base, UNARY)] if n % 2 else []
+        return self.TIMES.join([half, half, *rest]), MUL
 
     def number(self, value: Expr) -> str:
         return repr(float(value))
@@ -93,6 +95,7 @@ class Printer:
 class CPrinter(Printer):
     """C++ and CUDA: `real` is float or double, so no literal may be a double by accident."""
 
+    TIMES: ClassVar = " * "
     OPERATORS: ClassVar = {"both": "&&", "either": "||"}
 
     def number(self, value: Expr) -> str:

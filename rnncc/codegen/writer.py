@@ -14,7 +14,7 @@ from rnncc.errors import LoadError
 
 MARK = "cell.json"
 RACES = 20
-OWN = frozenset({"__init__.py", "__pycache__", "kernel.cpp", "kernel.cu", MARK})
+OWN = frozenset({"__init__.py", "__pycache__", "cell.h", "kernel.cpp", "kernel.cu", MARK})
 
 
 def write(files: Mapping[str, str], folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rnncc.cache import cache_dir
-from rnncc.doctor import cuda as doctor_cuda
+from rnncc.doctor import cuda
 from rnncc.doctor.finding import Finding
 from rnncc.runtime.cpu import build
 
@@ -22,7 +22,7 @@ CACHED = re.compile(r"\w+-b?float\d+-[0-9a-f]{20}\w*\.(so|cpp|cu|so\.lock|tmp)")
 
 def examine() -> list[Finding]:
     """Look at everything that compiling, building and running a cell needs."""
-    return [_python(), _torch(), _compiler(), _pool(), _cache(), *doctor_cuda.examine()]
+    return [_python(), _torch(), _compiler(), _pool(), _cache(), *cuda.examine()]
 
 
 def healthy(findings: list[Finding]) -> bool:
@@ -42,14 +42,14 @@ def _torch() -> Finding:
     except (ImportError, OSError) as error:
         fix = "pip install torch, as pytorch.org says for this machine"
         return Finding("PyTorch", "missing", f"can't be imported: {error}", fix)
-    cuda = torch.version.cuda
+    built_for = torch.version.cuda
     facts = {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
-        "cuda": cuda,
+        "cuda": built_for,
         "gpu": torch.cuda.is_available(),
     }
-    built = f"built for CUDA {cuda}" if cuda else "built without CUDA"
+    built = f"built for CUDA {built_for}" if built_for else "built without CUDA"
     seen = f"{torch.__version__}, {facts['threads']} threads, {built}"
     return Finding("PyTorch", "ok", seen, facts=facts)
 

@@ -1,4 +1,4 @@
-"""Doctor, the CUDA part: what of CUDA is here -> does it fit together, and which line mends it."""
+"""Doctor, the CUDA part: what of CUDA is here -> does it fit together, and which line fixes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def examine() -> list[Finding]:
 
 
 def judge(found: Cuda) -> list[Finding]:
-    """What is wrong with what was found, and the line that mends it."""
+    """What is wrong with what was found, and the line that fixes it."""
     return [_gpu(found), _cupy(found), _nvrtc(found), _headers(found)]
 
 
@@ -133,11 +133,11 @@ def _try(index: int) -> Finding:
     """Run a kernel, where all that it needs seems to be there."""
     import torch
 
-    from rnncc.runtime.cuda import module as modules
+    from rnncc.runtime.cuda.module import self_test
 
     topic = f"Kernel on cuda:{index}"
     try:
-        return Finding(topic, "ok", modules.self_test(torch.device("cuda", index)))
+        return Finding(topic, "ok", self_test(torch.device("cuda", index)))
     except (RnnccError, RuntimeError) as error:
         seen, _, fix = str(error).partition("\nFix: ")
         return Finding(topic, "fault", " ".join(seen.split()), fix or "report it")

@@ -148,12 +148,12 @@ def _driver() -> tuple[tuple[Gpu, ...], str | None]:
 
 def _cupy() -> dict[str, Any]:
     """The members of Cuda that only CuPy itself can tell."""
-    from rnncc.runtime.cuda import module as modules
+    from rnncc.runtime.cuda.module import import_cupy
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of several CuPys, for one, which is told below
         try:
-            cupy = modules.import_cupy()
+            cupy = import_cupy()
         except RnnccError as error:
             return {"cupy_error": str(error).partition("\nFix")[0].rstrip(".")}
         built = {"cupy_cuda": str(cupy.cuda.driver.get_build_version() // 1000)}

@@ -1,4 +1,4 @@
-"""Letters: Cell -> CellIR whose compile-time constants are letters, not numbers; for `latex`."""
+"""Symbolic constants: Cell -> CellIR whose constants are symbols, not numbers; for `latex`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rnncc.lang import symbols
 from rnncc.lang.dsl import Cell, Param
 from rnncc.lang.trace import trace
 
-MOST_CALLS = 100_000  # of Python's, in the trace of a cell with letters
+MOST_CALLS = 100_000  # of Python's, in the trace of a cell with symbolic constants
 
 
-def lettered(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
-    """The recurrence with its compile-time constants as letters.
+def with_symbolic_constants(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
+    """The recurrence with its compile-time constants as symbols.
 
     A constant that the body needs as a number, such as a spike's slope, stays one.
 
@@ -31,33 +31,33 @@ def lettered(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR
     """
     plain = trace(cell, constants)
     free = [name for name in plain.constants if name not in (constants or {})]
-    letters = [name for name in free if _traced(cell, constants, [name])]
-    return _traced(cell, constants, letters) or plain
+    symbolic = [name for name in free if _traced(cell, constants, [name])]
+    return _traced(cell, constants, symbolic) or plain
 
 
 def _traced(
-    cell: Cell, constants: Mapping[str, float] | None, letters: Iterable[str]
+    cell: Cell, constants: Mapping[str, float] | None, symbolic: Iterable[str]
 ) -> CellIR | None:
     """The trace with some constants as if they were params; None where the body can't take it."""
-    letters = set(letters)
-    kept = {name: value for name, value in (constants or {}).items() if name not in letters}
+    symbolic = set(symbolic)
+    kept = {name: value for name, value in (constants or {}).items() if name not in symbolic}
     try:
         with _patience():
-            return trace(Cell(_with_letters(cell.function, letters)), kept)
+            return trace(Cell(_symbolic_signature(cell.function, symbolic)), kept)
     except CellError:
         return None
 
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Give up on what a body makes of letters without end, such as the exponential of a matrix."""
+    """Give up on what a body makes of symbols without end, such as the exponential of a matrix."""
     calls = itertools.count()
 
     def count(frame: FrameType, event: str, _: Any) -> None:
         # an operation of the body's own, not inside SymPy, where what is raised may get lost
         own = frame.f_code is symbols.lift.__code__
         if event == "call" and next(calls) > MOST_CALLS and own:
-            raise RuntimeError("letters make the body too long")
+            raise RuntimeError("symbolic constants make the body too long")
 
     before = sys.getprofile()
     sys.setprofile(count)
@@ -67,7 +67,7 @@ def _patience() -> Iterator[None]:
         sys.setprofile(before)
 
 
-def _with_letters(function: object, letters: set[str]) -> FunctionType:
+def _symbolic_signature(function: object, symbolic: set[str]) -> FunctionType:
     assert isinstance(function, FunctionType)
     cells = function.__closure__ or ()
     around = {
@@ -77,7 +77,7 @@ def _with_letters(function: object, letters: set[str]) -> FunctionType:
     signature = inspect.signature(function, locals=around, eval_str=True)
     changed = [
         parameter.replace(default=parameter.empty, annotation=Param(shared=True))
-        if parameter.name in letters
+        if parameter.name in symbolic
         else parameter
         for parameter in signature.parameters.values()
     ]

@@ -118,7 +118,7 @@ def plain_loop(
     like = inputs[0]
     step = step or plain_step(cell, like.dtype, like.device)
     if h0 is None:
-        states = tuple(like.new_full((shape[0], shape[2]), a.start) for a in cell.states)
+        states = tuple(like.new_full((shape[0], shape[2]), init) for init in cell.initial)
     else:
         states = tuple(h0)
     rows: list[tuple[Tensor, ...]] = []

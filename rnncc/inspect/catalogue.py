@@ -1,4 +1,4 @@
-"""Facts: the cells that ship -> what each of them is, in brief; kept in the cache by content."""
+"""Catalogue: the cells that ship -> what each of them is, in brief; cached by content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import math
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +17,12 @@ from typing import Any
 from rnncc import paths
 from rnncc.cache import cache_dir
 from rnncc.ir.program import Structure
+from rnncc.lang.docstring import fields_of, source_of
 from rnncc.lang.loader import find, shipped
-
-UNIT = r"[munpk]?(?:V|A|S|F|s|Hz|Ohm)(?:/\w+)?"
 
 
 @dataclass(frozen=True)
-class Facts:
+class CatalogueEntry:
     """A cell in brief.
 
     Attributes:
@@ -70,31 +68,31 @@ class Facts:
         }
 
 
-def facts() -> tuple[Facts, ...]:
-    """Those of every cell that ships, by name.
+def catalogue() -> tuple[CatalogueEntry, ...]:
+    """Every cell that ships, by name.
 
     A cell is traced once: what came of it lies in the cache until its file or rnncc changes.
     """
     kept = _read()
     rnncc = _digest_of_rnncc()
-    found: dict[str, Facts] = {}
+    found: dict[str, CatalogueEntry] = {}
     for file in shipped():
         key = hashlib.sha256(rnncc + file.read_bytes()).hexdigest()
-        found[key] = _restored(kept.get(key), file) or _facts_of(file)
+        found[key] = _restored(kept.get(key), file) or _entry_of(file)
     if found.keys() != kept.keys():
         _write(found)
     return tuple(found.values())
 
 
 def select(
-    found: Sequence[Facts],
+    found: Sequence[CatalogueEntry],
     words: Sequence[str] = (),
     states: int | None = None,
     affine: bool | None = None,
     spiking: bool = False,
     smooth: bool = False,
     field: str | None = None,
-) -> list[Facts]:
+) -> list[CatalogueEntry]:
     """Those that fit all of it.
 
     Args:
@@ -104,7 +102,7 @@ def select(
         field: or a part of its name.
     """
 
-    def fits(cell: Facts) -> bool:
+    def fits(cell: CatalogueEntry) -> bool:
         text = f"{cell.name} {cell.doc}".lower()
         return (
             all(word.lower() in text for word in words)
@@ -118,10 +116,10 @@ def select(
     return [cell for cell in found if fits(cell)]
 
 
-def spread(found: Sequence[Facts], count: int) -> list[Facts]:
+def spread(found: Sequence[CatalogueEntry], count: int) -> list[CatalogueEntry]:
     """Cells that differ as much as cells do in what a step computes, reads and mixes.
 
-    The first is the one of the least work; each further one is the farthest from those before it,
+    The first is the one that costs least; each further one is the farthest from those before it,
     by its places in the orders of operations, functions, streams and channels of a group.
     """
     columns = (
@@ -146,66 +144,21 @@ def _places(values: Sequence[float]) -> list[float]:
     return [order.index(value) / max(1, len(order) - 1) for value in values]
 
 
-# --- a docstring -----------------------------------------------------------------------------
-
-
-def source_of(doc: str) -> str:
-    """What stands behind `Source:` in a cell's docstring, with the lines that go on with it."""
-    return _entry(doc, "Source:")
-
-
-def fields_of(doc: str) -> tuple[str, ...]:
-    """What stands behind `Field:`, one by one."""
-    names = _entry(doc, "Field:").removesuffix(".").split(",")
-    return tuple(name.strip() for name in names if name.strip())
-
-
-def prose_of(doc: str) -> str:
-    """The docstring without its entries."""
-    lines = doc.splitlines()
-    for name in ("Field:", "Source:"):
-        begin, end = _place(lines, name)
-        lines = lines[:begin] + lines[end:]
-    return "\n".join(lines).strip()
-
-
-def unit_of(doc: str, name: str) -> str:
-    """The unit of an argument where the docstring has it, as in "v is the potential (mV)"."""
-    text = " ".join(prose_of(doc).split())
-    found = re.search(rf"\b{name}\b (?:(?:is )?in |\(|is [^.;,()]*\()({UNIT})\b", text)
-    return found[1] if found else ""
-
-
-def _entry(doc: str, name: str) -> str:
-    lines = doc.splitlines()
-    begin, end = _place(lines, name)
-    return " ".join(line.strip() for line in lines[begin:end]).removeprefix(name).strip()
-
-
-def _place(lines: Sequence[str], name: str) -> tuple[int, int]:
-    """Where an entry begins and ends; it goes on until an empty line or the next entry."""
-    begin = next((i for i, line in enumerate(lines) if line.startswith(name)), len(lines))
-    for end in range(begin + 1, len(lines)):
-        if not lines[end].strip() or lines[end].startswith(("Field:", "Source:")):
-            return begin, end
-    return begin, len(lines)
-
-
 # --- the cache -------------------------------------------------------------------------------
 
 
-def _facts_of(file: Path) -> Facts:
+def _entry_of(file: Path) -> CatalogueEntry:
+    from rnncc.calculus.cost import count
     from rnncc.calculus.fission import expensive
     from rnncc.calculus.lower import lower
-    from rnncc.calculus.operations import work
     from rnncc.calculus.structure import classify
     from rnncc.lang.trace import trace
 
     cell = trace(find(str(file)))
     structure = classify(cell)
-    operations, calls = work(let.expr for let in lower(cell, structure.group).lets)
-    functions = sum(count for name, count in calls.items() if expensive(name))
-    return Facts(
+    operations, calls = count(let.expr for let in lower(cell, structure.group).lets)
+    functions = sum(times for name, times in calls.items() if expensive(name))
+    return CatalogueEntry(
         name=cell.name,
         file=str(file),
         doc=cell.doc,
@@ -218,7 +171,7 @@ def _facts_of(file: Path) -> Facts:
 
 
 def _digest_of_rnncc() -> bytes:
-    """Of what facts depend on beside the cell itself."""
+    """Of what an entry depends on beside the cell itself."""
     digest = hashlib.sha256(importlib.metadata.version("sympy").encode())
     for package in ("ir", "lang", "calculus"):
         for file in sorted((paths.HERE / package).glob("*.py")):
@@ -238,18 +191,18 @@ def _read() -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _restored(kept: Any, file: Path) -> Facts | None:
-    """Facts from the cache; None where they aren't there or aren't whole."""
+def _restored(kept: Any, file: Path) -> CatalogueEntry | None:
+    """From the cache; None where it isn't there or isn't whole."""
     try:
         summary = {**kept["structure"], "proof": ""}
         summary |= {name: tuple(summary[name]) for name in ("pattern", "readouts")}
         again = {"file": str(file), "states": tuple(kept["states"])}
-        return Facts(**{**kept, **again, "structure": Structure(**summary)})
+        return CatalogueEntry(**{**kept, **again, "structure": Structure(**summary)})
     except (KeyError, TypeError):
         return None
 
 
-def _write(found: dict[str, Facts]) -> None:
+def _write(found: dict[str, CatalogueEntry]) -> None:
     """Keep them; a cache that can't be written is no reason to fail."""
     text = json.dumps({key: asdict(cell) for key, cell in found.items()})
     path = _cache_file()

@@ -40,8 +40,9 @@ class Argument:
         kind: state, input, param or matrix.
         shared: one value for all channels.
         block: for a matrix, how many channels it mixes; None for all.
-        start: for a state, its value before the first step.
-        init: for a param or matrix, how it starts; for an input, the bias of its projection.
+        init: for a state, its value before the first step, a number; for a param, how it is drawn;
+            for a matrix too, None for uniform within 1/sqrt(block).
+        bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, what its values are like.
         projected: for an input, a layer computes it from x.
     """
@@ -50,8 +51,8 @@ class Argument:
     kind: str
     shared: bool = False
     block: int | None = None
-    start: float = 0.0
-    init: Init | None = None
+    init: float | Init | None = None
+    bias: Init | None = None
     typical: Init | None = None
     projected: bool = False
 
@@ -83,6 +84,11 @@ class CellIR:
     @property
     def states(self) -> tuple[Argument, ...]:
         return self.of_kind("state")
+
+    @property
+    def initial(self) -> tuple[float, ...]:
+        """The states' values before the first step."""
+        return tuple(a.init for a in self.states if isinstance(a.init, float))
 
     @property
     def inputs(self) -> tuple[Argument, ...]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
 
-# Raised whenever the struct Args of include/common/args.h, or what call.py puts there, changes.
-ABI: Literal[3] = 3
-
-
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
+CELL = "cell.h"
+SOURCES = (CELL, *FILES.values())
 
 # The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
 # block; tiles take as many warps as the cell's spec says.
@@ -34,7 +33,7 @@ class StateSpec(_Frozen):
     """A state and its value before the first step."""
 
     name: str
-    start: float = 0.0
+    init: float = 0.0
 
 
 class InputSpec(_Frozen):
@@ -102,17 +101,18 @@ class KernelSpec(_Frozen):
     """Everything that the run time needs to know of a cell.
 
     Attributes:
-        abi: of the kernel's struct Args; another one's folder is refused, not run.
+        abi: the version of what crosses between Python and the kernels, see ir/abi.py; a folder of
+            another one is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
-        tile: lanes of the largest tile; kept: values per lane and step that the backward keeps.
+        tile: lanes of the largest tile.
         effort: how much a lane computes.
         ahead: steps that a thread of a CUDA kernel has in registers at once.
         warps: segments of so many steps that a block takes at once.
         fast_math: sigmoid and tanh from the GPU's own, less exact tanh.
     """
 
-    abi: Literal[3] = ABI
+    abi: str = ABI
     name: str
     states: tuple[StateSpec, ...]
     inputs: tuple[InputSpec, ...]
@@ -124,11 +124,17 @@ class KernelSpec(_Frozen):
     param_slots: int
     shared_inputs: int
     tile: int
-    kept: int
     effort: EffortSpec
     ahead: int
     warps: int
     fast_math: bool = False
+
+    @field_validator("abi", mode="before")
+    @classmethod
+    def _known_abi(cls, abi: object) -> object:
+        if abi != ABI:
+            raise ValueError(f"got {abi!r}, expected {ABI!r}: another version of rnncc wrote it")
+        return abi
 
     @property
     def group(self) -> int:

@@ -237,12 +237,12 @@ def _is_given(role: Role | None) -> bool:
 def _argument(name: str, role: Role, block: int | None) -> Argument:
     kind = KINDS[type(role)]
     if isinstance(role, State):
-        return Argument(name, kind, start=float(role.init))
+        return Argument(name, kind, init=float(role.init))
     if isinstance(role, Input):
         given = _is_given(role)
         typical = role.typical or (uniform(0, 1) if given else normal(0, 1))
         return Argument(
-            name, kind, role.shared, init=role.bias, typical=typical, projected=not given
+            name, kind, role.shared, bias=role.bias, typical=typical, projected=not given
         )
     assert isinstance(role, (Param, Matrix))
     return Argument(name, kind, getattr(role, "shared", False), block, init=role.init)

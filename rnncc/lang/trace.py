@@ -55,7 +55,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         outputs=outputs,
         constants=values,
     )
-    _check(cell, cell_ir, recorder)
+    _check(cell, cell_ir)
     return cell_ir
 
 
@@ -83,7 +83,6 @@ class _Recorder:
         self._before = cell.line
 
     def run(self, arguments: dict[str, Any]) -> Any:
-        self._known = {name: id(value) for name, value in arguments.items()}
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
@@ -280,7 +279,7 @@ def _prune(lets: list[Let], results: list[Expr]) -> tuple[Let, ...]:
     return tuple(reversed(kept))
 
 
-def _check(cell: Cell, cell_ir: CellIR, recorder: _Recorder) -> None:
+def _check(cell: Cell, cell_ir: CellIR) -> None:
     problems = Problems(cell)
     used = {s.name for let in cell_ir.lets for s in let.expr.free_symbols}
     used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}

@@ -13,12 +13,13 @@ from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.ops import Solution
 from rnncc.nn.sequences import read_sequences
+from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
 
 
-class Call(NamedTuple):
-    """A checked call: tensors as the operators want them.
+class Prepared(NamedTuple):
+    """Checked arguments: tensors as the operators want them.
 
     Attributes:
         lead: the leading dimensions of the inputs.
@@ -42,7 +43,7 @@ def prepare(
     lengths: Any = None,
     cu_seqlens: Any = None,
     reset: Any = None,
-) -> Call:
+) -> Prepared:
     """Check a call and bring its tensors into the form that the operators want."""
     bound = _bind(spec, args, kwargs)
     device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
@@ -62,7 +63,7 @@ def prepare(
     sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, inputs[0].device)
     state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
     start = stack_states(spec, h0, state_lead, channels, dtype, device)
-    return Call(inputs, params, start, lead, sequences, state_lead)
+    return Prepared(inputs, params, start, lead, sequences, state_lead)
 
 
 def _fit(x: Tensor, lead: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
@@ -83,17 +84,17 @@ def check_groups(spec: KernelSpec, channels: int) -> None:
 
 def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
     """Params in the dtype that the recurrence is computed in."""
-    params = []
+    params, compute = [], COMPUTE[dtype]
     for param in spec.params:
         value = bound[param.name]
-        if COMPUTE[value.dtype] != COMPUTE[dtype]:
+        if COMPUTE[value.dtype] != compute:
             raise refuse(
                 param.name,
                 show(value),
-                f"{str(COMPUTE[dtype]).removeprefix('torch.')}, to go with {dtype} inputs",
-                f"{param.name}.to({COMPUTE[dtype]})",
+                f"{str(compute).removeprefix('torch.')}, to go with {dtype} inputs",
+                f"{param.name}.to({compute})",
             )
-        value = cast(value, COMPUTE[dtype])
+        value = value if value.dtype == compute else value.to(compute)
         params.append(value.reshape(-1) if param.shared else value)
     return params
 
@@ -119,11 +120,10 @@ def unpack(
     if solution.z:
         results.append(_rows(solution.z, lead))
     if return_state:
-        h = solution.h
+        h, count = solution.h, len(spec.states)
         if len(state_lead) != 1:
-            h = h.reshape(h.shape[0], *state_lead, h.shape[-1])
-        states = tuple(h[i] for i in range(len(spec.states)))
-        results.append(states[0] if len(states) == 1 else states)
+            h = h.reshape(count, *state_lead, h.shape[-1])
+        results.append(h[0] if count == 1 else tuple([h[i] for i in range(count)]))
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -159,7 +159,7 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
             "float32, bfloat16, float16 or float64",
             f"{name}.float()",
         )
-    if value.device.type not in ("cpu", "cuda"):
+    if value.device.type not in DEFAULTS:
         raise refuse(name, show(value), "a tensor on the CPU or a CUDA GPU", f"{name}.cpu()")
     if device is not None and value.device != device:
         here = f"a tensor on {device}, as the others are"

@@ -1,136 +1,39 @@
-"""Layer: the functional form of a compiled cell and its nn.Module."""
+"""Layer: a compiled cell with its input projection as an nn.Module."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.spec import KernelSpec
 from rnncc.nn import ops, projection
 from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
-    prepare,
     refuse,
     show,
     stack_states,
     unpack,
 )
+from rnncc.nn.direction import Direction, check_directions, directions, side_by_side
+from rnncc.nn.functional import run as run  # generated modules import it from here
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices
-from rnncc.runtime.call import Call
+from rnncc.planner.choices import Choices, takes_choices
+from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.sequences import Sequences
 
 States = Tensor | tuple[Tensor, ...]
-
-
-def run(
-    kernel: Kernel,
-    args: Sequence[Any],
-    kwargs: dict[str, Any] | None = None,
-    *,
-    h0: Any = None,
-    return_state: bool = False,
-    return_states: bool = False,
-    lengths: Any = None,
-    cu_seqlens: Any = None,
-    reset: Tensor | None = None,
-    observe: Callable[[Solve], None] | None = None,
-    **choices: Any,
-) -> Any:
-    """Solve the recurrence of a compiled cell.
-
-    Args:
-        args, kwargs: inputs [..., T, N] (shared ones [..., T]; 1 broadcasts; any strides) of one
-            dtype, and params [N] ([1] if shared, matrices [N / k, k, k]), in the cell's order or by
-            name.
-        h0: the states before the first step, [..., N] each; a tuple for several. Differentiable.
-        return_state: also return the states after the last step, in float32 for half inputs.
-        return_states: also return the states after each step, [..., T, N] in the inputs' dtype.
-        lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end are
-            0, and the last state is the one there.
-        cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in inputs
-            [total, N] or [1, total, N]; the states are [S, N].
-        reset: [..., T] bool: before these steps the state starts anew, from h0.
-        observe: is handed how the call was solved.
-        choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse, see
-            `choices.Choices`.
-    Returns:
-        the output [..., T, N] in the inputs' dtype (a tuple for several); with `return_states` and
-        `return_state` a tuple of it, the states along the way, and the last states.
-    Raises:
-        ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
-        ConvergenceError: the solver was "newton" and did not converge.
-    """
-    chosen = Choices(**choices)
-    call = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
-    solution = ops.solve(
-        kernel.key,
-        call.inputs,
-        False,
-        call.params,
-        call.h0,
-        chosen,
-        call.sequences,
-        return_states,
-    )
-    if observe is not None:
-        observe(Solve(solution.status))
-    return unpack(kernel.spec, solution, call.lead, call.state_lead, return_state)
-
-
-def jacobians(
-    kernel: Kernel, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, h0: Any = None
-) -> Tensor:
-    """The step Jacobians d h_t / d h_(t-1) along the sequence, from the emitted code.
-
-    Args:
-        args, kwargs, h0: as in `run`.
-    Returns:
-        [..., T, N / group, D, D] with D = group * states, not differentiable.
-    """
-    call = prepare(kernel.spec, args, kwargs or {}, h0)
-    tensors = [t.detach() for t in (*call.inputs, *call.params)]
-    n = len(call.inputs)
-    start = None if call.h0 is None else call.h0.detach().contiguous()
-    params = [p.contiguous() for p in tensors[n:]]
-    result = ops.jacobian(Call(kernel, ONE_PASS, tensors[:n], False, params, start))
-    return result.reshape(*call.lead, *result.shape[1:])
-
-
-ONE_PASS = Choices(solver="sequential")
-
-# --- the module ------------------------------------------------------------------------------
-
-OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
-TAKEN = {*OWN, "warmup", "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
-
-
-class Direction(NamedTuple):
-    """One way through time.
-
-    Attributes:
-        projection: the attribute that holds its projection.
-        params: for each param of the cell the attribute that holds it.
-        back: it is the second of two, from the end.
-    """
-
-    projection: str
-    params: dict[str, str]
-    back: bool
 
 
 class CellLayer(nn.Module):
@@ -143,9 +46,9 @@ class CellLayer(nn.Module):
             bias of its own has none either.
         bidirectional: run forward and, with weights of its own, from the end; outputs are then
             [..., T, 2 * N], and each state is [2, ..., N], the forward one first.
-        reverse: run from the end of each sequence to its beginning.
-        solver, segment, iterations, tol, on_failure, checkpoint: see `choices.Choices`.
         kernel: the compiled cell; a generated class brings its own.
+        choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse (from the end
+            of each sequence to its beginning), see `choices.Choices`.
 
     Attributes:
         projection: the Linear that computes all inputs of the cell but the given ones at once, N
@@ -161,6 +64,7 @@ class CellLayer(nn.Module):
     projection: nn.Linear
     last_solve: Solve | tuple[Solve, ...] | None
 
+    @takes_choices
     def __init__(
         self,
         input_size: int,
@@ -168,16 +72,10 @@ class CellLayer(nn.Module):
         *,
         bias: bool = True,
         bidirectional: bool = False,
-        reverse: bool = False,
-        solver: str = "auto",
-        segment: int | None = None,
-        iterations: int | None = None,
-        tol: float | None = None,
-        on_failure: str | None = None,
-        checkpoint: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         kernel: Kernel | None = None,
+        **choices: Any,
     ) -> None:
         super().__init__()
         if kernel is not None:
@@ -187,25 +85,30 @@ class CellLayer(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
         check_groups(spec, hidden_size)
-        self.choices = Choices(solver, segment, iterations, tol, on_failure, checkpoint, reverse)
-        _check_directions(bidirectional, reverse)
+        self.choices = Choices(**choices)
+        check_directions(bidirectional, self.choices.reverse)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.last_solve = None
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self._directions = _directions(spec, ("", "_reverse") if bidirectional else ("",))
+        endings = ("", "_reverse") if bidirectional else ("",)
+        self._directions = directions(spec, CellLayer, endings)
         for direction in self._directions:
-            width = projection.width(spec, hidden_size)
-            linear = nn.Linear(input_size, width, bias=bias, **factory)
-            self.add_module(direction.projection, linear)
-            for param in spec.params:
-                shape: tuple[int, ...] = (1,) if param.shared else (hidden_size,)
-                if param.block is not None:
-                    shape = (hidden_size // param.block, param.block, param.block)
-                empty = nn.Parameter(torch.empty(shape, **factory))
-                self.register_parameter(direction.params[param.name], empty)
+            self._add_parameters(direction, bias, factory)
         self.reset_parameters()
+
+    def _add_parameters(self, direction: Direction, bias: bool, factory: dict[str, Any]) -> None:
+        spec, size = self.kernel.spec, self.hidden_size
+        width = projection.width(spec, size)
+        linear = nn.Linear(self.input_size, width, bias=bias, **factory)
+        self.add_module(direction.projection, linear)
+        for param in spec.params:
+            shape: tuple[int, ...] = (1,) if param.shared else (size,)
+            if param.block is not None:
+                shape = (size // param.block, param.block, param.block)
+            empty = nn.Parameter(torch.empty(shape, **factory))
+            self.register_parameter(direction.params[param.name], empty)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: as the cell says, and the rest as nn.Linear does."""
@@ -230,8 +133,8 @@ class CellLayer(nn.Module):
 
         Args:
             x: [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence.
-            state: the states to go on from, [..., N] each, as returned; None starts anew. Those of
-                a PackedSequence are in the batch's own order, not sorted.
+            state: the states to continue from, [..., N] each, as returned; None starts anew. Those
+                of a PackedSequence are in the batch's own order, not sorted.
             lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end
                 are 0, and the last state is the one there.
             cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in x
@@ -282,7 +185,7 @@ class CellLayer(nn.Module):
             BuildError: no compiler was found, or it refused the kernel.
         """
         weight = self.projection.weight
-        ops.warmup(self.kernel, dtype or weight.dtype, weight.device)
+        backend_of(weight.device).warmup(self.kernel, dtype or weight.dtype, weight.device)
 
     def _run_packed(
         self, x: PackedSequence, state: States | None, return_states: bool, shared: dict[str, Any]
@@ -305,19 +208,20 @@ class CellLayer(nn.Module):
         shared: dict[str, Tensor],
     ) -> tuple[Any, ...]:
         """All directions, on x [..., T, input_size]."""
-        spec, lead = self.kernel.spec, tuple(x.shape[:-2])
+        lead = tuple(x.shape[:-2])
         state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
         if self.bidirectional:
             state_lead = (2, *state_lead)
-        solutions = [
-            self._solve(direction, x, state, state_lead, sequences, return_states, shared)
-            for direction in self._directions
-        ]
+        given = (x, state, state_lead, sequences, return_states, shared)
+        solutions = []
+        for direction in self._directions:
+            solutions.append(self._solve(direction, *given))
+        first = solutions[0]
         if not torch.compiler.is_compiling():
-            solves = tuple(Solve(solution.status) for solution in solutions)
-            self.last_solve = solves if self.bidirectional else solves[0]
-        whole = _side_by_side(*solutions) if self.bidirectional else solutions[0]
-        return unpack(spec, whole, lead, state_lead, True)  # type: ignore[no-any-return]
+            last = Solve(first.status)
+            self.last_solve = (last, Solve(solutions[1].status)) if self.bidirectional else last
+        whole = side_by_side(*solutions) if self.bidirectional else first
+        return unpack(self.kernel.spec, whole, lead, state_lead, True)  # type: ignore[no-any-return]
 
     def _solve(
         self,
@@ -329,33 +233,22 @@ class CellLayer(nn.Module):
         return_states: bool,
         shared: dict[str, Tensor],
     ) -> Solution:
-        """One direction."""
-        inputs, params = self._arguments(direction, x, shared)
-        spec, like = self.kernel.spec, inputs[0]
-        start = stack_states(spec, state, state_lead, self.hidden_size, like.dtype, like.device)
-        choices = self.choices
+        """One direction: x projected, its inputs that aren't shared as one."""
+        kernel, size, choices = self.kernel, self.hidden_size, self.choices
+        linear = getattr(self, direction.projection)
+        inputs = projection.inputs(linear, kernel.spec, size, x, shared)
+        like, bound = inputs[0], {}
+        for name, attribute in direction.params.items():
+            bound[name] = getattr(self, attribute)
+        params = compute_params(kernel.spec, bound, like.dtype)
+        start = None
+        if state is not None:
+            start = stack_states(kernel.spec, state, state_lead, size, like.dtype, like.device)
         if self.bidirectional:
             start = None if start is None else start.tensor_split(2, 1)[direction.back]
             choices = replace(choices, reverse=direction.back)
-        return ops.solve(
-            self.kernel.key,
-            inputs,
-            bool(projection.unshared(spec)),
-            params,
-            start,
-            choices,
-            sequences,
-            return_states,
-        )
-
-    def _arguments(
-        self, direction: Direction, x: Tensor, shared: dict[str, Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Inputs and params of a direction: x projected, as one, and the shared inputs."""
-        spec, linear = self.kernel.spec, getattr(self, direction.projection)
-        inputs = projection.inputs(linear, spec, self.hidden_size, x, shared)
-        bound = {name: getattr(self, attribute) for name, attribute in direction.params.items()}
-        return inputs, compute_params(spec, bound, inputs[0].dtype)
+        packed = like.dim() == 4
+        return ops.solve(kernel, inputs, packed, params, start, choices, sequences, return_states)
 
     def _check_x(
         self,
@@ -382,14 +275,8 @@ class CellLayer(nn.Module):
                 f"{str(weight.dtype).removeprefix('torch.')}, as the layer's parameters",
                 f"x.to({weight.dtype}) or layer.to({x.dtype})",
             )
-        wanted_names = projection.given(self.kernel.spec)
-        if set(shared) != set(wanted_names):
-            odd = sorted(set(shared) ^ set(wanted_names))[0]
-            expected = ", ".join(wanted_names) or "none"
-            raise ArgumentError(
-                f"{odd}: {'missing' if odd in wanted_names else 'not a shared input'}.\n"
-                f"Fix: give the shared inputs of '{self.kernel.spec.name}' by name: {expected}"
-            )
+        if shared or self.kernel.spec.shared_inputs:
+            projection.check_given(self.kernel.spec, shared)
 
     def extra_repr(self) -> str:
         options = [f"{self.kernel.spec.name}, {self.input_size}, {self.hidden_size}"]
@@ -402,41 +289,3 @@ class CellLayer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a file takes along: not how the last call went."""
         return {**self.__dict__, "last_solve": None}
-
-
-def _check_directions(bidirectional: bool, reverse: bool) -> None:
-    if not isinstance(bidirectional, bool):
-        raise ArgumentError(
-            f"bidirectional: got {bidirectional!r}, expected True or False.\n"
-            "Fix: bidirectional=True"
-        )
-    if bidirectional and reverse:
-        raise ArgumentError(
-            "reverse: got True with bidirectional=True, which runs both ways already, expected one "
-            "of them.\nFix: leave reverse out"
-        )
-
-
-def _directions(spec: KernelSpec, endings: Sequence[str]) -> list[Direction]:
-    """The attributes of each direction: a param's own name and the ending.
-
-    Where a module, or another param, has that name already, an underscore follows.
-    """
-    taken, directions = set(TAKEN), []
-    for ending in endings:
-        params = {}
-        for param in spec.params:
-            attribute = f"{param.name}{ending}"
-            while attribute in taken or hasattr(CellLayer, attribute):
-                attribute += "_"
-            taken.add(attribute)
-            params[param.name] = attribute
-        directions.append(Direction(f"projection{ending}", params, ending != ""))
-    return directions
-
-
-def _side_by_side(ahead: Solution, back: Solution) -> Solution:
-    """Both directions in one: outputs and states along the way beside each other."""
-    y = [torch.cat(pair, -1) for pair in zip(ahead.y, back.y, strict=True)]
-    z = [torch.cat(pair, -1) for pair in zip(ahead.z, back.z, strict=True)]
-    return Solution(y, z, torch.cat([ahead.h, back.h], 1), ahead.status)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec
 from rnncc.nn.arguments import cast, check_tensor, refuse, show
 from rnncc.nn.initialize import fill
@@ -24,6 +25,22 @@ def unshared(spec: KernelSpec) -> list[InputSpec]:
 def given(spec: KernelSpec) -> list[str]:
     """Inputs that a layer is given by name."""
     return [i.name for i in spec.inputs if not i.projected]
+
+
+def check_given(spec: KernelSpec, shared: Mapping[str, object]) -> None:
+    """All of them are there, and no others.
+
+    Raises:
+        ArgumentError: one is missing, or there is no such input.
+    """
+    wanted = given(spec)
+    if set(shared) != set(wanted):
+        odd = sorted(set(shared) ^ set(wanted))[0]
+        expected = ", ".join(wanted) or "none"
+        raise ArgumentError(
+            f"{odd}: {'missing' if odd in wanted else 'not a shared input'}.\n"
+            f"Fix: give the shared inputs of '{spec.name}' by name: {expected}"
+        )
 
 
 def width(spec: KernelSpec, channels: int) -> int:
@@ -56,11 +73,13 @@ def inputs(
     """
     lead, steps = tuple(x.shape[:-2]), x.shape[-2]
     projected = linear(x)
+    own = len(spec.inputs) - spec.shared_inputs
+    if own == len(spec.inputs):
+        return [projected.reshape(math.prod(lead), steps, own, channels)]
     projected = projected.reshape(math.prod(lead), steps, projected.shape[-1])
-    own = unshared(spec)
-    sizes = [len(own) * channels] + [1 for i in spec.inputs if i.shared and i.projected]
+    sizes = [own * channels] + [1 for i in spec.inputs if i.shared and i.projected]
     first, *single = projected.split(sizes, -1) if len(sizes) > 1 else (projected,)
-    found = [first.unflatten(-1, (len(own), channels))] if own else []
+    found = [first.unflatten(-1, (own, channels))] if own else []
     rest: Iterator[Tensor] = iter(single)
     for i in spec.inputs:
         if i.shared and i.projected:

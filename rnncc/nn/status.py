@@ -6,6 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from rnncc.ir.abi import NO_STEP, STATUS
 from rnncc.planner.choices import SOLVERS
 
 
@@ -24,35 +25,36 @@ class Solve:
     """
 
     def __init__(self, status: Tensor) -> None:
-        self._status = status.detach()
+        self._status = status
 
     @cached_property
-    def _values(self) -> list[float]:
-        return self._status.tolist()
+    def _values(self) -> dict[str, float]:
+        return read_status(self._status.detach())
 
     @property
     def solver(self) -> str:
-        return SOLVERS[int(self._values[4])]
+        return SOLVERS[int(self._values["solver"])]
 
     @property
     def segment(self) -> int:
-        return int(self._values[5])
+        return int(self._values["segment"])
 
     @property
     def sweeps(self) -> int:
-        return int(self._values[0])
+        return int(self._values["sweeps"])
 
     @property
     def mismatch(self) -> float:
-        return self._values[1]
+        return self._values["mismatch"]
 
     @property
     def converged(self) -> bool:
-        return bool(self._values[2])
+        return bool(self._values["converged"])
 
     @property
     def sequential_from(self) -> int | None:
-        return None if self._values[3] < 0 else int(self._values[3])
+        step = int(self._values["sequential_from"])
+        return None if step == NO_STEP else step
 
     def __repr__(self) -> str:
         rest = self.sequential_from
@@ -62,3 +64,17 @@ class Solve:
             f"{'' if self.converged else ', not converged'}"
             f"{'' if rest is None else f', one pass from step {rest} on'}>"
         )
+
+
+_NAMES = [field.name for field in STATUS.fields]
+
+
+def read_status(status: Tensor) -> dict[str, float]:
+    """The numbers of the struct Status by name."""
+    return dict(zip(_NAMES, status.tolist(), strict=True))
+
+
+def write_status(status: Tensor, **values: float) -> None:
+    """Change some of them."""
+    for name, value in values.items():
+        status[_NAMES.index(name)].fill_(value)

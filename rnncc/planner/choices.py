@@ -1,25 +1,67 @@
-"""Choices: how a user wants a recurrence solved, checked and written as text for the operators."""
+"""Choices: how a user wants a recurrence solved, checked and written as text for the operators.
+
+A new option is one field of `Choices` and a line in its docstring; calls, layers and the text
+follow. What it does is one more edit: in `plan` or, for kernels to read, in ir/abi.py.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.abi import Solver
 
-SOLVERS = ("auto", "sequential", "segmented", "newton")
+SOLVERS = ("auto", *(solver.name.lower() for solver in Solver))
 MOST = 2**31  # of any number of steps or iterations
 ON_FAILURE = ("raise", "warn", "sequential")
 
-# The options that each solver honours; any other one given with it is an error.
-HONOURED = {
-    "auto": ("checkpoint",),
-    "sequential": ("checkpoint",),
-    "segmented": ("checkpoint", "segment", "iterations", "tol"),
-    "newton": ("checkpoint", "iterations", "tol", "on_failure"),
-}
+
+@dataclass(frozen=True)
+class _Rule:
+    """What an option may be.
+
+    Attributes:
+        kind: turns its text into its value.
+        fits: whether a value is one; `expected` and `fix` say so in words.
+        solvers: those that use it; given with another one it is an error.
+    """
+
+    kind: Callable[[str], Any]
+    fits: Callable[[Any], bool]
+    expected: str
+    fix: str
+    solvers: tuple[str, ...] = SOLVERS
+
+
+def _option(default: Any, rule: _Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
+
+
+def _one_of(values: tuple[str, ...], fix: str, solvers: tuple[str, ...] = SOLVERS) -> _Rule:
+    return _Rule(str, lambda value: value in values, f"one of {', '.join(values)}", fix, solvers)
+
+
+def _count(fix: str, *solvers: str) -> _Rule:
+    def fits(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= MOST
+
+    return _Rule(int, fits, f"an int from 1 to {MOST}", fix, solvers or SOLVERS)
+
+
+def _share(fix: str, *solvers: str) -> _Rule:
+    def fits(value: Any) -> bool:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and 0 <= value <= 1
+
+    return _Rule(float, fits, "a number from 0 to 1", fix, solvers)
+
+
+def _switch(fix: str) -> _Rule:
+    return _Rule(bool, lambda value: isinstance(value, bool), "True or False", fix)
 
 
 @dataclass(frozen=True)
@@ -36,79 +78,80 @@ class Choices:
         tol: how well neighbours must agree, relative to max(1, |state|).
         on_failure: what "newton" does when it has not converged: "raise" a ConvergenceError,
             "warn", or solve the call again by "sequential".
-        checkpoint: steps between the states that are kept for the backward, which computes the
-            others again.
+        checkpoint: steps between the states that are kept for the backward, which recomputes the
+            others.
         reverse: from the last step to the first.
     """
 
-    solver: str = "auto"
-    segment: int | None = None
-    iterations: int | None = None
-    tol: float | None = None
-    on_failure: str | None = None
-    checkpoint: int | None = None
-    reverse: bool = False
+    solver: str = _option("auto", _one_of(SOLVERS, "solver='auto'"))
+    segment: int | None = _option(None, _count("segment=16", "segmented"))
+    iterations: int | None = _option(None, _count("iterations=16", "segmented", "newton"))
+    tol: float | None = _option(None, _share("tol=1e-6", "segmented", "newton"))
+    on_failure: str | None = _option(
+        None, _one_of(ON_FAILURE, "on_failure='raise'", solvers=("newton",))
+    )
+    checkpoint: int | None = _option(None, _count("checkpoint=16"))
+    reverse: bool = _option(False, _switch("reverse=True"))
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ArgumentError(
-                f"solver: got {self.solver!r}, expected one of {', '.join(SOLVERS)}.\n"
-                "Fix: solver='auto'"
-            )
-        for name in ("segment", "iterations", "tol", "on_failure", "checkpoint"):
-            if getattr(self, name) is not None and name not in HONOURED[self.solver]:
-                able = [solver for solver in SOLVERS if name in HONOURED[solver]]
+        given = [(name, rule, getattr(self, name)) for name, rule in RULES.items()]
+        for name, rule, value in given:
+            unset = value is None and name not in ALWAYS_SET
+            if not unset and self.solver in SOLVERS and self.solver not in rule.solvers:
                 raise ArgumentError(
-                    f"{name}: got {getattr(self, name)!r}, but the solver '{self.solver}' does not "
-                    f"use it.\nFix: leave it out, or solver='{able[0]}'"
+                    f"{name}: got {value!r}, but the solver '{self.solver}' does not "
+                    f"use it.\nFix: leave it out, or solver='{rule.solvers[0]}'"
                 )
-        for name in ("segment", "iterations", "checkpoint"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or not 1 <= value <= MOST):
+            if not unset and not rule.fits(value):
                 raise ArgumentError(
-                    f"{name}: got {value!r}, expected an int from 1 to {MOST}.\nFix: {name}=16"
+                    f"{name}: got {value!r}, expected {rule.expected}.\nFix: {rule.fix}"
                 )
-        tol = self.tol
-        is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
-        if tol is not None and not (is_number and 0 <= tol <= 1):
-            raise ArgumentError(f"tol: got {tol!r}, expected a number from 0 to 1.\nFix: tol=1e-6")
-        if self.on_failure not in (None, *ON_FAILURE):
-            raise ArgumentError(
-                f"on_failure: got {self.on_failure!r}, expected one of {', '.join(ON_FAILURE)}.\n"
-                "Fix: on_failure='raise'"
-            )
-        if not isinstance(self.reverse, bool):
-            raise ArgumentError(
-                f"reverse: got {self.reverse!r}, expected True or False.\nFix: reverse=True"
-            )
-
-    def text(self) -> str:
-        """For an operator's argument; `read` takes it back."""
-        return _text(self)
 
     @staticmethod
     def read(text: str) -> Choices:
-        return _read(text)
+        """From what `text_of` wrote."""
+        return read_choices(text)
 
 
+RULES: dict[str, _Rule] = {f.name: f.metadata["rule"] for f in fields(Choices)}
+ALWAYS_SET = {f.name for f in fields(Choices) if f.default is not None}
+# The kind of each option. torch.compile traces the writing, so it is plain.
+KINDS = {name: rule.kind for name, rule in RULES.items()}
 AUTO = Choices()
 
 
-# What each option is. torch.compile traces the writing, so it is plain.
-KINDS: dict[str, Callable[[str], Any]] = {
-    **{"solver": str, "segment": int, "iterations": int, "tol": float, "on_failure": str},
-    **{"checkpoint": int, "reverse": bool},
-}
-
-
-def _text(choices: Choices) -> str:
+def write_choices(choices: Choices) -> str:
+    """For an operator's argument."""
     given = [(name, getattr(choices, name)) for name in KINDS]
     chosen = [(name, value) for name, value in given if value is not None and value is not False]
     # `kind(value)`: under torch.compile a number may be symbolic, and this asks for its value
     return " ".join([f"{name}={KINDS[name](value)}" for name, value in chosen])
 
 
+text_of = cache(write_choices)  # in eager mode
+
+
 @cache
-def _read(text: str) -> Choices:
+def read_choices(text: str) -> Choices:
+    """From what `write_choices` wrote."""
     parts = [part.split("=") for part in text.split()]
     return Choices(**{name: KINDS[name](value) for name, value in parts})
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_choices(function: F) -> F:
+    """Shows the options in the signature of a function that takes them as `**choices`."""
+    signature = inspect.signature(function, eval_str=False)
+    *others, rest = signature.parameters.values()
+    assert rest.kind is rest.VAR_KEYWORD
+    known = {parameter.name for parameter in others}
+    options = [
+        inspect.Parameter(f.name, rest.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(Choices)
+        if f.name not in known
+    ]
+    changed = signature.replace(parameters=[*others, *options])
+    function.__signature__ = changed  # type: ignore[attr-defined]
+    return function

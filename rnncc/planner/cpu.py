@@ -1,84 +1,30 @@
-"""Plan: structure, shape and machine -> which solver runs a call, and how it cuts its work."""
+"""Plan for the CPU: structure, shape and machine -> the solver of a call, and its tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner import cpu_model as predict
+from rnncc.planner import cpu_model
 from rnncc.planner.choices import AUTO, Choices
-from rnncc.planner.cpu_model import LANE_BYTES, Tiling, Work
+from rnncc.planner.cpu_model import LANE_BYTES, Load
 from rnncc.planner.machine import Machine, this_machine
+from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
 
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
-# Steps that lead up to a segment: most cells have forgotten by then where they began.
-LEAD = 64
-SHORTEST = 4 * LEAD  # of the segments that `auto` takes
+SHORTEST = 4 * WARM_UP  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
+AFFINE_SWEEPS = 4
 
-SLOWEST = 0.046  # of one pass over time, what a lead in vain may cost
+SLOWEST = 0.046  # of one pass over time, what a warm-up in vain may cost
 AT_MOST = 0.9  # of one pass over time, what an iteration that ends well may cost
-
-# How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
-# state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
-# units. One scan of an affine cell is exact, so there only what overflows is looked for.
-EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-TOLERANCE = {4: 5e-7, 8: 1e-12}
-AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How one direction is cut.
-
-    Attributes:
-        tiling: segments and tiles; `whole`: those of one pass over time.
-        lead: steps that lead up to a segment.
-        sweeps: forward, the most sweeps before one pass does the rest; backward, 2 if all segments
-            may be walked twice, else 1.
-        predicted: nanoseconds, if what leads up to the segments tells how they start.
-        one_pass: nanoseconds of one pass over time instead.
-        in_block: CUDA: segments are the warps of a block, which walks over time.
-    """
-
-    tiling: Tiling
-    whole: Tiling
-    lead: int
-    sweeps: int
-    predicted: float
-    one_pass: float
-    in_block: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one call runs.
-
-    Attributes:
-        solver: "sequential", "segmented" or "newton", and `reason` why.
-        forward, backward: their cuts.
-        patient: not to give up segments before all sweeps are done.
-        tolerance: of neighbouring segments.
-        every: steps between the states that the backward starts from.
-        threads: how many work; 0 on a GPU.
-    """
-
-    solver: str
-    reason: str
-    forward: Cut
-    backward: Cut
-    patient: bool
-    tolerance: float
-    every: int
-    threads: int
 
 
 def plan(
     spec: KernelSpec,
-    shape: tuple[int, int, int],
+    shape: Shape,
     itemsize: int,
     threads: int,
     choices: Choices = AUTO,
@@ -95,185 +41,160 @@ def plan(
             `threads`, so that their number never changes a bit.
         total: steps of all sequences, if they aren't all as long as the longest.
     """
-    batch, steps, _ = shape
-    total = batch * steps if total is None else min(total, batch * steps)
-    return _Planner(
-        spec, shape, total, itemsize, threads, choices, cores or threads, machine
-    ).plan()
+    problem = Problem.of(spec, shape, total)
+    if problem.total * max(1, shape[2]) < WORTH_A_THREAD:
+        threads = cores = 1
+    machine = machine or this_machine()
+    return _Planner(spec, problem, itemsize, choices, threads, cores or threads, machine).plan()
 
 
-class _Planner:
+def steps_saved(spec: KernelSpec, choices: Choices) -> int:
+    """Steps between saved states."""
+    return choices.checkpoint or STEPS_SAVED
+
+
+class _Planner(Planner):
+    idle = "the machine"
+
     def __init__(
         self,
         spec: KernelSpec,
-        shape: tuple[int, int, int],
-        total: int,
+        problem: Problem,
         itemsize: int,
-        threads: int,
         choices: Choices,
+        threads: int,
         cores: int,
-        machine: Machine | None,
+        machine: Machine,
     ) -> None:
-        batch, steps, channels = (max(1, size) for size in shape)
-        total = max(1, total)
-        small = total * channels < WORTH_A_THREAD
-        self.spec = spec
-        self.choices = choices
-        self.machine = machine or this_machine()
-        self.itemsize = itemsize
-        self.threads = 1 if small else threads
+        super().__init__(spec, problem, itemsize, choices, steps_saved(spec, choices))
+        self.threads = threads
         self.lanes = LANE_BYTES // itemsize
         self.largest = spec.tile * 4 // max(4, itemsize)
-        self.steps = steps
-        self.every = choices.checkpoint or STEPS_SAVED
-        groups = max(1, channels // spec.group)
-        self.work = Work(batch, steps, total, groups, self.lanes, 1 if small else cores)
-
-    def plan(self) -> Plan:
-        solver, reason, forward = self.forward()
-        affine = self.spec.structure.affine and solver != "newton"
-        table = AFFINE_TOLERANCE if affine else TOLERANCE
-        rounding = EPSILON[self.itemsize] * forward.tiling.segment**0.5 / 2
-        tol = self.choices.tol
-        return Plan(
-            solver=solver,
-            reason=reason,
-            forward=forward,
-            backward=self.backward(),
-            patient=self.choices.solver != "auto",
-            tolerance=max(table[self.itemsize], rounding) if tol is None else tol,
-            every=self.every,
-            threads=self.threads,
-        )
+        self.model = cpu_model.Model(machine, spec, Load(problem, self.lanes, cores))
 
     # --- forward ---------------------------------------------------------------------------------
 
-    def forward(self) -> tuple[str, str, Cut]:
-        """Solver, reason, cut."""
-        choices, one_pass = self.choices, self.one_pass(self.steps)
-        if choices.solver == "newton":
-            iterations = min(choices.iterations or 3, self.steps)
-            cost = (iterations + 1) * self.sweep(1)
-            cut = self.cut(1, 1, iterations + 1, cost, one_pass)
-            return "newton", "every step at once, as asked", cut
-        if choices.solver == "segmented":
-            segment = min(choices.segment or self.best(self.segmented), self.steps)
-            most = -(-self.steps // segment) + 1  # the first may be one in vain
-            sweeps = min(choices.iterations or most, most)
-            cut = self.cut(segment, LEAD, sweeps, self.segmented(segment), one_pass)
-            return "segmented", "as asked", cut
-        whole = self.cut(self.steps, LEAD, 1, one_pass, one_pass)
-        if choices.solver == "sequential":
-            return "sequential", "one pass over time, as asked", whole
-        return self.auto(whole)
+    def one_pass_cut(self) -> Cut:
+        one_pass = self.one_pass(self.steps)
+        return self.cut(self.steps, WARM_UP, 1, one_pass, one_pass)
 
-    def auto(self, whole: Cut) -> tuple[str, str, Cut]:
-        structure, one_pass = self.spec.structure, whole.one_pass
-        if structure.spiking:
-            return "sequential", "one pass over time: a spike has no slope to iterate by", whole
-        segment = self.best(self.segmented, None if structure.affine else self.lead)
+    def newton_cut(self, sweeps: int) -> Cut:
+        cost = sweeps * self.sweep(1)
+        return self.cut(1, 1, sweeps, cost, self.one_pass(self.steps))
+
+    def segmented_cut(self) -> Cut:
+        segment = min(self.choices.segment or self.best(self.segmented), self.steps)
+        most = -(-self.steps // segment) + 1  # the first may be one in vain
+        sweeps = min(self.choices.iterations or most, most)
+        one_pass = self.one_pass(self.steps)
+        return self.cut(segment, WARM_UP, sweeps, self.segmented(segment), one_pass)
+
+    def faster_cut(self, one_pass: float) -> Cut | None:
+        affine = self.spec.structure.affine
+        segment = self.best(self.segmented, None if affine else self.warm_up)
         predicted = self.segmented(segment)
         if segment == self.steps or WORTH_SEGMENTS * predicted > one_pass:
-            return "sequential", "one pass over time: batch x channels gives enough to do", whole
-        sweeps = int((AT_MOST * one_pass - self.lead(segment)) / self.sweep(segment))
-        if structure.affine:
-            sweeps = 4
+            return None
+        sweeps = int((AT_MOST * one_pass - self.warm_up(segment)) / self.sweep(segment))
+        if affine:
+            sweeps = AFFINE_SWEEPS
         elif sweeps < FEWEST_SWEEPS:
             sweeps = 1
-        reason = "batch x channels leaves the machine idle; segments of time fill it"
-        return "segmented", reason, self.cut(segment, LEAD, sweeps, predicted, one_pass)
+        return self.cut(segment, WARM_UP, sweeps, predicted, one_pass)
 
     def segmented(self, segment: int) -> float:
         last = self.one_pass(segment)
         if self.spec.structure.affine:
-            return self.lead(segment) + self.sweep(segment) + last
-        return self.lead(segment) + last
+            return self.warm_up(segment) + self.sweep(segment) + last
+        return self.warm_up(segment) + last
 
     def one_pass(self, segment: int) -> float:
-        return predict.one_pass(self.machine, self.spec, self.work, self.tiling(segment, True))
+        return self.model.one_pass(self.tiling_for_cores(segment))
 
     def sweep(self, segment: int) -> float:
-        return predict.sweep(self.machine, self.spec, self.work, self.tiling(segment, True))
+        return self.model.sweep(self.tiling_for_cores(segment))
 
-    def lead(self, segment: int) -> float:
-        return predict.lead(self.machine, self.spec, self.work, self.tiling(segment, True), LEAD)
+    def warm_up(self, segment: int) -> float:
+        return self.model.warm_up(self.tiling_for_cores(segment), WARM_UP)
 
     # --- backward --------------------------------------------------------------------------------
 
     def backward(self) -> Cut:
         one_pass = self.back_pass(self.steps)
-        whole = self.cut(self.steps, LEAD, 1, one_pass, one_pass)
+        whole = self.cut(self.steps, WARM_UP, 1, one_pass, one_pass)
         if self.choices.solver == "sequential":
             return whole
         asked = self.choices.segment
         if self.choices.solver == "segmented" and asked:
-            segment = min(self.steps, -(-asked // self.every) * self.every)
+            segment = min(self.steps, round_up(asked, self.checkpoint))
         else:
-            segment = self.best(self.back_segmented, lambda k: self.back_alone(k, LEAD))
+            segment = self.best(self.back_segmented, lambda k: self.back_alone(k, WARM_UP))
         predicted = self.back_segmented(segment)
         if self.choices.solver == "segmented":
-            return self.cut(segment, LEAD, 2, predicted, one_pass)
+            return self.cut(segment, WARM_UP, 2, predicted, one_pass)
         if WORTH_SEGMENTS * predicted > one_pass:
             return whole
         twice = predicted + self.back_alone(segment, segment)
         sweeps = 2 if twice < AT_MOST * one_pass else 1
-        return self.cut(segment, LEAD, sweeps, predicted, one_pass)
+        return self.cut(segment, WARM_UP, sweeps, predicted, one_pass)
 
     def back_segmented(self, segment: int) -> float:
-        return self.back_alone(segment, LEAD) + self.back_pass(segment)
+        return self.back_alone(segment, WARM_UP) + self.back_pass(segment)
 
     def back_pass(self, segment: int) -> float:
-        return predict.back_pass(self.machine, self.spec, self.work, self.tiling(segment, True))
+        return self.model.back_pass(self.tiling_for_cores(segment))
 
     def back_alone(self, segment: int, steps: int) -> float:
-        tiling = self.tiling(segment, True)
-        return predict.back_alone(self.machine, self.spec, self.work, tiling, steps)
+        return self.model.back_alone(self.tiling_for_cores(segment), steps)
 
     # --- both ------------------------------------------------------------------------------------
 
-    def best(self, cost: Callable[[int], float], lead: Callable[[int], float] | None = None) -> int:
+    def best(
+        self, cost: Callable[[int], float], in_vain: Callable[[int], float] | None = None
+    ) -> int:
         """The length of segments that costs least: all steps, or a multiple of those saved.
 
         Args:
-            lead: what may turn out to be in vain, so that only lengths count for which it is cheap.
+            in_vain: what may turn out to be so; only lengths count for which it is cheap.
         """
-        unit = -(-STEPS_SAVED // self.every) * self.every
+        unit = round_up(STEPS_SAVED, self.checkpoint)
         lengths, one_pass = [], cost(self.steps)
         for count in (2**n for n in range(1, 12)):
-            length = _round_up(-(-self.steps // count), unit)
+            length = round_up(-(-self.steps // count), unit)
             if length < SHORTEST or length >= self.steps:
                 continue
-            if lead is None or lead(length) <= SLOWEST * one_pass:
+            if in_vain is None or in_vain(length) <= SLOWEST * one_pass:
                 lengths.append(length)
         return min([self.steps, *lengths], key=cost)
 
-    def cut(self, segment: int, lead: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
-        tilings = self.tiling(segment), self.tiling(self.steps)
-        return Cut(*tilings, lead, sweeps, predicted, one_pass)
+    def cut(
+        self, segment: int, warm_up: int, sweeps: int, predicted: float, one_pass: float
+    ) -> Cut:
+        tiling, whole = (self.tiling(n, self.threads) for n in (segment, self.steps))
+        return Cut(tiling, whole, warm_up, sweeps, predicted, one_pass)
 
-    def tiling(self, segment: int, chosen_for_cores: bool = False) -> Tiling:
-        runs = self.work.runs(segment)
-        threads = self.work.threads if chosen_for_cores else self.threads
-        rows, columns = _tile(runs, self.work.groups, self.lanes, self.largest, threads)
+    def tiling_for_cores(self, segment: int) -> Tiling:
+        """By which the solver is chosen, however many threads work."""
+        return self.tiling(segment, self.model.load.threads)
+
+    def tiling(self, segment: int, threads: int) -> Tiling:
+        runs, groups = self.problem.runs(segment), self.problem.groups
+        rows, columns = _tile(runs, groups, self.lanes, self.largest, threads)
         return Tiling(segment, rows, columns)
 
 
 def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
     """Rows by columns: whole vectors, many of them in flight, and as much work for each thread."""
-    wanted = min(_round_up(-(-runs * groups // threads), lanes), largest)
+    wanted = min(round_up(-(-runs * groups // threads), lanes), largest)
     if groups < lanes or wanted >= 2 * groups:  # several runs side by side
         return max(1, min(runs, wanted // max(1, groups))), groups
     fewest = -(-groups // largest)
     most = max(fewest, groups // lanes)
     counts = range(fewest, min(most, fewest + 2 * threads) + 1)
     best = min(counts, key=lambda tiles: (round(_idle(runs * tiles, threads), 1), tiles))
-    return 1, min(_round_up(-(-groups // best), lanes), largest)
+    return 1, min(round_up(-(-groups // best), lanes), largest)
 
 
 def _idle(tiles: int, threads: int) -> float:
     """The share of the threads' time that is lost when tiles don't divide among them."""
     return -(-tiles // threads) * threads / max(1, tiles) - 1
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

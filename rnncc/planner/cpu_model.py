@@ -1,4 +1,4 @@
-"""Predict: a cut of a pass over time -> its time on this machine, by a model of a step's cost."""
+"""Model of a CPU: a cut of a pass over time -> its time on a machine, by what each step costs."""
 
 from __future__ import annotations
 
@@ -6,94 +6,80 @@ from dataclasses import dataclass
 
 from rnncc.ir.spec import Effort, KernelSpec
 from rnncc.planner.machine import Machine
+from rnncc.planner.plan import Problem, Tiling
 
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done: `batch` sequences by `groups` groups of channels.
+class Load:
+    """A problem and who computes it.
 
     Attributes:
-        steps, total: of the longest sequence, and of all.
         lanes: that fill LANE_BYTES.
         threads: that share it.
     """
 
-    batch: int
-    steps: int
-    total: int
-    groups: int
+    problem: Problem
     lanes: int
     threads: int
 
-    def runs(self, segment: int) -> int:
-        """How many segments all sequences have, about."""
-        return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
-
 
 @dataclass(frozen=True)
-class Tiling:
-    """Tiles of `rows` runs by `columns` groups of channels; a run is a segment of a sequence."""
+class Model:
+    """Nanoseconds of the parts of a call, cut into tiles."""
 
-    segment: int
-    rows: int
-    columns: int
+    machine: Machine
+    spec: KernelSpec
+    load: Load
 
+    def one_pass(self, tiling: Tiling) -> float:
+        """The forward in one piece, or one sweep of its segments."""
+        streams = len(self.spec.inputs) + len(self.spec.outputs)
+        return self._walk(tiling, tiling.segment, [self.spec.effort.step], streams)
 
-def one_pass(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling) -> float:
-    """Nanoseconds of the forward in one piece, or of one sweep of its segments."""
-    streams = len(spec.inputs) + len(spec.outputs)
-    return _walk(machine, work, tiling, tiling.segment, [spec.effort.step], streams)
+    def warm_up(self, tiling: Tiling, steps: int) -> float:
+        """The steps before each segment."""
+        efforts = [self.spec.effort.step, self.spec.effort.carry]
+        return self._walk(tiling, steps, efforts, len(self.spec.inputs))
 
+    def sweep(self, tiling: Tiling) -> float:
+        """A sweep that carries the product of the Jacobians, and the scan after it."""
+        efforts = [self.spec.effort.step, self.spec.effort.carry]
+        streams = len(self.spec.inputs) + len(self.spec.outputs)
+        problem = self.load.problem
+        runs = problem.runs(tiling.segment)
+        scan = runs * problem.groups * self.spec.size**2 * self.machine.operation
+        return self._walk(tiling, tiling.segment, efforts, streams) + scan
 
-def lead(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling, steps: int) -> float:
-    """The steps that lead up to each segment."""
-    efforts = [spec.effort.step, spec.effort.carry]
-    return _walk(machine, work, tiling, steps, efforts, len(spec.inputs))
+    def back_pass(self, tiling: Tiling) -> float:
+        """The backward in one piece, or the walk over all segments that writes the gradients."""
+        streams = 3 * len(self.spec.inputs) + len(self.spec.outputs)
+        efforts = [self.spec.effort.step, self.spec.effort.adjoint]
+        return self._walk(tiling, tiling.segment, efforts, streams)
 
+    def back_alone(self, tiling: Tiling, steps: int) -> float:
+        """The gradients through `steps` of each segment alone."""
+        streams = 2 * len(self.spec.inputs) + len(self.spec.outputs)
+        efforts = [self.spec.effort.step, self.spec.effort.through]
+        return self._walk(tiling, steps, efforts, streams)
 
-def sweep(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling) -> float:
-    """A sweep that carries the product of the Jacobians, and the scan after it."""
-    efforts = [spec.effort.step, spec.effort.carry]
-    streams = len(spec.inputs) + len(spec.outputs)
-    runs = work.runs(tiling.segment)
-    scan = runs * work.groups * spec.size**2 * machine.operation
-    return _walk(machine, work, tiling, tiling.segment, efforts, streams) + scan
-
-
-def back_pass(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling) -> float:
-    """The backward in one piece, or the walk over all segments that writes the gradients."""
-    streams = 3 * len(spec.inputs) + len(spec.outputs)
-    efforts = [spec.effort.step, spec.effort.adjoint]
-    return _walk(machine, work, tiling, tiling.segment, efforts, streams)
-
-
-def back_alone(machine: Machine, spec: KernelSpec, work: Work, tiling: Tiling, steps: int) -> float:
-    """The gradients through `steps` of each segment alone."""
-    streams = 2 * len(spec.inputs) + len(spec.outputs)
-    efforts = [spec.effort.step, spec.effort.through]
-    return _walk(machine, work, tiling, steps, efforts, streams)
-
-
-def _walk(
-    machine: Machine, work: Work, tiling: Tiling, steps: int, efforts: list[Effort], streams: int
-) -> float:
-    """All tiles through so many steps."""
-    return machine.nanoseconds(counts(work, tiling, steps, efforts, streams))
+    def _walk(self, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> float:
+        """All tiles through so many steps."""
+        return self.machine.nanoseconds(counts(self.load, tiling, steps, efforts, streams))
 
 
-def counts(work: Work, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> Machine:
+def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> Machine:
     """How often the busiest thread does each thing."""
-    rows, columns = tiling.rows, tiling.columns
-    runs = work.runs(tiling.segment)
-    across = -(-work.groups // columns)
+    problem, rows, columns = load.problem, tiling.rows, tiling.columns
+    runs = problem.runs(tiling.segment)
+    across = -(-problem.groups // columns)
     tiles = -(-runs // rows) * across
-    mean = min(steps, work.total / runs)
-    taken = max(steps, -(-tiles // work.threads) * mean)  # steps of tiles that a thread takes
-    vectors = taken * -(-rows * columns // work.lanes)
-    copied = 0 if columns % work.lanes == 0 else taken * rows * streams
-    together = work.threads > 1 and tiles > 1
+    mean = min(steps, problem.total / runs)
+    taken = max(steps, -(-tiles // load.threads) * mean)  # steps of tiles that a thread takes
+    vectors = taken * -(-rows * columns // load.lanes)
+    copied = 0 if columns % load.lanes == 0 else taken * rows * streams
+    together = load.threads > 1 and tiles > 1
     return Machine(
         step=taken * len(efforts),
         operation=vectors * sum(e.operations for e in efforts),

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from rnncc.ir.spec import Effort, KernelSpec
 from rnncc.planner.choices import AUTO, Choices
-from rnncc.planner.cpu import AFFINE_TOLERANCE, EPSILON, LEAD, TOLERANCE, Cut, Plan
-from rnncc.planner.cpu_model import Tiling
+from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
 
 WARP = 32
 WARPS_OF_BLOCK = 4
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time does the rest
 AUTO_ROUNDS = 3
+AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and what it solves
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 MOST_SAVED = 2**30  # steps
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
@@ -52,7 +52,7 @@ CYCLES_PER_NANOSECOND = 1.7
 
 def plan(
     spec: KernelSpec,
-    shape: tuple[int, int, int],
+    shape: Shape,
     itemsize: int,
     gpu: Gpu,
     choices: Choices = AUTO,
@@ -65,7 +65,7 @@ def plan(
         itemsize: bytes of the type that the recurrence is computed in.
         total: steps of all sequences, if they aren't all as long as the longest.
     """
-    return _Planner(spec, shape, itemsize, gpu, choices, total).plan()
+    return _Planner(spec, Problem.of(spec, shape, total), itemsize, choices, gpu).plan()
 
 
 def steps_saved(spec: KernelSpec, choices: Choices) -> int:
@@ -100,65 +100,36 @@ class _Level:
     in_block: bool = False
 
 
-class _Planner:
-    def __init__(
-        self,
-        spec: KernelSpec,
-        shape: tuple[int, int, int],
-        itemsize: int,
-        gpu: Gpu,
-        choices: Choices,
-        total: int | None,
-    ) -> None:
-        batch, steps, channels = (max(1, size) for size in shape)
-        self.spec, self.gpu, self.choices, self.itemsize = spec, gpu, choices, itemsize
-        self.batch, self.steps, self.groups = batch, steps, max(1, channels // spec.group)
-        self.total = batch * steps if total is None else max(1, min(total, batch * steps))
-        self.every = steps_saved(spec, choices)
+class _Planner(Planner):
+    idle = "the GPU"
+    threads = 0
 
-    def plan(self) -> Plan:
-        choices, spec = self.choices, self.spec
-        solver, reason, forward = self.forward()
-        affine = spec.structure.affine and solver != "newton"
-        table = AFFINE_TOLERANCE if affine else TOLERANCE
-        rounding = EPSILON[self.itemsize] * forward.tiling.segment**0.5 / 2
-        return Plan(
-            solver=solver,
-            reason=reason,
-            forward=forward,
-            backward=self.backward(),
-            patient=choices.solver != "auto",
-            tolerance=max(table[self.itemsize], rounding) if choices.tol is None else choices.tol,
-            every=self.every,
-            threads=0,
-        )
+    def __init__(
+        self, spec: KernelSpec, problem: Problem, itemsize: int, choices: Choices, gpu: Gpu
+    ) -> None:
+        super().__init__(spec, problem, itemsize, choices, steps_saved(spec, choices))
+        self.gpu = gpu
+        self.batch, self.groups, self.total = problem.batch, problem.groups, problem.total
 
     # --- forward ---------------------------------------------------------------------------------
 
-    def forward(self) -> tuple[str, str, Cut]:
-        """Solver, reason, cut."""
-        choices, whole = self.choices, self.whole()
-        if choices.solver == "newton":
-            rounds = min(choices.iterations or 3, self.steps) + 1
-            cycles = rounds * self.sweep(1)
-            level = _Level(cycles, 1)
-            return "newton", "every step at once, as asked", self.cut(level, rounds, whole)
-        if choices.solver == "sequential":
-            return "sequential", "one pass over time, as asked", self.cut(whole, 1, whole)
-        if choices.solver == "segmented":
-            level = self.asked() or self.best()
-            most = max(1, -(-self.steps // level.segment)) + 1
-            rounds = min(choices.iterations or ROUNDS, most)
-            return "segmented", "as asked", self.cut(level, rounds, whole)
-        if self.spec.structure.spiking:
-            reason = "one pass over time: a spike has no slope to iterate by"
-            return "sequential", reason, self.cut(whole, 1, whole)
-        level = self.best()
+    def one_pass_cut(self) -> Cut:
+        return self.cut(self.whole(), 1, self.whole())
+
+    def newton_cut(self, sweeps: int) -> Cut:
+        return self.cut(_Level(sweeps * self.sweep(1), 1), sweeps, self.whole())
+
+    def segmented_cut(self) -> Cut:
+        level = self.asked() or self.best()
+        most = max(1, -(-self.steps // level.segment)) + 1
+        rounds = min(self.choices.iterations or ROUNDS, most)
+        return self.cut(level, rounds, self.whole())
+
+    def faster_cut(self, one_pass: float) -> Cut | None:
+        level, whole = self.best(), self.whole()
         if WORTH * level.cycles > whole.cycles:
-            reason = "one pass over time: batch x channels gives enough to do"
-            return "sequential", reason, self.cut(whole, 1, whole)
-        reason = "batch x channels leaves the GPU idle; segments of time fill it"
-        return "segmented", reason, self.cut(level, AUTO_ROUNDS, whole)
+            return None
+        return self.cut(level, AUTO_ROUNDS, whole)
 
     def asked(self) -> _Level | None:
         """The segments that the user wants, in whole blocks of steps that a thread holds."""
@@ -180,7 +151,7 @@ class _Planner:
         found = [self.tiles()] if self.choices.iterations is None else []
         for count in (2**n for n in range(1, 13)):
             segment = round_up(-(-self.steps // count), self.spec.ahead)
-            if 2 * LEAD <= segment < self.steps:
+            if 2 * WARM_UP <= segment < self.steps:
                 found.append(_Level(self.segments(segment), segment))
         least = _Level(self.segments(self.spec.ahead), self.spec.ahead)
         return min(found, key=lambda level: level.cycles, default=least)
@@ -192,18 +163,18 @@ class _Planner:
 
     def sweep(self, segment: int) -> float:
         """A sweep that carries the product of the Jacobians, and the scan after it."""
-        runs, streams = self.runs(segment), len(self.spec.inputs) + len(self.spec.outputs)
+        runs, streams = self.problem.runs(segment), len(self.spec.inputs) + len(self.spec.outputs)
         effort = [self.spec.effort.step, self.spec.effort.carry]
         crossings = -(-self.steps // segment) * CROSSING
         return self.walk(runs, segment, effort, streams) + crossings + 2 * LAUNCH
 
     def segments(self, segment: int) -> float:
-        """Segments of the grid: what leads up to them, and one sweep or two with their scans."""
-        runs, inputs = self.runs(segment), len(self.spec.inputs)
+        """Segments of the grid: their warm-up, and one sweep or two with their scans."""
+        runs, inputs = self.problem.runs(segment), len(self.spec.inputs)
         effort = [self.spec.effort.step, self.spec.effort.carry]
-        lead = self.walk(runs, min(LEAD, segment), effort, inputs)
+        warm_up = self.walk(runs, min(WARM_UP, segment), effort, inputs)
         launches = 3 + 3 * AUTO_ROUNDS
-        return lead + 1.5 * self.sweep(segment) + launches * LAUNCH
+        return warm_up + 1.5 * self.sweep(segment) + launches * LAUNCH
 
     def tiles(self) -> _Level:
         """Segments of a block, tile after tile."""
@@ -224,7 +195,7 @@ class _Planner:
         if choices.solver == "sequential":
             return self.cut(whole, 1, whole)
         found = []
-        if self.every == ahead:
+        if self.checkpoint == ahead:
             warps = self.warps()
             tiles = -(-self.steps // (ahead * warps))
             effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
@@ -232,12 +203,12 @@ class _Planner:
             tile = walk + warps * CROSSING + 2 * BARRIER
             found.append(_Level(tiles * tile + 2 * LAUNCH, ahead, in_block=True))
         for count in (2**n for n in range(1, 13)):
-            segment = round_up(-(-self.steps // count), self.every)
-            if 2 * LEAD <= segment < self.steps:
+            segment = round_up(-(-self.steps // count), self.checkpoint)
+            if 2 * WARM_UP <= segment < self.steps:
                 found.append(_Level(self.back_segments(segment), segment))
         asked = choices.segment
         if asked is not None:
-            segment = round_up(asked, self.every)
+            segment = round_up(asked, self.checkpoint)
             level = _Level(self.back_segments(segment), segment)
             found = [f for f in found if f.in_block and asked <= ahead] or [level]
         level = min(found, key=lambda level: level.cycles, default=whole)
@@ -256,11 +227,13 @@ class _Planner:
         return self.walk(runs, steps, effort, self.back_streams)
 
     def back_segments(self, segment: int) -> float:
-        runs, spec = self.runs(segment), self.spec
+        runs, spec = self.problem.runs(segment), self.spec
         alone = [spec.effort.step, spec.effort.step, spec.effort.through]
-        lead = self.walk(runs, min(LEAD, segment), alone, len(spec.inputs) + len(spec.outputs))
+        warm_up = self.walk(
+            runs, min(WARM_UP, segment), alone, len(spec.inputs) + len(spec.outputs)
+        )
         crossings = -(-self.steps // segment) * CROSSING
-        return lead + 1.5 * self.back_walk(runs, segment) + crossings + 9 * LAUNCH
+        return warm_up + 1.5 * self.back_walk(runs, segment) + crossings + 9 * LAUNCH
 
     # --- both ------------------------------------------------------------------------------------
 
@@ -276,9 +249,6 @@ class _Planner:
         memory = values * self.itemsize / self.gpu.bytes_per_cycle
         return float(max(steps * max(chain, each * issue), memory))
 
-    def runs(self, segment: int) -> int:
-        return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
-
     def warps(self) -> int:
         """Of a block along time: no more than a sequence has segments, or its memory holds."""
         warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
@@ -293,14 +263,10 @@ class _Planner:
         return Cut(
             tiling=Tiling(segment, rows, columns),
             whole=Tiling(self.steps, WARPS_OF_BLOCK, columns),
-            lead=min(LEAD, segment),
+            warm_up=min(WARM_UP, segment),
             sweeps=rounds,
             predicted=level.cycles / CYCLES_PER_NANOSECOND,
             one_pass=whole.cycles / CYCLES_PER_NANOSECOND,
+            rounds=max(rounds, AFFINE_ROUNDS) if self.spec.structure.affine else rounds,
             in_block=level.in_block,
         )
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The next multiple, or the value itself."""
-    return -(-value // multiple) * multiple

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.cpu import Cut, Plan
-
-Shape = tuple[int, int, int]
+from rnncc.planner.plan import Cut, Plan, Shape
 
 
 def explain(spec: KernelSpec, plan: Plan, shape: Shape, io: int, compute: int) -> dict[str, Any]:
@@ -19,7 +17,7 @@ def explain(spec: KernelSpec, plan: Plan, shape: Shape, io: int, compute: int) -
     """
     batch, steps, channels = shape
     values, states = batch * steps * channels, len(spec.states)
-    slots = batch * -(-steps // plan.every)
+    slots = batch * -(-steps // plan.checkpoint)
     return {
         "shape": list(shape),
         "solver": plan.solver,
@@ -34,7 +32,7 @@ def explain(spec: KernelSpec, plan: Plan, shape: Shape, io: int, compute: int) -
             "saved for the backward": compute * slots * states * channels,
             "borders between segments": compute * _borders(spec, plan, shape),
         },
-        "saved_every": plan.every,
+        "saved_every": plan.checkpoint,
     }
 
 
@@ -57,7 +55,7 @@ def _direction(cut: Cut, steps: int) -> dict[str, Any]:
     return {
         "segments": segments,
         "steps": tiling.segment,
-        "lead": cut.lead if segments > 1 else 0,
+        "warm_up": cut.warm_up if segments > 1 else 0,
         "rows": tiling.rows,
         "columns": tiling.columns,
         "in_block": cut.in_block,
@@ -89,7 +87,7 @@ def _direction_lines(cut: dict[str, Any]) -> list[str]:
         return [f"{ran}; predicted {cut['predicted_ms']:.3g} ms"]
     ran = f"{cut['segments']} segments of {cut['steps']} steps, {tiles} (segments x channel groups)"
     times = f"predicted {cut['predicted_ms']:.3g} ms, in one pass {cut['one_pass_ms']:.3g} ms"
-    return [ran, f"{cut['lead']} steps lead up to each; {times}"]
+    return [ran, f"{cut['warm_up']} steps of warm-up before each; {times}"]
 
 
 def _gpu_lines(cut: dict[str, Any]) -> list[str]:
@@ -101,7 +99,7 @@ def _gpu_lines(cut: dict[str, Any]) -> list[str]:
     if cut["in_block"]:
         return [f"segments of {cut['steps']} steps, {cut['rows']} at once in a block", times]
     ran = f"{cut['segments']} segments of {cut['steps']} steps over the grid"
-    return [ran, f"{cut['lead']} steps lead up to each; {times}"]
+    return [ran, f"{cut['warm_up']} steps of warm-up before each; {times}"]
 
 
 def _size(count: int) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rnncc.errors import ArgumentError, LoadError
-from rnncc.ir.spec import FILES, KernelSpec
+from rnncc.ir.spec import SOURCES, KernelSpec
+from rnncc.runtime.source import driver_digest, join
 
 COMPUTE = {
     torch.float32: torch.float32,
@@ -22,33 +25,40 @@ COMPUTE = {
 
 @dataclass(frozen=True)
 class Kernel:
-    """One compiled cell: its spec and its emitted sources; libraries are built at first use.
+    """One compiled cell: its spec and its emitted files; libraries are built at first use.
 
     Attributes:
-        sources: target ("cpp" or "cuda") -> emitted text.
-        key: hash of both, by which the operators of `ops` find it.
-        memo: what later stages have made of it: plans, loaded functions.
+        files: cell.h, kernel.cpp and kernel.cu, by name.
     """
 
     spec: KernelSpec
-    sources: dict[str, str]
-    key: str = ""
-    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    files: Mapping[str, str]
+    _joined: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        content = self.spec.model_dump_json() + "\0".join(
-            f"{k}\0{v}" for k, v in sorted(self.sources.items())
-        )
-        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-        object.__setattr__(self, "key", f"{self.spec.name}-{digest}")
-        KERNELS.setdefault(self.key, self)
+        UNHASHED.append(self)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the spec, the files and the driver, by which the operators of `ops` find it."""
+        emitted = (f"{name}\0{self.files[name]}" for name in SOURCES)
+        content = "\0".join((self.spec.model_dump_json(), *emitted, driver_digest()))
+        key = f"{self.spec.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        KERNELS.setdefault(key, self)
+        return key
+
+    def source(self, target: str) -> str:
+        """The self-contained text that is compiled for "cpp" or "cuda"; joined at its first use."""
+        if target not in self._joined:
+            self._joined[target] = join(self.files, target)
+        return self._joined[target]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kernel, (self.spec, self.sources)
+        return Kernel, (self.spec, self.files)
 
     @classmethod
     def read(cls, folder: Path) -> Kernel:
-        """The kernel of a generated folder: cell.json, kernel.cpp and kernel.cu.
+        """The kernel of a generated folder: cell.json, cell.h, kernel.cpp and kernel.cu.
 
         Raises:
             LoadError: a file is missing or was written by another version of rnncc.
@@ -57,8 +67,7 @@ class Kernel:
             spec = KernelSpec.model_validate_json(
                 (folder / "cell.json").read_text(encoding="utf-8")
             )
-            sources = {t: (folder / file).read_text(encoding="utf-8") for t, file in FILES.items()}
-            return cls(spec, sources)
+            return cls(spec, {f: (folder / f).read_text(encoding="utf-8") for f in SOURCES})
         except (OSError, ValueError) as error:
             raise LoadError(
                 f"the generated folder {folder} can't be read: {error}.\n"
@@ -67,10 +76,13 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}
+UNHASHED: list[Kernel] = []  # a hash reads the whole driver, which importing a module should not
 
 
 def kernel_of(key: str) -> Kernel:
     """The kernel that an operator names."""
+    while key not in KERNELS and UNHASHED:
+        _ = UNHASHED.pop().key
     if key not in KERNELS:
         raise ArgumentError(
             f"the kernel '{key}' is not loaded in this process.\n"

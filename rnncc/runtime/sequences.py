@@ -22,5 +22,12 @@ class Sequences:
     lengths: Tensor | None = None
     reset: Tensor | None = None
 
+    @staticmethod
+    def of(starts: Tensor | None, lengths: Tensor | None, reset: Tensor | None) -> Sequences:
+        """`ALL_WHOLE` itself where nothing is given."""
+        if starts is None and lengths is None and reset is None:
+            return ALL_WHOLE
+        return Sequences(starts, lengths, reset)
+
 
 ALL_WHOLE = Sequences()

@@ -276,7 +276,7 @@ def by_cell(cell: CellIR) -> list[Array]:
 def by_paper(name: str) -> list[Array]:
     """The same by the transcription, which knows no surrogate."""
     cell = changed(name)
-    start = [np.full((BATCH, CHANNELS), state.start) for state in cell.states]
+    start = [np.full((BATCH, CHANNELS), state.init) for state in cell.states]
     seen = {key: value for key, value in CHANGED[name].items() if key not in SURROGATE}
     step = functools.partial(STEPPED[name], **seen)
     values = {key: value.numpy() for key, value in drawn(cell).items()}

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from rnncc.bench import cpu as bench
+from rnncc.bench.workload import random_arguments
 from rnncc.errors import ArgumentError
 from rnncc.nn.layer import CellLayer
 from tests.support import runs
@@ -181,7 +181,7 @@ def test_a_layer_moves_to_the_gpu_and_back(name: str, shape: tuple[int, int, int
 @pytest.mark.parametrize("name", ["lstm", "clocked", "block_elman"])
 def test_gradcheck_passes(name: str) -> None:
     spec, generator = compiled(name).spec, torch.Generator().manual_seed(0)
-    arguments = bench.random_arguments(spec, (2, 21, spec.group * 2), dtype=torch.float64)
+    arguments = random_arguments(spec, (2, 21, spec.group * 2), dtype=torch.float64)
     given = [t.to(DEVICE).requires_grad_() for t in arguments.values()]
     shape = (len(spec.states), 2, spec.group * 2)
     h0 = torch.randn(shape, generator=generator, dtype=torch.float64).to(DEVICE).requires_grad_()
@@ -283,7 +283,7 @@ def near(got: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
 
 
 def test_the_functional_form_promotes_under_autocast() -> None:
-    arguments = bench.random_arguments(compiled("para_gru").spec, (2, 9, 8), device=DEVICE)
+    arguments = random_arguments(compiled("para_gru").spec, (2, 9, 8), device=DEVICE)
     mixed = arguments | {"xz": arguments["xz"].bfloat16()}
     with pytest.raises(ArgumentError, match=r"or torch\.autocast to promote"):
         compiled("para_gru")(**mixed)
@@ -626,7 +626,7 @@ def test_training_takes_little_more_memory_than_its_tensors(
     name: str, shape: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     def call() -> list[Tensor]:
-        given = bench.random_arguments(compiled(name).spec, shape, dtype=dtype, device=DEVICE)
+        given = random_arguments(compiled(name).spec, shape, dtype=dtype, device=DEVICE)
         leaves = {n: t.requires_grad_() for n, t in given.items()}
         upstream = torch.ones(shape, dtype=dtype, device=DEVICE)
         torch.cuda.reset_peak_memory_stats(DEVICE)

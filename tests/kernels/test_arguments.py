@@ -315,7 +315,7 @@ def test_no_steps_give_an_empty_output_and_the_start_as_the_last_state(name: str
         assert torch.equal(got.gradients[f"h0 ({state.name})"], dh)
     _, h = solve(name, call.arguments, None)
     for value, state in zip(h, compiled(name).stages.cell.states, strict=True):
-        assert (value == torch.tensor(state.start)).all()
+        assert (value == torch.tensor(state.init)).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 5, 0), (0, 0, 0), (0, 5, 0)])

@@ -1,4 +1,4 @@
-"""Bench: it times what it says it times, and only what is right; on a GPU what rivals it too."""
+"""Bench: it times what it says it times, and only what is right; on a GPU its baselines too."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from rnncc.bench import baselines as rivals
-from rnncc.bench import cpu as bench
-from rnncc.bench import cuda as bench_cuda
-from rnncc.bench import timing
+from rnncc.bench import baselines, cuda, timing, workload
 from rnncc.bench.cuda import LOOP, GpuTiming
-from rnncc.cli import main as cli
-from rnncc.cli import render as pages
+from rnncc.cli import bench as command
+from rnncc.cli.main import main
 from rnncc.errors import RnnccError
 from tests.support.emulated import emulated
 from tests.support.runs import DTYPES, compiled
@@ -32,23 +29,23 @@ from tests.support.tolerances import assert_close
 HERE = torch.device("cpu")
 
 
-# --- the rivals ------------------------------------------------------------------------------
+# --- the baselines ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["lif", "block_elman"])
 def test_the_kernel_is_held_to_the_loop_before_it_is_timed(name: str) -> None:
     spec = compiled(name).spec
-    arguments = bench.random_arguments(spec, (2, 33, 8))
-    kernel, loop = bench.fused_loop(compiled(name)), rivals.plain(compiled(name).stages.cell)
-    bench.check(kernel, loop, arguments, spec)
+    arguments = workload.random_arguments(spec, (2, 33, 8))
+    kernel, loop = workload.fused_loop(compiled(name)), baselines.plain(compiled(name).stages.cell)
+    workload.check(kernel, loop, arguments, spec)
 
-    def wrong(given: rivals.Arguments) -> list[Any]:
+    def wrong(given: baselines.Arguments) -> list[Any]:
         return [1.1 * y + 0.1 for y in loop(given)]
 
     with pytest.raises(RnnccError, match="of the kernel differs from the plain loop's by up to"):
-        bench.check(kernel, wrong, arguments, spec)
+        workload.check(kernel, wrong, arguments, spec)
     with pytest.raises(RnnccError, match="of the kernel differs from another's by up to"):
-        bench.check(kernel, wrong, arguments, spec, "another's")
+        workload.check(kernel, wrong, arguments, spec, "another's")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -56,19 +53,21 @@ def test_a_kernel_in_any_dtype_is_held_to_the_loop_in_the_dtype_it_computes_in(
     dtype: torch.dtype,
 ) -> None:
     cell, spec = compiled("slstm").stages.cell, compiled("slstm").spec
-    arguments = bench.random_arguments(spec, (2, 40, 8), dtype=dtype)
-    oracle = rivals.oracle(cell, dtype)
+    arguments = workload.random_arguments(spec, (2, 40, 8), dtype=dtype)
+    oracle = baselines.oracle(cell, dtype)
     assert {y.dtype for y in oracle(arguments)} == {dtype}
-    bench.check(bench.fused_loop(compiled("slstm")), oracle, arguments, spec)
+    workload.check(workload.fused_loop(compiled("slstm")), oracle, arguments, spec)
 
 
 def test_the_chunked_loop_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     for name in ("lstm", "driven"):
         cell = compiled(name).stages.cell
-        arguments = bench.random_arguments(compiled(name).spec, (2, 21, 4))
+        arguments = workload.random_arguments(compiled(name).spec, (2, 21, 4))
         for chunked, plain in zip(
-            rivals.chunked(cell, size=8)(arguments), rivals.plain(cell)(arguments), strict=True
+            baselines.chunked(cell, size=8)(arguments),
+            baselines.plain(cell)(arguments),
+            strict=True,
         ):
             assert torch.equal(chunked, plain)
 
@@ -76,9 +75,9 @@ def test_the_chunked_loop_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["lstm", "lif", "clocked"])
 def test_one_step_of_the_plain_loop_is_its_first(name: str) -> None:
     cell = compiled(name).stages.cell
-    arguments = bench.random_arguments(compiled(name).spec, (3, 1, 4))
-    _, outputs = rivals.one_step(cell, arguments, torch.float32, HERE)()
-    for one, whole in zip(outputs, rivals.plain(cell)(arguments), strict=True):
+    arguments = workload.random_arguments(compiled(name).spec, (3, 1, 4))
+    _, outputs = baselines.one_step(cell, arguments, torch.float32, HERE)()
+    for one, whole in zip(outputs, baselines.plain(cell)(arguments), strict=True):
         assert torch.equal(one, whole[:, 0])
 
 
@@ -94,24 +93,24 @@ def test_constants_of_a_step_lie_on_its_device_and_are_made_once(
 
     monkeypatch.setattr(torch, "full", recorded)
     there = torch.device("cuda", 1)
-    step = rivals.step_on(compiled("lif").stages.cell, torch.float32, there)
+    step = baselines.step_on(compiled("lif").stages.cell, torch.float32, there)
     for _ in range(3):
         step(*torch.rand(3, 4))
     assert made == [there, there]  # 0 and 1, the bounds of beta
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-@pytest.mark.parametrize("direction", bench_cuda.DIRECTIONS)
+@pytest.mark.parametrize("direction", cuda.DIRECTIONS)
 def test_a_layer_of_cudnn_runs_as_many_features_as_channels(kind: Any, direction: str) -> None:
-    results = rivals.cudnn(kind, (3, 5, 8), torch.float32, HERE, direction)()
+    results = baselines.cudnn(kind, (3, 5, 8), torch.float32, HERE, direction)()
     steps = 1 if direction == "decode" else 5
     assert results[0].shape == (steps, 3, 8)
     assert len(results) == (5 if direction == "forward+backward" else 2)
 
 
 def test_a_layer_of_cudnn_is_not_compared_in_float64() -> None:
-    with pytest.raises(rivals.UnavailableError, match="float32, float16 and bfloat16 only"):
-        rivals.cudnn(nn.GRU, (3, 5, 8), torch.float64, HERE, "forward")
+    with pytest.raises(baselines.UnavailableError, match="float32, float16 and bfloat16 only"):
+        baselines.cudnn(nn.GRU, (3, 5, 8), torch.float64, HERE, "forward")
 
 
 class Scan(types.ModuleType):
@@ -137,14 +136,14 @@ def scan(monkeypatch: pytest.MonkeyPatch) -> Scan:
 
 
 def test_accelerated_scan_gets_its_own_layout_beforehand(scan: Scan) -> None:
-    run = rivals.accelerated_scan((3, 64, 8), torch.bfloat16, HERE, "forward+backward")
+    run = baselines.accelerated_scan((3, 64, 8), torch.bfloat16, HERE, "forward+backward")
     assert scan.seen == []
     gradients = run()
     gates, tokens = scan.seen[0]
     assert [t.shape for t in (gates, tokens, *gradients)] == [(3, 8, 64)] * 4
     assert {t.dtype for t in (gates, tokens, *gradients)} == {torch.bfloat16}
     assert (gates <= 1).all()
-    run = rivals.accelerated_scan((3, 64, 8), torch.float32, HERE, "forward")
+    run = baselines.accelerated_scan((3, 64, 8), torch.float32, HERE, "forward")
     assert not run().requires_grad
 
 
@@ -160,19 +159,19 @@ def test_accelerated_scan_gets_its_own_layout_beforehand(scan: Scan) -> None:
 def test_accelerated_scan_says_why_it_does_not_run(
     steps: int, dtype: torch.dtype, reason: str
 ) -> None:
-    with pytest.raises(rivals.UnavailableError, match=reason):
-        rivals.accelerated_scan((3, steps, 8), dtype, HERE, "forward")
+    with pytest.raises(baselines.UnavailableError, match=reason):
+        baselines.accelerated_scan((3, steps, 8), dtype, HERE, "forward")
 
 
 @pytest.mark.parametrize(
     ("name", "scans"), [("min_gru", True), ("lru", False), ("para_gru", False), ("driven", True)]
 )
 def test_accelerated_scan_is_for_affine_cells_of_one_state(name: str, scans: bool) -> None:
-    assert rivals.scans(compiled(name).structure) is scans
+    assert baselines.scans(compiled(name).structure) is scans
 
 
 def test_what_a_build_says_on_stdout_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
-    with rivals._stdout_to_stderr():
+    with baselines._stdout_to_stderr():
         os.write(1, b"of a compiler\n")
         print("of Python")
     print("after")
@@ -234,9 +233,9 @@ def gpu(clock: None) -> Iterator[None]:
 
 
 @functools.cache
-def measured(name: str, shape: rivals.Shape, dtype: str = "float32", **options: Any) -> Any:
+def measured(name: str, shape: baselines.Shape, dtype: str = "float32", **options: Any) -> Any:
     """Once per process; the fixture `gpu` must be there."""
-    return list(bench_cuda.measure(compiled(name), shape, dtype, device=HERE, **options))
+    return list(cuda.measure(compiled(name), shape, dtype, device=HERE, **options))
 
 
 @pytest.mark.usefixtures("gpu", "scan")
@@ -246,11 +245,11 @@ def test_a_gpus_bench_times_every_pass_against_every_rival() -> None:
     assert [t.shape for t in found] == [(2, 64, 8), (2, 64, 8), (2, 1, 8)]
     layers = {LOOP, "nn.GRU", "nn.LSTM"}
     for t in found:
-        assert set(t.rivals) == layers | ({"accelerated-scan"} if t.shape[1] > 1 else set())
+        assert set(t.baselines) == layers | ({"accelerated-scan"} if t.shape[1] > 1 else set())
         assert set(t.solvers) == (
             {"sequential", "segmented", "newton"} if t.shape[1] > 1 else set()
         )
-        times = (t.fused.device, t.fused.python, t.copy, *t.rivals.values(), *t.solvers.values())
+        times = (t.fused.device, t.fused.python, t.copy, *t.baselines.values(), *t.solvers.values())
         assert all(seconds > 0 for seconds in times)
         assert t.skipped == {}
         assert t.speed == pytest.approx(t.bytes / t.fused.device)
@@ -269,13 +268,13 @@ def test_necessary_bytes_are_those_of_the_tensors() -> None:
 @pytest.mark.parametrize("name", ["lif", "clocked", "block_elman"])
 def test_cells_of_every_kind_can_be_timed(name: str) -> None:
     for t in measured(name, (2, 40, 8)):
-        assert set(t.rivals) == {LOOP, "nn.GRU", "nn.LSTM"}
+        assert set(t.baselines) == {LOOP, "nn.GRU", "nn.LSTM"}
 
 
 @pytest.mark.usefixtures("gpu")
 def test_what_can_not_be_compared_is_left_out_with_the_reason() -> None:
     for t in measured("min_gru", (2, 40, 8), "float64"):
-        assert set(t.rivals) == {LOOP}
+        assert set(t.baselines) == {LOOP}
         assert t.skipped["nn.GRU"] == "compared in float32, float16 and bfloat16 only"
     assert "accelerated-scan" not in t.skipped
 
@@ -284,11 +283,11 @@ def test_what_can_not_be_compared_is_left_out_with_the_reason() -> None:
 def test_a_loop_that_would_take_too_long_is_foretold_and_left_out() -> None:
     found = measured("min_gru", (2, 200, 8), budget=1e-3)
     for t in found[:2]:
-        assert LOOP not in t.rivals
+        assert LOOP not in t.baselines
         assert re.fullmatch(
             r"64 steps take [\d.]+ ms, so 200 would take about [\d.]+ s", t.skipped[LOOP]
         )
-    assert LOOP in found[2].rivals  # one step is quick
+    assert LOOP in found[2].baselines  # one step is quick
 
 
 @pytest.mark.usefixtures("gpu")
@@ -298,13 +297,13 @@ def test_a_rival_that_fails_is_left_out_and_the_others_are_timed(
     def fails(kind: Any, *_: Any) -> Any:
         raise torch.OutOfMemoryError if kind is nn.GRU else RuntimeError("CUDNN_STATUS\nmore")
 
-    monkeypatch.setattr(rivals, "cudnn", fails)
-    for t in bench_cuda.measure(compiled("elman"), (2, 8, 8), device=HERE):
+    monkeypatch.setattr(baselines, "cudnn", fails)
+    for t in cuda.measure(compiled("elman"), (2, 8, 8), device=HERE):
         assert t.skipped == {
             "nn.GRU": "the GPU's memory is too small",
             "nn.LSTM": "CUDNN_STATUS",
         }
-        assert set(t.rivals) == {LOOP}
+        assert set(t.baselines) == {LOOP}
 
 
 @pytest.mark.usefixtures("gpu")
@@ -312,9 +311,9 @@ def test_a_shape_beyond_the_gpus_memory_ends_the_bench(monkeypatch: pytest.Monke
     def full(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bench, "random_arguments", full)
+    monkeypatch.setattr(workload, "random_arguments", full)
     with pytest.raises(MemoryError, match="the GPU's memory is too small"):
-        next(bench_cuda.measure(compiled("elman"), (2, 8, 8), device=HERE))
+        next(cuda.measure(compiled("elman"), (2, 8, 8), device=HERE))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -326,29 +325,29 @@ def test_the_solver_that_auto_takes_is_held_to_one_pass_over_all_steps(
     def check(_: Any, __: Any, arguments: Any, ___: Any, against: str = "the loop") -> None:
         checked.append((arguments["xz"].shape[1], against))
 
-    monkeypatch.setattr(bench, "check", check)
-    found = next(bench_cuda.measure(compiled("min_gru"), (1, 4096, 8), device=HERE))
+    monkeypatch.setattr(workload, "check", check)
+    found = next(cuda.measure(compiled("min_gru"), (1, 4096, 8), device=HERE))
     assert found.solver == "segmented"
     assert checked == [(64, "the loop"), (4096, "that of one pass over time")]
 
 
 @pytest.mark.usefixtures("gpu")
 def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fused = bench.fused_loop
+    fused = workload.fused_loop
 
-    def wrong(*given: Any) -> rivals.Loop:
+    def wrong(*given: Any) -> baselines.Loop:
         return lambda arguments: [y + 1 for y in fused(*given)(arguments)]
 
-    monkeypatch.setattr(bench, "fused_loop", wrong)
+    monkeypatch.setattr(workload, "fused_loop", wrong)
     with pytest.raises(RnnccError, match="the output 'h' of the kernel differs from the plain"):
-        next(bench_cuda.measure(compiled("elman"), (2, 8, 8), device=HERE))
+        next(cuda.measure(compiled("elman"), (2, 8, 8), device=HERE))
 
 
 # --- the command -----------------------------------------------------------------------------
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(cli.main, ["bench", *words], prog_name="rnncc")
+    return CliRunner().invoke(main, ["bench", *words], prog_name="rnncc")
 
 
 def test_the_cpus_bench_takes_other_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,18 +374,18 @@ def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
     def row(direction: str, skipped: dict[str, str], **found: dict[str, float]) -> GpuTiming:
         fused = timing.Sample(2e-3, 1e-4)
         shape = (1, 1 if direction == "decode" else 64, 8)
-        rest: Any = {"rivals": {}, "solvers": {}} | found
+        rest: Any = {"baselines": {}, "solvers": {}} | found
         return GpuTiming(
             shape, direction, "sequential", fused, 1e-3, 4_000_000, 3, skipped=skipped, **rest
         )
 
     slow, absent = "64 steps take 3 ms", "not installed"
     both = {"accelerated-scan": absent}
-    pages.gpu_timings(
+    command._print_gpu_timings(
         "gru, float32",
         [
-            row("forward", both, rivals={LOOP: 0.1}, solvers={"newton": 5e-3}),
-            row("forward+backward", {LOOP: slow, **both}, rivals={"nn.GRU": 4e-3}),
+            row("forward", both, baselines={LOOP: 0.1}, solvers={"newton": 5e-3}),
+            row("forward+backward", {LOOP: slow, **both}, baselines={"nn.GRU": 4e-3}),
         ],
     )
     assert capsys.readouterr().out == (
@@ -409,9 +408,9 @@ def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
 
 @pytest.mark.usefixtures("gpu")
 def test_the_command_prints_and_gives_data_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_cuda, "gpu", lambda: HERE)
+    monkeypatch.setattr(cuda, "gpu", lambda: HERE)
     about = {"device": "a GPU", "torch": "2", "cuda": "13.0", "cupy": "14"}
-    monkeypatch.setattr(bench_cuda, "machine", lambda: about)
+    monkeypatch.setattr(cuda, "machine", lambda: about)
     words = ("elman", "--device", "cuda", "--shape", "2x8x8", "--dtype", "float16")
     result = call(*words)
     assert result.exit_code == 0
@@ -425,15 +424,15 @@ def test_the_command_prints_and_gives_data_of_a_gpu(monkeypatch: pytest.MonkeyPa
         assert result["bytes_per_second"] == pytest.approx(
             1e3 * result["bytes"] / result["fused_ms"]
         )
-        assert set(result["rivals_ms"]) == set(result["ratios"]) == {LOOP, "nn.GRU", "nn.LSTM"}
+        assert set(result["baselines_ms"]) == set(result["ratios"]) == {LOOP, "nn.GRU", "nn.LSTM"}
         assert result["python_ms"] > 0
 
 
 def test_the_emulated_kernels_are_what_is_timed() -> None:
-    arguments = bench.random_arguments(compiled("elman").spec, (2, 8, 8))
-    (here,) = bench.fused_loop(compiled("elman"))(arguments)
+    arguments = workload.random_arguments(compiled("elman").spec, (2, 8, 8))
+    (here,) = workload.fused_loop(compiled("elman"))(arguments)
     with emulated() as launches:
-        (there,) = bench.fused_loop(compiled("elman"))(arguments)
+        (there,) = workload.fused_loop(compiled("elman"))(arguments)
     assert launches == ["elman_forward"]
     assert_close(there, here, torch.float32, "y")
 
@@ -446,13 +445,13 @@ def test_the_emulated_kernels_are_what_is_timed() -> None:
 def test_a_gpu_is_benched(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
     shape = (2, 512, 64)
-    found = list(bench_cuda.measure(compiled("min_gru"), shape, dtype, solvers=True))
+    found = list(cuda.measure(compiled("min_gru"), shape, dtype, solvers=True))
     layers = set() if dtype == "float64" else {"nn.GRU", "nn.LSTM"}
     for t in found:
-        assert {LOOP, *layers} <= set(t.rivals), t.skipped
-        assert all(1e-7 < s < 1 for s in (*t.fused, t.copy, *t.rivals.values()))
+        assert {LOOP, *layers} <= set(t.baselines), t.skipped
+        assert all(1e-7 < s < 1 for s in (*t.fused, t.copy, *t.baselines.values()))
     assert set(found[0].solvers) >= {"sequential", "segmented"}
-    about = bench_cuda.machine()
+    about = cuda.machine()
     assert about["cuda"]
     assert about["cupy"]
     assert about["device"] == torch.cuda.get_device_name()
@@ -463,14 +462,14 @@ def test_a_gpu_is_benched(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_loop_under_torch_compile_can_be_timed_on_a_gpu() -> None:
     pytest.importorskip("triton")
     name, shape = "min_gru", (2, 64, 64)
-    forward = next(bench_cuda.measure(compiled(name), shape, against_compile=True, budget=1.0))
-    assert "torch.compile" in forward.rivals, forward.skipped
+    forward = next(cuda.measure(compiled(name), shape, against_compile=True, budget=1.0))
+    assert "torch.compile" in forward.baselines, forward.skipped
 
 
 @pytest.mark.gpu
 def test_a_copy_of_much_is_as_fast_as_the_memory_and_no_faster() -> None:
-    device, moved = bench_cuda.gpu(), 2**30
-    run = rivals.copier(moved, device)
+    device, moved = cuda.gpu(), 2**30
+    run = baselines.copier(moved, device)
     samples = timing.interleave_on_gpu({"copy": run}, device, 1.0)["copy"]
     assert 1e11 < moved / min(sample.device for sample in samples) < 2e13
     assert min(sample.python for sample in samples) < 1e-4  # launched, not waited for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,7 @@ from rnncc.inspect import sass
 from rnncc.inspect.loops import RARE
 from rnncc.planner.devices import FLOAT32, FLOAT64
 from rnncc.runtime.cuda import nvrtc
-
-TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
+from rnncc.runtime.source import join
 
 
 @pytest.mark.skipif(
@@ -37,16 +35,13 @@ def test_functions_are_counted_as_they_are_compiled(dtype: str) -> None:
 
 def compile_each(values: dict[str, str], dtype: str) -> dict[str, sass.Kernel]:
     """A kernel for each expression of x and p."""
-    texts = [
-        (TEMPLATES / f).read_text(encoding="utf-8") for f in ("cuda/math.h", "common/pieces.h")
-    ]
     kernels = (
         f'extern "C" __global__ void {name}_of(const RNNCC_IO* a, RNNCC_IO* b, RNNCC_IO p) '
         f"{{ const RNNCC_IO x = a[threadIdx.x]; b[threadIdx.x] = {value}; }}"
         for name, value in values.items()
     )
-    macro = "#define RNNCC_FN __device__ __forceinline__"
-    source = "\n".join((macro, *texts, *kernels))
+    kernel = "\n".join(('#include "rnncc/common/functions.h"', *kernels))
+    source = join({"kernel.cu": kernel}, "cuda")
     binary = nvrtc.compile("functions", source, dtype)
     code = sass.read(sass.disassemble(binary.cubin))
     return {name: code[f"{name}_of"] for name in values}

@@ -25,7 +25,7 @@ def test_the_quick_demo_compiles_agrees_and_learns(tmp_path: Path) -> None:
     for line in (
         r"compiled +cells/para_gru.py",
         r"diagonal: the Jacobian over 3 channels",
-        r"the emitted step +\S+/para_gru/kernel.cpp:\d+-\d+",
+        r"the emitted step +\S+/para_gru/cell.h:\d+-\d+",
         r"RNNCC_FN void para_gru_step\(",
         r"gradient of h0 +largest error",
         r"held out, before +8\.000 bits per byte",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rnncc.cli import main as cli
+from rnncc.cli.main import main
 from tests.support.doctor import call, data
 
 
@@ -49,7 +49,7 @@ def test_clearing_the_cache_deletes_what_rnncc_built_and_nothing_else(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("RNNCC_CACHE_DIR", str(cache))
-    built = CliRunner().invoke(cli.main, ["compile", "elman", "--build", "--out", str(tmp_path)])
+    built = CliRunner().invoke(main, ["compile", "elman", "--build", "--out", str(tmp_path)])
     assert built.exit_code == 0
     (cache / "elman-float32-0123456789abcdef0123.cu").write_text("refused by NVRTC")
     sizes = [path.stat().st_size for path in cache.iterdir()]

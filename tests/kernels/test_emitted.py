@@ -36,7 +36,7 @@ def import_from(tmp_path: Path) -> Iterator[Path]:
 
 def test_comments_with_odd_characters_stay_comments(tmp_path: Path) -> None:
     cell = cell_from(tmp_path, source_of(COMMENTED))
-    text = rnncc.compile(cell).source("cpp")
+    text = rnncc.compile(cell).files["cell.h"]
     assert "// 100 % of {{ it }} {# and #} {% this %}" in text
     assert_kernel_is_right(cell)
 

@@ -1,4 +1,4 @@
-"""The headers of functions, compiled alone: accuracy, special values, loops that vectorise."""
+"""cpp/math.h and common/functions.h, compiled alone: accuracy, special values, speed."""
 
 from __future__ import annotations
 

@@ -479,7 +479,7 @@ def test_kernels_are_found_in_the_text_however_they_are_declared(declared: str) 
 def test_all_kernels_of_an_emitted_text_are_found() -> None:
     kernel = compiled("para_gru").kernel
     names = [f"para_gru_{name}" for part in CUDA_KERNELS.values() for name in part]
-    assert modules.KERNEL.findall(kernel.sources["cuda"]) == names
+    assert modules.KERNEL.findall(kernel.source("cuda")) == names
 
 
 def test_a_kernel_that_the_preprocessor_removed_does_not_stop_the_others(machine: Machine) -> None:

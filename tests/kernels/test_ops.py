@@ -13,8 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 import rnncc.nn.ops  # defines the operators
 from rnncc.lang.loader import find
-from rnncc.planner.choices import Choices
-from rnncc.runtime.cpu import build, launch
+from rnncc.planner.choices import Choices, write_choices
+from rnncc.runtime.backend import registered
+from rnncc.runtime.call import Call
+from rnncc.runtime.cpu import build
+from rnncc.runtime.cpu.backend import CpuBackend
 from tests.support.runs import (
     CELLS,
     assert_agree,
@@ -94,7 +97,7 @@ def test_opcheck_accepts_both_operators(
     arguments = random_call(name, (1 if joined else 2, 20, channels), torch.float32).arguments
     inputs, params = ([arguments[a.name] for a in part] for part in (cell.inputs, cell.params))
     start = torch.rand(len(cell.states), 3 if joined else 2, channels) if with_start else None
-    head = (key, choices.text(), inputs, False, params, start, *sequences)
+    head = (key, write_choices(choices), inputs, False, params, start, *sequences)
     forward, backward = torch.ops.rnncc.forward.default, torch.ops.rnncc.backward.default
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for states, save in ((True, True), (False, False)):
@@ -470,17 +473,17 @@ def test_autocast_promotes_inputs_of_two_dtypes() -> None:
 
 
 @pytest.fixture
-def addresses(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+def addresses() -> Iterator[list[list[int]]]:
     """The data pointers of the inputs of every forward launch."""
     seen: list[list[int]] = []
-    original = launch.forward
 
-    def recorded(call: launch.Call, *results: Any) -> None:
-        seen.append([x.data_ptr() for x in call.inputs])
-        original(call, *results)
+    class Recording(CpuBackend):
+        def forward(self, call: Call, *results: Any) -> None:
+            seen.append([x.data_ptr() for x in call.inputs])
+            super().forward(call, *results)
 
-    monkeypatch.setattr(launch, "forward", recorded)
-    return seen
+    with registered("cpu", Recording()):
+        yield seen
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:

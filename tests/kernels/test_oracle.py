@@ -11,9 +11,11 @@ from torch import Tensor
 
 import rnncc
 from rnncc import Input, State, cell, where
-from rnncc.runtime import call as marshal
+from rnncc.runtime.backend import backend_of
+from rnncc.runtime.cpu.backend import CpuBackend
 from rnncc.runtime.kernel import COMPUTE
 from tests.support import runs
+from tests.support.emulated import Emulation
 from tests.support.runs import (
     CELLS,
     DTYPES,
@@ -63,7 +65,8 @@ def fitted(name: str, chosen: list[tuple[int, int, int]]) -> list[tuple[int, int
 
 
 def test_calls_run_where_the_target_says(target: str) -> None:
-    assert ("cuda" if target == "emulated" else "cpp") == marshal.ON_CPU
+    backend = backend_of(torch.device("cpu"))
+    assert isinstance(backend, Emulation if target == "emulated" else CpuBackend)
     assert ("cuda" if target == "gpu" else "cpu") == runs.DEVICE
 
 

@@ -18,18 +18,16 @@ import torch
 import rnncc
 from rnncc import Input, State, cell, exp, sqrt, tanh
 from rnncc.analysis import plot
-from rnncc.analysis.probe import (
+from rnncc.analysis.behaviour import lyapunov
+from rnncc.analysis.probe import Probe, draw, probe
+from rnncc.analysis.sweeps import (
     NEWTON_LIMIT,
     SEGMENTS,
     TOLERANCE,
     Newton,
-    Probe,
     count_newton,
     count_sweeps,
     curves,
-    draw,
-    lyapunov,
-    probe,
 )
 from rnncc.errors import ArgumentError, ConvergenceError
 from tests.support.runs import compiled

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rnncc
-from rnncc.cli.views import stage_text
+from rnncc.cli.show import stage_text
 from rnncc.errors import ProblemsError
 from rnncc.lang.loader import cells_of, find
 from rnncc.planner.cpu import plan

@@ -88,3 +88,10 @@ def test_a_cell_compiled_by_the_installed_wheel_runs(installed: Installed) -> No
     assert Path(file).is_relative_to(installed.site)
     assert shapes == [[2, 5, 8], [2, 8], [2, 5, 8]]
     assert finite
+
+
+def test_the_installed_wheel_has_its_cells_by_name(installed: Installed) -> None:
+    code = "import rnncc; from rnncc.cells import lru; print(rnncc.compile('lru').name, lru.file)"
+    name, file = installed.run("-c", code).split()
+    assert name == "lru"
+    assert Path(file) == installed.site / "rnncc" / "_cells" / "lru.py"

@@ -7,11 +7,11 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from rnncc.cli import main as cli
+from rnncc.cli.main import main
 
 
 def call(*words: str) -> Result:
-    return CliRunner().invoke(cli.main, ["doctor", *words], prog_name="rnncc")
+    return CliRunner().invoke(main, ["doctor", *words], prog_name="rnncc")
 
 
 def data(*words: str, exit_code: int = 0) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
-from rnncc.runtime import call as marshal
-from rnncc.runtime.cuda import module as modules
+from rnncc.planner.cuda import Gpu
+from rnncc.runtime.backend import registered
+from rnncc.runtime.cuda.backend import CudaBackend
 from tests.support import emulate
 
 
 @dataclass
-class Emulated:
-    """An emulated module as `modules.Module`, which notes what is launched."""
+class EmulatedModule:
+    """An emulated module as `cuda.module.Module`, which notes what is launched."""
 
     module: emulate.EmulatedModule
     launches: list[str]
@@ -26,6 +27,27 @@ class Emulated:
     ) -> None:
         self.launches.append(kernel)
         self.module.launch(kernel, grid, block, shared, args, size)
+
+
+class Emulation(CudaBackend):
+    """The backend for GPUs on the host: its kernels are emulated, of a GPU of 8 processors."""
+
+    def __init__(
+        self, seed: int, races: bool, sanitize: bool, edit: Callable[[str], str] | None
+    ) -> None:
+        super().__init__()
+        self.seed, self.races, self.sanitize, self.edit = seed, races, sanitize, edit
+        self.launches: list[str] = []
+
+    def load(self, name: str, source: str, dtype: str, device: torch.device) -> EmulatedModule:
+        text = _all_parts(source)
+        text = self.edit(text) if self.edit else text
+        module = _module(text, dtype, self.sanitize, self.races)
+        module.seed, module.most_shared = self.seed, emulate.SHARED_ON_REQUEST
+        return EmulatedModule(module, self.launches)
+
+    def gpu(self, device: torch.device) -> Gpu:
+        return Gpu(8)
 
 
 @contextmanager
@@ -44,20 +66,9 @@ def emulated(
     Yields:
         the names of the kernels that were launched.
     """
-    launches: list[str] = []
-
-    def load(name: str, source: str, dtype: str, device: torch.device) -> Emulated:
-        text = _all_parts(source)
-        module = _module(edit(text) if edit else text, dtype, sanitize, races)
-        module.seed, module.most_shared = seed, emulate.SHARED_ON_REQUEST
-        return Emulated(module, launches)
-
-    before = marshal.ON_CPU, modules.load
-    marshal.ON_CPU, modules.load = "cuda", load
-    try:
-        yield launches
-    finally:
-        marshal.ON_CPU, modules.load = before
+    backend = Emulation(seed, races, sanitize, edit)
+    with registered("cpu", backend):
+        yield backend.launches
 
 
 def _all_parts(source: str) -> str:

@@ -1,7 +1,7 @@
-"""Golden output: generated/ is what the shipped cells give, file by file.
+"""Golden output: generated/ is what the shipped cells give, and args.h what ir/abi.py lists.
 
 python -m tests.support.golden             say what differs; exit 1 if anything does
-python -m tests.support.golden --update    write generated/ again, and delete what no cell gives
+python -m tests.support.golden --update    write both again, and delete what no cell gives
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rnncc
+from rnncc.codegen.args_header import PATH, args_header
 from rnncc.codegen.writer import MARK, write
 from rnncc.lang.loader import cells_of, shipped
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "generated"
+ARGS_HEADER = ROOT / "templates" / "include" / PATH
 SHOWN_LINES = 40
 
 
@@ -102,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--update", action="store_true", help="write generated/ again")
     parser.add_argument("--folder", type=Path, default=GENERATED, help="in the place of generated/")
     options = parser.parse_args(arguments)
+    if options.update:
+        ARGS_HEADER.write_text(args_header(), encoding="utf-8")  # before the cells include it
     emitted = packages()
     expected = expected_files(emitted)
     found = differences(options.folder, expected)

@@ -7,13 +7,13 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from rnncc import paths
 from rnncc.runtime.cpu import build
 
-TEMPLATES = Path(__file__).parents[2] / "templates" / "include"
-HEADERS = [f'#include "{TEMPLATES / name}"' for name in ("cpp/math.h", "common/pieces.h")]
+HEADERS = ['#include "rnncc/common/functions.h"']
 ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
-FLAGS = (*build.FLAGS, "-fvisibility=default", *WARNINGS)
+FLAGS = (*build.FLAGS, "-fvisibility=default", f"-I{paths.headers()}", *WARNINGS)
 
 
 def compile_source(compiler: str, source: Path, output: Path, *extra: str) -> str:

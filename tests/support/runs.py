@@ -258,7 +258,7 @@ def loop_over_sequences(
     ends = []
     for i, (row, first, last) in enumerate(rows):
         if h0 is None:
-            own = [torch.full((channels,), a.start, dtype=xs[0].dtype) for a in cell.states]
+            own = [torch.full((channels,), a.init, dtype=xs[0].dtype) for a in cell.states]
             start = tuple(own)
         else:
             start = tuple(h[i] for h in h0)

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rnncc.analysis.probe import SEGMENTS
+from rnncc.analysis.sweeps import SEGMENTS
 from rnncc.lang.loader import shipped
 from tests.support.catalogue import DOCS, WAYS, as_if_measured, few_entries, run, tool
 
@@ -209,7 +209,7 @@ def test_equations_make_the_fingerprint_and_words_do_not(few: list[Any]) -> None
     assert changed(lets=lets) == lif.fingerprint
     first = dataclasses.replace(lets[0], expr=-lets[0].expr)
     assert changed(lets=(first, *lets[1:])) != lif.fingerprint
-    state = dataclasses.replace(lif.cell.arguments[0], start=1.0)
+    state = dataclasses.replace(lif.cell.arguments[0], init=1.0)
     assert changed(arguments=(state, *lif.cell.arguments[1:])) != lif.fingerprint
 
 

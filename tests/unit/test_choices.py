@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import pytest
 import torch
 
 from rnncc import ArgumentError
-from rnncc.planner.choices import AUTO, HONOURED, KINDS, ON_FAILURE, SOLVERS, Choices
+from rnncc.planner.choices import (
+    AUTO,
+    KINDS,
+    ON_FAILURE,
+    RULES,
+    SOLVERS,
+    Choices,
+    takes_choices,
+    text_of,
+    write_choices,
+)
 from tests.support.runs import compiled, random_call
 
 GOOD: dict[str, Any] = {
@@ -34,7 +45,7 @@ PAIRS = list(itertools.product(SOLVERS, GOOD))
 
 
 @pytest.mark.parametrize(
-    ("solver", "option"), [(s, o) for s, o in PAIRS if o in HONOURED[s]], ids=str
+    ("solver", "option"), [(s, o) for s, o in PAIRS if s in RULES[o].solvers], ids=str
 )
 def test_an_option_that_the_solver_uses_is_taken(solver: str, option: str) -> None:
     choices = Choices(solver, **{option: GOOD[option]})
@@ -42,7 +53,7 @@ def test_an_option_that_the_solver_uses_is_taken(solver: str, option: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("solver", "option"), [(s, o) for s, o in PAIRS if o not in HONOURED[s]], ids=str
+    ("solver", "option"), [(s, o) for s, o in PAIRS if s not in RULES[o].solvers], ids=str
 )
 def test_an_option_that_the_solver_does_not_use_is_refused(solver: str, option: str) -> None:
     with pytest.raises(ArgumentError) as refusal:
@@ -54,9 +65,9 @@ def test_an_option_that_the_solver_does_not_use_is_refused(solver: str, option: 
 
 
 def test_every_option_is_honoured_by_some_solver_and_each_solver_is_listed() -> None:
-    assert tuple(HONOURED) == SOLVERS
-    options = {f.name for f in fields(Choices)} - {"solver", "reverse"}
-    assert {option for listed in HONOURED.values() for option in listed} == options == set(GOOD)
+    assert {f.name for f in fields(Choices)} - {"solver", "reverse"} == set(GOOD)
+    used = {solver for option in GOOD for solver in RULES[option].solvers}
+    assert used == set(SOLVERS)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -123,7 +134,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize(("choices", "text"), WRITTEN.items(), ids=str)
 def test_choices_are_text_and_read_back_as_they_were(choices: Choices, text: str) -> None:
-    assert choices.text() == text
+    assert write_choices(choices) == text_of(choices) == text
     assert Choices.read(text) == choices
     assert type(Choices.read(text).reverse) is bool
 
@@ -131,8 +142,26 @@ def test_choices_are_text_and_read_back_as_they_were(choices: Choices, text: str
 def test_every_number_is_read_back_to_the_bit() -> None:
     for tol in (0.1, 1 / 3, 5e-324, 1.0, 2.0**-52):
         choices = Choices("segmented", tol=tol)
-        assert Choices.read(choices.text()).tol == tol
+        assert Choices.read(write_choices(choices)).tol == tol
 
 
 def test_the_text_knows_every_option() -> None:
     assert tuple(KINDS) == tuple(f.name for f in fields(Choices))
+
+
+# --- in signatures ---------------------------------------------------------------------------
+
+
+def test_a_function_shows_the_options_that_it_takes() -> None:
+    @takes_choices
+    def function(x: int, *, reverse: bool = False, **choices: Any) -> None: ...
+
+    parameters = inspect.signature(function).parameters
+    assert list(parameters) == ["x", "reverse", *(n for n in RULES if n != "reverse")]
+    assert {n: parameters[n].default for n in RULES} == asdict(AUTO)
+    assert parameters["segment"].annotation == "int | None"
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="odd"):
+        compiled("para_gru").layer(3, 4, odd=1)

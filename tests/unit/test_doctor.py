@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from rnncc.doctor import cpu as doctor
-from rnncc.doctor import cuda as doctor_cuda
-from rnncc.doctor import installed as cuda
+from rnncc.doctor import cpu, cuda, installed
 from rnncc.doctor.finding import Finding
 from rnncc.doctor.installed import Cuda, Gpu
 from rnncc.errors import BuildError, RnnccError
-from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda import module
 from tests.support.doctor import call, data
 
 ROOT = Path(__file__).parents[2]
@@ -87,21 +85,21 @@ TORCH = "pip install --force-reinstall torch --index-url https://download.pytorc
 
 
 def judged(found: Cuda) -> dict[str, Finding]:
-    return {finding.topic: finding for finding in doctor_cuda.judge(found)}
+    return {finding.topic: finding for finding in cuda.judge(found)}
 
 
 @pytest.mark.parametrize("found", [GOOD, TWELVE], ids=["13", "12"])
 def test_a_gpu_with_all_that_fits_is_ok(found: Cuda) -> None:
-    assert [(f.state, f.fix) for f in doctor_cuda.judge(found)] == [("ok", "")] * 4
+    assert [(f.state, f.fix) for f in cuda.judge(found)] == [("ok", "")] * 4
     assert judged(found)["GPU"].seen.startswith("NVIDIA H100 (sm_90, 80 GiB); driver 5")
 
 
 def test_without_a_gpu_nothing_is_a_fault_and_each_line_says_it_is_for_a_gpu() -> None:
-    findings = doctor_cuda.judge(BARE)
+    findings = cuda.judge(BARE)
     assert [finding.state for finding in findings] == ["optional"] * 4
     assert "can be inspected" in findings[0].seen
     assert all(f.fix.startswith("for a GPU: pip install ") for f in findings[1:])
-    assert doctor.healthy(findings)
+    assert cpu.healthy(findings)
 
 
 def test_without_a_gpu_what_is_installed_is_ok() -> None:
@@ -110,9 +108,9 @@ def test_without_a_gpu_what_is_installed_is_ok() -> None:
 
 
 def test_a_gpu_that_does_not_work_leaves_the_cpu_healthy() -> None:
-    findings = doctor_cuda.judge(replace(GOOD, **NO_CUPY))
+    findings = cuda.judge(replace(GOOD, **NO_CUPY))
     assert "fault" in [finding.state for finding in findings]
-    assert doctor.healthy(findings)
+    assert cpu.healthy(findings)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +252,10 @@ def test_the_wheels_are_those_of_pyproject() -> None:
         if line.startswith("cuda1"):
             name, _, wheels = line.partition(" = ")
             extras[name.removeprefix("cuda")] = json.loads(wheels)
-    assert set(extras) == set(doctor_cuda.VERSIONS)
+    assert set(extras) == set(cuda.VERSIONS)
     for version, wheels in extras.items():
-        for names in (cuda.NVRTC, cuda.HEADERS):
-            assert names[version] + doctor_cuda.VERSIONS[version] in wheels
+        for names in (installed.NVRTC, installed.HEADERS):
+            assert names[version] + cuda.VERSIONS[version] in wheels
         assert wheels[0].startswith(f"cupy-cuda{version}x>=")
 
 
@@ -285,9 +283,9 @@ def gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(modules, "import_cupy", lambda: cupy)
-    monkeypatch.setattr(cuda, "TOOLKIT", str(tmp_path / "none"))
-    monkeypatch.setattr(cuda, "DRIVER_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(module, "import_cupy", lambda: cupy)
+    monkeypatch.setattr(installed, "TOOLKIT", str(tmp_path / "none"))
+    monkeypatch.setattr(installed, "DRIVER_FILE", str(tmp_path / "none"))
     for name in ("CUDA_PATH", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -304,14 +302,14 @@ def smi(folder: Path, script: str) -> None:
 
 
 def test_what_is_here_is_found(gpu_machine: pytest.MonkeyPatch) -> None:
-    assert cuda.look() == GOOD
+    assert installed.look() == GOOD
 
 
 def test_without_pytorchs_cuda_the_driver_tells_of_the_gpus(
     gpu_machine: pytest.MonkeyPatch,
 ) -> None:
     gpu_machine.setattr(torch.version, "cuda", None)
-    found = cuda.look()
+    found = installed.look()
     assert (found.usable, found.gpus, found.driver) == (False, (H100,), GOOD.driver)
 
 
@@ -323,7 +321,7 @@ def test_why_pytorch_can_not_use_a_gpu_is_kept_and_not_printed(
         return False
 
     gpu_machine.setattr(torch.cuda, "is_available", unavailable)
-    found = cuda.look()
+    found = installed.look()
     assert (found.usable, found.why) == (False, "CUDA initialization: the driver is too old.")
 
 
@@ -340,9 +338,9 @@ def test_without_nvidia_smi_the_kernel_tells_of_the_driver(
 ) -> None:
     smi(tmp_path, script)
     (tmp_path / "version").write_text(text + "\nGCC version:  gcc version 12.3.0\n")
-    gpu_machine.setattr(cuda, "DRIVER_FILE", str(tmp_path / "version"))
+    gpu_machine.setattr(installed, "DRIVER_FILE", str(tmp_path / "version"))
     gpu_machine.setattr(torch.cuda, "is_available", lambda: False)
-    found = cuda.look()
+    found = installed.look()
     assert (found.gpus, found.driver) == ((), "535.104.05")
 
 
@@ -351,15 +349,15 @@ def test_a_machine_without_a_driver_has_none(
 ) -> None:
     (tmp_path / "nvidia-smi").unlink()
     gpu_machine.setattr(torch.cuda, "is_available", lambda: False)
-    assert (cuda.look().gpus, cuda.look().driver) == ((), None)
+    assert (installed.look().gpus, installed.look().driver) == ((), None)
 
 
 def test_why_cupy_can_not_be_imported_is_kept(gpu_machine: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise BuildError("CuPy is installed but can't be imported: no libx.so.\nFix: rnncc doctor")
 
-    gpu_machine.setattr(modules, "import_cupy", broken)
-    found = cuda.look()
+    gpu_machine.setattr(module, "import_cupy", broken)
+    found = installed.look()
     assert (found.cupy_cuda, found.nvrtc) == (None, None)
     assert found.cupy_error == "CuPy is installed but can't be imported: no libx.so"
 
@@ -368,8 +366,8 @@ def test_why_nvrtc_can_not_be_loaded_is_kept(gpu_machine: pytest.MonkeyPatch) ->
     def version() -> None:
         raise RuntimeError("\nCuPy failed to load libnvrtc.so.13\nmore")
 
-    modules.import_cupy().cuda.nvrtc.getVersion = version
-    found = cuda.look()
+    module.import_cupy().cuda.nvrtc.getVersion = version
+    found = installed.look()
     assert (found.cupy_cuda, found.nvrtc) == ("13", None)
     assert found.nvrtc_error == "CuPy failed to load libnvrtc.so.13"
 
@@ -383,18 +381,18 @@ def test_a_toolkit_is_found(gpu_machine: pytest.MonkeyPatch, tmp_path: Path, how
     if how == "variable":
         gpu_machine.setenv("CUDA_HOME", str(folder))
     elif how == "place":
-        gpu_machine.setattr(cuda, "TOOLKIT", str(folder))
+        gpu_machine.setattr(installed, "TOOLKIT", str(folder))
     else:
         gpu_machine.setenv("PATH", str(folder / "bin"))
-    assert cuda.look().toolkit == str(folder)
+    assert installed.look().toolkit == str(folder)
 
 
 # --- trying ----------------------------------------------------------------------------------
 
 
 def test_where_all_is_there_a_kernel_is_run(gpu_machine: pytest.MonkeyPatch) -> None:
-    gpu_machine.setattr(modules, "self_test", lambda device: f"ran on {device}")
-    last = doctor_cuda.examine()[-1]
+    gpu_machine.setattr(module, "self_test", lambda device: f"ran on {device}")
+    last = cuda.examine()[-1]
     assert (last.topic, last.state, last.seen) == ("Kernel on cuda:0", "ok", "ran on cuda:0")
 
 
@@ -404,19 +402,19 @@ def test_a_kernel_that_does_not_run_is_a_fault_in_its_own_words(
     def self_test(device: torch.device) -> str:
         raise RnnccError("it can't\nbe loaded.\nFix: do this")
 
-    gpu_machine.setattr(modules, "self_test", self_test)
-    last = doctor_cuda.examine()[-1]
+    gpu_machine.setattr(module, "self_test", self_test)
+    last = cuda.examine()[-1]
     assert (last.state, last.seen, last.fix) == ("fault", "it can't be loaded.", "do this")
 
 
 def test_no_kernel_is_run_where_something_is_wrong(gpu_machine: pytest.MonkeyPatch) -> None:
     gpu_machine.setattr(torch.version, "cuda", "12.6")
-    assert [finding.topic for finding in doctor_cuda.examine()][-1] == "CUDA headers"
+    assert [finding.topic for finding in cuda.examine()][-1] == "CUDA headers"
 
 
 def test_without_pytorch_no_gpu_is_looked_for(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no torch')")
     script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
-    script += "from rnncc.doctor import cuda as doctor_cuda; print(*doctor_cuda.examine())"
+    script += "from rnncc.doctor import cuda; print(*cuda.examine())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "not looked for, as PyTorch can't be imported" in done.stdout, done.stderr

@@ -18,7 +18,7 @@ from rnncc.errors import CellError, StructureError
 from rnncc.ir import functions
 from rnncc.ir.init import Init
 from rnncc.lang import dsl
-from rnncc.lang.dsl import Cell, Input, Matrix, Param, State
+from rnncc.lang.dsl import DEFAULT_INIT, Cell, Input, Matrix, Param, State
 from rnncc.nn.initialize import fill
 from tests.support.cells import DEF_LINE, cell_from, source_of, traced
 
@@ -42,13 +42,13 @@ def test_a_role_works_bare_and_called(tmp_path: Path) -> None:
     states, inputs = "h: State(init=0.5), g: State", "dt: Input(shared=True), y: Input"
     signature = f"{states}, {inputs}, a: Param(shared=True)"
     ir = traced(tmp_path, "return h + dt * a, g + y", signature)
-    kinds = [(a.name, a.kind, a.shared, a.start) for a in ir.arguments]
+    kinds = [(a.name, a.kind, a.shared, a.init) for a in ir.arguments]
     assert kinds == [
         ("h", "state", False, 0.5),
         ("g", "state", False, 0.0),
-        ("dt", "input", True, 0.0),
-        ("y", "input", False, 0.0),
-        ("a", "param", True, 0.0),
+        ("dt", "input", True, None),
+        ("y", "input", False, None),
+        ("a", "param", True, DEFAULT_INIT),
     ]
 
 
@@ -82,7 +82,7 @@ def test_an_init_may_go_through_functions_and_arithmetic(tmp_path: Path) -> None
         "3*spaced(1, 2)**2 - 1",
         "2*(constant(4) + 1)**-1",
     ]
-    drawn = [fill(torch.empty(5), a.init) for a in ir.params if a.init]
+    drawn = [fill(torch.empty(5), a.init) for a in ir.params if isinstance(a.init, Init)]
     assert ((drawn[0] >= math.log(-math.log(0.9))) & (drawn[0] <= math.log(math.log(2)))).all()
     assert ((drawn[1] >= math.sqrt(0.5)) & (drawn[1] <= 1)).all()
     spaced = torch.tensor([1, 1.25, 1.5, 1.75, 2])
@@ -111,7 +111,7 @@ def test_an_input_says_what_it_is_like_and_where_it_comes_from(tmp_path: Path) -
         "dt: Input(shared=True), B: Input(shared=True, projected=True)"
     )
     ir = traced(tmp_path, "return h * dt + x * y + B", signature)
-    assert [(a.name, a.projected, a.init, str(a.typical)) for a in ir.inputs] == [
+    assert [(a.name, a.projected, a.bias, str(a.typical)) for a in ir.inputs] == [
         ("x", True, None, "normal(0, 1)"),
         ("y", True, Init("constant", -1.0), "normal(5, 2)"),
         ("dt", False, None, "uniform(0, 1)"),

@@ -32,9 +32,12 @@ from rnncc.lang import dsl, signature, symbols, trace
 from rnncc.lang import loader as find
 from rnncc.nn import ops, sequences
 from rnncc.planner import choices
-from rnncc.runtime import call as marshal
+from rnncc.runtime import call as calls
 from rnncc.runtime import kernel
-from rnncc.runtime.cpu import launch
+from rnncc.runtime.backend import registered
+from rnncc.runtime.cpu import backend as cpu_backend
+from rnncc.runtime.cpu.backend import CpuBackend, Functions
+from rnncc.runtime.cuda import backend as cuda_backend
 from tests.support.cells import BODY_LINE, DEF_LINE, SIGNATURE, cell_from, source_of
 from tests.support.runs import compiled
 
@@ -911,9 +914,8 @@ def derived_twice() -> None:
 
 def too_long_for_a_gpu() -> None:
     x = torch.zeros(1, 1, 1).expand(1, 2**31, 1)
-    with mock.patch.object(marshal, "ON_CPU", "cuda"):
-        call = (compiled("elman").kernel, choices.AUTO, [x], False, [torch.zeros(1)], None)
-        marshal.Call(*call)
+    call = (compiled("elman").kernel, choices.AUTO, [x], False, [torch.zeros(1)], None)
+    calls.plan_call(cuda_backend.BACKEND, *call)
 
 
 def lengths_while_capturing() -> None:
@@ -922,8 +924,11 @@ def lengths_while_capturing() -> None:
 
 
 def without_memory() -> None:
-    memo = compiled("para_gru").kernel.memo
-    with mock.patch.dict(memo, {("cpp", "forward", torch.float32): lambda address: 1}):
+    class Failing(CpuBackend):
+        def functions(self, *_: Any) -> Functions:
+            return Functions(*[lambda address: 1] * 3)
+
+    with registered("cpu", Failing()):
         gru()
 
 
@@ -1146,7 +1151,7 @@ def test_every_place_that_raises_at_run_time_has_a_case_here() -> None:
             trace_back = trace_back.tb_next
     missed = [
         f"{Path(str(module.__file__)).name}:{node.lineno}"
-        for module in (choices, sequences, kernel, marshal, ops, launch)
+        for module in (choices, sequences, kernel, calls, ops, cpu_backend, cuda_backend)
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Raise)
         and not any(

@@ -52,7 +52,7 @@ def test_a_package_in_generated_is_what_its_cell_gives(name: str) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_every_shipped_cell_has_its_package(name: str) -> None:
     files = texts(name)
-    assert {"__init__.py", "cell.json", "kernel.cpp"} <= set(files)
+    assert set(files) == {"__init__.py", "cell.h", "cell.json", "kernel.cpp", "kernel.cu"}
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in files.values())
 
 
@@ -103,11 +103,11 @@ def test_an_updated_folder_has_no_differences(
 def test_a_changed_file_is_shown_as_a_short_diff(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kernel = copy / "elman" / "kernel.cpp"
-    kernel.write_text(kernel.read_text().replace("tanh(", "sinh("))
+    kernel = copy / "elman" / "cell.h"
+    kernel.write_text(kernel.read_text().replace("tanh(", "sinh(").replace("const real", "real"))
     assert main(["--folder", str(copy)]) == 1
     out = capsys.readouterr().out
-    assert "elman/kernel.cpp: differs" in out
+    assert "elman/cell.h: differs" in out
     assert "sinh(" in out
     assert "more lines" in out
     assert "1 of " in out

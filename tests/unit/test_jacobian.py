@@ -248,7 +248,7 @@ def random_points(ir: CellIR, count: int = 50, seed: int = 0) -> Points:
         if a.typical:
             values[a.name] = fill(values[a.name].detach(), a.typical, generator)
     cell = find(ir.name)
-    start = [torch.full((count, k), a.start, dtype=torch.float64) for a in ir.states]
+    start = [torch.full((count, k), a.init, dtype=torch.float64) for a in ir.states]
     with torch.no_grad():
         _, states = run_loop(cell, ir, values, start)
     now = dict(zip((a.name for a in ir.states), states, strict=True))
@@ -353,7 +353,7 @@ def test_slopes_in_float32_are_finite_at_large_pre_activations(name: str, size: 
 
 
 def _at_start(ir: CellIR, points: Points) -> Points:
-    fresh = {a.name: torch.full_like(points.values[a.name], a.start) for a in ir.states}
+    fresh = {a.name: torch.full_like(points.values[a.name], a.init) for a in ir.states}
     return Points({**points.values, **fresh}, points.weights)
 
 

@@ -11,10 +11,10 @@ import sympy
 import torch
 from click.testing import CliRunner
 
-from rnncc.cli import main as cli
-from rnncc.export import symbolic_constants as letters
+from rnncc.cli.main import main
+from rnncc.export import symbolic_constants
 from rnncc.export.latex import LatexPrinter, Names, latex, written
-from rnncc.export.symbolic_constants import lettered
+from rnncc.export.symbolic_constants import with_symbolic_constants
 from rnncc.export.torch_loop import FUNCTIONS, plain_source
 from rnncc.ir.functions import TABLE
 from rnncc.ir.program import CellIR
@@ -207,12 +207,15 @@ CONSTANTS = "h: State, x: Input, tau=12.5, dt=0.1, slope=4.0, n=2"
 def test_constants_stay_letters_where_the_body_lets_them(tmp_path: Path) -> None:
     body = "s = spike(h - tau, slope=slope)\nreturn sum([dt * x] * n) / tau + s"
     cell = cell_from(tmp_path, source_of(body, CONSTANTS))
-    assert lines(lettered(cell)) == [
+    assert lines(with_symbolic_constants(cell)) == [
         r"s_t &= \Theta(h_{t-1} - \tau)",
         r"h_t &= s_t + \frac{2\,\Delta t\,x_t}{\tau}",
     ]
-    assert lettered(cell).constants == {"slope": 4.0, "n": 2}
-    assert lines(lettered(cell, {"n": 3}))[1] == r"h_t &= s_t + \frac{3\,\Delta t\,x_t}{\tau}"
+    assert with_symbolic_constants(cell).constants == {"slope": 4.0, "n": 2}
+    assert (
+        lines(with_symbolic_constants(cell, {"n": 3}))[1]
+        == r"h_t &= s_t + \frac{3\,\Delta t\,x_t}{\tau}"
+    )
     assert lines(trace(cell))[1] == r"h_t &= s_t + 0.016\,x_t"
 
 
@@ -220,10 +223,10 @@ def test_a_constant_whose_letter_would_take_for_ever_stays_a_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = cell_from(tmp_path, source_of("return tau * h + x", "h: State, x: Input, tau=0.5"))
-    assert lettered(cell).constants == {}
-    monkeypatch.setattr(letters, "MOST_CALLS", 10)
+    assert with_symbolic_constants(cell).constants == {}
+    monkeypatch.setattr(symbolic_constants, "MOST_CALLS", 10)
     before = sys.getprofile()
-    assert lettered(cell).constants == {"tau": 0.5}
+    assert with_symbolic_constants(cell).constants == {"tau": 0.5}
     assert sys.getprofile() is before
 
 
@@ -231,11 +234,11 @@ def test_late_annotations_are_read(tmp_path: Path) -> None:
     before = "from __future__ import annotations\n"
     text = source_of("return dt * h + x", "h: State, x: Input, dt=0.5")
     cell = cell_from(tmp_path, before + text)
-    assert lines(lettered(cell)) == [r"h_t &= x_t + \Delta t\,h_{t-1}"]
+    assert lines(with_symbolic_constants(cell)) == [r"h_t &= x_t + \Delta t\,h_{t-1}"]
 
 
 def test_show_prints_the_equations_with_their_letters() -> None:
-    done = CliRunner().invoke(cli.main, ["show", "fitzhugh_nagumo", "--stage", "latex"])
+    done = CliRunner().invoke(main, ["show", "fitzhugh_nagumo", "--stage", "latex"])
     assert done.exit_code == 0
     assert done.output.startswith("\\begin{align}\n  v_t &= v_{t-1} + \\Delta t\\,")
     assert done.output.endswith("  y_t &= v_t\n\\end{align}\n")
@@ -272,7 +275,7 @@ def read_back(cell: CellIR, numbers: dict[str, float]) -> dict[str, float]:
 @pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
 def test_the_printed_equations_of_a_shipped_cell_give_what_the_cell_gives(path: Path) -> None:
     function: Cell = find(str(path))
-    plain, shown = trace(function), lettered(function)
+    plain, shown = trace(function), with_symbolic_constants(function)
     names = Names(shown)
     for seed in range(3):
         generator = random.Random(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnncc.codegen.emit import class_name
+from rnncc.codegen.module import class_name
 from rnncc.lang.loader import shipped
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,10 @@ from rnncc import ArgumentError
 from rnncc.bench.calibrate import fit
 from rnncc.planner import machine
 from rnncc.planner.choices import Choices
-from rnncc.planner.cpu import LEAD, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, Plan, plan
-from rnncc.planner.cpu_model import LANE_BYTES, Tiling
+from rnncc.planner.cpu import SHORTEST, STEPS_SAVED, WORTH_A_THREAD, plan
+from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.machine import MEASURED, Machine
+from rnncc.planner.plan import WARM_UP, Plan, Tiling
 from tests.support.runs import CORE, compiled
 
 SPECS = {name: compiled(name).kernel.spec for name in CORE}
@@ -167,8 +168,8 @@ def test_what_a_user_names_is_done() -> None:
     assert p.patient
     p = plan_for(WIDE, choices=Choices("newton", iterations=4))
     assert (p.solver, p.forward.tiling.segment, p.forward.sweeps) == ("newton", 1, 5)
-    assert p.forward.lead == 1
-    assert p.backward.lead == LEAD
+    assert p.forward.warm_up == 1
+    assert p.backward.warm_up == WARM_UP
     assert plan_for(NARROW, choices=SEQUENTIAL).solver == "sequential"
     assert plan_for(NARROW, choices=SEQUENTIAL).backward.tiling.segment == NARROW[1]
 
@@ -178,7 +179,7 @@ def test_segments_of_the_backward_begin_at_saved_states() -> None:
         for segment in (1, 5, 16, 100):
             choices = Choices("segmented", segment=segment, checkpoint=every)
             p = plan_for((2, 1000, 8), choices=choices)
-            assert p.every == every
+            assert p.checkpoint == every
             assert p.backward.tiling.segment % every == 0 or p.backward.tiling.segment == 1000
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rnncc.planner.choices import AUTO, Choices
-from rnncc.planner.cpu import Plan
 from rnncc.planner.cuda import Gpu, columns_of, plan, steps_saved
+from rnncc.planner.plan import Plan
 from tests.support.runs import compiled
 
 H100 = Gpu(132, 1700.0)
@@ -67,7 +67,7 @@ def test_saved_states_lie_at_whole_blocks_of_steps(asked: int | None, got: int) 
 
 def test_segments_of_the_way_back_begin_at_saved_states() -> None:
     found = planned((1, 65536, 4), checkpoint=48)
-    assert found.every == 48
+    assert found.checkpoint == 48
     assert not found.backward.in_block
     assert found.backward.tiling.segment % 48 == 0
 

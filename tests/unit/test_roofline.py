@@ -9,7 +9,7 @@ import pytest
 import rnncc
 from rnncc import ArgumentError, Input, Param, State, cell, exp
 from rnncc.calculus.fission import expensive
-from rnncc.codegen.emit import kernel_spec
+from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.inspect import roofline
 from rnncc.inspect.roofline import Roofline
 from rnncc.ir.functions import TABLE

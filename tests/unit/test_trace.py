@@ -12,6 +12,7 @@ import torch
 from rnncc.calculus.lower import group_size
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_loop
+from rnncc.ir.init import Init
 from rnncc.lang.dsl import Input, Param, State, cell, tanh
 from rnncc.lang.loader import cells_of, find, shipped
 from rnncc.lang.trace import trace
@@ -238,9 +239,8 @@ def test_string_annotations_may_use_options_and_names_of_the_file(tmp_path: Path
     text = source_of("return a * h + dt", signature, before)
     source = "from __future__ import annotations\n" + text
     ir = trace(cell_from(tmp_path, source))
-    assert [a.start for a in ir.states] == [2.5]
-    assert ir.params[0].init is not None
-    assert ir.params[0].init.a == 2.5
+    assert [a.init for a in ir.states] == [2.5]
+    assert ir.params[0].init == Init("constant", 2.5)
 
 
 def test_tracing_twice_gives_the_same(tmp_path: Path) -> None:

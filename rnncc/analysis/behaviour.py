@@ -1,0 +1,149 @@
+"""Behaviour: a compiled cell and arguments -> what becomes of differences, and a verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.analysis.sweeps import Arguments, states_of
+from rnncc.compiler import CompiledCell
+
+# How a verdict is reached; docs/sweeps.md tells it in words. An exponent is above 0 if a difference
+# grows more than T times over all T steps, and below 0 if it fades so far as to be forgotten.
+HELD_STEPS = 4096  # with the inputs held; the first half lets what is transient fade
+UNDAMPED, VISIBLE = 0.9, 1e-3  # of an oscillation: what is left of its swing, and its size
+RETURNS = 3  # how often it must come back
+GROWING = 10  # times larger in the last quarter than in the first half
+FORGOTTEN = 1e-6  # what is left of a difference, relative to max(1, |state|)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What becomes of differences between states.
+
+    Attributes:
+        states: [states, T, N].
+        exponents, held_exponents: [N / group], with the inputs as drawn, and held at their means.
+        oscillating: channels that oscillate with the inputs held.
+        apart: channels that still tell two starts apart after the last step.
+        forgotten: the steps until none did, or None.
+    """
+
+    states: Tensor
+    exponents: Tensor
+    held_exponents: Tensor
+    oscillating: int
+    apart: int
+    forgotten: int | None
+
+
+def behaviour(compiled: CompiledCell, arguments: Arguments) -> Behaviour:
+    """Run it twice from different states, and with its inputs held."""
+    states = states_of(compiled, arguments)
+    elsewhere = states[:, -1].roll(compiled.structure.group, -1)  # where the group beside it ended
+    again = states_of(compiled, arguments, _as_start(elsewhere))
+    size = states.abs().clamp(min=1)
+    differs = ~((states - again).abs() <= FORGOTTEN * size).all(0)
+    last = differs.any(1).nonzero()
+    apart = int(differs[-1].sum())
+    held, held_exponents = _hold(compiled, arguments)
+    keeps = held_exponents.abs() <= _above(held.shape[1])
+    oscillating = _oscillates(held) & keeps.repeat_interleave(compiled.structure.group)
+    return Behaviour(
+        states=states,
+        exponents=lyapunov(compiled.jacobians(**arguments)[0]),
+        held_exponents=held_exponents,
+        oscillating=0 if compiled.structure.affine else int(oscillating.sum()),
+        apart=apart,
+        forgotten=None if apart else int(last[-1]) + 1 if len(last) else 0,
+    )
+
+
+def lyapunov(jacobians: Tensor) -> Tensor:
+    """[T, G, D, D] -> [G], the largest exponent per step: the growth of the product of all."""
+    steps, groups, size, _ = jacobians.shape
+    eye = torch.eye(size, dtype=jacobians.dtype) / math.sqrt(size)
+    product = eye.expand(groups, size, size)
+    total = jacobians.new_zeros(groups)
+    for jacobian in jacobians:
+        product = jacobian @ product
+        growth = product.flatten(1).norm(dim=1)
+        total += growth.log()
+        product = product / torch.where(growth > 0, growth, 1)[:, None, None]
+    return total / steps
+
+
+def _hold(compiled: CompiledCell, arguments: Arguments) -> tuple[Tensor, Tensor]:
+    """States [states, HELD_STEPS / 2, N] with the inputs held at their means, and exponents."""
+    half = HELD_STEPS // 2
+    held = dict(arguments)
+    for given in compiled.stages.cell.inputs:
+        mean = arguments[given.name].mean(1, keepdim=True)
+        held[given.name] = mean.expand(-1, half, *mean.shape[2:])
+    start = _as_start(states_of(compiled, held)[:, -1])
+    return states_of(compiled, held, start), lyapunov(compiled.jacobians(**held, h0=start)[0])
+
+
+def _as_start(states: Tensor) -> Any:
+    """[states, N] -> h0 of one sequence."""
+    return tuple(h[None] for h in states) if len(states) > 1 else states
+
+
+def _oscillates(states: Tensor) -> Tensor:
+    """[states, T, N] -> [N], whether one comes back again and again with an undamped swing."""
+    first, last = (half.amax(1) - half.amin(1) for half in states.chunk(2, 1))
+    above = states > states.mean(1, keepdim=True)
+    returns = (~above[:, :-1] & above[:, 1:]).sum(1)
+    visible = last > VISIBLE * states.abs().amax(1).clamp(min=1)
+    return (visible & (last > UNDAMPED * first) & (returns >= RETURNS)).any(0)
+
+
+# --- in words ---------------------------------------------------------------------------------
+
+
+def _above(steps: int) -> float:
+    return math.log(steps) / steps
+
+
+def _below(steps: int) -> float:
+    return math.log(FORGOTTEN) / steps
+
+
+def verdict(compiled: CompiledCell, found: Behaviour) -> tuple[str, str]:
+    """In a word, and why."""
+    steps, channels = found.states.shape[1:]
+    exponent = float(found.exponents.max())
+    memory = (
+        f"what it starts from is forgotten after {found.forgotten} steps"
+        if found.forgotten is not None
+        else f"{found.apart} of {channels} channels still tell after {steps} steps where they began"
+    )
+    if not bool(found.states.isfinite().all()):
+        return "unstable", "the states do not stay finite, in one pass over time either"
+    if compiled.structure.spiking:
+        return "spiking", f"the Jacobian says nothing of its jumps; {memory}"
+    if math.isnan(exponent):
+        return "undecided", f"the Jacobian does not stay finite; {memory}"
+    if exponent > _above(steps):
+        if _grow(found.states):
+            return "unstable", f"states grow e-fold every {1 / exponent:.3g} steps, without bound"
+        return "chaotic", f"differences grow e-fold every {1 / exponent:.3g} steps"
+    if found.oscillating:
+        which = f"{found.oscillating} of {channels} channels oscillate"
+        return "limit cycle", f"with its inputs held, {which}; {memory}"
+    if exponent >= _below(steps):
+        return "marginal", f"differences hardly fade or grow over {steps} steps; {memory}"
+    if found.forgotten is None:
+        return "multistable", f"small differences fade, but {memory}"
+    return "contracting", memory
+
+
+def _grow(states: Tensor) -> bool:
+    """Whether states grow along the sequence."""
+    quarter = states.shape[1] // 4
+    sizes = states.abs().amax((0, 2))
+    return bool(sizes[-quarter:].max() > GROWING * sizes[: 2 * quarter].max())

@@ -1,0 +1,215 @@
+"""Bench: a cell and shapes -> times of its kernels and of their baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rnncc import __version__
+from rnncc.cli import options, render, terminal
+from rnncc.cli.load import load
+from rnncc.cli.options import Constants, Shape
+
+if TYPE_CHECKING:
+    from rnncc.bench.cpu import Timing
+    from rnncc.bench.cuda import GpuTiming
+    from rnncc.compiler import CompiledCell
+
+SHAPES: dict[str, list[Shape]] = {
+    "cpu": [(8, 512, 256), (1, 4096, 64)],
+    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 65536, 64)],
+}
+
+
+def _shapes(device: str) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in SHAPES[device])
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rnncc bench para_gru
+  rnncc bench cells/lstm.py --shape 1x16384x16 --solvers --json > times.json
+  rnncc bench min_gru --device cuda --dtype bfloat16"""
+)
+@click.argument("path")
+@options.shape(
+    "Batch, steps and channels; repeatable.  "
+    f"[default: {_shapes('cpu')}; of cuda: {_shapes('cuda')}]",
+    multiple=True,
+)
+@click.option(
+    "--device",
+    type=click.Choice(list(SHAPES)),
+    default="cpu",
+    show_default=True,
+    help="Where it runs.",
+)
+@options.dtype("Of the inputs.")
+@click.option(
+    "--against-compile",
+    is_flag=True,
+    help="Also time the loop under torch.compile, 32 steps at a time (compiles for 10 to 40 s; for "
+    "many minutes where a step has many operations).",
+)
+@click.option("--solvers", is_flag=True, help="Also time every solver by itself.")
+@click.option("--threads", type=click.IntRange(min=1), help="How many threads PyTorch uses.")
+@options.constants
+@options.common
+def bench(
+    path: str,
+    shapes: list[Shape],
+    device: str,
+    dtype: str,
+    against_compile: bool,
+    solvers: bool,
+    threads: int | None,
+    constants: Constants,
+    json: bool,
+) -> None:
+    """Time a cell against the plain PyTorch loop.
+
+    On this machine. Before that the kernel's outputs and gradients are held to those of the loop.
+
+    With --device cuda, times are the GPU's own, and one step is timed as well, as in decoding.
+    Besides the loop, unless it takes too long, there are cuDNN's nn.GRU and nn.LSTM: whole layers
+    of as many features as channels, for their matrix products can't be taken apart from the
+    recurrence. If accelerated-scan is installed, there is its scan too, for cells of one state that
+    are affine in it; what goes into the scan, and its layout [B, N, T], are made before.
+    """
+    from rnncc.bench import cpu, cuda
+
+    cpu.use_threads(threads)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        cuda.gpu()
+    compiled = load(path, constants)
+    how = (dtype, against_compile, solvers)
+    found = _measure(compiled, shapes or SHAPES[device], on_gpu, how, wanted=not json)
+    machine = cuda.machine() if on_gpu else cpu.machine()
+    if json:
+        head = {"cell": compiled.name, "dtype": dtype, "rnncc": __version__}
+        results = [timing.data() for timing in found]
+        terminal.as_json({**head, "machine": machine, "results": results})
+        return
+    title = f"{compiled.name}, {dtype}, {machine['device']}"
+    if on_gpu:
+        _print_gpu_timings(f"{title}, {_versions(machine)}", found)
+    else:
+        title += f", {machine['threads']} threads, PyTorch {machine['torch']}"
+        _print_timings(title, found)
+
+
+def _measure(
+    compiled: CompiledCell,
+    shapes: Sequence[Shape],
+    on_gpu: bool,
+    how: tuple[str, bool, bool],
+    wanted: bool,
+) -> list[Any]:
+    from rnncc.bench import cpu, cuda
+
+    measure: Any = cuda.measure if on_gpu else cpu.measure
+    timings = []
+    for shape in shapes:
+        text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
+        with terminal.progress(text, wanted):
+            timings += list(measure(compiled, shape, *how))
+    return timings
+
+
+def _versions(machine: dict[str, Any]) -> str:
+    return f"PyTorch {machine['torch']}, CUDA {machine['cuda']}, CuPy {machine['cupy']}"
+
+
+# --- on a CPU --------------------------------------------------------------------------------
+
+
+def _print_timings(title: str, found: Sequence[Timing]) -> None:
+    """A row for each shape and pass; milliseconds."""
+    terminal.line(f"{title}; milliseconds, medians of runs in turns")
+    terminal.line()
+    against = any(timing.compiled is not None for timing in found)
+    baselines = ("torch.compile", "ratio") if against else ()
+    solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
+    headers = ("shape", "pass", "solver", "rnncc", "plain loop", "ratio", *baselines, *solvers)
+    rows = [_row(timing, solvers) for timing in found]
+    terminal.table((*headers, "copy", "rnncc / copy"), rows)
+
+
+def _row(timing: Timing, solvers: Sequence[str]) -> render.Row:
+    baselines: render.Row = ()
+    if timing.compiled is not None:
+        baselines = (_ms(timing.compiled), f"{timing.compiled / timing.fused:.1f}x")
+    return (
+        "x".join(map(str, timing.shape)),
+        timing.direction,
+        timing.chosen,
+        _ms(timing.fused),
+        _ms(timing.loop),
+        f"{timing.ratio:.1f}x",
+        *baselines,
+        *(_ms(timing.solvers[s]) if s in timing.solvers else "fails" for s in solvers),
+        _ms(timing.copy),
+        f"{timing.fused / timing.copy:.1f}",
+    )
+
+
+# --- on a GPU --------------------------------------------------------------------------------
+
+
+def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
+    """The same of a GPU, then what was left out and why."""
+    terminal.line(f"{title}; milliseconds by the GPU's clock, medians")
+    terminal.line()
+    names = list(dict.fromkeys(name for t in found for name in (*t.baselines, *t.skipped)))
+    solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
+    headers = ("shape", "pass", "solver", "rnncc", "in Python", "GB/s", "copy", "rnncc / copy")
+    rows = [_gpu_row(timing, names, solvers) for timing in found]
+    terminal.table((*headers, *names, *solvers), rows)
+    terminal.line()
+    terminal.line("In Python: until the call has launched its kernels, and returns.")
+    terminal.line("In brackets: how many times as long as rnncc.")
+    if any(name.startswith("nn.") for timing in found for name in timing.baselines):
+        terminal.line("nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.")
+    if any("accelerated-scan" in timing.baselines for timing in found):
+        terminal.line("accelerated-scan: of gates and values, given as [B, N, T]; only the scan.")
+    for note in dict.fromkeys(_notes(found)):
+        terminal.line(note)
+
+
+def _gpu_row(timing: GpuTiming, names: Sequence[str], solvers: Sequence[str]) -> render.Row:
+    return (
+        "x".join(map(str, timing.shape)),
+        timing.direction,
+        timing.solver,
+        _ms(timing.fused.device),
+        _ms(timing.fused.python),
+        f"{timing.speed / 1e9:.3g}",
+        _ms(timing.copy),
+        f"{timing.fused.device / timing.copy:.1f}",
+        *(_against(timing, name) for name in names),
+        *(_ms(timing.solvers[name]) if name in timing.solvers else "-" for name in solvers),
+    )
+
+
+def _against(timing: GpuTiming, name: str) -> str:
+    if name not in timing.baselines:
+        return "-"
+    ratio = timing.baselines[name] / timing.fused.device
+    return f"{_ms(timing.baselines[name])} ({ratio:.1f}x)"
+
+
+def _notes(found: Sequence[GpuTiming]) -> Iterator[str]:
+    """Why a baseline was left out, and where, unless the reason is the same in several places."""
+    for timing in found:
+        where = f"{'x'.join(map(str, timing.shape))} {timing.direction}"
+        for name, reason in timing.skipped.items():
+            alike = sum(t.skipped.get(name) == reason for t in found)
+            yield f"{name}{'' if alike > 1 else f', {where}'}: {reason.rstrip('.')}."
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}"

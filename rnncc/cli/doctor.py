@@ -1,0 +1,102 @@
+"""Doctor: what rnncc finds and misses on this machine; its cache and its calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rnncc.cli import options, terminal
+
+if TYPE_CHECKING:
+    from rnncc.bench.calibrate import Calibration
+    from rnncc.doctor.finding import Finding
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  rnncc doctor
+  rnncc doctor --calibrate
+  rnncc doctor --clear-cache"""
+)
+@click.option("--clear-cache", is_flag=True, help="Delete all cached kernels, and do no more.")
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Time kernels on this machine, which should be idle, for the planner; and do no more.",
+)
+@options.common
+@click.pass_context
+def doctor(ctx: click.Context, clear_cache: bool, calibrate: bool, json: bool) -> None:
+    """Say what rnncc finds and misses here.
+
+    And what to install. Exits with 3 if no kernel could be built and run here.
+    """
+    if clear_cache:
+        _clear_cache(json)
+        return
+    if calibrate:
+        _calibrate(json)
+        return
+    from rnncc.doctor import cpu
+
+    findings = cpu.examine()
+    healthy = cpu.healthy(findings)
+    if json:
+        terminal.as_json({"healthy": healthy, "findings": [vars(f) for f in findings]})
+    else:
+        _print_findings(findings, healthy)
+    ctx.exit(0 if healthy else 3)
+
+
+def _print_findings(found: Sequence[Finding], healthy: bool) -> None:
+    """What was found, then what to do."""
+    terminal.table(("", "state", "found"), [(f.topic, f.state, f.seen) for f in found])
+    terminal.line()
+    for finding in found:
+        if finding.fix:
+            terminal.line(f"{finding.topic}: {finding.fix}")
+    terminal.line("Kernels can be built and run here." if healthy else "No kernel can run here.")
+
+
+def _clear_cache(json: bool) -> None:
+    from rnncc.doctor import cpu
+
+    cleared = cpu.clear_cache()
+    if json:
+        terminal.as_json({"cleared": cleared})
+    else:
+        size = f"{cleared['bytes'] / 2**20:.1f} MiB"
+        terminal.line(f"{cleared['folder']}: {cleared['files']} files deleted, {size}.")
+
+
+def _calibrate(json: bool) -> None:
+    """Fit the planner's model to this machine, and keep it."""
+    from rnncc.bench.calibrate import calibrate
+    from rnncc.planner.machine import save
+
+    with terminal.progress("timing kernels", wanted=not json):
+        found = calibrate()
+    file = save(found.machine)
+    if json:
+        terminal.as_json({**vars(found), "machine": vars(found.machine), "file": str(file)})
+    else:
+        _print_calibration(found, file)
+
+
+def _print_calibration(found: Calibration, file: Path) -> None:
+    """The constants, beside those measured for the project."""
+    from rnncc.planner.machine import MEASURED
+
+    rows = [
+        (name, f"{value:.3g}", f"{getattr(MEASURED, name):.3g}")
+        for name, value in vars(found.machine).items()
+    ]
+    terminal.table(("nanoseconds of", "here", "shipped"), rows)
+    terminal.line(
+        f"\nMedian error of the model: {found.error:.0%} over {found.samples} times.\n"
+        f"{file}: written; the planner reads it from the next process on."
+    )

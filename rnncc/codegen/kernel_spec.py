@@ -1,0 +1,76 @@
+"""Kernel spec: Compiled -> KernelSpec, what the run time needs to know of a cell, and cell.json."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rnncc.calculus.cost import effort
+from rnncc.ir.init import Init
+from rnncc.ir.program import Argument, Compiled
+from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
+from rnncc.lang.dsl import uniform
+
+TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
+
+
+def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
+    """What the run time needs to know of the cell."""
+    cell, program = compiled.cell, compiled.program
+    streams, cost = len(program.inputs) + len(program.outputs), effort(compiled)
+    ahead = 8 if streams <= 3 and cost.step.functions < 2 else 4
+    # twice the warps have half the registers each
+    light = len(program.states) == 1 and ahead * streams <= 16
+    return KernelSpec(
+        name=cell.name,
+        states=tuple(
+            StateSpec(name=a.name, init=init)
+            for a, init in zip(cell.states, cell.initial, strict=True)
+        ),
+        inputs=tuple(_input(a) for a in cell.inputs),
+        params=tuple(
+            ParamSpec(name=a.name, init=_init(a), shared=a.shared, block=a.block)
+            for a in cell.params
+        ),
+        outputs=tuple(cell.outputs),
+        constants=cell.constants,
+        structure=StructureSpec(**compiled.structure.summary()),
+        arguments=tuple(a.name for a in cell.of_kind("input", "param", "matrix")),
+        param_slots=len(program.params),
+        shared_inputs=sum(a.shared for a in cell.inputs),
+        tile=TILE,
+        effort=cost,
+        ahead=ahead,
+        warps=16 if light else 8,
+        fast_math=fast_math,
+    )
+
+
+def _input(a: Argument) -> InputSpec:
+    assert a.typical is not None
+    return InputSpec(
+        name=a.name, shared=a.shared, projected=a.projected, bias=a.bias, typical=a.typical
+    )
+
+
+def _init(a: Argument) -> Init:
+    bound = float(a.block or 1) ** -0.5
+    return a.init if isinstance(a.init, Init) else uniform(-bound, bound)
+
+
+def as_json(spec: KernelSpec) -> str:
+    """cell.json: a line for each field, and for each item of a field that lists several."""
+    fields = spec.model_dump(mode="json").items()
+    return "{\n" + ",\n".join(f"  {json.dumps(k)}: {_value(v)}" for k, v in fields) + "\n}\n"
+
+
+def _value(value: Any) -> str:
+    """Objects within a list or an object have lines of their own."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        lines = [json.dumps(item) for item in value]
+    elif isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
+        lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()]
+    else:
+        return json.dumps(value)
+    opened, closed = "[]" if isinstance(value, list) else "{}"
+    return opened + "\n" + ",\n".join(f"    {line}" for line in lines) + f"\n  {closed}"

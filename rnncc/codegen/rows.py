@@ -1,0 +1,89 @@
+"""Rows: Compiled -> the rows of lanes that each loop of a C++ kernel walks over.
+
+Their prefixes (h_ state, x_ input, p_ param, k_ stored let, y_ output, g_ and d_ gradients) keep
+them apart from each other and, with `out_` for results, from every name of the cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rnncc.codegen.layout import statement
+from rnncc.ir.program import Compiled
+
+
+@dataclass(frozen=True)
+class LoopRows:
+    """The rows of one loop, declared.
+
+    Attributes:
+        whole: of one array [scalar][lane], before the loop.
+        blocks: that lie anywhere, block by block of lanes.
+    """
+
+    whole: str
+    blocks: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of all loops."""
+
+    step: LoopRows
+    jacobian: LoopRows
+    carry: LoopRows
+    adjoint: LoopRows
+
+
+def rows(compiled: Compiled) -> Rows:
+    """What stands before the loops over lanes."""
+    program = compiled.program
+    states = [s.symbol.name for s in program.states]
+    inputs = [s.symbol.name for s in program.inputs]
+    params = [s.symbol.name for s in program.params]
+    outputs = [str(o) for o in range(len(program.outputs))]
+    entries = [f"{r}_{c}" for r, c in compiled.products]
+    h, p, k = _packed("h", states), _packed("p", params), _packed("k", compiled.rows, "stored")
+    x = _apart("x", inputs)
+    next_ = _packed("next", states, const=False)
+    k_written = _packed("k", compiled.rows, "stored", const=False)
+    M, N = _packed("M", entries), _packed("N", entries, "M_next", const=False)
+    g, dp = _packed("g", states, const=False), _packed("dp", params, const=False)
+    y = _apart("y", outputs, const=False, only="write")
+    dy, dx = _apart("dy", outputs), _apart("dx", inputs, const=False, only="all")
+    return Rows(
+        step=_loop([*h, *next_, *p, *k_written], [*x, *y]),
+        jacobian=_loop([*h, *p, *k], x),
+        carry=_loop([*h, *p, *k, *M, *N], x),
+        adjoint=_loop([*h, *p, *k, *g, *dp], [*x, *dy, *dx]),
+    )
+
+
+Row = tuple[str, str]
+
+
+def _packed(prefix: str, names: Iterable[str], array: str = "", const: bool = True) -> list[Row]:
+    return [
+        (_head(prefix, name, const), f"{array or prefix} + {i} * kRow")
+        for i, name in enumerate(names)
+    ]
+
+
+def _apart(prefix: str, names: Iterable[str], const: bool = True, only: str = "") -> list[Row]:
+    """Some `only` where a flag of the loop is set."""
+    values = [f"{prefix}[{i}].block(first)" for i, _ in enumerate(names)]
+    if only:
+        values = [f"{only} ? {value} : nullptr" for value in values]
+    return [(_head(prefix, n, const), v) for n, v in zip(names, values, strict=True)]
+
+
+def _head(prefix: str, name: str, const: bool) -> str:
+    return f"{'const ' if const else ''}real* __restrict {prefix}_{name}"
+
+
+def _loop(whole: list[Row], blocks: list[Row]) -> LoopRows:
+    return LoopRows(
+        whole="\n".join(statement(head, value, 4) for head, value in whole),
+        blocks="\n".join(statement(head, value, 6) for head, value in blocks),
+    )

@@ -1,0 +1,88 @@
+"""Functional: the recurrence of a compiled cell as a function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rnncc.nn import ops
+from rnncc.nn.arguments import prepare, unpack
+from rnncc.nn.status import Solve
+from rnncc.planner.choices import Choices, takes_choices
+from rnncc.runtime.kernel import Kernel
+
+
+@takes_choices
+def run(
+    kernel: Kernel,
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None = None,
+    *,
+    h0: Any = None,
+    return_state: bool = False,
+    return_states: bool = False,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+    reset: Tensor | None = None,
+    observe: Callable[[Solve], None] | None = None,
+    **choices: Any,
+) -> Any:
+    """Solve the recurrence of a compiled cell.
+
+    Args:
+        args, kwargs: inputs [..., T, N] (shared ones [..., T]; 1 broadcasts; any strides) of one
+            dtype, and params [N] ([1] if shared, matrices [N / k, k, k]), in the cell's order or by
+            name.
+        h0: the states before the first step, [..., N] each; a tuple for several. Differentiable.
+        return_state: also return the states after the last step, in float32 for half inputs.
+        return_states: also return the states after each step, [..., T, N] in the inputs' dtype.
+        lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end are
+            0, and the last state is the one there.
+        cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in inputs
+            [total, N] or [1, total, N]; the states are [S, N].
+        reset: [..., T] bool: before these steps the state starts anew, from h0.
+        observe: is handed how the call was solved.
+        choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse, see
+            `choices.Choices`.
+    Returns:
+        the output [..., T, N] in the inputs' dtype (a tuple for several); with `return_states` and
+        `return_state` a tuple of it, the states along the way, and the last states.
+    Raises:
+        ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
+        ConvergenceError: the solver was "newton" and did not converge.
+    """
+    chosen = Choices(**choices)
+    given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
+    solution = ops.solve(
+        kernel,
+        given.inputs,
+        False,
+        given.params,
+        given.h0,
+        chosen,
+        given.sequences,
+        return_states,
+    )
+    if observe is not None:
+        observe(Solve(solution.status))
+    return unpack(kernel.spec, solution, given.lead, given.state_lead, return_state)
+
+
+def jacobians(
+    kernel: Kernel, args: Sequence[Any], kwargs: dict[str, Any] | None = None, *, h0: Any = None
+) -> Tensor:
+    """The step Jacobians d h_t / d h_(t-1) along the sequence, from the emitted code.
+
+    Args:
+        args, kwargs, h0: as in `run`.
+    Returns:
+        [..., T, N / group, D, D] with D = group * states, not differentiable.
+    """
+    given = prepare(kernel.spec, args, kwargs or {}, h0)
+    inputs = [t.detach() for t in given.inputs]
+    params = [t.detach().contiguous() for t in given.params]
+    start = None if given.h0 is None else given.h0.detach().contiguous()
+    result = ops.jacobian(kernel, inputs, params, start)
+    return result.reshape(*given.lead, *result.shape[1:])

@@ -1,0 +1,199 @@
+"""Plan: what every target decides alike, and the record of a decision.
+
+A target (cpu, cuda) says which cuts there are and what they cost; `Planner` chooses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from rnncc.ir.spec import KernelSpec
+from rnncc.planner.choices import Choices
+
+Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
+
+# Steps that a segment's guess is warmed up by: most cells have forgotten by then where they began.
+WARM_UP = 64
+NEWTON_ITERATIONS = 3  # unless the user says otherwise
+
+# How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
+# state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
+# units. One scan of an affine cell is exact, so there only what overflows is looked for.
+EPSILON = {4: 2.0**-23, 8: 2.0**-52}
+TOLERANCE = {4: 5e-7, 8: 1e-12}
+AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be computed: `batch` sequences by `groups` groups of channels.
+
+    Attributes:
+        steps, total: of the longest sequence, and of all.
+    """
+
+    batch: int
+    steps: int
+    total: int
+    groups: int
+
+    @classmethod
+    def of(cls, spec: KernelSpec, shape: Shape, total: int | None) -> Problem:
+        """With at least one of each.
+
+        Args:
+            total: steps of all sequences, if they aren't all as long as the longest.
+        """
+        batch, steps, channels = (max(1, size) for size in shape)
+        longest = batch * steps
+        total = longest if total is None else max(1, min(total, longest))
+        return cls(batch, steps, total, max(1, channels // spec.group))
+
+    def runs(self, segment: int) -> int:
+        """How many segments all sequences have, at most."""
+        return min(self.batch * -(-self.steps // segment), self.total // segment + self.batch)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of `rows` runs by `columns` groups of channels; a run is a segment of a sequence."""
+
+    segment: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How one direction is cut.
+
+    Attributes:
+        tiling: segments and tiles; `whole`: those of one pass over time.
+        warm_up: steps that give a guess of a segment's border.
+        sweeps: forward, the most sweeps before one pass does the rest; backward, 2 if all segments
+            may be walked twice, else 1.
+        predicted: nanoseconds, if the warm-up tells how the segments start.
+        one_pass: nanoseconds of one pass over time instead.
+        rounds: CUDA: how often sweeps are launched.
+        in_block: CUDA: segments are the warps of a block, which walks over time.
+    """
+
+    tiling: Tiling
+    whole: Tiling
+    warm_up: int
+    sweeps: int
+    predicted: float
+    one_pass: float
+    rounds: int = 0
+    in_block: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one call runs.
+
+    Attributes:
+        solver: "sequential", "segmented" or "newton", and `reason` why.
+        forward, backward: their cuts.
+        patient: not to give up segments before all sweeps are done.
+        tolerance: of neighbouring segments; `guess_tolerance` before a scan has rounded anything.
+        checkpoint: steps between the states that the backward starts from.
+        threads: how many work; 0 on a GPU.
+    """
+
+    solver: str
+    reason: str
+    forward: Cut
+    backward: Cut
+    patient: bool
+    tolerance: float
+    guess_tolerance: float
+    checkpoint: int
+    threads: int
+
+
+class Planner(ABC):
+    """The choice of a solver, from the cuts of a target and their cost."""
+
+    idle: str  # what one pass over time leaves idle
+    threads: int
+
+    def __init__(
+        self, spec: KernelSpec, problem: Problem, itemsize: int, choices: Choices, checkpoint: int
+    ) -> None:
+        self.spec = spec
+        self.problem = problem
+        self.steps = problem.steps
+        self.itemsize = itemsize
+        self.choices = choices
+        self.checkpoint = checkpoint
+
+    def plan(self) -> Plan:
+        solver, reason, forward = self.forward()
+        tolerance = self._tolerance(solver, forward.tiling.segment)
+        affine = self.spec.structure.affine
+        return Plan(
+            solver=solver,
+            reason=reason,
+            forward=forward,
+            backward=self.backward(),
+            patient=self.choices.solver != "auto",
+            tolerance=tolerance,
+            guess_tolerance=min(TOLERANCE[self.itemsize], tolerance) if affine else tolerance,
+            checkpoint=self.checkpoint,
+            threads=self.threads,
+        )
+
+    def forward(self) -> tuple[str, str, Cut]:
+        """Solver, reason, cut."""
+        asked, whole = self.choices.solver, self.one_pass_cut()
+        if asked == "newton":
+            iterations = min(self.choices.iterations or NEWTON_ITERATIONS, self.steps)
+            return "newton", "every step at once, as asked", self.newton_cut(iterations + 1)
+        if asked == "sequential":
+            return "sequential", "one pass over time, as asked", whole
+        if asked == "segmented":
+            return "segmented", "as asked", self.segmented_cut()
+        if self.spec.structure.spiking:
+            reason = "one pass over time: a spike has no slope to iterate by"
+            return "sequential", reason, whole
+        cut = self.faster_cut(whole.one_pass)
+        if cut is None:
+            reason = "one pass over time: batch x channels gives enough to do"
+            return "sequential", reason, whole
+        reason = f"batch x channels leaves {self.idle} idle; segments of time fill it"
+        return "segmented", reason, cut
+
+    def _tolerance(self, solver: str, segment: int) -> float:
+        if self.choices.tol is not None:
+            return self.choices.tol
+        affine = self.spec.structure.affine and solver != "newton"
+        table = AFFINE_TOLERANCE if affine else TOLERANCE
+        rounding = EPSILON[self.itemsize] * float(segment**0.5) / 2
+        return max(table[self.itemsize], rounding)
+
+    @abstractmethod
+    def one_pass_cut(self) -> Cut:
+        """Whole sequences, forward."""
+
+    @abstractmethod
+    def newton_cut(self, sweeps: int) -> Cut:
+        """Every step a segment of its own."""
+
+    @abstractmethod
+    def segmented_cut(self) -> Cut:
+        """Segments, as long as the user wants them or as is best."""
+
+    @abstractmethod
+    def faster_cut(self, one_pass: float) -> Cut | None:
+        """Segments, if they are enough faster than `one_pass` nanoseconds."""
+
+    @abstractmethod
+    def backward(self) -> Cut:
+        """The way back."""
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple, or the value itself."""
+    return -(-value // multiple) * multiple

@@ -1,0 +1,121 @@
+"""Backend: what runs kernels on one type of device, and which one does.
+
+A backend is an object in a folder of its own, and one line in `DEFAULTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rnncc.ir.spec import KernelSpec
+from rnncc.planner.choices import Choices
+from rnncc.planner.plan import Plan, Shape
+from rnncc.runtime.call import Call
+from rnncc.runtime.kernel import Kernel
+
+
+class Backend(Protocol):
+    """Plans calls and runs them.
+
+    Attributes:
+        host_reads: the host may look at what tensors hold without waiting for another device.
+    """
+
+    host_reads: bool
+
+    def steps_saved(self, spec: KernelSpec, choices: Choices) -> int:
+        """Steps between the states that the backward starts from."""
+
+    def plan(
+        self,
+        kernel: Kernel,
+        shape: Shape,
+        dtype: torch.dtype,
+        choices: Choices,
+        total: int,
+        device: torch.device,
+    ) -> Plan:
+        """How a call cuts its work.
+
+        Args:
+            shape: sequences, steps of the longest (or a bound of it), channels.
+            total: steps of all sequences.
+        """
+
+    def forward(
+        self,
+        call: Call,
+        y: Sequence[Tensor],
+        z: Sequence[Tensor],
+        h_last: Tensor,
+        saved: Tensor | None,
+        status: Tensor,
+    ) -> None:
+        """Solve the recurrence.
+
+        Args:
+            y, z: outputs, and the states after each step (or nothing), [B, T, N] each, to fill.
+            h_last: [states, S, N], the states after the last step, to fill.
+            saved: the states every few steps, to fill; or None.
+            status: zeros, float64, to fill as the struct Status of ir/abi.py says.
+        """
+
+    def backward(
+        self,
+        call: Call,
+        saved: Tensor,
+        dy: Sequence[Tensor | None],
+        dz: Sequence[Tensor | None],
+        dh_last: Tensor | None,
+        dx: Sequence[Tensor | None],
+        dparams: Sequence[Tensor],
+        dh0: Tensor,
+    ) -> None:
+        """From the gradients of y, z and h_last (None: zero) those of all arguments, to fill.
+
+        Args:
+            dx: None where it is not wanted.
+        """
+
+    def jacobian(self, call: Call) -> Tensor:
+        """d h_t / d h_(t-1) along the sequence: [B, T, N / group, D, D], D = group * states.
+
+        Rows and columns run over the states in declared order, and within each over the group.
+        """
+
+    def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
+        """Build and load all that a call may need, so that none waits for it later."""
+
+
+# By the type of a device: the module whose BACKEND runs there.
+DEFAULTS = {"cpu": "rnncc.runtime.cpu.backend", "cuda": "rnncc.runtime.cuda.backend"}
+
+_backends: dict[str, Backend] = {}
+
+
+def backend_of(device: torch.device) -> Backend:
+    """What runs the kernels of tensors on a device."""
+    found = _backends.get(device.type)
+    if found is None:
+        found = _backends[device.type] = import_module(DEFAULTS[device.type]).BACKEND
+    return found
+
+
+@contextmanager
+def registered(device_type: str, backend: Backend) -> Iterator[None]:
+    """Within it, a backend runs all calls on devices of a type."""
+    before = _backends.get(device_type)
+    _backends[device_type] = backend
+    try:
+        yield
+    finally:
+        if before is None:
+            del _backends[device_type]
+        else:
+            _backends[device_type] = before

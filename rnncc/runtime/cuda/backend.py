@@ -1,0 +1,152 @@
+"""The backend for GPUs: one call -> a fixed series of kernels on PyTorch's current stream.
+
+Nothing waits for the GPU: what a kernel finds decides on the device what the next one does, so that
+a call can be captured into a CUDA graph. All memory is PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache, partial
+
+import torch
+from torch import Tensor
+
+from rnncc.errors import ArgumentError
+from rnncc.ir.spec import CUDA_KERNELS
+from rnncc.planner import cuda as planner
+from rnncc.planner.choices import Choices
+from rnncc.planner.cuda import Gpu
+from rnncc.planner.plan import Cut, Plan, Shape
+from rnncc.runtime.args import Value, input_views, views
+from rnncc.runtime.call import Call
+from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.series import Series, run_backward, run_forward, sums_of
+from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
+
+PART = {name: n for n, names in enumerate(CUDA_KERNELS.values()) for name in names}
+MOST_STEPS = 2**31 - 64  # of a sequence; kernels count them in 32 bits
+
+
+class CudaBackend:
+    """See `Backend`. Tests run the same series of kernels by other modules: see `load`, `gpu`."""
+
+    host_reads = False
+    steps_saved = staticmethod(planner.steps_saved)
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], str] = {}
+
+    def load(self, name: str, source: str, dtype: str, device: torch.device) -> modules.Module:
+        """The kernels of a source, see `module.load`."""
+        return modules.load(name, source, dtype, device)
+
+    def gpu(self, device: torch.device) -> Gpu:
+        """What the planner follows of a device."""
+        return _gpu(device)
+
+    def plan(
+        self,
+        kernel: Kernel,
+        shape: Shape,
+        dtype: torch.dtype,
+        choices: Choices,
+        total: int,
+        device: torch.device,
+    ) -> Plan:
+        if shape[1] >= MOST_STEPS:
+            raise ArgumentError(
+                f"inputs: got {shape[1]} steps, expected fewer than {MOST_STEPS} on a GPU.\n"
+                "Fix: chunks, each from the state that the one before returns"
+            )
+        size = COMPUTE[dtype].itemsize
+        return _plan(kernel.key, shape, size, self.gpu(device), choices, total)
+
+    def module(
+        self, kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device
+    ) -> modules.Module:
+        """The part of kernel.cu that holds a kernel `name`; compiled and loaded at first use."""
+        part = PART[name]
+        source = self._parts.get((kernel.key, part))
+        if source is None:
+            source = f"#define RNNCC_PART {part}\n{kernel.source('cuda')}"
+            self._parts[kernel.key, part] = source
+        kind = str(dtype).removeprefix("torch.")
+        return self.load(kernel.spec.name, source, kind, device)
+
+    def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
+        for names in CUDA_KERNELS.values():
+            self.module(kernel, next(iter(names)), dtype, device)
+
+    def forward(
+        self,
+        call: Call,
+        y: Sequence[Tensor],
+        z: Sequence[Tensor],
+        h_last: Tensor,
+        saved: Tensor | None,
+        status: Tensor,
+    ) -> None:
+        results: dict[str, Value] = {"y": views(y), "z": views(z), "h_last": h_last}
+        results |= {"saved": saved, "status": status}
+        run_forward(self._series(call, call.plan.forward, results, h_last))
+
+    def backward(
+        self,
+        call: Call,
+        saved: Tensor,
+        dy: Sequence[Tensor | None],
+        dz: Sequence[Tensor | None],
+        dh_last: Tensor | None,
+        dx: Sequence[Tensor | None],
+        dparams: Sequence[Tensor],
+        dh0: Tensor,
+    ) -> None:
+        spec, cut = call.kernel.spec, call.plan.backward
+        _, steps, _ = call.shape
+        runs, groups = sums_of(call, cut), call.groups
+        # blocks of steps from one saved state to the next
+        between = -(-min(call.plan.checkpoint, steps) // spec.ahead)
+        across = -(-groups // cut.tiling.columns)
+        values: dict[str, Value] = {
+            "saved": saved,
+            "dy": views(dy),
+            "dz": views(dz),
+            "dz_given": any(g is not None for g in dz),
+            "dh_last": dh_last,
+            "dx": input_views(spec, dx, call.packed),
+            "dparams": dparams,
+            "dh0": dh0,
+            "param_sums": saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
+            "shared_sums": saved.new_empty(across * call.total * spec.shared_inputs),
+            "inner": saved.new_empty(runs * between * spec.size * groups if between > 1 else 0),
+        }
+        run_backward(self._series(call, cut, values, saved))
+
+    def jacobian(self, call: Call) -> Tensor:
+        result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
+        if result.numel():
+            series = self._series(call, call.plan.forward, {"jacobians": result}, None)
+            series.over_runs("jacobians", call.shape[0])
+        return result.transpose(0, 1)
+
+    def _series(
+        self, call: Call, cut: Cut, values: dict[str, Value], like: Tensor | None
+    ) -> Series:
+        """With a workspace as `like` has its memory."""
+        device = call.inputs[0].device
+        find = partial(self.module, call.kernel, dtype=call.dtype, device=device)
+        return Series(call, cut, values, like, find)
+
+
+BACKEND = CudaBackend()
+
+
+@lru_cache(maxsize=1000)
+def _plan(key: str, shape: Shape, size: int, gpu: Gpu, choices: Choices, total: int) -> Plan:
+    return planner.plan(kernel_of(key).spec, shape, size, gpu, choices, total)
+
+
+@cache
+def _gpu(device: torch.device) -> Gpu:
+    return Gpu(torch.cuda.get_device_properties(device).multi_processor_count)

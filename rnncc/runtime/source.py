@@ -1,0 +1,86 @@
+"""Source: the emitted files of a cell and the driver's headers -> one text a target."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from rnncc import paths
+from rnncc.ir.spec import CELL, FILES
+
+INCLUDE = re.compile(r'#include "([^"]+)"')
+FOR_CUDA = "#ifdef __CUDACC__"  # the one condition that is decided here, by the target
+WIDTH = 100
+
+
+def join(files: Mapping[str, str], target: str) -> str:
+    """What is compiled: the target's file, with each header once, where it is first included.
+
+    System headers stay as they are, as does every condition but `#ifdef __CUDACC__`.
+
+    Args:
+        files: the emitted ones by name; cell.h is one of them.
+        target: "cpp" or "cuda".
+    """
+    joined = "\n".join(_lines(FILES[target], files, target, set()))
+    return re.sub(r"\n{3,}", "\n\n", joined).strip("\n") + "\n"
+
+
+def of_the_cell(files: Mapping[str, str], target: str) -> str:
+    """To read: cell.h without what is for the other target, then the target's file."""
+    cell = "\n".join(_of_target(files[CELL].splitlines(), target))
+    return f"{cell}\n\n{_mark(FILES[target])}\n{files[FILES[target]]}"
+
+
+def _lines(name: str, files: Mapping[str, str], target: str, seen: set[str]) -> Iterator[str]:
+    seen.add(name)
+    text = files[name] if name in files else header(name)
+    for line in _of_target(text.splitlines(), target):
+        included = INCLUDE.match(line)
+        if included is None:
+            if line != "#pragma once":
+                yield line
+        elif included[1] not in seen:
+            yield ""
+            yield _mark(included[1])
+            yield from _lines(included[1], files, target, seen)
+
+
+def _of_target(lines: Iterable[str], target: str) -> Iterator[str]:
+    """Without what stands under `#ifdef __CUDACC__` for the other target."""
+    stays: list[bool | None] = []  # of each #if around a line; None where the compiler decides
+    for line in lines:
+        if line.startswith("#if"):
+            stays.append(target == "cuda" if line == FOR_CUDA else None)
+            decided = stays[-1] is not None
+        elif line.startswith(("#else", "#endif")):
+            decided = stays[-1] is not None
+            if line.startswith("#endif"):
+                stays.pop()
+            elif decided:
+                stays[-1] = not stays[-1]
+        else:
+            decided = False
+        if not decided and False not in stays:
+            yield line
+
+
+def _mark(name: str) -> str:
+    return f"// ---- {name} ".ljust(WIDTH, "-")
+
+
+@functools.cache
+def header(name: str) -> str:
+    """A header of the driver, by the name it is included by."""
+    return (paths.headers() / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def driver_digest() -> str:
+    """Of all headers, read once in a process."""
+    folder = paths.headers()
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.h"))
+    content = "\0".join(f"{name}\0{header(name)}" for name in names)
+    return hashlib.sha256(content.encode()).hexdigest()

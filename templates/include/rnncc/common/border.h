@@ -1,0 +1,74 @@
+// The border between two segments.
+#pragma once
+
+#include "rnncc/common/args.h"
+
+namespace rnncc {
+
+RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
+
+RNNCC_FN bool same(real x, real y) { return x == y || (x != x && y != y); }
+RNNCC_FN bool finite(real x) { return x - x == 0; }
+
+// The larger of two sizes; NaN counts as infinite.
+RNNCC_FN real larger(real so_far, real x) {
+  const real size = x < 0 ? -x : x;
+  return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
+}
+
+// One lane at a border. A correction may grow on its way through a segment only while it is no
+// larger than max(1, |state|): far from the solution M says little of what an expanding cell does.
+struct Border {
+  real delta[Cell::kStates];  // by how much the start of the segment before has moved
+  real worst;                 // mismatch at any border so far
+
+  // From the end e of the segment before and its product M to a new start s; true if it moved.
+  // With `picard` there is no M, and with `plain` no guard.
+  RNNCC_MEMBER bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard,
+                          bool plain) {
+    real correction[Cell::kStates] = {}, incoming = 0, largest = 0, scale = 1;
+    bool usable = true, changed = false;
+    for (int k = 0; k < Cell::kStates; ++k) {
+      usable = usable && finite(e[k * stride]);
+      scale = larger(scale, e[k * stride]);
+      incoming = larger(incoming, delta[k]);
+    }
+    for (int k = 0; k < Cell::kProducts && !picard; ++k) {
+      const real d = delta[Cell::product_column[k]], m = M[k * stride];
+      correction[Cell::product_row[k]] += d == 0 || m == 0 ? 0 : m * d;
+    }
+    for (int k = 0; k < Cell::kStates; ++k) largest = larger(largest, correction[k]);
+    const bool take =
+        plain || (Cell::kAffine ? finite(largest) : largest <= incoming || largest <= scale);
+    for (int k = 0; k < Cell::kStates; ++k) {
+      const real end = e[k * stride], old = s[k * stride];
+      real now = take ? end + correction[k] : end;
+      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
+      if (Cell::checked[k] && !same(end, old)) worst = larger(worst, (end - old) / larger(1, end));
+      delta[k] = same(now, old) ? 0 : now - old;
+      changed = changed || delta[k] != 0;
+      s[k * stride] = now;
+    }
+    return changed;
+  }
+};
+
+// The gradient g at the start of a stretch of steps, from that at its end: e is what the stretch
+// alone gives, Q how a gradient passes through it.
+RNNCC_FN void pass_back(const real* e, const real* Q, int64_t stride, real* g) {
+  real through[Cell::kStates];
+  RNNCC_UNROLL
+  for (int s = 0; s < Cell::kStates; ++s) through[s] = e[s * stride];
+  RNNCC_UNROLL
+  for (int q = 0; q < Cell::kFed; ++q) {
+    RNNCC_UNROLL
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const real m = Q[(q * Cell::kStates + s) * stride], up = g[Cell::fed[q]];
+      through[s] += m == 0 || up == 0 ? 0 : m * up;
+    }
+  }
+  RNNCC_UNROLL
+  for (int s = 0; s < Cell::kStates; ++s) g[s] = through[s];
+}
+
+}  // namespace rnncc

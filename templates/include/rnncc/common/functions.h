@@ -1,0 +1,51 @@
+// Functions made of choices and of other functions, the same for every target. NaN in is NaN out.
+#pragma once
+
+#ifdef __CUDACC__
+#include "rnncc/cuda/math.h"
+#else
+#include "rnncc/cpp/math.h"
+#endif
+
+namespace rnncc {
+
+template <typename T> RNNCC_FN T relu(T x) { return x < T(0) ? T(0) : x; }
+
+// NaN stays NaN (torch.sign makes it 0).
+template <typename T> RNNCC_FN T sign(T x) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x); }
+template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x); }
+
+template <typename T> RNNCC_FN T maximum(T a, T b) {
+  T larger = a > b ? a : b;  // b when either is NaN
+  return a == a ? larger : a;
+}
+
+template <typename T> RNNCC_FN T minimum(T a, T b) {
+  T smaller = a < b ? a : b;
+  return a == a ? smaller : a;
+}
+
+// The bounds go first: where they are constants, their test for NaN folds away.
+template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
+
+// (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
+template <typename T> RNNCC_FN T exprel(T x) {
+  T y = abs(x) < T(1e-8) ? T(1) + T(0.5) * x : expm1(x) / x;
+  return x > T(1e4) ? Real<T>::infinity : y;
+}
+
+// 1 + 2/3 x + 1/4 x^2 + ...: term k is (k + 1) / (k (k + 2)) x times the one before.
+template <int k, int last, typename T> RNNCC_FN T exprel_series(T x) {
+  if constexpr (k > last) return T(1);
+  else return T(1) + x * T((k + 1.0) / (k * (k + 2.0))) * exprel_series<k + 1, last>(x);
+}
+
+// The derivative of exprel. The closed form loses all digits near 0, where a series takes over.
+template <typename T> RNNCC_FN T exprel_slope(T x) {
+  T e = exp(x);
+  T closed = e < Real<T>::infinity ? (e - exprel(x)) / x : e;
+  T series = T(0.5) * exprel_series<1, sizeof(T) == 4 ? 8 : 14>(x);
+  return abs(x) < T(0.5) ? series : closed;
+}
+
+}  // namespace rnncc

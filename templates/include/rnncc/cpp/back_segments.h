@@ -1,0 +1,142 @@
+// Segments on the way back.
+//
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
+// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
+// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
+// holds here too). Where the first few steps after a segment let next to nothing through of what
+// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
+// it.
+#pragma once
+
+#include "rnncc/cpp/segments.h"
+#include "rnncc/cpp/backward.h"
+#include "rnncc/cpp/sums.h"
+
+namespace rnncc {
+
+// Each stretch alone. The warm-up after a run leaves the gradient at its end in `begins`; at the
+// end of a sequence that is the one given.
+static void alone_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const bool to_end = t.first[r] + t.count[r] >= length_of(a, t.sequence[r]);
+    clear_row(t, r, Lanes::kStates, walk.g);
+    clear_row(t, r, int(WalkBack::kQ), walk.Q);
+    if (pass.cut.warm_up && to_end) {
+      if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+      continue;
+    }
+    for (int q = 0; q < Lanes::kFed; ++q)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
+  }
+  walk.run(true);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.warm_up ? a.begins : a.ends);
+    store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
+  }
+}
+
+static void backward_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const bool whole = pass.cut.whole;
+  const Tile t(pass, index);
+  WalkBack walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
+    else if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
+    else clear_row(t, r, Lanes::kStates, walk.g);
+  }
+  walk.run(false);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    const int64_t run = t.run + r;
+    for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
+      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+        walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
+    if (whole) store_states(a, t, r, walk.g_start, a.dh0);
+    else store_run(a, t, r, run, Lanes::kStates, walk.g_start, a.ends);
+    for (int k = 0; k < Lanes::kParams; ++k)
+      for (int64_t c = 0; c < t.columns; ++c)
+        a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
+            walk.sums[k * kRow + r * t.columns + c];
+  }
+}
+
+// The gradient at the end of each segment of a sequence, last first.
+static void scan_back(const Pass& pass, int64_t b, real*) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), first = pass.cut.first_run(a, b);
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int64_t c = 0; c < a.groups; ++c) {
+    real g[Lanes::kStates] = {};
+    for (int s = 0; a.dh_last && s < Lanes::kStates; ++s) {
+      const Slot& slot = Lanes::states[s];
+      g[s] = a.dh_last[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride];
+    }
+    for (int64_t run = first + runs - 1; run >= first; --run) {
+      const int64_t at = run * Lanes::kStates * a.groups + c;
+      for (int s = 0; s < Lanes::kStates; ++s) a.begins[at + s * a.groups] = g[s];
+      pass_back(a.ends + at, a.products + run * WalkBack::kQ * a.groups + c, a.groups, g);
+    }
+  }
+}
+
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
+static void judge_sequence(const Pass& pass, int64_t b, real* most) {
+  const Args& a = pass.args;
+  const int64_t first = pass.cut.first_run(a, b), end = pass.cut.first_run(a, b + 1);
+  const int64_t groups = a.groups;
+  bool all_there = true;
+  for (int64_t c = 0; c < groups; ++c) most[c] = 0;
+  for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
+    for (int64_t c = 0; c < groups; ++c) most[c] = larger(most[c], a.begins[row * groups + c]);
+  for (int64_t run = first; run < end; ++run)
+    for (int64_t c = 0; c < groups; ++c) {
+      real through = 0, there = 0;
+      for (int64_t k = run * WalkBack::kQ; k < (run + 1) * WalkBack::kQ; ++k)
+        through = larger(through, a.products[k * groups + c]);
+      for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
+        there = larger(there, a.begins[s * groups + c]);
+      if (!forgotten(through, most[c], there)) all_there = false;
+    }
+  a.verdicts[2 * b] = all_there;
+}
+
+static bool all_there(const Args& a) {
+  bool all = true;
+  for (int64_t b = 0; b < a.batch; ++b) all = all && a.verdicts[2 * b] != 0;
+  return all;
+}
+
+static int run_backward(const Args& a) {
+  for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
+  if (a.segment < a.steps) number_runs(a);
+  Pass pass = {a, Cut::into_segments(a)};
+  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
+  if (!pass.cut.whole) {
+    Pass warm_up = pass;
+    warm_up.cut.warm_up = -(a.warm_up < a.segment ? a.warm_up : a.segment);
+    if (in_parallel(warm_up, alone_tile, tiles, space)) return 1;
+    if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
+    if (!all_there(a)) {
+      const bool twice = walks_twice(a);
+      if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
+      if (twice && finite(largest_product(a, pass.cut.first_run(a, a.batch) * WalkBack::kQ))) {
+        if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
+      } else {
+        pass.cut = Cut::in_one(a, 0);
+      }
+    }
+  }
+  if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
+  if (!pass.cut.whole) reduce_starts(pass);
+  reduce_params(pass);
+  reduce_shared_inputs(a);
+  for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);
+  return 0;
+}
+
+}  // namespace rnncc

@@ -1,0 +1,223 @@
+// Backward.
+//
+// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step
+// first, in blocks of at most kBlock steps: forward from a saved state, storing what the adjoint
+// reads, then backward. Jacobians are never stored; what is stored stays in cache.
+#pragma once
+
+#include "rnncc/cpp/threads.h"
+
+namespace rnncc {
+
+constexpr int64_t kBlock = 16;
+
+static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
+
+struct WalkBack {
+  const Args& a;
+  const Tile& t;
+  const int width;
+  double* sums;
+  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *stored, *inner;
+  Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
+
+  static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
+  static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
+
+  static int64_t blocks(const Args& a) {
+    return ((a.checkpoint < a.steps ? a.checkpoint : a.steps) + kBlock - 1) / kBlock;
+  }
+
+  static int64_t space(const Args& a) {
+    constexpr int64_t stored = Lanes::kStates + Lanes::kStored;
+    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
+                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
+    return (once + stored * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
+  }
+
+  RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
+      : a(args), t(tile), width(t.width()) {
+    auto take = [&](int64_t count) {
+      real* rows = space;
+      space += count * kRow;
+      return rows;
+    };
+    sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
+    p = take(Lanes::kParams), dp = take(Lanes::kParams);
+    g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
+    Q = take(kQ), held = take(kHeld), zeros = take(1);
+    h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
+    inner = take(Lanes::kStates * blocks(a));
+    for (int i = 0; i < Lanes::kInputs; ++i) {
+      const Slot& slot = Lanes::inputs[i];
+      x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
+      dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
+    }
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+    for (int i = 0; i < Lanes::kStates; ++i)
+      dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
+    load_params(a, t, p);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_start[i] = 0;
+  }
+
+  // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
+  RNNCC_ONCE void run(bool alone) {
+    constexpr int64_t states = Lanes::kStates * int64_t(kRow);
+    for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
+         first -= a.checkpoint) {
+      const int64_t end = first + a.checkpoint < t.steps ? first + a.checkpoint : t.steps;
+      for (int64_t r = 0; r < t.rows; ++r)
+        if (t.runs(r, first)) load_saved(a, t, r, first, inner);
+      int64_t block = 0;
+      for (; first + (block + 1) * kBlock < end; ++block) {
+        recompute(inner + block * states, first + block * kBlock, kBlock);
+        copy(h + kBlock * states, inner + (block + 1) * states);
+      }
+      for (; block >= 0; --block) {
+        const int64_t step = first + block * kBlock;
+        const int64_t count = end - step < kBlock ? end - step : kBlock;
+        recompute(inner + block * states, step, count);
+        if (alone) back_alone(step, count);
+        else back(step, count);
+      }
+    }
+  }
+
+ private:
+  static void copy(const real* from, real* to) {
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
+  }
+
+  // Recomputes steps; all their states and what the adjoint reads stay.
+  RNNCC_ONCE void recompute(const real* from, int64_t first, int64_t count) {
+    copy(from, h);
+    Row x_rows[Lanes::kInputs + 1];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x[i].load(first, count), x_rows[i] = x[i].row(first, first);
+    for (int64_t k = 0; k < count; ++k) {
+      real* const before = h + k * Lanes::kStates * kRow;
+      for (int64_t r = 0; a.reset && r < t.rows; ++r)
+        if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
+      Lanes::step_to_store(x_rows, p, before, before + Lanes::kStates * kRow,
+                           stored + k * Lanes::kStored * kRow, width);
+      shift(x_rows, x, Lanes::kInputs, 1);
+    }
+  }
+
+  // The adjoint of the steps that were recomputed, whose inputs are still at hand, last first.
+  RNNCC_ONCE void back(int64_t first, int64_t count) {
+    const bool uneven = !t.even, has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      x_rows[i] = x[i].row(first, last), dx_rows[i] = dx[i].row(first, last);
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+    for (int64_t k = count - 1; k >= 0; --k) {
+      const int64_t step = first + k;
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, g, held);
+        hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+      }
+      if (has_dz) add_dz(first, k);
+      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow,
+                           stored + k * Lanes::kStored * kRow, dy_rows, g, dx_rows, dp, width);
+      if (uneven) {
+        hold_ended(t, step, Lanes::kStates, held, g);
+        hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+      }
+      if (a.reset) reset(step, false);
+      for (int i = 0, shared = 0; i < Lanes::kInputs; ++i)
+        if (!Lanes::inputs[i].stride) reduce_shared(shared++, step, dx_rows[i].at);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dx_rows, dx, Lanes::kInputs, -1);
+      shift(dy_rows, dy, Lanes::kOutputs, -1);
+    }
+    for (int i = 0; i < Lanes::kInputs; ++i) dx[i].store(first, count);
+    for (int i = 0; i < Lanes::kParams; ++i) {
+#pragma omp simd
+      for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+    }
+  }
+
+  // The same for each column of Q, into which nothing flows, and for g alone.
+  RNNCC_ONCE void back_alone(int64_t first, int64_t count) {
+    const bool has_dz = load_dz(first, count);
+    const int64_t last = first + count - 1;
+    Row x_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
+    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
+      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
+      no_dy[i] = {zeros, t.blocks};
+    }
+    for (int64_t k = count - 1; k >= 0; --k) {
+      for (int q = 0; q <= Lanes::kFed; ++q) {
+        const bool own = q == Lanes::kFed;
+        real* const column = own ? g : Q + q * Lanes::kStates * kRow;
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, column, held);
+        if (own && has_dz) add_dz(first, k);
+        Lanes::adjoint<false>(x_rows, p, h + k * Lanes::kStates * kRow,
+                              stored + k * Lanes::kStored * kRow, own ? dy_rows : no_dy, column,
+                              nullptr, dp, width);
+        if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
+      }
+      if (a.reset) reset(first + k, true);
+      shift(x_rows, x, Lanes::kInputs, -1), shift(dy_rows, dy, Lanes::kOutputs, -1);
+    }
+  }
+
+  // Whether there are gradients of the states after each step at all.
+  bool load_dz(int64_t first, int64_t count) const {
+    bool any = false;
+    for (const Stream& stream : dz) stream.load(first, count), any = any || stream.present;
+    return any;
+  }
+
+  // To g what flows in at a step; the caller gives runs that have ended theirs back.
+  RNNCC_ONCE void add_dz(int64_t first, int64_t k) {
+    for (int s = 0; s < Lanes::kStates; ++s) {
+      const Row row = dz[s].row(first, first + k);
+      for (int lane = 0; dz[s].present && lane < width; lane += kLanes) {
+        const real* const from = row.block(lane);
+#pragma omp simd
+        for (int i = lane; i < lane + kLanes; ++i) g[s * kRow + i] += from[i];
+      }
+    }
+  }
+
+  // Where the state before a step was that of the start: the gradient goes there.
+  RNNCC_ONCE void reset(int64_t step, bool alone) {
+    for (int64_t row = 0; row < t.rows; ++row) {
+      if (!t.resets(a, row, step)) continue;
+      for (int s = 0; s < Lanes::kStates; ++s)
+        for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+          g_start[s * kRow + c] += g[s * kRow + c];
+      clear_row(t, row, Lanes::kStates, g);
+      if (alone) clear_row(t, row, int(kQ), Q);
+    }
+  }
+
+  RNNCC_ONCE void reduce_shared(int shared, int64_t step, const real* row) {
+    const int64_t blocks_before = t.column / kLanes, places = shared_places(a);
+    for (int64_t r = 0; r < t.rows; ++r) {
+      if (!t.runs(r, step)) continue;
+      const int64_t b = t.sequence[r], time = time_of(a, b, t.first[r] + step);
+      const int64_t place = (a.joined ? 0 : b * a.extent) + time;
+      for (int64_t c = 0; c < t.columns; c += kLanes) {
+        real sum = 0;
+        const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
+        for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
+        const int64_t block = blocks_before + c / kLanes;
+        a.shared_sums[(block * places + place) * Lanes::kSharedInputs + shared] = sum;
+      }
+    }
+  }
+
+ public:
+  static int64_t shared_places(const Args& a) { return (a.joined ? 1 : a.batch) * a.extent; }
+};
+
+}  // namespace rnncc

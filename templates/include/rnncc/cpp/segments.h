@@ -1,0 +1,161 @@
+// Segments.
+//
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's
+// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
+// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
+// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
+// each start to
+//     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
+// After n sweeps the first n segments are exact whatever the guess was.
+#pragma once
+
+#include "rnncc/cpp/forward.h"
+
+namespace rnncc {
+
+// The first guess: the cell's start, run through the steps before the segment. The product
+// of the Jacobians over these steps says how much of a wrong start is left.
+static void guess_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (is_newton(a) && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  }
+  walk.run(false, true);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    if (!t.count[r]) clear_row(t, r, Lanes::kProducts, walk.M);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.begins);
+    store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+// The largest entry of all products.
+RNNCC_ONCE static real largest_product(const Args& a, int64_t count) {
+  real largest = 0;
+  for (int64_t i = 0; i < count * a.groups; ++i) largest = larger(largest, a.products[i]);
+  return largest;
+}
+
+static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
+
+// Runs whose start has not moved since they last ran need not run again.
+static void sweep_tile(const Pass& pass, int64_t index, real* space) {
+  const Args& a = pass.args;
+  const Tile t(pass, index);
+  bool any = false;
+  for (int64_t r = 0; r < t.rows; ++r) any = any || moved(a, t.run + r) != 0;
+  if (!any) return;
+  Walk walk(a, t, space);
+  for (int64_t r = 0; r < t.rows; ++r)
+    load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
+  walk.run(pass.sweep.write, pass.sweep.carry);
+  for (int64_t r = 0; r < t.rows; ++r) {
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
+    if (pass.sweep.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
+  }
+}
+
+static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
+
+// All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
+// `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
+static void scan_sequence(const Pass& pass, int64_t b, real* space) {
+  const Args& a = pass.args;
+  const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
+  const int64_t first = pass.cut.first_run(a, b);
+  real worst_of_all = 0;
+  int64_t bad = runs;
+  for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
+  moved(a, first) = 0;
+  for (int64_t i = 1; i < runs; ++i) {
+    const int64_t run = first + i;
+    const real* e = a.ends + (run - 1) * Lanes::kStates * groups;
+    const real* M = a.products + (run - 1) * Lanes::kProducts * groups;
+    real* s = a.begins + run * Lanes::kStates * groups;
+    real worst = 0;
+    bool changed = false;
+    for (int64_t c = 0; c < groups; ++c) {
+      Border border;
+      for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
+      border.worst = worst;
+      changed =
+          border.cross(e + c, M + c, s + c, groups, pass.sweep.picard, is_newton(a)) || changed;
+      worst = border.worst;
+      for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
+    }
+    moved(a, run) = changed;
+    if (!agree(a, pass.sweep, worst) && i < bad) bad = solved_before(pass.sweep, i);
+    worst_of_all = larger(worst_of_all, worst);
+  }
+  a.verdicts[2 * b] = double(worst_of_all);
+  a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+}
+
+// Every run has to run again.
+static void move_all(const Args& a, int64_t runs) {
+  for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
+}
+
+// Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
+// many segments of every sequence are within tolerance.
+static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
+  const Pass pass = {a, Cut::into_segments(a), sweep};
+  double worst = 0;
+  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
+  *solved = sweep.write ? segments_of(a) : 0;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const double bad = a.verdicts[2 * b + 1];
+    if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
+    if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
+  }
+  a.status->sweeps += 1, a.status->mismatch = worst;
+  return true;
+}
+
+// Guesses all starts. Returns how much of a wrong start is left in them, or -1.
+static double guess(const Args& a, int64_t runs) {
+  Pass pass = {a, Cut::into_segments(a)};
+  pass.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;
+  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return -1;
+  return largest_product(a, runs * Lanes::kProducts);
+}
+
+// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
+static int64_t solve_segments(const Args& a) {
+  number_runs(a);
+  const int64_t segments = segments_of(a), runs = Cut::into_segments(a).first_run(a, a.batch);
+  const double left = guess(a, runs);
+  if (left < 0) return -1;
+  a.status->sweeps = 0;
+  int64_t solved = 0;
+  for (int64_t number = 0; solved < segments; ++number) {
+    const Sweep sweep = sweep_after(a, left, number);
+    if (!sweep.runs) break;
+    if (sweep.all) move_all(a, runs);
+    if (!sweep_once(a, sweep, &solved)) return -1;
+  }
+  a.status->converged = solved == segments;
+  return is_newton(a) ? segments : solved;
+}
+
+static int run_forward(const Args& a) {
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
+  int64_t solved = 0;
+  *a.status = {1, 0, 1, kNoStep, double(a.solver), double(a.segment)};  // of one pass over time
+  if (a.segment < a.steps) {
+    solved = solve_segments(a);
+    if (solved < 0) return 1;
+    if (solved * a.segment < a.steps)
+      a.status->converged = 1, a.status->sequential_from = double(solved * a.segment);
+  }
+  const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
+  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
+  for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
+  for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
+  return 0;
+}
+
+}  // namespace rnncc

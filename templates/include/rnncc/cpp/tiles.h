@@ -1,0 +1,324 @@
+// Tiles.
+//
+// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or
+// a group of channels) of one run; its runs walk through their steps side by side.
+#pragma once
+
+#include "rnncc/common/policy.h"
+#include "rnncc/cpp/results.h"
+
+namespace rnncc {
+
+// How each sequence is cut into runs.
+struct Cut {
+  bool whole;             // one run a sequence
+  int64_t length;         // steps of a run
+  int64_t from;           // the step at which the first begins
+  int64_t warm_up;        // not the run itself but so many steps before or, if below 0, after it
+  int64_t rows, columns;  // of a tile
+
+  static Cut in_one(const Args& a, int64_t from) {
+    return {true, a.steps, from, 0, a.whole_rows, a.whole_columns};
+  }
+  static Cut into_segments(const Args& a) {
+    return {a.segment >= a.steps, a.segment, 0, 0, a.rows, a.columns};
+  }
+
+  // The first run of a sequence; that of `batch` is how many there are.
+  int64_t first_run(const Args& a, int64_t sequence) const {
+    return whole ? sequence : a.run_starts[sequence];
+  }
+  int64_t runs_of(const Args& a, int64_t sequence) const {
+    return first_run(a, sequence + 1) - first_run(a, sequence);
+  }
+  int64_t sequence_of(const Args& a, int64_t run) const {
+    if (whole) return run;
+    int64_t low = 0, high = a.batch;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      if (a.run_starts[middle] <= run) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+};
+
+// Numbers the segments of all sequences; one without steps has one.
+static void number_runs(const Args& a) {
+  a.run_starts[0] = 0;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t count = (length_of(a, b) + a.segment - 1) / a.segment;
+    a.run_starts[b + 1] = a.run_starts[b] + (count < 1 ? 1 : count);
+  }
+}
+
+struct Pass {
+  const Args& args;
+  Cut cut;
+  Sweep sweep = {};
+};
+
+struct Tile {
+  int64_t run, rows, column, columns;
+  int64_t steps;  // of the longest run
+  bool even;      // all runs are as long
+  int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
+  int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
+
+  RNNCC_ONCE Tile(const Pass& pass, int64_t index) {
+    const Args& a = pass.args;
+    const Cut& cut = pass.cut;
+    const int64_t across = (a.groups + cut.columns - 1) / cut.columns;
+    const int64_t runs = cut.first_run(a, a.batch);
+    run = index / across * cut.rows, column = index % across * cut.columns;
+    rows = runs - run < cut.rows ? runs - run : cut.rows;
+    columns = a.groups - column < cut.columns ? a.groups - column : cut.columns;
+    steps = 0, even = true;
+    int64_t b = cut.sequence_of(a, run);
+    for (int64_t r = 0; r < rows; ++r) {
+      while (cut.first_run(a, b + 1) <= run + r) ++b;
+      sequence[r] = b, segment[r] = run + r - cut.first_run(a, b);
+      first[r] = cut.from + segment[r] * cut.length;
+      const int64_t left = length_of(a, sequence[r]) - first[r];
+      count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
+      if (cut.warm_up > 0) {
+        count[r] = segment[r] && left > 0 ? cut.warm_up : 0;
+        first[r] -= count[r];
+      } else if (cut.warm_up < 0) {
+        first[r] += cut.length;
+        const int64_t after = left - cut.length;
+        count[r] = after < 0 ? 0 : after < -cut.warm_up ? after : -cut.warm_up;
+      }
+      steps = count[r] > steps ? count[r] : steps;
+    }
+    for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
+  }
+
+  static int64_t number(const Pass& pass) {
+    const Args& a = pass.args;
+    const Cut& cut = pass.cut;
+    return (cut.first_run(a, a.batch) + cut.rows - 1) / cut.rows *
+           ((a.groups + cut.columns - 1) / cut.columns);
+  }
+
+  int lanes() const { return int(rows * columns); }
+  int width() const { return (lanes() + kLanes - 1) / kLanes * kLanes; }
+  bool runs(int64_t row, int64_t step) const { return even || step < count[row]; }
+
+  bool resets(const Args& a, int64_t row, int64_t step) const {
+    if (!a.reset || step >= count[row]) return false;
+    const int64_t b = sequence[row], time = time_of(a, b, first[row] + step);
+    return a.reset[(a.joined ? 0 : b) * a.reset_batch + time * a.reset_time];
+  }
+};
+
+// `count` numbers, a stride apart where they are and where they go.
+RNNCC_ONCE static void copy_many(const real* from, int64_t from_stride, real* to, int64_t to_stride,
+                                 int64_t count) {
+  if (from_stride == 1 && to_stride == 1) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i * to_stride] = from[i * from_stride];
+  }
+}
+
+// The same without the call for a single number: a tile of many short rows copies nothing else.
+static void copy_some(const real* from, int64_t from_stride, real* to, int64_t to_stride,
+                      int64_t count) {
+  if (count == 1) *to = *from;
+  else copy_many(from, from_stride, to, to_stride, count);
+}
+
+// One row of lanes, in part: what `count` scalars of a run hold.
+RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  from += row * t.columns, to += row * t.columns;
+  for (int s = 0; s < count; ++s, from += kRow, to += kRow) {
+    if (t.columns == 1) {
+      *to = *from;
+      continue;
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < t.columns; ++c) to[c] = from[c];
+  }
+}
+
+RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const real* from, real* to) {
+  copy_lanes(t, row, count, from, to);
+}
+
+RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
+  for (int s = 0; s < count; ++s)
+    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
+}
+
+// Runs that have ended keep what they had.
+RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const real* from,
+                                  real* to) {
+  for (int64_t r = 0; r < t.rows; ++r)
+    if (step >= t.count[r]) copy_lanes(t, r, count, from, to);
+}
+
+// One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
+// lie in memory as the kernel wants them, they are copied, many steps at a time (at most kAhead),
+// so that what is close in memory moves together.
+constexpr int kAhead = 16;
+
+struct Stream {
+  io* runs[kTile];  // the first step of each run
+  real* buffer;     // [kAhead, kRow]
+  int64_t time, lane;
+  int64_t apart;  // from the row of a step to that of the next
+  const Tile* tile;
+  bool present, direct;            // direct: no copy
+  int64_t blocks[kTile / kLanes];  // of a row that is not copied
+
+  RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
+                       real* space) {
+    tile = &t, buffer = space, present = view.data, direct = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel, apart = kRow;
+    if (!present) return;
+    for (int64_t r = 0; r < t.rows; ++r) {
+      const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
+      runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
+                slot.offset * view.channel + t.column * lane;
+    }
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
+    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
+      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
+    if (direct) apart = time;
+  }
+
+  // Brings in the rows of at most kAhead steps, unless they are direct; of an absent gradient they
+  // stay 0.
+  RNNCC_ONCE void load(int64_t first, int64_t count) const {
+    if (!direct && present) each<get>(first, count, buffer);
+  }
+
+  // The row of a step, where those from `first` on are at hand.
+  Row row(int64_t first, int64_t step) const {
+    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
+    return {buffer + (step - first) * kRow, tile->blocks};
+  }
+
+  // Brings to memory what the kernel has written to the rows.
+  RNNCC_ONCE void store(int64_t first, int64_t count) const {
+    if (!direct && present) each<put>(first, count, buffer);
+  }
+
+  // The same for a row of one step that lies elsewhere.
+  void store_from(real* lanes, int64_t step) const {
+    if (present) each<put>(step, 1, lanes);
+  }
+
+ private:
+  static void get(io* at, real& lane) { lane = to_real(*at); }
+  static void put(io* at, real& lane) { from_real(lane, *at); }
+
+  // `move` for every lane of the runs that take these steps, with its place in memory.
+  template <void (*move)(io*, real&)>
+  RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
+    const int64_t columns = tile->columns;
+    for (int64_t r = 0; r < tile->rows; ++r) {
+      const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
+      io* here = runs[r] + first * time;
+      real* row = lanes + r * columns;
+      if (columns == 1) {
+        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * kRow]);
+        continue;
+      }
+      for (int64_t k = 0; k < count; ++k, here += time, row += kRow) {
+        if (lane != 1) {
+          for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
+        } else if (columns == kLanes) {
+#pragma omp simd
+          for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
+        } else {
+#pragma omp simd
+          for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
+        }
+      }
+    }
+  }
+};
+
+// From the rows of a step to those of the next, or of the one before.
+static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
+  for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
+}
+
+// --- states and params
+
+static void load_params(const Args& a, const Tile& t, real* p) {
+  for (int k = 0; k < Lanes::kParams; ++k) {
+    const Slot& slot = Lanes::params[k];
+    const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
+    for (int64_t r = 0; r < t.rows; ++r)
+      copy_some(from, slot.stride, p + k * kRow + r * t.columns, 1, t.columns);
+  }
+}
+
+// A state per sequence, [states, batch, channels], and lanes; null stands for the cell's own start.
+RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, const real* from,
+                                   real* h) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
+    const real* here = from ? from + at + t.column * slot.stride : Lanes::init + slot.tensor;
+    copy_some(here, from ? slot.stride : 0, h + s * kRow + row * t.columns, 1, t.columns);
+  }
+}
+
+RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, const real* h,
+                                    real* to) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
+    real* there = to + at + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, there, slot.stride, t.columns);
+  }
+}
+
+// The states before a step, for the way back.
+static real* saved_at(const Args& a, int64_t sequence, int64_t step) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  return a.saved + slot_of(a, sequence, step) * Lanes::kStateTensors * channels;
+}
+
+static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, const real* h) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  real* to = saved_at(a, t.sequence[row], t.first[row] + step);
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(h + s * kRow + row * t.columns, 1, to + at, slot.stride, t.columns);
+  }
+}
+
+static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, real* h) {
+  const int64_t channels = a.groups * Lanes::kGroup;
+  const real* from = saved_at(a, t.sequence[row], t.first[row] + step);
+  for (int s = 0; s < Lanes::kStates; ++s) {
+    const Slot& slot = Lanes::states[s];
+    const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
+    copy_some(from + at, slot.stride, h + s * kRow + row * t.columns, 1, t.columns);
+  }
+}
+
+// Scalars of each run, [runs, count, groups], and lanes.
+RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                const real* from, real* lanes) {
+  from += run * count * a.groups + t.column, lanes += row * t.columns;
+  for (int s = 0; s < count; ++s) copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
+}
+
+RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
+                                 const real* lanes, real* to) {
+  lanes += row * t.columns, to += run * count * a.groups + t.column;
+  for (int s = 0; s < count; ++s) copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
+}
+
+}  // namespace rnncc

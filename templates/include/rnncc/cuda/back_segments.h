@@ -1,0 +1,189 @@
+// Segments on the way back.
+//
+// Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
+// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
+// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
+// holds here too). Where the first few steps after a segment let next to nothing through of what
+// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
+// it.
+#pragma once
+
+#include "rnncc/cuda/tiles.h"
+#include "rnncc/cuda/backward.h"
+
+namespace rnncc {
+
+// Note 0 says whether gradients at the ends of segments are missing yet, note 1 how large Q is.
+RNNCC_FN bool missing(const Args& a) { return note_of(a, 0)->bad != kNone; }
+
+// One pass over time is left.
+RNNCC_FN bool not_by_segments(const Args& a) {
+  if (whole(a)) return true;
+  const double largest = size_of(note_of(a, 1));
+  return missing(a) && !(walks_twice(a) && largest - largest == 0);
+}
+
+// Each stretch alone: the steps after each segment (warm-up), or the segments themselves (sweep).
+RNNCC_FN void alone(const Args& a) {
+  const bool warm_up = a.stage == Stage::kWarmUp;
+  if (!warm_up && !missing(a)) return;
+  const Run r = Run::segment(a, warm_up ? -a.warm_up : 0);
+  WalkBack walk;
+  walk.open(a, r, a.columns);
+  if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
+    if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
+#pragma unroll
+    for (int q = 0; q < WalkBack::kQ; ++q) walk.Q[q] = 0;
+  }
+  walk.run<true>(a, r);
+  store_run(a, r, Cell::kStates, walk.g, warm_up ? a.begins : a.ends);
+  store_run(a, r, WalkBack::kQ, walk.Q, a.products);
+  real largest = 0;
+#pragma unroll
+  for (int q = 0; r.active && q < WalkBack::kQ; ++q) largest = larger(largest, walk.Q[q]);
+  if (!warm_up) note_size(note_of(a, 1), largest);
+}
+
+// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
+// segment would let through of the largest gradient is little beside what came out of them.
+RNNCC_FN void judge(const Args& a) {
+  constexpr int kQ = WalkBack::kQ;
+  Run r;
+  r.place(a, a.batch, a.columns);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
+  real most = 0, g[Cell::kStates], Q[kQ + 1];
+  bool all_there = true;
+  for (int64_t run = first; run < end; ++run) {
+    load_run(a, r, run, Cell::kStates, a.begins, g);
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) most = larger(most, g[s]);
+  }
+  for (int64_t run = first; run < end; ++run) {
+    real through = 0, there = 0;
+    load_run(a, r, run, Cell::kStates, a.begins, g);
+    load_run(a, r, run, kQ, a.products, Q);
+#pragma unroll
+    for (int q = 0; q < kQ; ++q) through = larger(through, Q[q]);
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) there = larger(there, g[s]);
+    if (!forgotten(through, most, there)) all_there = false;
+  }
+  note_bad(note_of(a, 0), all_there ? kNone : 0);
+}
+
+// The gradient at the end of each segment of a sequence, last first.
+RNNCC_FN void scan_back(const Args& a) {
+  constexpr int kQ = WalkBack::kQ;
+  if (!missing(a) || not_by_segments(a)) return;
+  Run r;
+  r.place(a, a.batch, a.columns);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
+  real g[Cell::kStates] = {}, e[Cell::kStates], Q[kQ + 1];
+  if (a.dh_last) load_states(a, r, a.dh_last, g);
+  for (r.index = end - 1; r.index >= first; --r.index) {
+    store_run(a, r, Cell::kStates, g, a.begins);
+    load_run(a, r, r.index, Cell::kStates, a.ends, e);
+    load_run(a, r, r.index, kQ, a.products, Q);
+    pass_back(e, Q, 1, g);
+  }
+}
+
+// The walk that writes gradients: over whole sequences, or over segments whose ends are known.
+RNNCC_FN void backward(const Args& a) {
+  const bool sequences = a.stage == Stage::kRest;
+  if (sequences != not_by_segments(a)) return;
+  const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, 0);
+  WalkBack walk;
+  walk.open(a, r, sequences ? a.whole_columns : a.columns);
+  if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
+  else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
+  walk.run<false>(a, r);
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s)
+    if (r.first == 0) walk.g_start[s] += walk.g[s];
+  if (sequences) store_states(a, r, walk.g_start, a.dh0);
+  else store_run(a, r, Cell::kStates, walk.g_start, a.ends);
+#pragma unroll
+  for (int k = 0; k < Cell::kParams; ++k)
+    if (r.active) a.param_sums[(r.index * Cell::kParams + k) * a.groups + r.group] = walk.sums[k];
+  if (r.first == 0) clear_inputs(a, r);
+}
+
+// --- a block along time
+
+// The same within a block: warps are segments of kAhead steps, and tiles are walked last first.
+RNNCC_FN void back_tiles(const Args& a) {
+  constexpr int kQ = WalkBack::kQ;
+  const int warp = threadIdx.y, warps = blockDim.y;
+  const Shelf ends = {reinterpret_cast<real*>(rnncc_shared), Cell::kStates};
+  const Shelf given = {ends.at + warps * Cell::kStates * kWarp, Cell::kStates};
+  const Shelf through = {given.at + warps * Cell::kStates * kWarp, kQ};
+  Run r = run_of_block(a);
+  const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
+  real g[Cell::kStates] = {};
+  WalkBack walk;
+  walk.open(a, r, kWarp);
+  if (a.dh_last) load_states(a, r, a.dh_last, g);
+  for (int64_t begin = (length - 1) / span * span; length && begin >= 0; begin -= span) {
+    Block block;
+    Places at;
+    r.take(a, begin + warp * kAhead, kAhead);
+    const int count = r.count;
+    at.aim(a, r, 0);
+    block.fetch(a, r, at, 0, count, saved_slot(a, r, r.first));
+    if (count > 0) {
+      walk.begin_alone();
+      if (block.inputs.fetched) {
+        walk.recompute(block);
+        walk.back<true>(a, r, at, block, 0);
+      } else {
+        walk.back_slowly<true>(a, r, block, 0, count);
+      }
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
+#pragma unroll
+      for (int q = 0; q < kQ; ++q) through(warp, q) = walk.Q[q];
+    }
+    __syncthreads();
+    const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
+    for (int i = used - 1; warp == 0 && i >= 0; --i) {
+      real e[Cell::kStates], Q[kQ + 1];
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
+#pragma unroll
+      for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
+      pass_back(e, Q, 1, g);
+    }
+    __syncthreads();
+    if (count > 0) {
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
+      if (block.inputs.fetched) walk.back<false>(a, r, at, block, 0);
+      else walk.back_slowly<false>(a, r, block, 0, count);
+    }
+  }
+  __syncthreads();
+  // sums over warps, in their order
+  double* const sums = reinterpret_cast<double*>(rnncc_shared);
+  if (warp == 0) {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) walk.g_start[s] += g[s];
+  }
+#pragma unroll
+  for (int n = 0; n < Cell::kStates + Cell::kParams; ++n) {
+    const int k = n - Cell::kStates;
+    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_start[n]) : walk.sums[k];
+    __syncthreads();
+    double sum = 0;
+    for (int i = 0; warp == 0 && i < warps; ++i) sum += sums[i * kWarp + threadIdx.x];
+    __syncthreads();
+    if (warp || !r.active) continue;
+    if (k < 0) a.dh0[state_at(a, r, n)] = real(sum);
+    else a.param_sums[(r.sequence * Cell::kParams + k) * a.groups + r.group] = sum;
+  }
+  if (warp == 0) clear_inputs(a, r);
+}
+
+}  // namespace rnncc

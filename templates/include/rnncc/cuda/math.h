@@ -1,0 +1,113 @@
+// Elementary functions for emitted kernels: the float ones from the hardware's exponential and
+// reciprocal, the others from CUDA's own library. NaN and infinity behave as in PyTorch. Results
+// below the smallest normal float may flush to zero. With RNNCC_FAST_MATH sigmoid and tanh come
+// from the hardware's tanh, whose relative error is 2^-11.
+#pragma once
+
+// A function, a function of a struct, and a kernel of at most so many threads in a block. A loop
+// over what stays in registers is unrolled.
+#ifndef RNNCC_FN
+#define RNNCC_FN __device__ __forceinline__
+#define RNNCC_MEMBER __device__ __forceinline__
+#define RNNCC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
+#define RNNCC_UNROLL _Pragma("unroll")
+#endif
+
+namespace rnncc {
+
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+
+template <typename T> struct Real;
+template <> struct Real<float> {
+  static constexpr float infinity = __builtin_bit_cast(float, 0x7f800000);
+};
+template <> struct Real<double> {
+  static constexpr double infinity = __builtin_bit_cast(double, 0x7ff0000000000000);
+};
+
+RNNCC_FN uint32_t bits_of(float x) { return __float_as_uint(x); }
+RNNCC_FN float from_bits(uint32_t bits) { return __uint_as_float(bits); }
+
+RNNCC_FN float sqrt(float x) { return ::sqrtf(x); }
+RNNCC_FN double sqrt(double x) { return ::sqrt(x); }
+RNNCC_FN float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
+RNNCC_FN double rsqrt(double x) { return 1.0 / ::sqrt(x); }
+RNNCC_FN float abs(float x) { return ::fabsf(x); }
+RNNCC_FN double abs(double x) { return ::fabs(x); }
+RNNCC_FN float floor(float x) { return ::floorf(x); }
+RNNCC_FN double floor(double x) { return ::floor(x); }
+RNNCC_FN float exp(float x) { return ::expf(x); }
+RNNCC_FN double exp(double x) { return ::exp(x); }
+RNNCC_FN float expm1(float x) { return ::expm1f(x); }
+RNNCC_FN double expm1(double x) { return ::expm1(x); }
+RNNCC_FN float log(float x) { return ::logf(x); }
+RNNCC_FN double log(double x) { return ::log(x); }
+RNNCC_FN float log1p(float x) { return ::log1pf(x); }
+RNNCC_FN double log1p(double x) { return ::log1p(x); }
+RNNCC_FN float sinh(float x) { return ::sinhf(x); }
+RNNCC_FN double sinh(double x) { return ::sinh(x); }
+RNNCC_FN float cosh(float x) { return ::coshf(x); }
+RNNCC_FN double cosh(double x) { return ::cosh(x); }
+RNNCC_FN float erf(float x) { return ::erff(x); }
+RNNCC_FN double erf(double x) { return ::erf(x); }
+RNNCC_FN float pow(float x, float y) { return ::powf(x, y); }
+RNNCC_FN double pow(double x, double y) { return ::pow(x, y); }
+
+RNNCC_FN double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
+RNNCC_FN double tanh(double x) { return ::tanh(x); }
+
+#if defined(RNNCC_FAST_MATH) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
+
+RNNCC_FN float tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+RNNCC_FN float sigmoid(float x) { return 0.5f + 0.5f * tanh(0.5f * x); }
+
+#else
+
+RNNCC_FN float sigmoid(float x) { return __fdividef(1.0f, 1.0f + ::exp2f(x * -1.44269504f)); }
+
+// Below 0.55: x + x^3 P(x^2), error 3.7e-8; above, what 1 lacks of it.
+RNNCC_FN float tanh(float x) {
+  const float a = ::fabsf(x), z = x * x;
+  const float large = 1.0f - 2.0f * __fdividef(1.0f, 1.0f + ::exp2f(a * 2.88539008f));
+  const float p = -0.33332947f + z * (0.13320725f + z * (-0.05267181f + z * 0.01643758f));
+  return a < 0.55f ? x + x * z * p : ::copysignf(large, x);
+}
+
+#endif
+
+// sin(x + phase pi) for phase 0 or 1/2, without the loop of CUDA's own, so that what depends on
+// params alone leaves the loop over steps. The reduction is in double; from 2^30 on the result is
+// NaN, not a wrong number. On |r| <= pi/2: r + r^3 P(r^2), error 2.4e-11.
+RNNCC_FN float sin_with_phase(float x, double phase) {
+  const double turns = ::rint(double(x) * 0.31830988618379067 + phase), n = turns - phase;
+  const double rest = ::fma(-n, 1.2246467991473532e-16, ::fma(-n, 3.1415926535897931, double(x)));
+  const float r = float(rest), z = r * r;
+  const float p =
+      -0.16666666f +
+      z * (0.0083333310f + z * (-0.00019840868f + z * (2.7525371e-06f + z * -2.3888675e-08f)));
+  const float y = r + r * z * p, odd = (long long)(turns) & 1 ? -y : y;
+  return ::fabsf(x) < 1073741824.0f ? odd : __builtin_bit_cast(float, 0x7fc00000);
+}
+
+RNNCC_FN float sin(float x) { return sin_with_phase(x, 0.0); }
+RNNCC_FN float cos(float x) { return sin_with_phase(x, 0.5); }
+RNNCC_FN double sin(double x) { return ::sin(x); }
+RNNCC_FN double cos(double x) { return ::cos(x); }
+
+// log(1 + exp(x)).
+template <typename T> RNNCC_FN T softplus(T x) {
+  return (x < T(0) ? T(0) : x) + log1p(exp(-abs(x)));
+}
+
+template <typename T> RNNCC_FN T logsigmoid(T x) { return -softplus(-x); }
+
+}  // namespace rnncc

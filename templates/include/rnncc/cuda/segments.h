@@ -1,0 +1,122 @@
+// Segments.
+//
+// Time is cut into segments that run side by side, each from a guess of its start; Newton's
+// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
+// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
+// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
+// each start to
+//     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
+// After n sweeps the first n segments are exact whatever the guess was; what the sweeps leave is
+// for one pass over time.
+#pragma once
+
+#include "rnncc/common/policy.h"
+#include "rnncc/cuda/control.h"
+#include "rnncc/cuda/walk.h"
+
+namespace rnncc {
+
+RNNCC_FN double left_of_guess(const Args& a) { return size_of(note_of(a, 0)); }
+
+RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
+  if (number && note_of(a, number)->bad == kNone) return {};
+  return sweep_after(a, left_of_guess(a), number);
+}
+
+RNNCC_FN const Note* last_note(const Args& a) {
+  return note_of(a, most_sweeps(a, left_of_guess(a)));
+}
+
+// How many segments of every sequence are solved, at least.
+RNNCC_FN int64_t solved_segments(const Args& a) {
+  const int64_t segments = segments_of(a), bad = last_note(a)->bad;
+  if (is_newton(a)) return segments;
+  return gives_up(a, left_of_guess(a)) ? 0 : bad < segments ? bad : segments;
+}
+
+// What `status` says.
+RNNCC_FN void report(const Args& a, int64_t solved) {
+  if (blockIdx.x || threadIdx.x || threadIdx.y) return;
+  const bool one_pass = whole(a);
+  int64_t sweeps = one_pass;
+  while (!one_pass && sweep_of(a, sweeps).runs) ++sweeps;
+  Status& status = *a.status;
+  status.sweeps = double(sweeps);
+  status.mismatch = one_pass || !sweeps ? 0.0 : size_of(note_of(a, sweeps));
+  status.converged = one_pass || !is_newton(a) || last_note(a)->bad == kNone;
+  status.sequential_from =
+      !one_pass && solved * a.segment < a.steps ? double(solved * a.segment) : kNoStep;
+  status.solver = double(a.solver), status.segment = double(a.segment);
+}
+
+// Whether a run takes part in a sweep; clears its flag for the next one.
+RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
+  if (r.active) *moved(a, r.index, a.round + 1) = 0;
+  return now.all || *moved(a, r.index, a.round);
+}
+
+// Runs that carry M along: a sweep or, before it, the first guess: the cell's start, run through
+// the steps before the segment. The product of the Jacobians over these steps says how much of a
+// wrong start is left.
+RNNCC_FN void sweep(const Args& a) {
+  const bool guess = a.stage == Stage::kWarmUp;
+  const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);
+  if (!guess && !(now.runs && now.carry)) return;
+  const Run r = Run::segment(a, guess ? a.warm_up : 0);
+  if (!guess && !is_due(a, r, now)) return;
+  Walk<true> walk;
+  if (guess) load_states(a, r, a.h0, walk.h);
+  else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
+#pragma unroll
+  for (int s = 0; guess && is_newton(a) && s < Cell::kStates; ++s)
+    walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
+  walk.run(a, r, now.write);
+  store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
+  if (!guess) {
+    store_run(a, r, Cell::kProducts, walk.M, a.products);
+    return;
+  }
+  real largest = 0;
+#pragma unroll
+  for (int k = 0; k < Cell::kProducts; ++k)
+    largest = larger(largest, r.count ? walk.M[k] : real(0));
+  note_size(note_of(a, 0), largest);
+}
+
+// All borders of one sequence and group, in order of time.
+RNNCC_FN void scan(const Args& a) {
+  const Sweep now = sweep_of(a, a.round);
+  if (!now.runs) return;
+  Run r;
+  r.place(a, a.batch, a.columns);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence);
+  const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
+  Border border = {};
+  real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
+  int64_t bad = now.write || end == first ? kNone : 0;
+  const auto fetch = [&](int64_t run) {
+    if (run >= end) return;
+    load_run(a, r, run - 1, Cell::kStates, a.ends, e);
+    if (!now.picard) load_run(a, r, run - 1, Cell::kProducts, a.products, M);
+    load_run(a, r, run, Cell::kStates, a.begins, s);
+  };
+  fetch(first + 1);
+  for (r.index = first + 1; r.index < end; ++r.index) {
+    real e_now[Cell::kStates], M_now[Cell::kProducts + 1], s_now[Cell::kStates];
+#pragma unroll
+    for (int k = 0; k < Cell::kStates; ++k) e_now[k] = e[k], s_now[k] = s[k];
+#pragma unroll
+    for (int k = 0; k < Cell::kProducts; ++k) M_now[k] = M[k];
+    fetch(r.index + 1);
+    const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, is_newton(a));
+    if (!agree(a, now, border.worst) && bad == kNone) bad = solved_before(now, r.index - first);
+    if (!changed) continue;
+    store_run(a, r, Cell::kStates, s_now, a.begins);
+    if (r.active) *moved(a, r.index, a.round + 1) = 1;
+  }
+  note_size(note_of(a, 1 + a.round), border.worst);
+  note_bad(note_of(a, 1 + a.round), bad);
+}
+
+}  // namespace rnncc

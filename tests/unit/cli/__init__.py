@@ -1,0 +1,1 @@
+"""The command line: every command, its --json, its exit codes, and what each failure says."""

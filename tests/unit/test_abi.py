@@ -1,0 +1,143 @@
+"""ABI: one list, from which the header, the packer and the version of generated folders follow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnncc.codegen import args_header
+from rnncc.errors import LoadError
+from rnncc.ir import abi
+from rnncc.ir.abi import ABI, ARGS, ENUMS, STATUS, STRUCTS, VIEW, Per, Solver, Struct
+from rnncc.planner.choices import SOLVERS, Choices
+from rnncc.runtime.args import NUMBERS, Value, _numbers, fill, layout_of, words_of
+from rnncc.runtime.backend import backend_of
+from rnncc.runtime.call import plan_call
+from rnncc.runtime.cpu.build import find_compiler
+from rnncc.runtime.kernel import Kernel
+from tests.support.golden import ARGS_HEADER, GENERATED
+from tests.support.runs import compiled, random_call
+
+CELL = """
+#include <stdint.h>
+typedef float io;
+typedef float real;
+struct Cell {
+  static constexpr int kInputTensors = 3, kParamTensors = 3, kOutputTensors = 1, kStateTensors = 2;
+};
+"""
+
+
+def compiles(text: str) -> bool:
+    compiler = find_compiler()
+    assert compiler is not None
+    text = text.replace('#include "cell.h"\n', "").replace("#pragma once\n", "")
+    command = [*compiler.command, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    return subprocess.run(command, input=text, text=True, capture_output=True).returncode == 0
+
+
+def test_the_header_is_what_the_list_gives() -> None:
+
+    assert ARGS_HEADER.read_text(encoding="utf-8") == args_header.args_header(), "Fix: make golden"
+
+
+def test_the_compiler_lays_the_struct_out_as_the_packer_does() -> None:
+    layout = ARGS.layout({Per.INPUT: 3, Per.PARAM: 3, Per.OUTPUT: 1, Per.STATE: 2})
+    places = "".join(
+        f'static_assert(__builtin_offsetof(rnncc::Args, {name}) == {8 * place}, "{name}");\n'
+        for name, place in layout.offsets.items()
+    )
+    assert compiles(CELL + args_header.args_header() + places)
+
+
+def test_a_field_that_the_list_lacks_does_not_compile() -> None:
+    text = args_header.args_header()
+    assert compiles(CELL + text)
+    assert not compiles(CELL + text.replace("int64_t patient;", "int64_t patient, odd;"))
+    assert not compiles(CELL + text.replace("  int64_t patient;\n", ""))
+
+
+def test_every_member_is_one_word_and_named_once() -> None:
+    for listed in STRUCTS.values():
+        names = [field.name for field in listed.fields]
+        assert len(names) == len({*names})
+    sizes = {"int64_t", "double", "Parallel", "View", *(enum.__name__ for enum in ENUMS)}
+    assert {f.type for f in ARGS.fields if not f.type.endswith("*")} <= sizes
+
+
+def test_the_version_follows_what_compiled_code_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert abi._version() == ABI
+    first, *rest = VIEW.fields
+    for changed, same in (
+        (dataclasses.replace(first, meaning="other words"), True),
+        (dataclasses.replace(first, type="real*"), False),
+        (dataclasses.replace(first, name="other"), False),
+    ):
+        monkeypatch.setitem(STRUCTS, "View", Struct("View", VIEW.meaning, {"": (changed, *rest)}))
+        assert (abi._version() == ABI) == same
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "elman"
+    shutil.copytree(GENERATED / "elman", folder)
+    for abi_found in ("0123456789ab", 3):
+        spec = json.loads((GENERATED / "elman" / "cell.json").read_text(encoding="utf-8"))
+        (folder / "cell.json").write_text(json.dumps({**spec, "abi": abi_found}), encoding="utf-8")
+        message = rf"expected '{ABI}': another version of rnncc wrote it[\s\S]*Fix: write it again"
+        with pytest.raises(LoadError, match=message):
+            Kernel.read(folder)
+
+
+def test_solvers_have_one_numbering() -> None:
+    assert [SOLVERS[solver].upper() for solver in Solver] == [solver.name for solver in Solver]
+
+
+def test_the_packer_fills_what_is_given_and_leaves_the_rest_null() -> None:
+    layout, blank = layout_of(compiled("para_gru").kernel.spec)
+    words, tensor, places = blank[:], torch.zeros(2), layout.offsets
+    views = [(8, 1, 2, 3), (16, 4, 5, 6), (0, 0, 0, 0)]
+    given: dict[str, Value] = {"steps": 7, "reverse": True, "h0": tensor, "h_last": None}
+    fill(words, layout, {**given, "x": views, "params": [None, tensor]})
+    assert words[places["steps"]] == 7
+    assert words[places["reverse"]] == 1
+    assert words[places["h0"]] == words[places["params"] + 1] == tensor.data_ptr()
+    assert [*words[places["x"] :][:12]] == [word for view in views for word in view]
+    assert sum(word != 0 for word in words) == 4 + 8
+    assert not any(blank)
+
+
+def test_a_member_that_is_not_listed_is_not_packed() -> None:
+    layout, blank = layout_of(compiled("para_gru").kernel.spec)
+    with pytest.raises(KeyError):
+        fill(blank[:], layout, {"odd": 1})
+
+
+def test_every_call_gives_the_numbers_that_args_begins_with() -> None:
+    c = compiled("lru")
+    arguments = random_call("lru", (2, 5, 4), torch.float32).arguments
+    inputs, params = ([arguments[a.name] for a in part] for part in (c.spec.inputs, c.spec.params))
+    backend = backend_of(torch.device("cpu"))
+    choices = Choices("segmented", segment=2, tol=0.25)
+    call = plan_call(backend, c.kernel, choices, inputs, False, params, None)
+    numbers = _numbers(call, call.plan.forward)
+    assert set(numbers) == {field.name for field in NUMBERS}
+    layout, _ = layout_of(c.spec)
+    words = words_of(call, call.plan.forward, {})
+    for field in NUMBERS:
+        word = words[layout.offsets[field.name]]
+        kind = "d" if field.type == "double" else "q"
+        (found,) = struct.unpack(kind, struct.pack("q", word))
+        assert found == numbers[field.name], field.name
+    assert numbers["tolerance"] == 0.25
+
+
+def test_status_has_as_many_numbers_as_its_struct() -> None:
+    fields = [field.name for field in STATUS.fields]
+    assert fields == "sweeps mismatch converged sequential_from solver segment".split()

@@ -1,0 +1,122 @@
+"""Source: the cell's files and the driver's headers, joined in one text a target."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rnncc
+from rnncc import paths
+from rnncc.codegen.kernel_spec import TILE
+from rnncc.ir.spec import FILES
+from rnncc.runtime import source
+from rnncc.runtime.kernel import Kernel
+from rnncc.runtime.source import driver_digest, header, join, of_the_cell
+from tests.support.runs import compiled
+
+ROOT = Path(__file__).parents[2]
+HEADERS = sorted(p.relative_to(paths.headers()).as_posix() for p in paths.headers().rglob("*.h"))
+
+
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the driver that a test may change."""
+    shutil.copytree(paths.headers(), tmp_path / "include")
+    monkeypatch.setattr(source.paths, "headers", lambda: tmp_path / "include")
+    header.cache_clear()
+    driver_digest.cache_clear()
+    yield tmp_path / "include"
+    monkeypatch.undo()
+    header.cache_clear()
+    driver_digest.cache_clear()
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_the_joined_text_needs_no_other_file(target: str) -> None:
+    text = compiled("para_gru").source(target)
+    assert '#include "' not in text
+    assert "#pragma once" not in text
+    assert "__CUDACC__" not in text
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_each_header_is_joined_once(target: str) -> None:
+    text = compiled("para_gru").source(target)
+    marks = re.findall(r"^// ---- (\S+) -+$", text, re.MULTILINE)
+    assert len(marks) == len(set(marks))
+    assert {"cell.h", "rnncc/common/args.h", "rnncc/common/policy.h"} <= set(marks)
+
+
+def test_every_header_is_part_of_some_target() -> None:
+    text = "".join(compiled("para_gru").source(target) for target in FILES)
+    assert [name for name in HEADERS if f"// ---- {name} -" not in text] == []
+
+
+def test_system_headers_come_after_the_cell_whose_names_their_macros_could_be() -> None:
+    text = compiled("para_gru").source("cpp")
+    first = min(m.start() for m in re.finditer(r"#include <(?!stdint\.h)", text))
+    assert text.index("void para_gru_adjoint(") < first
+
+
+def test_conditions_that_the_compiler_decides_stay() -> None:
+    kernel = (
+        "#ifdef A\na\n#else\nb\n#endif\n#ifdef __CUDACC__\n#if C\nc\n#endif\n#else\nd\n#endif\n"
+    )
+    assert join({"kernel.cpp": kernel}, "cpp") == "#ifdef A\na\n#else\nb\n#endif\nd\n"
+    assert (
+        join({"kernel.cu": kernel}, "cuda") == "#ifdef A\na\n#else\nb\n#endif\n#if C\nc\n#endif\n"
+    )
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_comment_in_a_header_changes_no_generated_file(name: str, driver: Path) -> None:
+    before, digest = rnncc.compile("elman"), driver_digest()
+    joined = [before.source(target) for target in FILES]
+    with (driver / name).open("a", encoding="utf-8") as file:
+        file.write("// One more comment.\n")
+    header.cache_clear()
+    driver_digest.cache_clear()
+    after = rnncc.compile("elman")
+    assert after.files == before.files
+    assert [after.source(target) for target in FILES] != joined
+    assert driver_digest() != digest
+
+
+def test_a_kernels_key_follows_from_the_cell_and_the_driver(driver: Path) -> None:
+    c = compiled("elman")
+    key = Kernel(c.spec, c.files).key
+    assert Kernel(c.spec, dict(c.files)).key == key
+    assert Kernel(c.spec, {**c.files, "cell.h": c.files["cell.h"] + "\n"}).key != key
+    (driver / "rnncc" / "common" / "policy.h").write_text("// none\n")
+    header.cache_clear()
+    driver_digest.cache_clear()
+    assert Kernel(c.spec, c.files).key != key
+
+
+def test_importing_a_generated_module_reads_no_header() -> None:
+    code = (
+        "import generated.para_gru\n"
+        "from rnncc.runtime.source import header\n"
+        "print(header.cache_info().misses)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "0\n"
+
+
+def test_what_is_shown_begins_with_the_cell_and_ends_with_its_kernels() -> None:
+    files = compiled("elman").files
+    text = of_the_cell(files, "cuda")
+    assert text.startswith(files["cell.h"].splitlines()[0])
+    assert text.endswith(files["kernel.cu"])
+
+
+def test_a_tile_is_as_large_as_the_planner_takes_it_to_be() -> None:
+    assert f"constexpr int kTile = {TILE};" in header("rnncc/cpp/lanes.h")
