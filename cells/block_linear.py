@@ -1,4 +1,4 @@
-"""Linear RNN with block-diagonal transitions, which the input chooses from two learnt ones.
+"""Linear RNN with block-diagonal transitions, which the input mixes from two learned ones.
 
 For tracking a state: with permutations for A and B a block runs a finite automaton exactly, also
 where its moves don't commute, as those of diagonal transitions always do. The choice is one for

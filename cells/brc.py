@@ -1,4 +1,4 @@
-"""Bistable recurrent cell: a channel can hold one bit for ever by itself.
+"""Bistable recurrent cell: a channel can hold one bit forever by itself.
 
 For very long memory. Where the feedback a is above 1 a channel without input has two stable values
 of either sign, where it is below 1 only 0; c slows the channel down. Once it has settled, small

@@ -86,7 +86,7 @@ def compile(
 
 
 def __getattr__(name: str) -> Any:
-    """`rnncc.CompiledCell`, without its imports until somebody asks."""
+    """`rnncc.CompiledCell`, imported on first use."""
     if name == "CompiledCell":
         from rnncc.compiler import CompiledCell
 

@@ -18,7 +18,7 @@ def cache_dir() -> Path:
 
 @functools.cache
 def cpu_identity() -> str:
-    """What -march=native depends on, so that a shared home never serves another machine's code."""
+    """The CPU as -march=native sees it: a shared home never serves another machine's code."""
     text = f"{platform.system()} {platform.machine()} {platform.processor()}"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

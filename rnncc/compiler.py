@@ -14,7 +14,7 @@ from rnncc.ir.program import Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
-from rnncc.lang.signature import OPTIONS
+from rnncc.lang.names import OPTIONS
 from rnncc.lang.trace import trace
 from rnncc.planner.choices import Choices
 from rnncc.runtime.source import join, of_the_cell
@@ -65,7 +65,7 @@ class CompiledCell:
 
     @property
     def structure(self) -> Structure:
-        """What was proved of the Jacobian."""
+        """The structure that was proved of the Jacobian."""
         return self.stages.structure
 
     @property

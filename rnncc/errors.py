@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a cell: where it is, what was seen, what was expected, how to mend it."""
+    """One fault in a cell: where it is, what was seen, what was expected, how to fix it."""
 
     file: str
     line: int

@@ -49,7 +49,7 @@ class CatalogueError(Exception):
 
 
 def measure(each: Entry) -> Data:
-    """What one cell does here, but for where and when."""
+    """The measurements of one cell, without machine and date."""
     compiled = rnncc.compile(each.function)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda dtype: _build(compiled, dtype), ("float32", "float64")))
@@ -97,7 +97,7 @@ def measure_into(file: Path, names: Sequence[str], everything: bool, say: Any) -
     Args:
         names: of the cells; if there are none, those that the file lacks or has of other equations.
         everything: all of them, and nothing is kept of the file.
-        say: is told what goes on.
+        say: called with the progress, in words.
     """
     entries = {each.name: each for each in all_entries()}
     if unknown := [name for name in names if name not in entries]:
@@ -117,7 +117,7 @@ def measure_into(file: Path, names: Sequence[str], everything: bool, say: Any) -
 
 
 def _empty() -> Data:
-    """What holds for all cells."""
+    """The values that hold for all cells."""
     cut = {"steps": STEPS, "channels": CHANNELS, "seed": SEED, "tolerance": TOLERANCE}
     return {"machines": [], "probe": cut, "speed": {"shape": list(TIMED)}, "cells": {}}
 
@@ -139,7 +139,7 @@ def all_entries() -> list[Entry]:
 
 
 def read(file: Path) -> Data:
-    """What was measured."""
+    """The measurements."""
     if not file.exists():
         raise CatalogueError(f"{file}: is missing.\nFix: python tools/catalogue.py --measure")
     data = json.loads(file.read_text(encoding="utf-8"))

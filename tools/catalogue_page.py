@@ -37,7 +37,7 @@ FIELDS = ("language models", "time series", "neuroscience", "dynamical systems")
 
 @dataclass(frozen=True)
 class Entry:
-    """What a cell is: all of the page that nothing has to be measured for.
+    """A cell on the page: everything that needs no measurement.
 
     Attributes:
         cell: what it was traced to.
@@ -256,7 +256,7 @@ def speed_text(measured: Measured, head: Measured) -> str:
 
 
 def machine_text(machine: Measured) -> str:
-    """What was measured on."""
+    """The machine that was measured, in words."""
     return f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}"
 
 

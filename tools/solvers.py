@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rnncc.cpu import machine
-from rnncc.timing import interleave
-from rnncc.workload import forward, forward_backward, fused_loop, random_arguments
 
 import rnncc
+from rnncc.bench.cpu import machine
+from rnncc.bench.timing import interleave
+from rnncc.bench.workload import forward, forward_backward, fused_loop, random_arguments
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.status import Solve
 

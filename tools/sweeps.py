@@ -66,7 +66,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Row:
-    """What was counted of a case: an entry for each seed.
+    """The counts of a case: an entry for each seed.
 
     Attributes:
         sweeps: by the number of segments.

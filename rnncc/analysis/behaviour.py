@@ -23,7 +23,7 @@ FORGOTTEN = 1e-6  # what is left of a difference, relative to max(1, |state|)
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What becomes of differences between states.
+    """How differences between states grow or fade.
 
     Attributes:
         states: [states, T, N].
@@ -118,14 +118,15 @@ def verdict(compiled: CompiledCell, found: Behaviour) -> tuple[str, str]:
     steps, channels = found.states.shape[1:]
     exponent = float(found.exponents.max())
     memory = (
-        f"what it starts from is forgotten after {found.forgotten} steps"
+        f"the initial state is forgotten after {found.forgotten} steps"
         if found.forgotten is not None
-        else f"{found.apart} of {channels} channels still tell after {steps} steps where they began"
+        else f"{found.apart} of {channels} channels still depend on their initial state "
+        f"after {steps} steps"
     )
     if not bool(found.states.isfinite().all()):
         return "unstable", "the states do not stay finite, in one pass over time either"
     if compiled.structure.spiking:
-        return "spiking", f"the Jacobian says nothing of its jumps; {memory}"
+        return "spiking", f"the Jacobian says nothing about its jumps; {memory}"
     if math.isnan(exponent):
         return "undecided", f"the Jacobian does not stay finite; {memory}"
     if exponent > _above(steps):

@@ -28,14 +28,14 @@ FEWEST_STEPS = 2 * SEGMENTS[0]
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found.
+    """The results of a probe.
 
     Attributes:
         weights: params were drawn from U(-weights, weights); None if as the cell starts them.
         exponent, median: the largest Lyapunov exponent per step, of any group of channels and of
             the median one.
         held_exponent: the largest with the inputs held at their means.
-        oscillating: channels that then oscillate for ever.
+        oscillating: channels that then oscillate forever.
         forgotten: the steps until two runs from different starts agree in all channels, or None.
         verdict: unstable, spiking, undecided, chaotic, limit cycle, marginal, multistable or
             contracting; docs/sweeps.md says when.
@@ -89,7 +89,7 @@ def probe(
     Args:
         steps, channels: of one sequence.
         weights: draw params from U(-weights, weights), not as the cell starts them.
-        say: is told what goes on.
+        say: called with the progress, in words.
     Raises:
         ArgumentError: too few steps, channels that don't fit the cell's groups, weights below 0.
     """

@@ -33,7 +33,7 @@ ONE_PASS = Choices(solver="sequential")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was found.
+    """The results of a probe.
 
     Attributes:
         machine: the constants.
@@ -71,7 +71,7 @@ def _cells() -> list[CatalogueEntry]:
 
 
 def _sample(compiled: CompiledCell, shape: tuple[int, int, int]) -> tuple[Machine, float]:
-    """What the model counts in one forward, and its nanoseconds."""
+    """The counts of the model for one forward, and its measured nanoseconds."""
     spec, kernel = compiled.kernel.spec, compiled.kernel
     arguments: dict[str, Any] = random_arguments(spec, shape)
     inputs = [arguments[i.name] for i in spec.inputs]

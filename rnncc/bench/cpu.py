@@ -89,7 +89,7 @@ def use_threads(count: int | None) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on."""
+    """The machine that was measured."""
     return {
         "device": cpu_name(),
         "threads": torch.get_num_threads(),

@@ -101,7 +101,7 @@ def gpu() -> torch.device:
 
 
 def machine() -> dict[str, Any]:
-    """What the times were measured on."""
+    """The machine that was measured."""
     found, index = look(), torch.cuda.current_device()
     return {
         "device": found.gpus[index].name,
@@ -153,7 +153,7 @@ def measure(
 
 
 def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
-    """What one step must read and write at least: inputs, outputs, params, states before and after.
+    """The least that one step reads and writes: inputs, outputs, params, states before and after.
 
     Args:
         shape: [B, T, N]; T is ignored.
@@ -271,7 +271,7 @@ class _Case:
     def against(
         self, direction: str, arguments: dict[str, Tensor], against_compile: bool
     ) -> dict[str, Callable[[], Run]]:
-        """What makes each baseline ready; it raises UnavailableError where there is none."""
+        """A function for each baseline that prepares it, or raises UnavailableError."""
         cell, there = self.compiled.stages.cell, (self.dtype, self.device)
         found: dict[str, Callable[[], Run]] = {}
         if direction == "decode":

@@ -120,7 +120,7 @@ def random_like(y: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def bytes_moved(spec: KernelSpec, shape: Shape, direction: str, size: int = 4) -> int:
-    """What a pass over these tensors must read and write at least, `size` bytes a value."""
+    """The least bytes that a pass over these tensors reads and writes, `size` each value."""
     batch, steps, channels = shape
     inputs = sum(1 if i.shared else channels for i in spec.inputs)
     outputs = len(spec.outputs) * channels
@@ -162,6 +162,6 @@ def _agree(what: str, actual: Tensor, expected: Tensor, limit: float, spiking: b
     if int(over.sum()) > allowed:
         raise RnnccError(
             f"{what} by up to {error.max():.2g} (allowed: {limit * size:.2g}).\n"
-            "Fix: a shorter sequence if the recurrence is chaotic; else this is a fault of rnncc, "
-            "please report the cell"
+            "Fix: a shorter sequence if the recurrence is chaotic; otherwise this is a bug in "
+            "rnncc, please report the cell"
         )

@@ -95,7 +95,7 @@ def _refuse_large(cell: CellIR, group: int) -> None:
         cell.name,
         seen,
         f"A fused solver keeps each block in registers: channels x states <= {LARGEST_BLOCK}.",
-        "a smaller block, matrices of the same block, or fewer states",
+        "fewer states" if group == 1 else "a smaller block, one block for all, or fewer states",
     )
     raise StructureError([problem])
 

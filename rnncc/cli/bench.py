@@ -171,7 +171,7 @@ def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
     terminal.table((*headers, *names, *solvers), rows)
     terminal.line()
     terminal.line("In Python: until the call has launched its kernels, and returns.")
-    terminal.line("In brackets: how many times as long as rnncc.")
+    terminal.line("In parentheses: the time as a multiple of rnncc's.")
     if any(name.startswith("nn.") for timing in found for name in timing.baselines):
         terminal.line("nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.")
     if any("accelerated-scan" in timing.baselines for timing in found):

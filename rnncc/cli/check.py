@@ -198,7 +198,7 @@ def _bytes(tensors: dict[str, float]) -> str:
 
 
 def _print_roofline(found: Mapping[str, Roofline], device: Device, dtype: str) -> None:
-    """What sets the least time of a shape on a GPU."""
+    """The bound that sets the least time of a shape on a GPU."""
     from rnncc.inspect.roofline import HEADERS, NOTE, rows
 
     terminal.heading(f"Least time on {device.name}, {dtype}")
@@ -286,7 +286,7 @@ def _let(let: Let) -> dict[str, Any]:
 
 
 def cost_of(compiled: CompiledCell) -> Cost:
-    """What a step costs, forward and backward; for one channel in float32."""
+    """The cost of a step, forward and backward; for one channel in float32."""
     from rnncc.calculus.cost import cost
     from rnncc.planner.cpu import plan
 

@@ -139,7 +139,7 @@ def _build(compiled: CompiledCell, target: str) -> dict[str, Any]:
 
 
 def _build_cuda(compiled: CompiledCell) -> dict[str, Any]:
-    """Compiled by NVRTC and loaded on the current GPU; CuPy keeps the cache."""
+    """Compiled by NVRTC and loaded on the current GPU; CuPy caches it."""
     import torch
 
     from rnncc.runtime.backend import backend_of

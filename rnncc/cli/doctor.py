@@ -22,16 +22,16 @@ Examples:
   rnncc doctor --calibrate
   rnncc doctor --clear-cache"""
 )
-@click.option("--clear-cache", is_flag=True, help="Delete all cached kernels, and do no more.")
+@click.option("--clear-cache", is_flag=True, help="Only delete all cached kernels.")
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Time kernels on this machine, which should be idle, for the planner; and do no more.",
+    help="Only time kernels on this machine, which should be idle, for the planner.",
 )
 @options.common
 @click.pass_context
 def doctor(ctx: click.Context, clear_cache: bool, calibrate: bool, json: bool) -> None:
-    """Say what rnncc finds and misses here.
+    """Check this machine: compiler, PyTorch, CUDA, cache.
 
     And what to install. Exits with 3 if no kernel could be built and run here.
     """
@@ -53,7 +53,7 @@ def doctor(ctx: click.Context, clear_cache: bool, calibrate: bool, json: bool) -
 
 
 def _print_findings(found: Sequence[Finding], healthy: bool) -> None:
-    """What was found, then what to do."""
+    """The findings, then the fixes."""
     terminal.table(("", "state", "found"), [(f.topic, f.state, f.seen) for f in found])
     terminal.line()
     for finding in found:
@@ -74,7 +74,7 @@ def _clear_cache(json: bool) -> None:
 
 
 def _calibrate(json: bool) -> None:
-    """Fit the planner's model to this machine, and keep it."""
+    """Fit the planner's model to this machine, and save it."""
     from rnncc.bench.calibrate import calibrate
     from rnncc.planner.machine import save
 

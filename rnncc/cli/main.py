@@ -55,7 +55,7 @@ Exit codes: 0 done, 1 the cell or input is at fault, 2 wrong usage, 3 the enviro
 \b
 Examples:
   rnncc list                     the cells that ship
-  rnncc new my_cell              a cell to start from: my_cell.py
+  rnncc new my_cell              a cell to edit: my_cell.py
   rnncc check my_cell.py         what rnncc makes of it
   rnncc compile my_cell.py       the layer: generated/my_cell/""",
 )
@@ -95,7 +95,7 @@ def exit_status(error: Exception) -> int:
 
 
 def error_data(error: Exception) -> dict[str, Any]:
-    """What `--json` says of an error: the type of the first, the problems of all."""
+    """An error for `--json`: the type of the first, the problems of all."""
     errors = error.errors if isinstance(error, SeveralError) else (error,)
     problems = [p for each in errors if isinstance(each, ProblemsError) for p in each.problems]
     return {
@@ -106,7 +106,7 @@ def error_data(error: Exception) -> dict[str, Any]:
 
 
 def error_message(error: Exception) -> str:
-    """What is wrong and how to fix it, in words."""
+    """The error and its fix, in words."""
     if isinstance(error, SeveralError):
         return "\n\n".join(map(error_message, error.errors))
     if isinstance(error, RnnccError):
@@ -119,12 +119,15 @@ def error_message(error: Exception) -> str:
         package = (error.name or "").partition(".")[0]
         return f"a package is missing or broken: {error}.\nFix: pip install {package or 'rnncc'}"
     if isinstance(error, OSError):
-        return f"{error}.\nFix: see that the file can be reached and written, and the disk has room"
+        return (
+            f"{error}.\n"
+            "Fix: check that the file can be reached and written, and that the disk has room"
+        )
     if isinstance(error, MemoryError):
         return "there is not enough memory.\nFix: a smaller shape"
     return (
         f"rnncc itself failed: {type(error).__name__}: {error}.\n"
-        "Fix: this is a fault of rnncc; run it again with --traceback and report what it says"
+        "Fix: this is a bug in rnncc; run it again with --traceback and report the output"
     )
 
 

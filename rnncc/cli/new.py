@@ -22,7 +22,7 @@ PACKAGES = frozenset("torch numpy sympy jinja2 pydantic click rich cupy pytest g
 BY_HAND = "copy the file and rename the cell there"
 
 STARTER = '''\
-"""{name}: say here in one line what the cell does.
+"""{name}: one line that says what the cell does.
 
 Source: where its equations come from.
 """
@@ -32,9 +32,9 @@ from rnncc import Input, Param, State, cell, sigmoid, tanh, uniform
 
 @cell
 def {name}(
-    h: State,  # carried from step to step, one value per channel; State(init=1.0) starts elsewhere
+    h: State,  # carried from step to step, one value per channel; State(init=1.0) sets the first
     xg: Input, xc: Input,  # given at each step; the layer computes them as a Linear of its x
-    ac: Param(init=uniform(-1, 1)),  # learnt, one value per channel
+    ac: Param(init=uniform(-1, 1)),  # learned, one value per channel
     bias=0.0,  # a compile-time constant: `rnncc compile {name}.py --set bias=1`
 ):
     # One step of one channel. The names and comments of these lines go into the emitted code.
@@ -63,7 +63,7 @@ Examples:
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 @options.common
 def new(name: str, like: str | None, folder: str, force: bool, json: bool) -> None:
-    """Write NAME.py, a cell to start from.
+    """Write NAME.py, a cell to edit.
 
     It is commented and compiles as it is. With --like it is a copy of another cell's file, in which
     that cell has the new name; other cells of the file are copied with it.
@@ -183,7 +183,7 @@ def check_name(name: str) -> None:
 def _taken(name: str) -> str:
     """Why the name can't be a cell's; empty if it can."""
     from rnncc.ir.functions import TABLE
-    from rnncc.lang.signature import KEYWORDS
+    from rnncc.lang.names import KEYWORDS
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
         return "is not a plain name (ASCII letters, digits, single underscores, a letter first)"

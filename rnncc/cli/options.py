@@ -42,7 +42,7 @@ def fast_math(command: Command) -> Command:
     return click.option(
         "--fast-math",
         is_flag=True,
-        help="On a GPU take sigmoid and tanh from its own, less exact tanh.",
+        help="On a GPU compute sigmoid and tanh with its own, less exact tanh.",
     )(command)
 
 

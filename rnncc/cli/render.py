@@ -69,7 +69,7 @@ def argument_rows(compiled: CompiledCell) -> list[Row]:
     cell = compiled.stages.cell
     inits = {p.name: str(p.init) for p in compiled.spec.params}
     rows: list[Row] = [
-        (a.name, _role(a), _shape(a), inits.get(a.name) or _start_text(a, cell.doc))
+        (a.name, _role(a), _shape(a), inits.get(a.name) or _init_text(a, cell.doc))
         for a in cell.arguments
     ]
     return rows + [
@@ -97,7 +97,7 @@ def _shape(argument: Argument) -> str:
     return "[1]" if argument.shared else "[N]"
 
 
-def _start_text(argument: Argument, doc: str) -> str:
+def _init_text(argument: Argument, doc: str) -> str:
     unit = _unit(doc, argument.name)
     if argument.kind == "state":
         return f"starts at {argument.init:g}{unit}"

@@ -22,11 +22,11 @@ OF_THE_CELL = {
     "recurrence": "the equations as traced from the file",
     "lets": "the same as straight-line code for one group of channels",
     "jacobian": "the derivative of each next state by each state",
-    "structure": "what was proved of the Jacobian, and its pattern",
+    "structure": "the structure that was proved of the Jacobian, and its pattern",
     "adjoint": "the gradients of every argument",
     "cpp": "the emitted C++: cell.h and kernel.cpp; with --whole the driver too",
     "cuda": "the same for a GPU: cell.h and kernel.cu",
-    "torch": "the step as plain PyTorch, which the kernels are held to",
+    "torch": "the step as plain PyTorch, with which the kernels are compared",
     "latex": "the equations for a paper",
 }
 OF_A_GPU = {  # these need CuPy
@@ -71,7 +71,7 @@ def show(
     constants: Constants,
     json: bool,
 ) -> None:
-    """Say what a cell is and how to use it.
+    """Describe a cell and how to use it.
 
     With --stage, show one stage from equations to code, or what a GPU makes of it.
     """
@@ -172,7 +172,7 @@ def _show_resources(compiled: CompiledCell, arch: str, dtype: str, json: bool) -
 
 
 def _show_summary(compiled: CompiledCell, path: str, json: bool) -> None:
-    """What a cell is, and how to use it; `path` is how the command line named it."""
+    """A cell in brief, and how to use it; `path` is how the command line named it."""
     if json:
         terminal.as_json(overview(compiled))
         return

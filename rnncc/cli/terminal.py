@@ -92,7 +92,7 @@ class Progress:
 
 @contextlib.contextmanager
 def progress(text: str, wanted: bool = True) -> Iterator[Progress]:
-    """Show that work goes on."""
+    """Show that work is in progress."""
     if not (wanted and sys.stderr.isatty()):
         yield Progress()
         return

@@ -1,4 +1,4 @@
-"""Doctor, the CUDA part: what of CUDA is here -> does it fit together, and which line fixes it."""
+"""Doctor, the CUDA part: its CUDA installation -> what fits together, what doesn't, the fix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def examine() -> list[Finding]:
 
 
 def judge(found: Cuda) -> list[Finding]:
-    """What is wrong with what was found, and the line that fixes it."""
+    """The faults of an installation, and the command that fixes each."""
     return [_gpu(found), _cupy(found), _nvrtc(found), _headers(found)]
 
 

@@ -1,4 +1,4 @@
-"""Cuda: this machine -> what of CUDA is here: GPUs, driver, PyTorch, CuPy, NVRTC, headers."""
+"""Installed: this machine -> its CUDA installation: GPUs, driver, PyTorch, CuPy, NVRTC, headers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """What of CUDA is here.
+    """The CUDA installation.
 
     Attributes:
         torch: PyTorch's version, and `torch_cuda` the CUDA version it was built for, if any.
@@ -85,7 +85,7 @@ def major(version: str) -> str:
 
 
 def look() -> Cuda:
-    """What is installed and what works; imports CuPy, and has it load NVRTC."""
+    """Find what is installed and works; imports CuPy, which loads NVRTC."""
     import torch
 
     usable, why = _usable()

@@ -123,7 +123,7 @@ def written(name: str, gate: bool = False, time: str = "") -> str:
 
     Args:
         gate: its second letter is a subscript.
-        time: goes on after the subscripts.
+        time: follows the subscripts.
     """
     first, *rest = [part for part in name.split("_") if part]
     letters = first.rstrip("0123456789")
@@ -338,7 +338,7 @@ def _plainer(product: Expr) -> Expr:
 
 
 def _exprel(x: Expr) -> tuple[Expr, Expr]:
-    """What stands above and below in (exp(x) - 1) / x, without a minus sign below."""
+    """Numerator and denominator of (exp(x) - 1) / x, without a minus sign below."""
     if x.could_extract_minus_sign():
         return 1 - call("exp", x), -x
     return call("exp", x) - 1, x

@@ -1,4 +1,4 @@
-"""Reference: CellIR -> the plain PyTorch loop, the oracle that every kernel is held to.
+"""Torch loop: CellIR -> the plain PyTorch loop, the oracle with which every kernel is compared.
 
 It prints the traced lets as PyTorch and runs them step by step; gradients are autograd's. It shares
 no derivative, no lowering and no template with the kernels.

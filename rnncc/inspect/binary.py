@@ -1,4 +1,4 @@
-"""Assembly: a compiled cell -> what NVRTC makes of its kernel.cu, for any GPU and without one."""
+"""Binary: a compiled cell -> its CUDA kernels compiled by NVRTC, for any GPU and without one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def text(compiled: CompiledCell, stage: str, dtype: str, arch: str) -> str:
 
 
 def inspect(compiled: CompiledCell, dtype: str, arch: str) -> list[dict[str, Any]]:
-    """What each kernel takes of the GPU, see `resources.inspect`."""
+    """The resources of each kernel, see `resources.inspect`."""
     from rnncc.planner.cuda import shared_of_back_tiles, shared_of_tiles
 
     spec, size = compiled.spec, 8 if dtype == "float64" else 4

@@ -56,7 +56,7 @@ class CatalogueEntry:
         return source_of(self.doc)
 
     def data(self) -> dict[str, Any]:
-        """What `rnncc list --json` tells."""
+        """For `rnncc list --json`."""
         return {
             "name": self.name,
             "file": self.file,

@@ -1,4 +1,4 @@
-"""Occupancy: what a block takes -> how many a multiprocessor holds at once, and why not more."""
+"""Occupancy: the resources of a block -> how many a multiprocessor holds, and the limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESERVED = 1024  # bytes of shared memory that the driver keeps in each block
 
 @dataclass(frozen=True)
 class Limits:
-    """What a multiprocessor holds at most.
+    """The limits of a multiprocessor.
 
     Attributes:
         shared: bytes, and `block_shared` what one block may have of them.
@@ -51,7 +51,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Occupancy:
-    """What of a kernel a multiprocessor holds at once.
+    """The blocks and warps of a kernel that a multiprocessor holds at once.
 
     Attributes:
         blocks: 0 if none can be launched.

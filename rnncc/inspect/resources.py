@@ -1,4 +1,4 @@
-"""Resources: a compiled binary -> what each kernel takes of a GPU, as data and as a table."""
+"""Resources: a compiled binary -> the registers, memory and spills of each kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inspect(
     steps: Mapping[str, int] | None = None,
     launched: Mapping[str, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each kernel takes, in the order of the text.
+    """The resources of each kernel, in the order of the text.
 
     Args:
         steps: of a kernel's largest loop, that one trip takes; by name, 1 if it isn't there.
@@ -69,7 +69,7 @@ def _loop(loop: Loop, steps: int) -> dict[str, Any]:
 
 
 def rows(found: list[dict[str, Any]]) -> list[Row]:
-    """What `inspect` found, a row for each kernel under `HEADERS` and `COLUMNS`."""
+    """The findings of `inspect`, a row for each kernel under `HEADERS` and `COLUMNS`."""
     return [_row(kernel) for kernel in found]
 
 

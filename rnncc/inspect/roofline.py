@@ -1,10 +1,4 @@
-"""Roofline: a cell's work and a shape -> how long a GPU takes at least. An estimate, not a timing.
-
-What it assumes: the clock is the boost clock, and the memory as fast as the datasheet says. Each
-tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the chain.
-What hangs on params alone is computed once, not in each step. An addition, a multiplication and the
-like is one instruction, though many pairs fuse; addresses, loads, stores and conversions are none.
-"""
+"""Roofline: a cell's cost and a shape -> the least time on a GPU, estimated by its datasheet."""
 
 from __future__ import annotations
 
@@ -49,7 +43,7 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """What the largest of them comes to."""
+        """The largest of them."""
         return max(self.memory, self.arithmetic, self.special, self.chain)
 
 
@@ -62,6 +56,12 @@ def estimate(
     every: int = 16,
 ) -> dict[str, Roofline]:
     """About the least time of the forward, in training, and of the backward.
+
+    Assumptions: the clock is the boost clock, and the memory as fast as the datasheet says. Each
+    tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the
+    chain. Lets that depend only on params are computed once, not in each step. An addition, a
+    multiplication and the like is one instruction, though many pairs fuse; addresses, loads, stores
+    and conversions are none.
 
     Args:
         shape: sequences, steps, channels; each at least 1.
@@ -78,7 +78,7 @@ def estimate(
 
 
 def _each_step(compiled: Compiled) -> Compiled:
-    """Without the lets that hang on params alone."""
+    """Without the lets that depend only on params."""
     program, adjoint, kept = compiled.program, compiled.adjoint, compiled.kept
     varying = {slot.symbol.name for slot in (*program.states, *program.inputs)}
     varying |= {symbol.name for symbol in (*adjoint.upstream_states, *adjoint.upstream_outputs)}
@@ -154,7 +154,7 @@ def _cycles_back(compiled: Compiled, double: bool) -> float:
 
 
 def _longest(lets: Iterable[Let], ends: Iterable[Expr], begin: set[str], double: bool) -> float:
-    """Cycles of the longest way through lets; what doesn't hang on the beginning is ready."""
+    """Cycles of the longest chain of lets from the beginning; other lets are ready."""
     ready: dict[str, float] = dict.fromkeys(begin, 0.0)
     for let in lets:
         if (cycles := _ready(let.expr, ready, double)) is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rnncc.errors import BuildError
 
-# What a person asks of a loop. Opcodes by what they keep busy; a leading U is the warp's own copy.
+# Opcodes by the unit that they occupy; a leading U is the warp's own copy.
 CLASSES = {
     "global": "LD LDG ST STG LDGSTS ATOM ATOMG RED REDG UBLKCP",
     "shared": "LDS STS LDSM STSM ATOMS",
@@ -73,7 +73,7 @@ class Instruction:
 
     @property
     def jumps(self) -> bool:
-        """Whether it may go on at a label; for sm_80 ptxas also "calls" labels, for good."""
+        """Whether it may continue at a label; for sm_80 ptxas also "calls" labels, for good."""
         return self.opcode in JUMPS or (
             self.opcode == "CALL" and any(name.startswith(".L") for name in self.targets)
         )

@@ -258,6 +258,9 @@ def _kinked_rows() -> None:
         lambda x, lo, hi: min(max(x, lo), hi),
         smooth=False,
     )
+
+
+def _condition_rows() -> None:
     _row(
         "where",
         lambda g, y, c, a, b: (None, _where(c, g, 0), _where(c, 0, g)),
@@ -347,4 +350,5 @@ def _spike_rows() -> None:
 
 _smooth_rows()
 _kinked_rows()
+_condition_rows()
 _spike_rows()

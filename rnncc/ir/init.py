@@ -1,4 +1,4 @@
-"""Starts: how a learnt value begins, as a distribution and what is done to a value drawn from it.
+"""Init: how a learned value is initialized: a distribution, and the functions of a drawn value.
 
 `log(-log(uniform(0.9, 0.999)))` in a cell is an `Init`; nothing is drawn before a layer is made.
 """
@@ -70,11 +70,19 @@ class Init:
         """As it is drawn, before it is changed."""
         return replace(self, then=())
 
-    def in_order(self) -> bool:
-        """Whether a uniform one's bounds are, and a normal one's deviation is not negative."""
-        return not (self.kind == "uniform" and self.a > self.b) and not (
-            self.kind == "normal" and self.b < 0
-        )
+    def broken_rule(self) -> str:
+        """The rule that its numbers break; empty if none."""
+        if self.kind == "uniform" and self.a > self.b:
+            return "uniform(a, b) needs a <= b"
+        if self.kind == "normal" and self.b < 0:
+            return "normal(mean, std) needs std >= 0"
+        return ""
+
+    def repaired(self) -> Init:
+        """With the bounds of a uniform one swapped, and the deviation of a normal one positive."""
+        if self.kind == "uniform":
+            return replace(self, a=min(self.a, self.b), b=max(self.a, self.b))
+        return replace(self, b=abs(self.b))
 
     def samples(self) -> list[float]:
         """Values all over what can be drawn, in order of that; NaN where there is none."""

@@ -196,7 +196,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Kept:
-    """What Jacobian and adjoint read of the step: lets stored, and lets computed again."""
+    """The lets of the step that Jacobian and adjoint read: stored, or rematerialized."""
 
     stored: tuple[str, ...]
     recomputed: tuple[Let, ...]
@@ -204,7 +204,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Structure:
-    """What was proved about d next / d state.
+    """The proved structure of d next / d state.
 
     Attributes:
         kind: "diagonal" (channels stand alone) or "block" (groups of `group` channels do).
@@ -258,7 +258,7 @@ class Compiled:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The lets that have a row of lanes: stored for the way back, or crossing between parts."""
+        """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
         wanted = {*self.kept.stored, *self.parts.crossing}
         return tuple(let.name for let in self.program.lets if let.name in wanted)
 

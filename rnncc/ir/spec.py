@@ -1,4 +1,4 @@
-"""cell.json: what a compiled cell is, for whoever runs its kernels without tracing it again."""
+"""cell.json: the record of a compiled cell, from which its kernels run without a trace."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class InputSpec(_Frozen):
 
     Attributes:
         projected: a layer computes it from x; else it is given to the layer by name.
-        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
+        bias: the init of its projection's bias; None for that of torch.nn.Linear.
         typical: what its values are like.
     """
 
@@ -62,7 +62,7 @@ class ParamSpec(_Frozen):
 
 
 class StructureSpec(_Frozen):
-    """What was proved of the Jacobian; the fields of `ir.Structure`."""
+    """The proved structure of the Jacobian; the fields of `ir.Structure`."""
 
     kind: Literal["diagonal", "block"]
     group: int
@@ -75,14 +75,14 @@ class StructureSpec(_Frozen):
 
 
 class Effort(_Frozen):
-    """What one lane computes: arithmetic operations, and calls of exp, tanh and the like."""
+    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like."""
 
     operations: float
     functions: float
 
 
 class EffortSpec(_Frozen):
-    """What a kernel computes for one lane and step, for the planner.
+    """The cost of a kernel for one lane and step, for the planner.
 
     Attributes:
         step: the step itself.

@@ -10,12 +10,12 @@ UNIT = r"[munpk]?(?:V|A|S|F|s|Hz|Ohm)(?:/\w+)?"
 
 
 def source_of(doc: str) -> str:
-    """What stands behind `Source:`, with the lines that continue it."""
+    """The entry `Source:`, with its continuation lines."""
     return _entry(doc, "Source:")
 
 
 def fields_of(doc: str) -> tuple[str, ...]:
-    """What stands behind `Field:`, one by one."""
+    """The entries of `Field:`."""
     names = _entry(doc, "Field:").removesuffix(".").split(",")
     return tuple(name.strip() for name in names if name.strip())
 

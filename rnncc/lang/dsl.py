@@ -39,12 +39,12 @@ def normal(mean: float, std: float) -> Init:
 
 
 def constant(value: float) -> Init:
-    """Start at one value."""
+    """Init: one value."""
     return Init("constant", float(value))
 
 
 def spaced(a: float, b: float) -> Init:
-    """Start evenly spaced over the channels, from a at the first to b at the last."""
+    """Init: evenly spaced over the channels, a at the first, b at the last."""
     return Init("spaced", float(a), float(b))
 
 
@@ -52,7 +52,7 @@ DEFAULT_INIT = uniform(-1.0, 1.0)
 
 
 class Role:
-    """What an argument of a cell is. Usable bare (`h: State`) or called (`h: State(init=1.0)`)."""
+    """The role of an argument: bare (`h: State`), or called (`h: State(init=1.0)`)."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Input(Role):
 
     Attributes:
         projected: a layer computes a shared input from x as well, beside those of each channel.
-        bias: how the bias of its projection starts; None as that of torch.nn.Linear.
-        typical: what its values are like, where rnncc draws some itself (`check --probe`, bench,
-            tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
+        bias: the init of its projection's bias; None for that of torch.nn.Linear.
+        typical: the distribution of its values, from which rnncc draws examples (`check --probe`,
+            bench, tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
     """
 
     shared: bool = False
@@ -81,7 +81,7 @@ class Input(Role):
 
 @dataclass(frozen=True)
 class Param(Role):
-    """Learnt, one value per channel; with `shared=True` one for all channels."""
+    """Learned, one value per channel; with `shared=True` one for all channels."""
 
     shared: bool = False
     init: Init = DEFAULT_INIT
@@ -89,10 +89,10 @@ class Param(Role):
 
 @dataclass(frozen=True)
 class Matrix(Role):
-    """Learnt, mixes each group of `block` consecutive channels: `R @ h`.
+    """Learned, mixes each group of `block` consecutive channels: `R @ h`.
 
     Without `block` it mixes all channels, which no fused solver can take: `StructureError`.
-    The default start is uniform within 1/sqrt(block).
+    The default init is uniform(-1/sqrt(block), 1/sqrt(block)).
     """
 
     block: int | None = None

@@ -1,4 +1,4 @@
-"""Find: a path, `file.py:name` or a shipped cell's name -> Cell."""
+"""Loader: a path, `file.py:name` or a shipped cell's name -> Cell."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def find(where: str) -> Cell:
     listed = ", ".join(cells) or "none"
     if not cells:
         raise LoadError(
-            f"{shorten(str(file))}: holds no cell.\n"
+            f"{shorten(str(file))}: no cell in this file.\n"
             "Fix: put @cell (from rnncc import cell) above a function of the module"
         )
     if name is None:
         raise LoadError(
-            f"{shorten(str(file))}: holds several cells: {listed}.\n"
+            f"{shorten(str(file))}: several cells in this file: {listed}.\n"
             f"Fix: name one, {where}:{next(iter(cells))}"
         )
     if name not in cells:
@@ -79,13 +79,13 @@ def _file(text: str) -> Path:
     close = difflib.get_close_matches(path.stem, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise LoadError(
-        f"{text or repr(text)}: no such file, and no cell of that name ships.\n"
+        f"{text or repr(text)}: no such file, and no shipped cell of that name.\n"
         f"Fix: {hint}`rnncc list` shows what ships, `rnncc new NAME` starts a cell"
     )
 
 
 def _refuse_generated(folder: Path, text: str) -> None:
-    """What rnncc wrote is no cell; nor does running it say so plainly."""
+    """Refuse rnncc's own output: running it would fail with an obscure message."""
     if not (folder / "cell.json").is_file():
         return
     name = folder.resolve().name
@@ -108,7 +108,7 @@ def _run(file: Path) -> ModuleType:
     name = f"_rnncc_{file.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise LoadError(f"{file}: is no Python file.\nFix: a cell lies in a file NAME.py")
+        raise LoadError(f"{file}: not a Python file.\nFix: put the cell into a file NAME.py")
     module = importlib.util.module_from_spec(spec)
     linecache.checkcache(str(file))
     sys.modules[name] = module

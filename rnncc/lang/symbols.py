@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tracer:
-    """What the symbols of a running trace know: which cell, and which line is running."""
+    """The context of a running trace: its cell, and the line that is running."""
 
     name: str
     file: str
@@ -62,7 +62,7 @@ def _refuse_conversion(wanted: str) -> NoReturn:
 
 
 class Symbolic:
-    """What the symbols share: every way out of the language is refused."""
+    """The base of all symbols: refuses every way out of the language."""
 
     def __init__(self, expr: Expr) -> None:
         self.expr = expr
@@ -88,7 +88,7 @@ class Symbolic:
         fail(
             f"'{self.expr}' is iterated over",
             "A symbol is one value of one channel.",
-            "name each state, input or parameter as an argument of its own",
+            "give each state, input or param its own argument",
         )
 
     def __len__(self) -> int:
@@ -119,13 +119,20 @@ class Symbolic:
         )
 
 
+OTHER_FIXES = {
+    "complex": "two real States, the real and the imaginary part, as in rnncc's cell lru",
+    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
+    "generator": "return the next states, not yield",
+}
+
+
 def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
         f"a {kind} meets a symbol",
         "A constant inside a cell is a Python number; what has one value per channel is a Param.",
-        "float(...) for a single number, or an argument annotated Param",
+        OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
     )
 
 
@@ -196,6 +203,9 @@ class Value(Symbolic):
     def __abs__(self) -> Value:
         return Value(opaque("abs", self.expr))
 
+    def __round__(self, digits: int = 0) -> NoReturn:
+        fail("round is applied to a symbol", "rnncc rounds down only.", "floor(x + 0.5)")
+
     def __matmul__(self, other: Any) -> NoReturn:
         self._refuse_operator("@")
 
@@ -211,13 +221,13 @@ class Value(Symbolic):
         if operator == "@":
             fail(
                 f"the operator @ on '{self.expr}'",
-                "Only a Matrix can stand on the left of @.",
+                "The left side of @ must be a Matrix.",
                 "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
             )
         fail(
             f"the operator {operator} on '{self.expr}'",
-            "rnncc has no derivative for it.",
-            "sin and cos for what is periodic",
+            "It isn't among the operators + - * / ** of a cell.",
+            "floor(a / b) for a // b, a - b * floor(a / b) for a % b",
         )
 
 
@@ -242,7 +252,7 @@ class Condition(Symbolic):
             fail(
                 f"'{other}' is combined with a condition",
                 "& and | take comparisons on both sides.",
-                "bracket each comparison: (h > 0) & (h < 1)",
+                "put each comparison in parentheses: (h > 0) & (h < 1)",
             )
         return Condition(functions.call(name, self.expr, other.expr))
 
@@ -250,7 +260,7 @@ class Condition(Symbolic):
         fail(
             f"the condition '{self.expr}' is used as a number",
             "A comparison is a condition, not a value.",
-            "where(condition, 1.0, 0.0), or spike(u) where a gradient shall pass",
+            "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass",
         )
 
     def _arithmetic(self, *_: Any) -> NoReturn:

@@ -17,7 +17,8 @@ from sympy import Expr, Symbol
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let
 from rnncc.lang.dsl import Cell
-from rnncc.lang.signature import Problems, argument_line, read_signature, reserved
+from rnncc.lang.names import reserved, unreserved
+from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
 
 
@@ -30,7 +31,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     Raises:
         CellError: everything in the signature or the body that can't be compiled.
     """
-    arguments, values = read_signature(cell, dict(constants or {}))
+    arguments, values = read_signature(cell, constants or {})
     tracer = Tracer(cell.name, cell.file, cell.line, cell.code)
     recorder = _Recorder(cell)
     symbols = {a.name: _symbol(a) for a in arguments}
@@ -137,8 +138,8 @@ class _Recorder:
         if reason:
             self.problems.add(
                 f"the local name '{name}' {reason}",
-                "Names go unchanged into C++ and CUDA.",
-                f"rename it, for example '{name.strip('_')}_'",
+                UNCHANGED,
+                f"rename it, for example '{unreserved(name)}'",
                 value.line,
             )
         self.lets.append(Let(name, value.expr, value.line, _comment(self.cell.file, value.line)))
@@ -218,7 +219,7 @@ def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
             elif reason := reserved(key):
                 problems.add(
                     f"the returned key '{key}' {reason}",
-                    "Names go unchanged into C++ and CUDA.",
+                    UNCHANGED,
                     'rename it, for example "y"',
                     line,
                 )

@@ -399,7 +399,7 @@ def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
         "-            -                 4 (2.0x)  -\n"
         "\n"
         "In Python: until the call has launched its kernels, and returns.\n"
-        "In brackets: how many times as long as rnncc.\n"
+        "In parentheses: the time as a multiple of rnncc's.\n"
         "nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.\n"
         "accelerated-scan: not installed.\n"
         "plain loop, 1x64x8 forward+backward: 64 steps take 3 ms.\n"

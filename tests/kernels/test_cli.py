@@ -34,7 +34,7 @@ def test_check_probes_a_cell_and_says_what_it_is() -> None:
         r"^  32 +2 +\d$",
         r"^  64 +1 +\d +Newton over all steps; after 6 iterations off by \S+$",
         r"^  -[\d.]+ at most, -[\d.]+ in the median channel$",
-        r"^  contracting: what it starts from is forgotten after \d+ steps\.$",
+        r"^  contracting: the initial state is forgotten after \d+ steps\.$",
         r"^  auto takes sequential \(one pass over time: .*\)\.$",
         r"^Next: rnncc compile elman$",
     ):

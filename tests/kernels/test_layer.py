@@ -30,7 +30,7 @@ import rnncc
 from rnncc import Input, Param, State, cell
 from rnncc.codegen import writer as write
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
-from rnncc.lang import signature
+from rnncc.lang import names
 from rnncc.nn.layer import CellLayer
 from rnncc.nn.status import Solve
 from rnncc.planner.choices import Choices
@@ -917,7 +917,7 @@ def test_a_generated_function_hands_every_option_on(
     module = generated("para_gru", tmp_path)
     defaults = options_of(module.para_gru)
     assert defaults == options_of(rnncc.nn.layer.run) | asdict(Choices())
-    assert set(defaults) == signature.OPTIONS
+    assert set(defaults) == names.OPTIONS
     handed: dict[str, Any] = {}
     monkeypatch.setattr(module, "_run", lambda _kernel, _arguments, **given: handed.update(given))
     module.para_gru(*range(6))

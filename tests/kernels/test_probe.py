@@ -79,13 +79,13 @@ def found(name: str) -> Probe:
 @pytest.mark.parametrize(
     ("name", "verdict", "reason"),
     [
-        ("para_gru", "contracting", "what it starts from is forgotten after "),
+        ("para_gru", "contracting", "the initial state is forgotten after "),
         ("latch", "multistable", "small differences fade, but "),
         ("integrator", "marginal", "differences hardly fade or grow over 512 steps; 16 of 16"),
         ("fitzhugh_nagumo", "limit cycle", "with its inputs held, 16 of 16 channels oscillate; "),
         ("logistic", "chaotic", "differences grow e-fold every "),
-        ("lif", "spiking", "the Jacobian says nothing of its jumps; "),
-        ("rooted", "undecided", "the Jacobian does not stay finite; what it starts from is"),
+        ("lif", "spiking", "the Jacobian says nothing about its jumps; "),
+        ("rooted", "undecided", "the Jacobian does not stay finite; the initial state is"),
         ("growing", "unstable", "states grow e-fold every 10.5 steps, without bound"),
     ],
 )
@@ -124,7 +124,7 @@ def test_the_exponent_of_a_single_state_is_the_mean_log_of_its_jacobian() -> Non
     torch.testing.assert_close(lyapunov(jacobians), wanted)
 
 
-def test_what_it_starts_from_is_forgotten_after_the_steps_that_it_says() -> None:
+def test_the_initial_state_is_forgotten_after_the_steps_that_it_says() -> None:
     c, steps = compiled("para_gru"), found("para_gru").forgotten
     assert steps is not None
     arguments = draw(c, 512, 16)

@@ -47,7 +47,7 @@ def measured(fingerprint: str) -> dict[str, Any]:
     speed = {way: {"rnncc_ms": 0.5, "loop_ms": 60.0, "ratio": 120.0} for way in WAYS}
     probe = {
         "verdict": "contracting",
-        "reason": "what it starts from is forgotten after 26 steps",
+        "reason": "the initial state is forgotten after 26 steps",
         "sweeps": {"16": 2, "32": 3, "128": 4},
         "newton": "5",
     }

@@ -93,7 +93,7 @@ def test_a_section_tells_all_of_a_cell(page: Any, few: list[Any], data: dict[str
         "| states | v (starts at 0) |",
         "| constants | threshold = 1, slope = 25 |",
         "| sweeps | 2 with 16 segments, 3 with 32 segments, 4 with 128 segments; Newton",
-        "| it is | contracting: what it starts from is forgotten after 26 steps |",
+        "| it is | contracting: the initial state is forgotten after 26 steps |",
         "| auto takes | sequential at 8x512x64; sequential at 1x16384x16;",
         "; reads 4 B, writes 4.25 B |",
         "| speed | 8x256x64: forward 0.5 ms, the plain loop 60 ms, 120x; forward+backward",

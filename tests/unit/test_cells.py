@@ -55,7 +55,7 @@ def test_compile_takes_a_cell_its_name_or_a_path(tmp_path: Path) -> None:
 
 
 def test_compile_refuses_what_is_no_cell() -> None:
-    with pytest.raises(LoadError, match="para_gr: no such file, and no cell of that name ships"):
+    with pytest.raises(LoadError, match="para_gr: no such file, and no shipped cell of that name"):
         rnncc.compile("para_gr")
     for wrong, kind in ((len, "builtin_function_or_method"), (3, "int"), (None, "NoneType")):
         with pytest.raises(ArgumentError) as caught:

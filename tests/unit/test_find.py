@@ -52,7 +52,7 @@ def test_a_shipped_cell_is_found_by_name(path: Path) -> None:
 
 def test_a_file_wins_over_a_shipped_cell_of_that_name() -> None:
     Path("lstm").write_text("not a cell")
-    assert "is no Python file" in refusal("lstm")
+    assert "not a Python file" in refusal("lstm")
 
 
 def test_cells_come_in_the_order_of_their_definition(folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_running_a_cell_leaves_nothing_beside_it(folder: Path) -> None:
 
 def test_an_unknown_name_says_where_to_look() -> None:
     assert refusal("nothing_like_it") == (
-        "nothing_like_it: no such file, and no cell of that name ships.\n"
+        "nothing_like_it: no such file, and no shipped cell of that name.\n"
         "Fix: `rnncc list` shows what ships, `rnncc new NAME` starts a cell"
     )
 
@@ -118,7 +118,7 @@ def test_what_rnncc_generated_is_told_from_a_cell(where: str) -> None:
 
 def test_several_cells_without_a_name_are_listed() -> None:
     assert refusal("two.py") == (
-        "two.py: holds several cells: decay, growth.\nFix: name one, two.py:decay"
+        "two.py: several cells in this file: decay, growth.\nFix: name one, two.py:decay"
     )
 
 
@@ -138,7 +138,7 @@ def test_what_follows_the_colon_is_a_name(where: str) -> None:
 def test_a_file_without_a_cell_says_what_makes_one() -> None:
     Path("empty.py").write_text("x = 1\n")
     assert refusal("empty.py") == (
-        "empty.py: holds no cell.\n"
+        "empty.py: no cell in this file.\n"
         "Fix: put @cell (from rnncc import cell) above a function of the module"
     )
 

@@ -9,7 +9,6 @@ import torch
 from rnncc.cli import main
 from rnncc.cli.compile import SeveralError, import_line
 from rnncc.errors import BuildError, LoadError
-from rnncc.lang.loader import shipped
 from tests.support.command_line import COUPLED, LOUD, call, data, good, refused, written
 
 
@@ -30,12 +29,6 @@ def test_compile_as_data_tells_files_and_structure() -> None:
     assert found["files"] == {n: t.count("\n") for n, t in written("some/where/elman").items()}
     assert found["structure"]["kind"] == "diagonal"
     assert 0 < found["seconds"] < 60
-
-
-def test_compile_all_writes_every_shipped_cell() -> None:
-    found = data("compile", "--all", "--out", "out")["cells"]
-    assert [cell["name"] for cell in found] == [path.stem for path in shipped()]
-    assert sorted(path.name for path in Path("out").iterdir()) == [c["name"] for c in found]
 
 
 def test_compile_with_a_constant_says_so_in_the_command_that_repeats_it() -> None:

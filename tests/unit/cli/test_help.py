@@ -1,14 +1,11 @@
 """Help, version, and what a command imports."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from rnncc import __version__
-from tests.support.command_line import ROOT, good, process
+from tests.support.command_line import good, process
 
 COMMANDS = ("check", "compile", "show", "list", "new", "bench", "doctor")
 
@@ -35,30 +32,3 @@ def test_every_command_takes_json_and_traceback(command: str) -> None:
 
 def test_version_is_the_packages() -> None:
     assert process("--version").stdout == f"rnncc {__version__}\n"
-
-
-@pytest.mark.parametrize(
-    ("words", "heavy"),
-    [
-        (["--help"], ["torch", "sympy", "pydantic", "rich"]),
-        (["new", "some_cell"], ["torch", "pydantic", "rich"]),
-        (["check", "elman"], ["torch", "rich"]),
-        (["compile", "elman"], ["torch", "rich"]),
-        (["list"], ["torch", "rich"]),
-    ],
-    ids=lambda words: words[0],
-)
-def test_a_command_imports_no_more_than_it_needs(words: list[str], heavy: list[str]) -> None:
-    program = (
-        "import sys\nfrom rnncc.cli.main import main\n"
-        f"try: main({words})\nexcept SystemExit as end: assert not end.code\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert run.stdout.splitlines()[-1] == "[]"

@@ -48,7 +48,7 @@ def test_new_starts_from_another_cell() -> None:
 
 def test_new_says_of_a_cell_that_is_not_there_that_it_was_to_be_like_it() -> None:
     message = refused(1, "new", "my_gru", "--like", "para_gr")
-    assert message.startswith("--like: para_gr: no such file, and no cell of that name ships.\n")
+    assert message.startswith("--like: para_gr: no such file, and no shipped cell of that name.\n")
     assert "did you mean 'para_gru'?" in message
     assert not Path("my_gru.py").exists()
 

@@ -1,0 +1,54 @@
+"""Names: a name of the author's -> why C++, CUDA or a layer refuses it, and one like it."""
+
+from __future__ import annotations
+
+import re
+
+from rnncc.ir import functions
+
+LAYER_NAMES = ("state", "x")
+
+OPTIONS = frozenset(
+    """
+    h0 return_state return_states lengths cu_seqlens reset reverse observe
+    solver segment iterations tol on_failure checkpoint
+    """.split()
+)
+
+STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"
+
+KEYWORDS = frozenset(
+    """
+    alignas alignof and and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor
+    bool break case catch char char8_t char16_t char32_t class co_await co_return co_yield compl
+    concept const const_cast consteval constexpr constinit continue decltype default delete do
+    double dynamic_cast else enum explicit export extern false float for friend goto if inline int
+    long mutable namespace new noexcept not not_eq nullptr operator or or_eq private protected
+    public register reinterpret_cast requires restrict return short signed sizeof static
+    static_assert static_cast struct switch template this thread_local throw true try typedef
+    typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq linux unix
+    __global__ __device__ __host__ __shared__ __constant__ __restrict__ threadIdx blockIdx blockDim
+    gridDim warpSize half float2 float4 double2 int2 int4 dim3 asm typeof
+    real rnncc std NAN INFINITY M_PI M_E EOF NULL assert errno signbit
+    """.split()
+)
+
+
+def reserved(name: str) -> str:
+    """Why the name can't go into C++ and CUDA; empty if it can."""
+    if name in KEYWORDS or re.fullmatch(STDINT_MACRO, name):
+        return "is a reserved word of C++ or CUDA"
+    if name in functions.TABLE or name in ("shift", "mean", "silu", "gelu", "spike", "heaviside"):
+        return "is the name of a function of rnncc"
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or "__" in name:
+        return "is not a plain ASCII name (letters, digits, single underscores, a letter first)"
+    if name.startswith("RNNCC"):
+        return "starts with RNNCC, a prefix reserved for rnncc"
+    return ""
+
+
+def unreserved(name: str) -> str:
+    """A name like it that C++ and CUDA can take."""
+    plain = re.sub(r"[\W_]+", "_", name.removeprefix("RNNCC"), flags=re.ASCII)
+    plain = plain.strip("_").lstrip("0123456789_") or "value"
+    return f"{plain}_" if reserved(plain) else plain

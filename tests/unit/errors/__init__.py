@@ -1,0 +1,1 @@
+"""Errors: every message of the front end, word for word, with its fix."""

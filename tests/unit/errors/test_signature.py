@@ -1,0 +1,274 @@
+"""A cell's signature: every refusal word for word, with its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rnncc.errors import RnnccError
+from rnncc.lang import signature
+from tests.support.cells import DEF_LINE
+from tests.support.refusals import (
+    BODY,
+    NAMES,
+    Case,
+    bad_argument,
+    compile_case,
+    message_of,
+    missed,
+)
+
+ROLES = "Each argument is a State, an Input, a Param, a Matrix, or has a numeric default."
+BLOCK = "block is the number of consecutive channels that the Matrix mixes, an int >= 1."
+DRAWN = (
+    "Every value that can be drawn must be finite "
+    "(a normal is checked to 6 deviations from its mean)."
+)
+
+
+def bad_block(block: str) -> Case:
+    signature = f"h: State, x: Input, R: Matrix(block={block})"
+    seen = f"'R' is a Matrix with block={block}"
+    return bad_argument(seen, BLOCK, "block=2, 4 or 8", signature, "return R @ h + x")
+
+
+def bad_init(seen: str, signature: str, role: str = "Param") -> Case:
+    if role == "State":
+        expected, fix = "The init of a State must be a finite number.", "State(init=0.0)"
+    else:
+        expected = "init= takes uniform, normal, constant or spaced, with finite numbers."
+        fix = "init=uniform(-1, 1)"
+    return bad_argument(seen, expected, fix, signature)
+
+
+SIGNATURES = {
+    "a keyword as an argument": bad_argument(
+        "the argument 'float' is a reserved word of C++ or CUDA",
+        NAMES,
+        "rename it, for example 'float_'",
+        "h: State, x: Input, float: Param",
+        "return h * float + x",
+    ),
+    "an option as an argument": bad_argument(
+        "the argument 'reset' has the name of an option",
+        "The generated function has the options "
+        "checkpoint, cu_seqlens, h0, iterations, lengths, observe, on_failure, reset, "
+        "return_state, return_states, reverse, segment, solver, tol.",
+        "rename it, for example 'reset_'",
+        "h: State, x: Input, reset: Input",
+        "return h * reset + x",
+    ),
+    "a layer's argument as a shared input": bad_argument(
+        "the shared argument 'x' has the name of an argument of the layer",
+        "A layer takes shared inputs by name, beside its own state, x.",
+        "rename it, for example 'x_'",
+        "h: State, x: Input(shared=True)",
+        "return h * x",
+    ),
+    "*args": bad_argument(
+        "the signature has *rest",
+        "Each argument has a name and a role.",
+        "write every argument out",
+        "h: State, x: Input, *rest",
+        "return h + x",
+    ),
+    "**kwargs": bad_argument(
+        "the signature has *rest",
+        "Each argument has a name and a role.",
+        "write every argument out",
+        "h: State, x: Input, **rest",
+        "return h + x",
+    ),
+    "no role": bad_argument(
+        "the argument 'a' has no role",
+        ROLES,
+        "a: Input (or State, Param, Matrix(block=k))",
+        "h: State, x: Input, a",
+    ),
+    "self": bad_argument(
+        "the argument 'self' has no role",
+        ROLES,
+        "a plain function (def) outside the class, without self",
+        "self, h: State, x: Input, a: Param",
+    ),
+    "an argument by position only": bad_argument(
+        "the argument 'h' is positional-only",
+        "Arguments are given by name.",
+        "remove the / from the signature",
+        "h: State, /, x: Input, a: Param",
+    ),
+    "another role": bad_argument(
+        "the argument 'a' has the role <class 'float'>",
+        ROLES,
+        "a: Input (or State, Param, Matrix(block=k))",
+        "h: State, x: Input, a: float",
+    ),
+    "a role and a default": bad_argument(
+        "the argument 'a' has a role and a default",
+        "A default makes an argument a compile-time constant.",
+        "no default and Param(init=constant(0.5)), or no role",
+        "h: State, x: Input, a: Param = 0.5",
+    ),
+    "no state": bad_argument(
+        "it has no state",
+        "A recurrence carries at least one State.",
+        "annotate one: h: State",
+        "h: Input, x: Input, a: Param",
+    ),
+    "no input": bad_argument(
+        "it has no input",
+        "The number of steps is that of the inputs, so there is at least one.",
+        "annotate one: x: Input",
+        "h: State, x: Param, a: Param",
+    ),
+    "a default that is no number": bad_argument(
+        "the default of 'k' is 'two'",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k='two'",
+        "return h * k + x",
+    ),
+    "a default that is NaN": bad_argument(
+        "the default of 'k' is nan",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k=float('nan')",
+        "return h * k + x",
+    ),
+    "an annotation that fails": bad_argument(
+        "an annotation can't be evaluated: NameError: name 'Nope' is not defined",
+        "Annotations are State, Input, Param or Matrix, imported from rnncc.",
+        "import what the annotations name at the top of the file",
+        "h: State, x: Input, a: 'Nope'",
+    ),
+    "a block of 0": bad_block("0"),
+    "a block that is no integer": bad_block("2.0"),
+    "a block that is a bool": bad_block("True"),
+    "a start that is no number": bad_init(
+        "'h' has init='zero'", "h: State(init='zero'), x: Input, a: Param", "State"
+    ),
+    "a start that is NaN": bad_init(
+        "'h' has init=nan", "h: State(init=float('nan')), x: Input, a: Param", "State"
+    ),
+    "an init that is a number": bad_init("'a' has init=3", "h: State, x: Input, a: Param(init=3)"),
+    "a spaced matrix": bad_argument(
+        "'R' has init=spaced(0, 1)",
+        "init= takes uniform, normal or constant(...), with finite numbers.",
+        "init=uniform(-1, 1)",
+        "h: State, x: Input, R: Matrix(block=2, init=spaced(0, 1))",
+        "return R @ h + x",
+    ),
+    "an init that is infinite at an end": bad_argument(
+        "'a' has init=log(uniform(0, 1)), which can be nan",
+        DRAWN,
+        "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
+        "h: State, x: Input, a: Param(init=log(uniform(0, 1)))",
+    ),
+    "an init that can be NaN far out": bad_argument(
+        "'a' has init=sqrt(normal(1, 1)), which can be nan",
+        DRAWN,
+        "narrow the range: log(uniform(0.1, 1)), not log(uniform(0, 1))",
+        "h: State, x: Input, a: Param(init=sqrt(normal(1, 1)))",
+    ),
+    "bounds in the wrong order": bad_argument(
+        "'a' has init=uniform(1, -2)",
+        "uniform(a, b) needs a <= b.",
+        "init=uniform(-2, 1)",
+        "h: State, x: Input, a: Param(init=uniform(1, -2))",
+    ),
+    "a deviation below 0": bad_argument(
+        "'a' has init=exp(normal(1, -0.5))",
+        "normal(mean, std) needs std >= 0.",
+        "init=exp(normal(1, 0.5))",
+        "h: State, x: Input, a: Param(init=exp(normal(1, -0.5)))",
+    ),
+    "a word for True": bad_argument(
+        "'dt' has shared='yes'",
+        "shared must be True or False.",
+        "Input(shared=True)",
+        "h: State, dt: Input(shared='yes'), a: Param",
+        "return a * h + dt",
+    ),
+    "a bias that is a number": bad_argument(
+        "'x' has bias=-1",
+        "bias= takes uniform, normal, constant or spaced, with finite numbers.",
+        "bias=uniform(-1, 1)",
+        "h: State, x: Input(bias=-1), a: Param",
+    ),
+    "a bias of what is not projected": bad_argument(
+        "'dt' has a bias, but is given to the layer by name, not projected",
+        "bias= is the init of the projection's bias, so it needs a projected input.",
+        "Input(shared=True, projected=True, bias=...), or no bias",
+        "h: State, dt: Input(shared=True, bias=constant(1)), a: Param",
+        "return a * h + dt",
+    ),
+    "typical values that are spaced": bad_argument(
+        "'x' has typical=spaced(0, 1)",
+        "typical= takes uniform, normal or constant(...), with finite numbers.",
+        "typical=uniform(-1, 1)",
+        "h: State, x: Input(typical=spaced(0, 1)), a: Param",
+    ),
+    "projected without shared": bad_argument(
+        "'x' has projected=True without shared=True",
+        "A layer always computes a per-channel input from x; projected= is for shared inputs.",
+        "Input, or Input(shared=True, projected=True)",
+        "h: State, x: Input(projected=True), a: Param",
+    ),
+    "a cell with a reserved name": Case(
+        "the cell's name is a reserved word of C++ or CUDA",
+        NAMES,
+        "rename the cell",
+        line=DEF_LINE,
+        name="union",
+    ),
+    "an unknown --set": Case(
+        "'q' is given a value, but isn't a constant of the cell",
+        "Its compile-time constants (arguments with a numeric default): k.",
+        "name one of those, or give the argument a numeric default",
+        "return h * k + x",
+        "h: State, x: Input, k=2.0",
+        line=DEF_LINE,
+        set=(("q", 1.0),),
+    ),
+    "a --set that is no number": bad_argument(
+        "the default of 'k' is True",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k=True",
+        "return h * k + x",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SIGNATURES)
+def test_a_signature_that_cannot_be_read_is_refused_with_reason_and_fix(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message_of(SIGNATURES[case], tmp_path, monkeypatch) == SIGNATURES[case].text()
+
+
+def test_all_faults_of_a_signature_are_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature = "\n    h: State,\n    int: Input,\n    a,\n    k='two',\n    *rest,\n"
+    case = Case("", "", "", BODY, signature)
+    message = message_of(case, tmp_path, monkeypatch)
+    firsts = [part.splitlines()[0] for part in message.split("\n\n")]
+    assert firsts == [
+        f"odd.py:{DEF_LINE}: cell 'odd': the signature has *rest.",
+        f"odd.py:{DEF_LINE + 2}: cell 'odd': the argument 'int' is a reserved word of C++ or CUDA.",
+        f"odd.py:{DEF_LINE + 3}: cell 'odd': the argument 'a' has no role.",
+        f"odd.py:{DEF_LINE + 4}: cell 'odd': the default of 'k' is 'two'.",
+    ]
+
+
+def test_every_place_that_reports_a_fault_has_a_case_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        for case in SIGNATURES.values():
+            with pytest.raises(RnnccError):
+                compile_case(case, tmp_path)
+
+    assert missed((signature,), run, monkeypatch) == []

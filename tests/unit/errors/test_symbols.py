@@ -1,0 +1,272 @@
+"""Symbols: refusals of operations on one, each word for word at its line, with its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rnncc.errors import CellError, RnnccError
+from rnncc.lang import dsl, symbols, trace
+from tests.support.cells import BODY_LINE, cell_from, source_of
+from tests.support.refusals import (
+    BODY,
+    Case,
+    compile_case,
+    message_of,
+    missed,
+)
+
+WITH_MATRIX = "h: State, x: Input, R: Matrix(block=2)"
+NUMBERLESS = "A cell's body runs once on symbols, which have no number yet."
+OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
+BRANCH = "A cell's body runs once on symbols, so Python can't branch on their values."
+USE_WHERE = "where(condition, a, b); combine conditions with &, | and ~"
+ONE_VALUE = "A symbol is one value of one channel."
+BY_NAME = "give each state, input or param its own argument"
+NUMBER = "A constant inside a cell is a Python number; what has one value per channel is a Param."
+FLOAT = "float(...) for a single number, or an argument annotated Param"
+CONDITION = "A comparison is a condition, not a value."
+NO_CONDITION = "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass"
+MATRIX = "A Matrix mixes channels: R @ h, the matrix on the left."
+FINITE = "Constants of a cell are finite numbers."
+QUOTIENTS = "floor(a / b) for a // b, a - b * floor(a / b) for a % b"
+
+
+def numberless(seen: str, body: str, before: str = "") -> Case:
+    return Case(f"{seen} is applied to a symbol", NUMBERLESS, OWN_FUNCTIONS, body, before=before)
+
+
+def branch(seen: str, body: str) -> Case:
+    text = f"Python decides on '{seen}' (if, while, and, or, not)"
+    return Case(text, BRANCH, USE_WHERE, body)
+
+
+def operand(kind: str, body: str, before: str = "", fix: str = FLOAT) -> Case:
+    return Case(f"a {kind} meets a symbol", NUMBER, fix, body, before=before)
+
+
+def condition(body: str, line: int = BODY_LINE) -> Case:
+    text = "the condition 'h > 0' is used as a number"
+    return Case(text, CONDITION, NO_CONDITION, body, line=line)
+
+
+def matrix(body: str) -> Case:
+    fix = "R @ h, or annotate 'R' as Param for one value per channel"
+    return Case("the Matrix 'R' is used without @", MATRIX, fix, body, WITH_MATRIX)
+
+
+SYMBOLS = {
+    # --- Python that wants a number ---
+    "if": branch("h > 0", "if h > 0:\n    return x\nreturn a * h"),
+    "while": branch("h > 0", "while h > 0:\n    pass\nreturn a * h + x"),
+    "a conditional expression": branch("a*h", "return x if a * h else h"),
+    "and": branch("h > 0", "return where(h > 0 and x > 0, a, h)"),
+    "not": branch("h > 0", "return where(not h > 0, a, x)"),
+    "a chained comparison": branch("h > 0", "return where(0 < h < 1, a, x)"),
+    "assert": branch("h > 0", "assert h > 0\nreturn a * h + x"),
+    "max": branch("x > h", "return max(h, x) * a"),
+    "float": numberless("a function that wants a number (math.*, float)", "return float(h) * a"),
+    "int": numberless("a function that wants a number (math.*, float)", "return int(h) * a"),
+    "math.tanh": numberless(
+        "a function that wants a number (math.*, float)",
+        "return math.tanh(h) * a + x",
+        before="import math\n",
+    ),
+    "range": numberless(
+        "a function that wants a number (math.*, float)", "return sum(range(h)) * a + x"
+    ),
+    "torch.tanh": numberless("torch.tanh", "return torch.tanh(h) * a + x", "import torch\n"),
+    "np.tanh": numberless("numpy.tanh", "return np.tanh(h) * a + x", "import numpy as np\n"),
+    "np.asarray": numberless("NumPy", "return np.asarray(h) * a + x", "import numpy as np\n"),
+    "len": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "return len(h) * a"),
+    "indexing": Case("'a*h' is iterated over", ONE_VALUE, BY_NAME, "return (a * h)[0] + x"),
+    "unpacking": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "u, v = h\nreturn u * a + x"),
+    "an attribute": Case(
+        "'.T' is asked of a symbol", "A symbol has no attributes.", OWN_FUNCTIONS, "return h.T * a"
+    ),
+    "a method": Case(
+        "'.exp' is asked of a symbol",
+        "A symbol has no attributes.",
+        OWN_FUNCTIONS,
+        "return h.exp() * a",
+    ),
+    # --- operands ---
+    "a NumPy array": operand(
+        "numpy.ndarray", "return np.array([1.0, 2.0]) * h + x * a", "import numpy as np\n"
+    ),
+    "a NumPy array on the right": operand(
+        "numpy.ndarray", "return h * np.ones(2) + x * a", "import numpy as np\n"
+    ),
+    "a tensor": operand("torch.Tensor", "return h * torch.ones(2) + x * a", "import torch\n"),
+    "a string": operand("str", "return h * 'two' + x * a"),
+    "None": operand("NoneType", "return h * None + x * a"),
+    "a bool": operand("bool", "return h * True + x * a"),
+    "a complex": operand(
+        "complex",
+        "return h * 1j + x * a",
+        fix="two real States, the real and the imaginary part, as in rnncc's cell lru",
+    ),
+    "a tuple in the result": operand(
+        "tuple",
+        "return {'h': a * h, 'y': (h, x)}",
+        fix="a flat tuple of the next states, or a dict of states and outputs",
+    ),
+    "a list": operand("list", "return h + [1] + x * a"),
+    "a number that mixes": Case(
+        "a int meets a symbol", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
+    ),
+    "a generator": operand("generator", "yield a * h + x", fix="return the next states, not yield"),
+    "round": Case(
+        "round is applied to a symbol",
+        "rnncc rounds down only.",
+        "floor(x + 0.5)",
+        "return round(h) * a + x",
+    ),
+    "a returned string": operand("str", "return 'h'"),
+    "a returned bool": operand("bool", "return {'h': a * h + x, 'y': True}"),
+    "a function of a string": operand("str", "return exp('a') * h + x"),
+    "infinity": Case(
+        "the constant inf is not finite",
+        FINITE,
+        "a large finite number, such as 1e30",
+        "return h * float('inf') + x * a",
+    ),
+    "NaN": Case(
+        "the constant nan is not finite",
+        FINITE,
+        "a large finite number, such as 1e30",
+        "return h * float('nan') + x * a",
+    ),
+    "division by zero": Case(
+        "division by the constant 0", "", "divide by something else", "return h / 0.0 + x * a"
+    ),
+    # --- operators ---
+    "//": Case(
+        "the operator // on 'h'",
+        "It isn't among the operators + - * / ** of a cell.",
+        QUOTIENTS,
+        "return h // 2 * a + x",
+    ),
+    "% on the right": Case(
+        "the operator % on 'a*h'",
+        "It isn't among the operators + - * / ** of a cell.",
+        QUOTIENTS,
+        "return 2 % (a * h) + x",
+    ),
+    "@ without a matrix": Case(
+        "the operator @ on 'h'",
+        "The left side of @ must be a Matrix.",
+        "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
+        "return h @ x * a",
+    ),
+    # --- conditions ---
+    "a condition in a sum": condition("return (h > 0) + a * x"),
+    "a condition in a product": condition("return a * x * (h > 0)"),
+    "a named condition": condition("up = h > 0\nreturn up * a + x", BODY_LINE + 1),
+    "a negative condition": condition("return -(h > 0) * a + x"),
+    "the absolute of a condition": condition("return abs(h > 0) * a + x"),
+    "a function of a condition": condition("return tanh(h > 0) * a + x"),
+    "a choice of conditions": condition("return where(x > 0, h > 0, a)"),
+    "a comparison of conditions": condition("return where((h > 0) == (x > 0), a, x)"),
+    "a returned condition": condition("return {'h': a * h + x, 'y': h > 0}"),
+    "where of a value": Case(
+        "where is given 'h'",
+        "Its first argument is a comparison.",
+        "where(h > 0, a, b)",
+        "return where(h, a, x)",
+    ),
+    "& of a value": Case(
+        "'x' is combined with a condition",
+        "& and | take comparisons on both sides.",
+        "put each comparison in parentheses: (h > 0) & (h < 1)",
+        "return where((h > 0) & x, a, h)",
+    ),
+    # --- matrices ---
+    "a matrix in a product": matrix("return R * h + x"),
+    "a matrix in a sum": matrix("return h + x + R"),
+    "a function of a matrix": matrix("return tanh(R) + h * x"),
+    "a product of matrices": matrix("return R @ R + h * x"),
+    "a matrix of a condition": Case(
+        "the condition 'h > 0' is used as a number",
+        CONDITION,
+        NO_CONDITION,
+        "return R @ (h > 0) + x",
+        WITH_MATRIX,
+    ),
+    "a returned matrix": matrix("return R"),
+    # --- spike ---
+    "an unknown surrogate": Case(
+        "spike has no surrogate 'relu'",
+        "The surrogates are fast_sigmoid, atan, sigmoid, triangle.",
+        "surrogate='fast_sigmoid'",
+        "return spike(h, surrogate='relu') * a + x",
+    ),
+    "a slope that is a symbol": Case(
+        "spike's slope is a symbol",
+        "The slope is a compile-time number.",
+        "give the cell an argument with a numeric default: slope=25.0",
+        "return spike(h, slope=a) + x",
+    ),
+    "a shift by a symbol": numberless(
+        "a function that wants a number (math.*, float)", "return shift(h, x) * a"
+    ),
+    "another cell": Case(
+        "calls the cell 'other'",
+        "A cell can't run inside another cell.",
+        "make 'other' a plain Python function (without @cell) and call that",
+        "return other(h, x)",
+        before="@cell\ndef other(h: State, x: Input):\n    return h + x\n",
+    ),
+    "itself": Case(
+        "calls the cell 'odd'",
+        "A cell can't run inside another cell.",
+        "make 'odd' a plain Python function (without @cell) and call that",
+        "return odd(h, x, a)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SYMBOLS)
+def test_what_no_symbol_can_do_is_refused_with_line_reason_and_fix(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message_of(SYMBOLS[case], tmp_path, monkeypatch) == SYMBOLS[case].text()
+
+
+def test_the_line_is_the_cells_own_even_when_a_helper_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = "def deep(v):\n    return deeper(v)\ndef deeper(v):\n    return 1 if v else 2\n"
+    case = Case("", "", "", "u = a * h\nreturn (\n    u\n    + deep(x)\n)", before=helper)
+    message = message_of(case, tmp_path, monkeypatch)
+    assert message.startswith(f"odd.py:{BODY_LINE + 4 + 3}: cell 'odd': Python decides on 'x'")
+
+
+def test_a_symbol_used_outside_its_cell_says_so(tmp_path: Path) -> None:
+    kept = "kept = []\n"
+    cell = cell_from(tmp_path, source_of("kept.append(h)\nreturn a * h + x", before=kept))
+    trace.trace(cell)
+    symbol = cell.function.__globals__["kept"][0]
+    with pytest.raises(RuntimeError, match="used outside the trace of its cell: Python decides"):
+        bool(symbol)
+
+
+def test_every_place_that_reports_a_fault_has_a_case_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        for case in SYMBOLS.values():
+            with pytest.raises(RnnccError):
+                compile_case(case, tmp_path)
+        with pytest.raises(CellError):
+            cell_from(tmp_path, source_of(BODY))()
+
+    assert (
+        missed(
+            (symbols, dsl),
+            run,
+            monkeypatch,
+        )
+        == []
+    )

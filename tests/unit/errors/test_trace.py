@@ -1,0 +1,273 @@
+"""A trace: refusals of exceptions, names, results, arguments, each word for word with its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rnncc.errors import CellError, RnnccError
+from rnncc.lang import trace
+from rnncc.lang.names import reserved, unreserved
+from tests.support.cells import BODY_LINE, DEF_LINE, SIGNATURE
+from tests.support.refusals import (
+    NAMES,
+    PLAIN,
+    Case,
+    bad_argument,
+    compile_case,
+    message_of,
+    missed,
+)
+
+WITH_MATRIX = "h: State, x: Input, R: Matrix(block=2)"
+BRANCH = "A cell's body runs once on symbols, so Python can't branch on their values."
+USE_WHERE = "where(condition, a, b); combine conditions with &, | and ~"
+CONDITION = "A comparison is a condition, not a value."
+NO_CONDITION = "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass"
+MATRIX = "A Matrix mixes channels: R @ h, the matrix on the left."
+FINITE = "Constants of a cell are finite numbers."
+RAW = "The body runs once on symbols of rnncc."
+RAW_FIX = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
+ONE_NAME = "A name stands for one value, here and in the emitted code."
+UNUSED = "Every argument takes part in the recurrence or in an output."
+
+
+def branch(seen: str, body: str) -> Case:
+    text = f"Python decides on '{seen}' (if, while, and, or, not)"
+    return Case(text, BRANCH, USE_WHERE, body)
+
+
+def condition(body: str, line: int = BODY_LINE) -> Case:
+    text = "the condition 'h > 0' is used as a number"
+    return Case(text, CONDITION, NO_CONDITION, body, line=line)
+
+
+def matrix(body: str) -> Case:
+    fix = "R @ h, or annotate 'R' as Param for one value per channel"
+    return Case("the Matrix 'R' is used without @", MATRIX, fix, body, WITH_MATRIX)
+
+
+def raw(seen: str, body: str, fix: str = RAW_FIX, before: str = "", line: int = BODY_LINE) -> Case:
+    return Case(seen, RAW, fix, body, before=before, line=line)
+
+
+def bad_name(name: str, reason: str, suggestion: str) -> Case:
+    return Case(
+        f"the local name '{name}' {reason}",
+        NAMES,
+        f"rename it, for example '{suggestion}'",
+        f"{name} = a * h\nreturn {name} + x",
+    )
+
+
+TRACES = {
+    "division by nothing": Case(
+        "'h_next' is a*h + zoo*x",
+        FINITE,
+        "check the arithmetic on constants in this line",
+        "return a * h + x / (h - h)",
+    ),
+    "overflow of constants": Case(
+        "'h_next' is 1.0e+309*a*h + x",
+        FINITE,
+        "check the arithmetic on constants in this line",
+        "return h * a * 1e308 * 10 + x",
+    ),
+    # --- the author's own exceptions ---
+    "an unknown function": raw(
+        "NameError: name 'swish' is not defined",
+        "u = a * h\nreturn swish(u) + x",
+        "define the name, or import the function from rnncc",
+        line=BODY_LINE + 1,
+    ),
+    "a missing argument": raw(
+        "TypeError: tanh() missing 1 required positional argument: 'x'", "return tanh() * a"
+    ),
+    "an exception in a helper": raw(
+        "ValueError: mine",
+        "return bad(h) * a + x",
+        before="def bad(v):\n    raise ValueError('mine')\n",
+    ),
+    "recursion without end": raw(
+        "RecursionError: maximum recursion depth exceeded",
+        "return deep(h) * a + x",
+        before="def deep(v):\n    return deep(v) + 1\n",
+    ),
+    "overflow at compile time": raw("OverflowError: math range error", "return exp(1000) * h + x"),
+    "an integer too large": raw(
+        "OverflowError: int too large to convert to float", "return h * 10**400 + x"
+    ),
+    # --- names ---
+    "a C++ keyword": bad_name("double", "is a reserved word of C++ or CUDA", "double_"),
+    "a CUDA name": bad_name("threadIdx", "is a reserved word of C++ or CUDA", "threadIdx_"),
+    "a macro of C": bad_name("NULL", "is a reserved word of C++ or CUDA", "NULL_"),
+    "a function's name": bad_name("tanh", "is the name of a function of rnncc", "tanh_"),
+    "a letter outside ASCII": bad_name("für", PLAIN, "f_r"),
+    "a leading underscore": bad_name("_u", PLAIN, "u"),
+    "a double underscore": bad_name("u__v", PLAIN, "u_v"),
+    "rnncc's prefix": bad_name("RNNCC_u", "starts with RNNCC, a prefix reserved for rnncc", "u"),
+    "a name used twice": Case(
+        "'u' is assigned again (first in line 7)",
+        ONE_NAME,
+        "give the second value its own name, for example u_new",
+        "u = a * h\nu = u + x\nreturn u",
+        line=BODY_LINE + 1,
+    ),
+    "an augmented assignment": Case(
+        "'u' is assigned again (first in line 7)",
+        ONE_NAME,
+        "give the second value its own name, for example u_new",
+        "u = a * h\nu += x\nreturn u",
+        line=BODY_LINE + 1,
+    ),
+    "an argument assigned": Case(
+        "'h' is assigned again (first in the signature)",
+        ONE_NAME,
+        "give the second value its own name, for example h_new",
+        "h = a * h + x\nreturn h",
+    ),
+    "an argument that becomes another": Case(
+        "'x' is assigned again (first in the signature)",
+        ONE_NAME,
+        "give the second value its own name, for example x_new",
+        "u = a * x\nx = h\nreturn u + x",
+        line=BODY_LINE + 1,
+    ),
+    "a let in a loop": Case(
+        "'u' is assigned again (first in line 8)",
+        ONE_NAME,
+        "give the second value its own name, for example u_new",
+        "for q in (h, x):\n    u = q * a\nreturn u",
+        line=BODY_LINE + 1,
+    ),
+    "a taken name for a result": Case(
+        "the returned 'h' needs the name 'h_next', which is taken",
+        "An unnamed next value of a state h is called h_next, an output by its key.",
+        "return a named value, or rename 'h_next'",
+        "h_next = a * h\nreturn h_next + x",
+    ),
+    # --- the return ---
+    "a state never assigned": Case(
+        "the state 'h' is never assigned",
+        "The returned dict has the keys y.",
+        'return {"h": ..., ...} with the next value of every state',
+        "return {'y': a * h + x}",
+    ),
+    "an empty dict": Case(
+        "the state 'h' is never assigned",
+        "The returned dict has the keys none.",
+        'return {"h": ..., ...} with the next value of every state',
+        "u = a * h + x\nreturn {}",
+        line=BODY_LINE + 1,
+    ),
+    "no return": Case(
+        "it returns 0 values for 1 state",
+        "The states are h, in this order.",
+        "return h_new, or a dict where outputs are returned besides",
+        "u = a * h + x",
+    ),
+    "too many values": Case(
+        "it returns 2 values for 1 state",
+        "The states are h, in this order.",
+        "return h_new, or a dict where outputs are returned besides",
+        "return a * h, x",
+    ),
+    "too few values": Case(
+        "it returns 1 value for 2 states",
+        "The states are h, g, in this order.",
+        "return h_new, g_new, or a dict where outputs are returned besides",
+        "return h * g + x",
+        "h: State, g: State, x: Input",
+    ),
+    "a key that is no string": Case(
+        "the returned dict has the key 3",
+        "Keys are names of states or of outputs.",
+        'return {"h": ..., "y": ...}',
+        "return {'h': a * h + x, 3: x}",
+    ),
+    "a key that is a keyword": Case(
+        "the returned key 'class' is a reserved word of C++ or CUDA",
+        NAMES,
+        'rename it, for example "y"',
+        "return {'h': a * h + x, 'class': x}",
+    ),
+    "a key with a space": Case(
+        f"the returned key 'y z' {PLAIN}",
+        NAMES,
+        'rename it, for example "y"',
+        "return {'h': a * h + x, 'y z': x}",
+    ),
+    # --- arguments that the body leaves out ---
+    "an unused argument": bad_argument(
+        "the argument 'a' is not used", UNUSED, "use it or remove it", SIGNATURE, "return h + x"
+    ),
+    "an argument that cancels": bad_argument(
+        "the argument 'a' is not used",
+        UNUSED,
+        "use it or remove it",
+        SIGNATURE,
+        "return h + x + a - a",
+    ),
+    "an argument that only a dropped let uses": bad_argument(
+        "the argument 'a' is not used",
+        UNUSED,
+        "use it or remove it",
+        SIGNATURE,
+        "u = tanh(a)\nreturn h + x",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TRACES)
+def test_a_body_that_cannot_be_traced_is_refused_with_line_reason_and_fix(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert message_of(TRACES[case], tmp_path, monkeypatch) == TRACES[case].text()
+
+
+def test_all_unused_arguments_are_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case("", "", "", "return h + x", "h: State, x: Input, a: Param, b: Param")
+    message = message_of(case, tmp_path, monkeypatch)
+    assert [f"'{name}' is not used" in message for name in "hxab"] == [False, False, True, True]
+
+
+def test_a_name_assigned_in_a_loop_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case("", "", "", "for k in range(4):\n    u = a * h * k\nreturn u + x")
+    assert message_of(case, tmp_path, monkeypatch).count("is assigned again") == 1
+
+
+def test_a_path_outside_the_working_directory_is_shown_whole(tmp_path: Path) -> None:
+    with pytest.raises(CellError) as caught:
+        compile_case(Case("", "", "", "return h + x"), tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/odd.py:{DEF_LINE}: cell 'odd': ")
+
+
+def test_every_place_that_reports_a_fault_has_a_case_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        for case in TRACES.values():
+            with pytest.raises(RnnccError):
+                compile_case(case, tmp_path)
+
+    assert (
+        missed(
+            (trace,),
+            run,
+            monkeypatch,
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["double", "für", "ß", "_", "_u", "u__v", "RNNCC_u", "2nd", "tanh"]
+)
+def test_the_name_that_a_fix_proposes_can_be_taken(name: str) -> None:
+    assert reserved(name)
+    assert not reserved(unreserved(name))
