@@ -42,3 +42,15 @@ def test_output_does_not_depend_on_the_hash_seed() -> None:
         texts.add(run.stdout)
     assert len(texts) == 1
     assert all(name in texts.pop() for name in HASHED[:1])
+
+
+def test_importing_a_generated_module_reads_no_header() -> None:
+    code = (
+        "import generated.para_gru\n"
+        "from rnncc.runtime.source import header\n"
+        "print(header.cache_info().misses)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "0\n"

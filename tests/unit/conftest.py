@@ -19,10 +19,12 @@ NO_COMPILER = shlex.join([sys.executable, "-c", f"raise SystemExit({TOO_DEAR!r})
 
 @pytest.fixture(scope="package", autouse=True)
 def warm() -> None:
-    """What the first of all tests would pay for: imports, and templates and tables read once."""
+    """What the first of all tests would pay for: imports, templates, the cached list of cells."""
+    from tests.support.command_line import good
     from tests.support.runs import compiled
 
     compiled("para_gru")
+    good("list")
 
 
 @pytest.fixture(scope="package", autouse=True)
