@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 #   calculus.structure.classify      CellIR -> Structure
 #   calculus.lower.lower             CellIR -> Program
 #   calculus.differentiate           Program -> JacobianIR, AdjointIR
-#   calculus.rematerialize           Program, JacobianIR, AdjointIR -> Kept
-#   calculus.fission                 Program -> Parts
+#   calculus.rematerialize           Program, JacobianIR, AdjointIR -> Rematerialized
+#   calculus.fission                 Program -> Fission
 #   codegen.kernel_spec              Compiled (all of these) -> KernelSpec
 #   codegen.emit.emit                Compiled -> {file name: text}
 #   runtime.source.join              texts of the cell, headers of the driver -> one text a target

@@ -3,9 +3,10 @@
 """GRU-D: a GRU whose state fades while variables go unseen, for series with missing values.
 
 With m the mask, delta the time since each variable was last seen, and xd = W delta + b: the longer
-unseen, the less of h is kept. What stands in for a missing value needs no state, so it is made
-outside: m x + (1 - m)(g x_last + (1 - g) x_mean) with g = exp(-relu(w delta + b)). A layer's input
-is that, m and delta side by side; its projection lets xd read all three. State weights: diagonal.
+unseen, the less of h is kept. The value that replaces a missing one needs no state, so it is
+computed outside: m x + (1 - m)(g x_last + (1 - g) x_mean) with g = exp(-relu(w delta + b)). A
+layer's input is that, m and delta side by side; its projection lets xd read all three. State
+weights: diagonal.
 Field: time series.
 Source: Che et al. 2018, arXiv:1606.01865.
 
@@ -44,7 +45,8 @@ def gru_d(
         h0: [..., N], the state before the first step; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -45,7 +45,8 @@ def hgrn(
         h0: the states (h_re, h_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         (y_re, y_im), [..., T, N] each; with `return_state` (outputs, state).
     """

@@ -6,7 +6,7 @@ v is the membrane's potential (mV), m and h open and close its sodium channels, 
 potassium; I is in uA/cm2, dt in ms. Modern signs: v rests at -65 mV. Each equation is linear in its
 own variable, so each steps by exponential Euler, exact while the others stand still: gates first,
 then v. That is stable at any dt, and at 0.025 within 0.1 % of the true firing rate. exprel fills
-the gaps of the rates at -40 and -55 mV. A spike is kept in phase for ever, so solve in one pass.
+the gaps of the rates at -40 and -55 mV. Spikes keep their phase forever, so solve in one pass.
 Field: neuroscience, dynamical systems.
 Source: Hodgkin and Huxley 1952, doi:10.1113/jphysiol.1952.sp004764.
 
@@ -44,7 +44,8 @@ def hodgkin_huxley(
         h0: the states (v, m, h, n) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -7,7 +7,7 @@ in the paper's program, which has dt=1, v takes two half steps, then u one with 
 v overshoots its peak by does not reach u, where it would make the firing irregular. This one fires
 regularly; a=0.1, d=2 fires fast, c=-50, d=2 in bursts, c=-55, d=4 bursts once. A gradient passes
 the spikes s by a surrogate in units of 100 mV, and the reset as the step it is: not at all in v.
-Where I just makes it fire, an upstroke enlarges whatever differs, gradients too, a thousandfold.
+Where I just makes it fire, an upstroke enlarges every difference and gradient a thousandfold.
 Field: neuroscience.
 Source: Izhikevich 2003, doi:10.1109/TNN.2003.820440.
 
@@ -45,7 +45,8 @@ def izhikevich(
         h0: the states (v, u) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

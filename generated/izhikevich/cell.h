@@ -8,7 +8,7 @@
 // v overshoots its peak by does not reach u, where it would make the firing irregular. This one fires
 // regularly; a=0.1, d=2 fires fast, c=-50, d=2 in bursts, c=-55, d=4 bursts once. A gradient passes
 // the spikes s by a surrogate in units of 100 mV, and the reset as the step it is: not at all in v.
-// Where I just makes it fire, an upstroke enlarges whatever differs, gradients too, a thousandfold.
+// Where I just makes it fire, an upstroke enlarges every difference and gradient a thousandfold.
 // Field: neuroscience.
 // Source: Izhikevich 2003, doi:10.1109/TNN.2003.820440.
 //

@@ -3,7 +3,7 @@
 """Liquid-S4: a state space whose transition is moved by the input, x' = (A + B u) x + B u.
 
 For time series whose dynamics depend on their input: products of inputs at different times enter
-the state. Bilinear discretisation with a learnt step dt, as in S4. Two real states are one complex
+the state. Bilinear discretisation with a learned step dt, as in S4. Two real states are one complex
 mode, whose conjugate the output counts as well. The paper has a diagonal plus low-rank A and more
 modes; here each channel has one, S4D-Lin's imaginary parts 0 to 31 pi spread over the channels. A
 steady input above about -Re A / B makes it grow.
@@ -46,7 +46,8 @@ def liquid_s4(
         h0: the states (x_re, x_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -4,7 +4,7 @@
 // Liquid-S4: a state space whose transition is moved by the input, x' = (A + B u) x + B u.
 //
 // For time series whose dynamics depend on their input: products of inputs at different times enter
-// the state. Bilinear discretisation with a learnt step dt, as in S4. Two real states are one complex
+// the state. Bilinear discretisation with a learned step dt, as in S4. Two real states are one complex
 // mode, whose conjugate the output counts as well. The paper has a diagonal plus low-rank A and more
 // modes; here each channel has one, S4D-Lin's imaginary parts 0 to 31 pi spread over the channels. A
 // steady input above about -Re A / B makes it grow.

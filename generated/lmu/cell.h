@@ -4,10 +4,10 @@
 // Legendre memory: the last theta steps of the input, as coefficients of Legendre polynomials.
 //
 // For delays over long windows: m holds the window's projection on the first six polynomials, nothing
-// in A and B is learnt. The output is a learnt mix of them: with c_i = P_i(2 (d + 1/2) / theta - 1) it
-// is the input of d steps ago, at the start (c = 1) that of theta steps ago. Needs inputs that change
-// little within theta / 6 steps. This is the LMU's memory alone, one per channel; its dense nonlinear
-// hidden state, which also feeds the memory, is left out.
+// in A and B is learned. The output is a learned mix of them: with c_i = P_i(2 (d + 1/2) / theta - 1)
+// it is the input of d steps ago, at the start (c = 1) that of theta steps ago. Needs inputs that
+// change little within theta / 6 steps. This is the LMU's memory alone, one per channel; its dense
+// nonlinear hidden state, which also feeds the memory, is left out.
 // Field: time series, neuroscience.
 // Source: Voelker et al. 2019, NeurIPS 32 (Legendre Memory Units); zero-order hold, as its code.
 //

@@ -5,7 +5,7 @@
 Long-range linear memory, stable for any value of its params: |lambda| = exp(-exp(nu_log)) < 1.
 Inputs are the real and imaginary part of B x; the output is the real part of the state. At the
 start lambda is uniform over the ring 0.9 < |lambda| < 0.999, as the paper has it for long tasks;
-gamma, there learnt from this start on, is computed here.
+gamma, which the paper learns from this init, is computed here.
 Field: time series, language models.
 Source: Orvieto et al. 2023, arXiv:2303.06349.
 
@@ -44,7 +44,8 @@ def lru(
         h0: the states (re, im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -6,7 +6,7 @@
 // Long-range linear memory, stable for any value of its params: |lambda| = exp(-exp(nu_log)) < 1.
 // Inputs are the real and imaginary part of B x; the output is the real part of the state. At the
 // start lambda is uniform over the ring 0.9 < |lambda| < 0.999, as the paper has it for long tasks;
-// gamma, there learnt from this start on, is computed here.
+// gamma, which the paper learns from this init, is computed here.
 // Field: time series, language models.
 // Source: Orvieto et al. 2023, arXiv:2303.06349.
 //

@@ -2,7 +2,7 @@
 # To write it again: rnncc compile cells/mega_ema.py
 """Mega's damped moving average: each channel seen through two averages of different length.
 
-For smoothing before attention, and for time series; learnt, but not moved by the input. alpha is
+For smoothing before attention, and for time series; learned, but independent of the input. alpha is
 how much of a new input is taken, 1 - alpha delta how much is kept: by the damping delta the two may
 sum to more than 1. beta spreads the channel over the averages, eta gathers them, omega passes the
 input by. The paper has 16 averages, the authors' code two if not told otherwise; its silu comes
@@ -46,7 +46,8 @@ def mega_ema(
         h0: the states (h1, h2) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

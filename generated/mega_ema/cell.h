@@ -3,7 +3,7 @@
 //
 // Mega's damped moving average: each channel seen through two averages of different length.
 //
-// For smoothing before attention, and for time series; learnt, but not moved by the input. alpha is
+// For smoothing before attention, and for time series; learned, but independent of the input. alpha is
 // how much of a new input is taken, 1 - alpha delta how much is kept: by the damping delta the two may
 // sum to more than 1. beta spreads the channel over the averages, eta gathers them, omega passes the
 // input by. The paper has 16 averages, the authors' code two if not told otherwise; its silu comes

@@ -5,7 +5,7 @@
 v is the membrane's potential (mV), w the open share of its potassium channels; calcium channels
 follow v at once. I is in uA/cm2, dt in ms. It rests until I reaches 93.9, where it starts to fire
 at a rate above 0 (a Hopf bifurcation) until 212. With g_Ca=4, V_3=12, V_4=17.4, phi=1/15 it starts
-at 40 with a rate near 0 (class I). Firing keeps its phase for ever, so solve in one pass.
+at 40 with a rate near 0 (class I). Firing keeps its phase forever, so solve in one pass.
 Field: neuroscience, dynamical systems.
 Source: Morris and Lecar 1981, doi:10.1016/S0006-3495(81)84782-0; values: Rinzel and Ermentrout
 1989, Analysis of neural excitability and oscillations.
@@ -44,7 +44,8 @@ def morris_lecar(
         h0: the states (v, w) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -6,7 +6,7 @@
 // v is the membrane's potential (mV), w the open share of its potassium channels; calcium channels
 // follow v at once. I is in uA/cm2, dt in ms. It rests until I reaches 93.9, where it starts to fire
 // at a rate above 0 (a Hopf bifurcation) until 212. With g_Ca=4, V_3=12, V_4=17.4, phi=1/15 it starts
-// at 40 with a rate near 0 (class I). Firing keeps its phase for ever, so solve in one pass.
+// at 40 with a rate near 0 (class I). Firing keeps its phase forever, so solve in one pass.
 // Field: neuroscience, dynamical systems.
 // Source: Morris and Lecar 1981, doi:10.1016/S0006-3495(81)84782-0; values: Rinzel and Ermentrout
 // 1989, Analysis of neural excitability and oscillations.

@@ -2,7 +2,7 @@
 # To write it again: rnncc compile cells/rg_lru.py --set c=8.0
 """RG-LRU: the recurrence of Griffin and RecurrentGemma, a real gated linear recurrent unit.
 
-For language models with long contexts: its decay a = sigmoid(Lambda) is learnt per channel and
+For language models with long contexts: its decay a = sigmoid(Lambda) is learned per channel and
 sharpened by the recurrence gate r; at the start a^c is uniform in (0.9, 0.999). The input is scaled
 by sqrt(1 - a_t^2), whose slope is infinite at a_t = 1: below 1e-12 it is held, where the authors'
 code bounds the slope itself. That code also takes the first input of a text unscaled, this doesn't.
@@ -44,7 +44,8 @@ def rg_lru(
         h0: [..., N], the state before the first step; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

@@ -3,7 +3,7 @@
 //
 // RG-LRU: the recurrence of Griffin and RecurrentGemma, a real gated linear recurrent unit.
 //
-// For language models with long contexts: its decay a = sigmoid(Lambda) is learnt per channel and
+// For language models with long contexts: its decay a = sigmoid(Lambda) is learned per channel and
 // sharpened by the recurrence gate r; at the start a^c is uniform in (0.9, 0.999). The input is scaled
 // by sqrt(1 - a_t^2), whose slope is infinite at a_t = 1: below 1e-12 it is held, where the authors'
 // code bounds the slope itself. That code also takes the first input of a text unscaled, this doesn't.

@@ -5,7 +5,7 @@
 //
 // Long-range linear memory. One plane of a head of the paper: there a head has several planes with one
 // gamma for all, and an orthogonal basis P, which in a single plane commutes with the rotation and
-// drops out. It differs from the LRU in that the angle itself is learnt, not its logarithm, in how
+// drops out. It differs from the LRU in that the angle itself is learned, not its logarithm, in how
 // gamma starts, in its scale, which holds for the two entries of u together, and in both entries being
 // output. The paper divides B by its own norm as well; here u is B x of unit variance per entry.
 // Field: time series, language models.

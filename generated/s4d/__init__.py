@@ -3,9 +3,9 @@
 """S4D, also S5's element: a diagonal state space with complex modes, the same at every step.
 
 For very long, smooth sequences (audio, sensors): A = -exp(a_log) + i a_im is discretised by
-zero-order hold with a learnt step dt. Two real states are one complex mode; the mode's conjugate is
-left out, so the output counts it twice. The paper has 32 modes per channel; here each channel has
-one, and S4D-Lin's imaginary parts, 0 to 31 pi, are spread over the channels. B is 1, as in S4D.
+zero-order hold with a learned step dt. Two real states are one complex mode; the mode's conjugate
+is left out, so the output counts it twice. The paper has 32 modes per channel; here each channel
+has one, and S4D-Lin's imaginary parts, 0 to 31 pi, are spread over the channels. B is 1, as in S4D.
 Field: time series, language models.
 Source: Gu et al. 2022, arXiv:2206.11893; Smith et al. 2023, arXiv:2208.04933.
 
@@ -44,7 +44,8 @@ def s4d(
         h0: the states (x_re, x_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: reset, reverse, cu_seqlens, solver, ...; see `rnncc.nn.layer.run`.
+        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
+            `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

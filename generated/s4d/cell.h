@@ -4,9 +4,9 @@
 // S4D, also S5's element: a diagonal state space with complex modes, the same at every step.
 //
 // For very long, smooth sequences (audio, sensors): A = -exp(a_log) + i a_im is discretised by
-// zero-order hold with a learnt step dt. Two real states are one complex mode; the mode's conjugate is
-// left out, so the output counts it twice. The paper has 32 modes per channel; here each channel has
-// one, and S4D-Lin's imaginary parts, 0 to 31 pi, are spread over the channels. B is 1, as in S4D.
+// zero-order hold with a learned step dt. Two real states are one complex mode; the mode's conjugate
+// is left out, so the output counts it twice. The paper has 32 modes per channel; here each channel
+// has one, and S4D-Lin's imaginary parts, 0 to 31 pi, are spread over the channels. B is 1, as in S4D.
 // Field: time series, language models.
 // Source: Gu et al. 2022, arXiv:2206.11893; Smith et al. 2023, arXiv:2208.04933.
 //

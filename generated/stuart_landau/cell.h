@@ -3,10 +3,10 @@
 //
 // Stuart-Landau oscillator, z' = (mu + i omega - |z|^2) z + I, with z = re + i im.
 //
-// What any oscillator is near a Hopf bifurcation: for mu > 0 a cycle of radius sqrt(mu) and angular
-// velocity omega, for mu < 0 a damped resonator. A step turns z exactly by omega dt and takes the rest
-// by Euler's method, so both hold for any dt with mu dt < 1. The input I is real; the output is re. It
-// starts on the cycle of mu = 1, for at 0 it rests; on a cycle it never forgets its phase.
+// The normal form of any oscillator near a Hopf bifurcation: for mu > 0 a cycle of radius sqrt(mu) and
+// angular velocity omega, for mu < 0 a damped resonator. A step turns z exactly by omega dt and takes
+// the rest by Euler's method, so both hold for any dt with mu dt < 1. The input I is real; the output
+// is re. It starts on the cycle of mu = 1, for at 0 it rests; on a cycle it never forgets its phase.
 // Field: dynamical systems, neuroscience.
 // Source: Stuart 1960, doi:10.1017/S002211206000116X, after Landau 1944.
 //

@@ -6,7 +6,7 @@
 // E and I are the shares of the excitatory and of the inhibitory cells that fire, as they differ from
 // rest; P and Q are what reaches them from outside. tau and dt are in ms. With these values of the
 // paper it rests at P = 0 and runs on a limit cycle of 40 ms at P = 1.25. By Heun's method to 0.1 %;
-// Euler's would be 6 % off at a dt of 0.1. A cycle keeps its phase for ever, so solve in one pass over
+// Euler's would be 6 % off at a dt of 0.1. A cycle keeps its phase forever, so solve in one pass over
 // time.
 // Field: neuroscience, dynamical systems.
 // Source: Wilson and Cowan 1972, doi:10.1016/S0006-3495(72)86068-5.

@@ -20,6 +20,6 @@ def analyse(cell: CellIR) -> Compiled:
     program = lower(cell, structure.group)  # CellIR -> Program
     jacobian = differentiate(program)  # Program -> JacobianIR
     reverse = adjoint(program)  # Program -> AdjointIR
-    kept = rematerialize(program, jacobian, reverse)  # Program, JacobianIR, AdjointIR -> Kept
-    parts = fission(program)  # Program -> Parts
-    return Compiled(cell, structure, program, jacobian, reverse, kept, parts)
+    stored = rematerialize(program, jacobian, reverse)  # Program, both IRs -> Rematerialized
+    parts = fission(program)  # Program -> Fission
+    return Compiled(cell, structure, program, jacobian, reverse, stored, parts)

@@ -52,7 +52,7 @@ def cost(compiled: Compiled, spec: KernelSpec, every: int) -> Cost:
     step = [let.expr for let in compiled.program.lets]
     back = [let.expr for let in adjoint.lets]
     back += [*adjoint.states, *adjoint.inputs, *adjoint.params]
-    back += [let.expr for let in needed(compiled.kept.recomputed, back)]
+    back += [let.expr for let in needed(compiled.rematerialized.recomputed, back)]
     inputs = {i.name: 0.0 if i.shared else float(FLOAT) for i in spec.inputs}
     outputs = {name: float(FLOAT) for name in spec.outputs}
     saved = {f"states, every {every} steps in training": FLOAT * len(spec.states) / every}

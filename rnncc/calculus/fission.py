@@ -7,7 +7,7 @@ each other therefore go into loops of their own; what crosses from part to part 
 from __future__ import annotations
 
 from rnncc.ir.functions import Opaque
-from rnncc.ir.program import Let, Parts, Program
+from rnncc.ir.program import Fission, Let, Program
 
 CHEAP = frozenset(
     """
@@ -18,7 +18,7 @@ CHEAP = frozenset(
 MOST_PARTS = 4
 
 
-def fission(program: Program) -> Parts:
+def fission(program: Program) -> Fission:
     """Part n holds the lets that n expensive functions lead up to, themselves included."""
     depth: dict[str, int] = {}
     parts: dict[int, list[Let]] = {}
@@ -27,7 +27,7 @@ def fission(program: Program) -> Parts:
         depth[let.name] = min(before + _expensive(let), MOST_PARTS)
         parts.setdefault(max(1, depth[let.name]), []).append(let)
     ordered = tuple(tuple(parts[n]) for n in sorted(parts))
-    return Parts(ordered, _crossing(ordered))
+    return Fission(ordered, _crossing(ordered))
 
 
 def _expensive(let: Let) -> bool:

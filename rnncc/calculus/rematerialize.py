@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import sympy
 
 from rnncc.ir.functions import Opaque
-from rnncc.ir.program import AdjointIR, JacobianIR, Kept, Let, Program
+from rnncc.ir.program import AdjointIR, JacobianIR, Let, Program, Rematerialized
 
 CHEAP = 4  # operations that cost no more than a store and a load
 
 
-def rematerialize(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Kept:
+def rematerialize(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Rematerialized:
     """Store what Jacobian and adjoint read, but for cheap arithmetic of what they have anyway."""
     results = [*adjoint.states, *adjoint.inputs, *adjoint.params]
     entries = [e for row in jacobian.entries for e in row]
@@ -27,7 +27,9 @@ def rematerialize(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) ->
             recomputed.append(let)
         at_hand.add(let.name)
     cheap = {let.name for let in recomputed}
-    return Kept(tuple(let.name for let in wanted if let.name not in cheap), tuple(recomputed))
+    return Rematerialized(
+        tuple(let.name for let in wanted if let.name not in cheap), tuple(recomputed)
+    )
 
 
 def _cheap(let: Let) -> bool:

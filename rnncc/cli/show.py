@@ -24,8 +24,8 @@ OF_THE_CELL = {
     "jacobian": "the derivative of each next state by each state",
     "structure": "the structure that was proved of the Jacobian, and its pattern",
     "adjoint": "the gradients of every argument",
-    "cpp": "the emitted C++: cell.h and kernel.cpp; with --whole the driver too",
-    "cuda": "the same for a GPU: cell.h and kernel.cu",
+    "cpp": "the cell's C++ (with --whole the file that is compiled)",
+    "cuda": "the cell's CUDA (with --whole the file that is compiled)",
     "torch": "the step as plain PyTorch, with which the kernels are compared",
     "latex": "the equations for a paper",
 }

@@ -16,14 +16,12 @@ def args_header() -> str:
     """The whole text; `make golden` writes it, a unit test compares it."""
     lines = [
         "// Generated from rnncc/ir/abi.py by make golden; don't edit.",
+        f"// Version {ABI}, as cell.json holds it.",
         "#pragma once",
         "",
         '#include "cell.h"',
         "",
         "namespace rnncc {",
-        "",
-        "// The version of this list, as cell.json holds it.",
-        f"constexpr uint64_t kAbi = 0x{ABI};",
         "",
         "// Of Status::sequential_from: no step was left to one pass over time.",
         f"constexpr double kNoStep = {NO_STEP};",

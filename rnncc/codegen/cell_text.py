@@ -51,7 +51,7 @@ def cell_text(compiled: Compiled) -> CellText:
     return CellText(
         name=program.name,
         unit="one channel" if k == 1 else f"a group of {k} consecutive channels",
-        parts=len(compiled.parts.lets),
+        parts=len(compiled.fission.parts),
         functions=made,
         sizes=_sizes(compiled),
         affine=compiled.structure.affine,

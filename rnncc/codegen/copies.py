@@ -62,7 +62,7 @@ class _Copies:
         self.reads = _reads(program, at)
         self.rows = {name: at("k", name, k) for k, name in enumerate(compiled.rows)}
         self.arguments = [self.reads[s.name] for s in program.arguments]
-        self.stored = [self.rows[name] for name in compiled.kept.stored]
+        self.stored = [self.rows[name] for name in compiled.rematerialized.stored]
 
     def all(self, fission: bool) -> Copies:
         functions = self.functions
@@ -103,28 +103,28 @@ class _Copies:
 
     def steps(self) -> Iterable[str]:
         """A text for each part, which loads what it reads of earlier ones."""
-        parts = self.compiled.parts
-        for n, part in enumerate(parts.lets):
-            before = {let.name for lets in parts.lets[:n] for let in lets}
+        fission = self.compiled.fission
+        for n, part in enumerate(fission.parts):
+            before = {let.name for lets in fission.parts[:n] for let in lets}
             read = {s.name for let in part for s in let.expr.free_symbols}
             loads = [
                 self.store(f"out_{name}", self.rows[name])
-                for name in parts.crossing
+                for name in fission.crossing
                 if name in before & read
             ]
-            template = f"real, {n + 1}" if len(parts.lets) > 1 else "real"
+            template = f"real, {n + 1}" if len(fission.parts) > 1 else "real"
             call = self.call("step", self.functions.step, loads=loads, template=template)
             yield "\n".join([call, *self.step_stores(n)])
 
     def whole_step(self) -> str:
-        stores = [s for n in range(len(self.compiled.parts.lets)) for s in self.step_stores(n)]
+        stores = [s for n in range(len(self.compiled.fission.parts)) for s in self.step_stores(n)]
         return "\n".join([self.call("step", self.functions.step), *stores])
 
     def step_stores(self, n: int) -> list[str]:
         """Where the results of a part go: next states, outputs, and rows."""
-        program, parts = self.program, self.compiled.parts
-        here = {let.name for let in parts.lets[n]}
-        last = n == len(parts.lets) - 1
+        program, fission = self.program, self.compiled.fission
+        here = {let.name for let in fission.parts[n]}
+        last = n == len(fission.parts) - 1
         made = here | ({s.name for s in program.arguments} if last else set())
         nexts = [
             self.store(self.at("next", slot.symbol.name, s), self.value(v))
@@ -137,7 +137,7 @@ class _Copies:
             if v.name in made
         ]
         rows = [
-            self.store(row, f"out_{name}", "" if name in parts.crossing else "if (store) ")
+            self.store(row, f"out_{name}", "" if name in fission.crossing else "if (store) ")
             for name, row in self.rows.items()
             if name in here
         ]

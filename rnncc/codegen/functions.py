@@ -56,7 +56,7 @@ def functions(compiled: Compiled) -> Functions:
 
 def _step(compiled: Compiled) -> Function:
     """From states, inputs and params to all lets that others read."""
-    program, parts = compiled.program, compiled.parts.lets
+    program, parts = compiled.program, compiled.fission.parts
     outs = _results(compiled)
     return Function(
         cost=_cost([let.expr for let in program.lets]),
@@ -87,9 +87,9 @@ def _let(let: Let, outs: Iterable[str], indent: int) -> str:
 
 def _jacobian(compiled: Compiled) -> JacobianFunction:
     """From the arguments of a step, and lets that it stored, to the entries that aren't 0."""
-    found, stored = compiled.jacobian, compiled.kept.stored
+    found, stored = compiled.jacobian, compiled.rematerialized.stored
     readers = [*(let.expr for let in found.lets), *(e for row in found.entries for e in row)]
-    recomputed = needed(compiled.kept.recomputed, readers)
+    recomputed = needed(compiled.rematerialized.recomputed, readers)
     names, entries = _Fresh(compiled), {}
     lines = [_let(let, (), 2) for let in (*recomputed, *found.lets)]
     for r, row in enumerate(found.states):
@@ -116,13 +116,16 @@ def _adjoint(compiled: Compiled) -> Function:
     program, reverse = compiled.program, compiled.adjoint
     values = [*reverse.states, *reverse.inputs, *reverse.params]
     readers = [*(let.expr for let in reverse.lets), *values]
-    recomputed = needed(compiled.kept.recomputed, readers)
+    recomputed = needed(compiled.rematerialized.recomputed, readers)
     names = _Fresh(compiled)
     outs = [names.new(f"d_{symbol.name}") for symbol in program.arguments]
     lines = [_let(let, (), 2) for let in (*recomputed, *reverse.lets)]
     lines += [statement(o, PRINTER.text(v), 2) for o, v in zip(outs, values, strict=True)]
     upstream = [s.name for s in (*reverse.upstream_states, *reverse.upstream_outputs)]
-    before = [("lets of the step", list(compiled.kept.stored)), ("upstream gradients", upstream)]
+    before = [
+        ("lets of the step", list(compiled.rematerialized.stored)),
+        ("upstream gradients", upstream),
+    ]
     return Function(
         cost=_cost([*(let.expr for let in recomputed), *readers]),
         signature=_signature(program, before, outs, "gradients"),

@@ -79,7 +79,8 @@ def estimate(
 
 def _each_step(compiled: Compiled) -> Compiled:
     """Without the lets that depend only on params."""
-    program, adjoint, kept = compiled.program, compiled.adjoint, compiled.kept
+    program, adjoint = compiled.program, compiled.adjoint
+    rematerialized = compiled.rematerialized
     varying = {slot.symbol.name for slot in (*program.states, *program.inputs)}
     varying |= {symbol.name for symbol in (*adjoint.upstream_states, *adjoint.upstream_outputs)}
 
@@ -94,7 +95,9 @@ def _each_step(compiled: Compiled) -> Compiled:
     return replace(
         compiled,
         program=replace(program, lets=those_that_vary(program.lets)),
-        kept=replace(kept, recomputed=those_that_vary(kept.recomputed)),
+        rematerialized=replace(
+            rematerialized, recomputed=those_that_vary(rematerialized.recomputed)
+        ),
         adjoint=replace(adjoint, lets=those_that_vary(adjoint.lets)),
     )
 

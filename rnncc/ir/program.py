@@ -187,15 +187,15 @@ class AdjointIR:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Fission:
     """A program's lets in parts that run one after another, and the lets that cross between."""
 
-    lets: tuple[tuple[Let, ...], ...]
+    parts: tuple[tuple[Let, ...], ...]
     crossing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Rematerialized:
     """The lets of the step that Jacobian and adjoint read: stored, or rematerialized."""
 
     stored: tuple[str, ...]
@@ -253,13 +253,13 @@ class Compiled:
     program: Program
     jacobian: JacobianIR
     adjoint: AdjointIR
-    kept: Kept
-    parts: Parts
+    rematerialized: Rematerialized
+    fission: Fission
 
     @property
     def rows(self) -> tuple[str, ...]:
         """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
-        wanted = {*self.kept.stored, *self.parts.crossing}
+        wanted = {*self.rematerialized.stored, *self.fission.crossing}
         return tuple(let.name for let in self.program.lets if let.name in wanted)
 
     @property

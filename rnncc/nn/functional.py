@@ -53,7 +53,7 @@ def run(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
         ConvergenceError: the solver was "newton" and did not converge.
     """
-    chosen = Choices(**choices)
+    chosen = Choices.of(choices)
     given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
     solution = ops.solve(
         kernel,

@@ -85,7 +85,7 @@ class CellLayer(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
         check_groups(spec, hidden_size)
-        self.choices = Choices(**choices)
+        self.choices = Choices.of(choices)
         check_directions(bidirectional, self.choices.reverse)
         self.input_size = input_size
         self.hidden_size = hidden_size

@@ -6,8 +6,9 @@ follow. What it does is one more edit: in `plan` or, for kernels to read, in ir/
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
@@ -92,6 +93,21 @@ class Choices:
     )
     checkpoint: int | None = _option(None, _count("checkpoint=16"))
     reverse: bool = _option(False, _switch("reverse=True"))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Choices:
+        """Those of a call.
+
+        Raises:
+            ArgumentError: there is no such option, or it can't have this value.
+        """
+        for name in sorted(given.keys() - RULES.keys()):
+            close = difflib.get_close_matches(name, RULES, 1)
+            raise ArgumentError(
+                f"{name}: no option has this name, expected one of {', '.join(RULES)}.\n"
+                f"Fix: {f'{close[0]}=...' if close else 'leave it out'}"
+            )
+        return cls(**given)
 
     def __post_init__(self) -> None:
         given = [(name, rule, getattr(self, name)) for name, rule in RULES.items()]

@@ -15,6 +15,7 @@ import torch
 
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
 from rnncc.nn import ops, sequences
+from rnncc.nn.functional import run
 from rnncc.planner import choices
 from rnncc.runtime import call as calls
 from rnncc.runtime import kernel
@@ -86,6 +87,13 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         ArgumentError,
         "solver: got 'deer', expected one of auto, sequential, segmented, newton",
         "solver='auto'",
+    ),
+    "an unknown option": (
+        lambda: run(compiled("elman").kernel, (), solvr="auto"),
+        ArgumentError,
+        "solvr: no option has this name, expected one of solver, segment, iterations, tol, "
+        "on_failure, checkpoint, reverse",
+        "solver=...",
     ),
     "an option that the solver does not use": (
         lambda: gru(solver="sequential", segment=16),
@@ -271,9 +279,9 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
 
 @pytest.mark.parametrize("case", RUN_TIME)
 def test_what_a_call_cannot_do_is_said_with_a_fix(case: str) -> None:
-    run, kind, seen, fix = RUN_TIME[case]
+    call, kind, seen, fix = RUN_TIME[case]
     with pytest.raises(kind) as refusal:
-        run()
+        call()
     message = re.sub(r"residual \S+,", "residual X,", str(refusal.value))
     assert message == (f"{seen}.\nFix: {fix}" if fix else seen)
 
@@ -286,9 +294,9 @@ def test_newton_may_warn_in_the_same_words() -> None:
 
 def test_every_place_that_raises_at_run_time_has_a_case_here() -> None:
     reached: set[tuple[str, int]] = set()
-    for run, kind, _, _ in RUN_TIME.values():
+    for call, kind, _, _ in RUN_TIME.values():
         with pytest.raises(kind) as refusal:
-            run()
+            call()
         trace_back = refusal.value.__traceback__
         while trace_back is not None:
             reached.add((trace_back.tb_frame.f_code.co_filename, trace_back.tb_lineno))

@@ -717,6 +717,7 @@ import ctypes
 from array import array
 from types import SimpleNamespace
 import cupy
+from rnncc import errors
 from rnncc.runtime.cuda import module as modules
 libcuda = ctypes.CDLL("libcuda.so.1")
 raw = SimpleNamespace(kernel=SimpleNamespace(ptr=0xABC), max_dynamic_shared_size_bytes=49152)

@@ -98,7 +98,7 @@ def test_lets_stand_in_the_authors_order_within_each_loop(name: str) -> None:
     c = compiled(name)
     text = cell_part(c).partition("_jacobian(")[0]
     last = 0
-    for part in fission(c.stages.program).lets:
+    for part in fission(c.stages.program).parts:
         places = [re.search(rf"\b{re.escape(let.name)} =", text) for let in part]
         starts = [match.start() for match in places if match]
         assert len(starts) == len(part)
