@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices, takes_choices
+from rnncc.planner.choices import Choices, F, show_instead_of_rest, takes_choices
 from rnncc.runtime.kernel import Kernel
 
 
@@ -86,3 +87,10 @@ def jacobians(
     start = None if given.h0 is None else given.h0.detach().contiguous()
     result = ops.jacobian(kernel, inputs, params, start)
     return result.reshape(*given.lead, *result.shape[1:])
+
+
+def takes_options(function: F) -> F:
+    """Shows the options of `run` in the signature of a function that hands its `**rest` to it."""
+    parameters = inspect.signature(run).parameters.values()
+    only = inspect.Parameter.KEYWORD_ONLY
+    return show_instead_of_rest(function, [p for p in parameters if p.kind is only])

@@ -20,7 +20,6 @@ from rnncc.planner.choices import AUTO, Choices, read_choices, text_of, write_ch
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend, backend_of
 from rnncc.runtime.call import Call, Shapes, plan_call, shapes_of
-from rnncc.runtime.cpu.allocator import empty
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
@@ -199,7 +198,7 @@ def _results(
     given: Given, kernel: Kernel, backend: Backend, states: bool, save: bool
 ) -> list[Tensor]:
     """[*outputs, *states, h_last, saved, status]."""
-    x, spec = given.inputs[0], kernel.spec
+    x, spec, empty = given.inputs[0], kernel.spec, backend.empty
     shapes, compute = given.shapes(spec, backend), COMPUTE[x.dtype]
     rows = len(spec.outputs) + (len(spec.states) if states else 0)
     return [
@@ -259,7 +258,10 @@ def _allocate_backward(*arguments: Any) -> list[Tensor]:
     saved, *_, wanted = arguments[COMMON:]
     backend = backend_of(given.inputs[0].device)
     return [
-        *(empty(x, x.shape if w else (0,)) for x, w in zip(given.inputs, wanted, strict=True)),
+        *(
+            backend.empty(x, x.shape if w else (0,))
+            for x, w in zip(given.inputs, wanted, strict=True)
+        ),
         *(p.new_empty(p.shape) for p in given.params),
         saved.new_empty(given.shapes(kernel_of(given.key).spec, backend).h),
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
@@ -159,15 +159,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def takes_choices(function: F) -> F:
     """Shows the options in the signature of a function that takes them as `**choices`."""
-    signature = inspect.signature(function, eval_str=False)
-    *others, rest = signature.parameters.values()
+    only = inspect.Parameter.KEYWORD_ONLY
+    return show_instead_of_rest(
+        function,
+        [
+            inspect.Parameter(f.name, only, default=f.default, annotation=f.type)
+            for f in fields(Choices)
+        ],
+    )
+
+
+def show_instead_of_rest(function: F, parameters: Iterable[inspect.Parameter]) -> F:
+    """Put parameters into the signature of a function in the place of its `**rest`."""
+    signature = inspect.signature(function)
+    *own, rest = signature.parameters.values()
     assert rest.kind is rest.VAR_KEYWORD
-    known = {parameter.name for parameter in others}
-    options = [
-        inspect.Parameter(f.name, rest.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(Choices)
-        if f.name not in known
-    ]
-    changed = signature.replace(parameters=[*others, *options])
+    known = {parameter.name for parameter in own}
+    others = [parameter for parameter in parameters if parameter.name not in known]
+    changed = signature.replace(parameters=[*own, *others])
     function.__signature__ = changed  # type: ignore[attr-defined]
     return function

@@ -46,8 +46,8 @@ class Problem:
             total: steps of all sequences, if they aren't all as long as the longest.
         """
         batch, steps, channels = (max(1, size) for size in shape)
-        longest = batch * steps
-        total = longest if total is None else max(1, min(total, longest))
+        longest = shape[0] * shape[1]
+        total = max(1, longest if total is None else min(total, longest))
         return cls(batch, steps, total, max(1, channels // spec.group))
 
     def runs(self, segment: int) -> int:

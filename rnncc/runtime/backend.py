@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ class Backend(Protocol):
             shape: sequences, steps of the longest (or a bound of it), channels.
             total: steps of all sequences.
         """
+
+    def empty(self, like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+        """Memory for a result on the device of `like`, of its dtype unless another is given."""
 
     def forward(
         self,
@@ -100,10 +103,11 @@ _backends: dict[str, Backend] = {}
 
 
 def backend_of(device: torch.device) -> Backend:
-    """What runs the kernels of tensors on a device."""
-    found = _backends.get(device.type)
+    """What runs the kernels of tensors on a device; for those that have only shapes, the CPU's."""
+    kind = device.type if device.type != "meta" else "cpu"
+    found = _backends.get(kind)
     if found is None:
-        found = _backends[device.type] = import_module(DEFAULTS[device.type]).BACKEND
+        found = _backends[kind] = import_module(DEFAULTS[kind]).BACKEND
     return found
 
 

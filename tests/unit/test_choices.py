@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rnncc import ArgumentError
+from rnncc.nn.functional import run, takes_options
 from rnncc.planner.choices import (
     AUTO,
     KINDS,
@@ -162,6 +163,18 @@ def test_a_function_shows_the_options_that_it_takes() -> None:
     assert parameters["segment"].annotation == "int | None"
 
 
+def test_a_function_shows_the_options_of_a_call_that_it_hands_on() -> None:
+    @takes_options
+    def function(x: int, *, lengths: Any = None, **options: Any) -> None: ...
+
+    parameters = inspect.signature(function).parameters
+    others = {n for n, p in inspect.signature(run).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert {*parameters} == {"x", *others}
+    assert others > set(RULES)
+
+
 def test_an_option_that_there_is_not_is_refused() -> None:
-    with pytest.raises(TypeError, match="odd"):
+    with pytest.raises(ArgumentError, match="odd: no option has this name, expected one of solver"):
         compiled("para_gru").layer(3, 4, odd=1)
+    with pytest.raises(ArgumentError, match=r"Fix: segment=\.\.\."):
+        compiled("para_gru").layer(3, 4, segments=1)

@@ -15,8 +15,9 @@ from rnncc.planner.choices import Choices
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Value, input_views, views, words_of
+from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
-from rnncc.runtime.cpu import build
+from rnncc.runtime.cpu import allocator, build
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
@@ -37,6 +38,7 @@ class CpuBackend:
 
     host_reads = True
     steps_saved = staticmethod(planner.steps_saved)
+    empty = staticmethod(allocator.empty)
 
     def __init__(self) -> None:
         self._functions: dict[tuple[str, torch.dtype], Functions] = {}
@@ -114,7 +116,7 @@ class CpuBackend:
         return found
 
 
-BACKEND = CpuBackend()
+BACKEND: Backend = CpuBackend()
 
 
 @lru_cache(maxsize=1000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from rnncc.planner.choices import Choices
 from rnncc.planner.cuda import Gpu
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Value, input_views, views
+from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda import module as modules
 from rnncc.runtime.cuda.series import Series, run_backward, run_forward, sums_of
@@ -73,6 +75,9 @@ class CudaBackend:
             self._parts[kernel.key, part] = source
         kind = str(dtype).removeprefix("torch.")
         return self.load(kernel.spec.name, source, kind, device)
+
+    def empty(self, like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+        return like.new_empty(tuple(shape), dtype=dtype or like.dtype)
 
     def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
         for names in CUDA_KERNELS.values():
@@ -139,7 +144,7 @@ class CudaBackend:
         return Series(call, cut, values, like, find)
 
 
-BACKEND = CudaBackend()
+BACKEND: Backend = CudaBackend()
 
 
 @lru_cache(maxsize=1000)
