@@ -18,7 +18,6 @@ from rnncc.inspect import loops, sass
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import find
 from rnncc.runtime.cuda import nvrtc
-from tests.support.emulate import EmulationError, run_sanitized
 from tests.support.emulated import emulated
 from tests.support.runs import (
     CELLS,
@@ -32,6 +31,7 @@ from tests.support.runs import (
     fitting,
     random_call,
 )
+from tests.support.sanitizers import EmulationError, run_sanitized
 
 LEVELS: dict[str, dict[str, Any]] = {
     "one pass": {"solver": "sequential"},
