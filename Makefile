@@ -6,6 +6,10 @@ PY      := $(VENV)/bin/python
 STAMP   := $(VENV)/.installed
 WORKERS ?= 2
 TESTS   ?= tests
+TENTH   ?=
+# Neighbouring tests go to one worker, so that workers seldom wait for each other's builds.
+PYTEST  := $(PY) -m pytest -n $(WORKERS) --dist worksteal
+DAILY   := "not slow"
 
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +26,7 @@ if [ -t 1 ]; then printf '\r\033[K'; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test test-fast golden docs demo bench wheel clean
+.PHONY: help venv lint format test-unit test test-all coverage golden api docs demo bench wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,18 +50,31 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@echo "lint: ruff format"; $(VENV)/bin/ruff format --check
 	@echo "lint: mypy"; $(VENV)/bin/mypy
 
-format: $(STAMP)  ## mend what ruff can mend by itself
+format: $(STAMP)  ## fix what ruff can fix by itself
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
-test: $(STAMP)  ## all tests (TESTS=tests/test_x.py for some, WORKERS=n)
-	@$(PY) -m pytest -n $(WORKERS) $(TESTS)
+test-unit: $(STAMP)  ## the tests that build no kernel: under a minute
+	@$(PYTEST) -m $(DAILY) tests/unit
 
-test-fast: $(STAMP)  ## the tests that take seconds
-	@$(PY) -m pytest -n $(WORKERS) -m "not slow and not gpu" $(TESTS)
+test: $(STAMP)  ## every day's tests (TESTS=tests/kernels/test_x.py for some, WORKERS=n)
+	@$(PYTEST) $(if $(TENTH),--tenth=$(TENTH),-m $(DAILY)) $(TESTS)
+
+test-all: $(STAMP)  ## those, and all that take long: before a release
+	@$(PYTEST) $(TESTS)
+
+coverage: $(STAMP)  ## which lines of rnncc every day's tests run; the figure goes to CONTRIBUTING.md
+	@$(PYTEST) -m $(DAILY) --cov --cov-report= $(TESTS)
+	@$(PY) -m coverage report --skip-covered --sort=cover
+	@total=$$($(PY) -m coverage report --format=total); \
+	sed -i -E "s/[0-9]+ % of rnncc's lines/$$total % of rnncc's lines/" CONTRIBUTING.md; \
+	echo "coverage: $$total % of rnncc's lines"
 
 golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
 	@$(PY) -m tests.support.golden --update
+
+api: $(STAMP)  ## write down anew what users may rely on: tests/unit/api.txt
+	@$(PY) -m tests.support.api --update
 
 demo: $(STAMP)  ## compile a cell and train a small language model on it
 	@$(PY) examples/train_bytes.py

@@ -20,12 +20,37 @@ settings.register_profile("explore", settings.get_profile("ci"), derandomize=Fal
 settings.load_profile("ci")  # pytest --hypothesis-profile=explore draws new examples
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tenth", metavar="SEED", help="daily tests, and a tenth of the slow ones, drawn by SEED"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before torch is imported: workers build each kernel once, and don't fight for the cores."""
     kernels = config.rootpath / ".pytest_cache" / "d" / "kernels"
     os.environ.setdefault("RNNCC_CACHE_DIR", str(kernels))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.option.tenth
+    return [f"a tenth of the slow tests: again by `make test TENTH={seed}`"] if seed else []
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks are read
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """See tests.support.tiers."""
+    from tests.support.tiers import drawn, is_slow
+
+    slow = [item for item in items if is_slow(item)]
+    for item in slow:
+        item.add_marker(pytest.mark.slow)
+    if config.option.tenth:
+        left_out = {item.nodeid for item in slow} - drawn(slow, config.option.tenth)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
+        items[:] = [item for item in items if item.nodeid not in left_out]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

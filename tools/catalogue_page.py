@@ -335,26 +335,26 @@ def linked(source: str) -> str:
 PAGE = """\
 # Cells
 
-The {count} cells that ship. `rnncc list` has filters for them, `rnncc show NAME` says how to use
-one, `rnncc new my_cell --like NAME` starts from one. What a cell is for, what its states mean, its
-units and its difficulties stand in its file.
+The {count} cells that ship. `rnncc list` filters them, `rnncc show NAME` says how to use one, and
+`rnncc new my_cell --like NAME` copies one to start from. The file of a cell describes its purpose,
+its states, its units and its difficulties.
 
 {table}
 
 *sweeps*: until 16, 32 and 128 segments of time agree with their neighbours to {tolerance:g}, in
-float64, over {steps} steps and {channels} channels, with inputs of the kind that the cell expects
-and params as it starts them. [Sweeps](sweeps.md) says more, and what the words under *it is* mean.
-*operations*: in a step of one channel, calls of functions apart. *forward*, *both*: how many times
-faster than the plain PyTorch loop of the same step, forward, and forward and backward, at {timed}
-(batch x steps x channels), float32, medians of runs in turns ({machine}; {days}).
+float64, over {steps} steps and {channels} channels, with inputs typical of the cell and params at
+their init. [Sweeps](sweeps.md) has more, and defines the words under *it is*.
+*operations*: in a step of one channel, function calls not counted. *forward*, *both*: how many
+times faster than the plain PyTorch loop of the same step, forward, and forward and backward, at
+{timed} (batch x steps x channels), float32, medians of runs in turns ({machine}; {days}).
 
 In the pictures a square is an entry of the Jacobian of a step over a few channels: empty where it
-is proved to be zero, light where it is a number, filled where it varies. `auto` is asked with the
-planner's own constants ([the solver](solver.md)) and {threads} threads, float32, at {shapes}; a
-cell that mixes groups of channels takes whole groups. In the equations h_t is a state after the
-step, h_{{t-1}} before it; inputs have the index of their step, params have none.
+is proved to be zero, light where it is a number, filled where it varies. The choices of `auto` are
+those with the planner's own constants ([the solver](solver.md)) and {threads} threads, float32, at
+{shapes}; a cell that mixes groups of channels takes whole groups. In the equations h_t is a state
+after the step, h_{{t-1}} before it; inputs have the index of their step, params have none.
 
 {sections}
-What was measured is in [cells.json](cells.json). `python tools/catalogue.py --measure NAME`
-measures a cell, `make docs` writes this page again.
+The measurements are in [cells.json](cells.json). `python tools/catalogue.py --measure NAME`
+measures a cell, and `make docs` rewrites this page.
 """

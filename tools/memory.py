@@ -76,7 +76,7 @@ def measure(kept: str, steps: int) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a row for each length and each way of keeping states."""
     lines = [
-        "| steps | states kept | peak | inputs, outputs, gradients | beside | time |",
+        "| steps | states saved | peak | inputs, outputs, gradients | beside | time |",
         "|---|---|---|---|---|---|",
     ]
     for r in results:

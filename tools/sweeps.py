@@ -181,42 +181,42 @@ def more_text(rows: Sequence[Row]) -> str:
 PAGE = """\
 # Sweeps
 
-How many sweeps over all segments it takes until neighbours agree to {tolerance:g}, in float64, with
+The number of sweeps over all segments until neighbours agree to {tolerance:g}, in float64, with
 {steps} steps, {channels} channels and standard normal inputs: the median of {seeds} draws, with the
-fewest and the most. As many sweeps as segments always suffice, whatever the cell. *Newton* is the
-iteration of DEER and ParaRNN over all steps at once, from h = f(0, x), at most {limit} times; in
-brackets stands its error after {early} iterations. *design* is what rnncc was designed to need, at
-16, 32 and 128 segments.
+fewest and the most in parentheses. As many sweeps as segments always suffice, for every cell.
+*Newton* is the iteration of DEER and ParaRNN over all steps at once, from h = f(0, x), at most
+{limit} times; in parentheses its error after {early} iterations. *design* is the number that rnncc
+was designed to need, at 16, 32 and 128 segments.
 
 {table}
 
 Every draw is in [sweeps.json](sweeps.json); `python tools/sweeps.py --write` counts them again.
-[The cells](cells.md) has the sweeps of every shipped cell at the params that it starts from.
+[The cells](cells.md) has the sweeps of every shipped cell with its params at their init.
 
 FitzHugh-Nagumo runs on a limit cycle and never forgets its phase. There, and wherever there are
 about as many sweeps as segments, one pass over time is the right solver; segments give the right
 answer all the same.
 
-## What `rnncc check CELL --probe` says
+## The verdicts of `rnncc check CELL --probe`
 
-It draws inputs such as are typical of the cell and params as it starts them, counts the same, and
-follows what becomes of small differences between states: the largest Lyapunov exponent per step,
-from the products of the emitted Jacobians.
-It is above 0 if a difference grows more than T times over all T steps, below 0 if it fades to
-{forgotten:g}, else 0. The first of these that holds is the verdict:
+The probe draws inputs that are typical of the cell, and params from their init. It counts the same
+sweeps, and follows small differences between states by the largest Lyapunov exponent per step,
+from the products of the emitted Jacobians. The exponent is above 0 if a difference grows more than
+T times over all T steps, below 0 if it fades to {forgotten:g}, else 0. The verdict is the first of
+these that holds:
 
 - **unstable**: states don't stay finite; or an exponent is above 0, and the states of the last
   quarter are {growing} times those of the first half.
-- **spiking**: there is a `spike` in it, and the Jacobian says nothing of its jumps.
-- **undecided**: the Jacobian itself does not stay finite, and there is no exponent.
+- **spiking**: the cell contains a `spike`, and the Jacobian says nothing about its jumps.
+- **undecided**: the Jacobian itself does not stay finite, so there is no exponent.
 - **chaotic**: the exponent of a channel is above 0.
 - **limit cycle**: the cell is not affine, and with its inputs held at their means a channel
-  oscillates for ever: after {held} steps, over as many more, its exponent is 0, it comes back
+  oscillates forever: after {held} steps, over as many more, its exponent is 0, it comes back
   {returns} times or more, and its swing fades by less than {fades:.0%}.
 - **marginal**: the exponent of a channel is 0. It remembers, or integrates.
-- **multistable**: all exponents are below 0, but two runs from different starts (the cell's own,
-  and where the channel next to it ended) are still apart after the last step.
-- **contracting**: those two runs come together after the steps that it tells.
+- **multistable**: all exponents are below 0, but two solves from different initial states (the
+  cell's own, and the final state of the neighbouring channel) still differ after the last step.
+- **contracting**: those two solves meet, after the number of steps that the probe prints.
 """
 
 

@@ -39,7 +39,7 @@ def antisymmetric_rnn(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xu, xv: [..., T, N].
+        xu, xv: [..., T, N], float32, bfloat16, float16 or float64.
         a: [N], one value per channel.
         h0: the states (u, v) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -52,14 +52,15 @@ def antisymmetric_rnn(
     return _run(
         _KERNEL,
         (xu, xv, a),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class AntisymmetricRNN(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = AntisymmetricRNN(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

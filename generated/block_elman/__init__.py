@@ -37,9 +37,9 @@ def block_elman(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        x: [..., T, N].
+        x: [..., T, N], float32, bfloat16, float16 or float64.
         R: [N / 4, 4, 4], one matrix for each 4 consecutive channels.
-        h0: [..., N], the state before the first step; zeros if None.
+        h0: [..., N], the state before the first step; zeros if None. Differentiable.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
         options: return_states, reset, reverse, cu_seqlens, solver, ...; see
@@ -50,14 +50,15 @@ def block_elman(
     return _run(
         _KERNEL,
         (x, R),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class BlockElman(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = BlockElman(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -39,7 +39,7 @@ def fitzhugh_nagumo(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        I: [..., T, N].
+        I: [..., T, N], float32, bfloat16, float16 or float64.
         h0: the states (v, w) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
@@ -51,14 +51,15 @@ def fitzhugh_nagumo(
     return _run(
         _KERNEL,
         (I,),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class FitzhughNagumo(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = FitzhughNagumo(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

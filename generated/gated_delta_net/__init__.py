@@ -40,7 +40,7 @@ def gated_delta_net(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        v: [..., T, N].
+        v: [..., T, N], float32, bfloat16, float16 or float64.
         k1, k2, k3, k4, q1, q2, q3, q4, x_dt, x_beta: [..., T], shared by all channels.
         A_log: [1], one value for all channels.
         h0: the states (S1, S2, S3, S4) before the first step, [..., N] each; zeros if None.
@@ -54,14 +54,15 @@ def gated_delta_net(
     return _run(
         _KERNEL,
         (v, k1, k2, k3, k4, q1, q2, q3, q4, x_dt, x_beta, A_log),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class GatedDeltaNet(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = GatedDeltaNet(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

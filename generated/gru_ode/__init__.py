@@ -38,10 +38,10 @@ def gru_ode(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xr, xz, xg: [..., T, N].
+        xr, xz, xg: [..., T, N], float32, bfloat16, float16 or float64.
         dt: [..., T], shared by all channels.
         ur, uz, ug: [N], one value per channel.
-        h0: [..., N], the state before the first step; zeros if None.
+        h0: [..., N], the state before the first step; zeros if None. Differentiable.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
         options: return_states, reset, reverse, cu_seqlens, solver, ...; see
@@ -52,14 +52,15 @@ def gru_ode(
     return _run(
         _KERNEL,
         (xr, xz, xg, dt, ur, uz, ug),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class GRUODE(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = GRUODE(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

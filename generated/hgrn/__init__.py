@@ -40,7 +40,7 @@ def hgrn(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xf, xc_re, xc_im: [..., T, N].
+        xf, xc_re, xc_im: [..., T, N], float32, bfloat16, float16 or float64.
         theta: [N], one value per channel.
         h0: the states (h_re, h_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def hgrn(
     return _run(
         _KERNEL,
         (xf, xc_re, xc_im, theta),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class HGRN(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = HGRN(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -39,7 +39,7 @@ def higher_order_lru(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        v, g0, g1, g2, g3: [..., T, N].
+        v, g0, g1, g2, g3: [..., T, N], float32, bfloat16, float16 or float64.
         h0: the states (h1, h2, h3) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
@@ -51,14 +51,15 @@ def higher_order_lru(
     return _run(
         _KERNEL,
         (v, g0, g1, g2, g3),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class HigherOrderLRU(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = HigherOrderLRU(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -39,7 +39,7 @@ def hindmarsh_rose(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        I: [..., T, N].
+        I: [..., T, N], float32, bfloat16, float16 or float64.
         h0: the states (x, y, z) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
@@ -51,14 +51,15 @@ def hindmarsh_rose(
     return _run(
         _KERNEL,
         (I,),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class HindmarshRose(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = HindmarshRose(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -37,7 +37,7 @@ def lem(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        x1, x2, xz, xy: [..., T, N].
+        x1, x2, xz, xy: [..., T, N], float32, bfloat16, float16 or float64.
         w1, w2, wz, wy: [N], one value per channel.
         h0: the states (z, y) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -50,14 +50,15 @@ def lem(
     return _run(
         _KERNEL,
         (x1, x2, xz, xy, w1, w2, wz, wy),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class LEM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = LEM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

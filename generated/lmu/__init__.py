@@ -40,7 +40,7 @@ def lmu(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        u: [..., T, N].
+        u: [..., T, N], float32, bfloat16, float16 or float64.
         c0, c1, c2, c3, c4, c5: [N], one value per channel.
         h0: the states (m0, m1, m2, m3, m4, m5) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def lmu(
     return _run(
         _KERNEL,
         (u, c0, c1, c2, c3, c4, c5),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class LMU(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = LMU(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -39,7 +39,7 @@ def lru(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        bx_re, bx_im: [..., T, N].
+        bx_re, bx_im: [..., T, N], float32, bfloat16, float16 or float64.
         nu_log, theta_log: [N], one value per channel.
         h0: the states (re, im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -52,14 +52,15 @@ def lru(
     return _run(
         _KERNEL,
         (bx_re, bx_im, nu_log, theta_log),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class LRU(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = LRU(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

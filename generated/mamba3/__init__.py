@@ -41,7 +41,7 @@ def mamba3(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        x, x_dt, x_A, x_lam: [..., T, N].
+        x, x_dt, x_A, x_lam: [..., T, N], float32, bfloat16, float16 or float64.
         theta, B_re, B_im, C_re, C_im: [..., T], shared by all channels.
         D: [N], one value per channel.
         h0: the states (h_re, h_im, v_re, v_im) before the first step, [..., N] each; zeros if None.
@@ -55,14 +55,15 @@ def mamba3(
     return _run(
         _KERNEL,
         (x, x_dt, x_A, x_lam, theta, B_re, B_im, C_re, C_im, D),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class Mamba3(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = Mamba3(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

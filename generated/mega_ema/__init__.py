@@ -41,7 +41,7 @@ def mega_ema(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        x: [..., T, N].
+        x: [..., T, N], float32, bfloat16, float16 or float64.
         x_alpha1, x_alpha2, x_delta1, x_delta2, beta1, beta2, eta1, eta2, omega: [N], one value per channel.
         h0: the states (h1, h2) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -54,14 +54,15 @@ def mega_ema(
     return _run(
         _KERNEL,
         (x, x_alpha1, x_alpha2, x_delta1, x_delta2, beta1, beta2, eta1, eta2, omega),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class MegaEMA(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = MegaEMA(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

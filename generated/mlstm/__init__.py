@@ -40,7 +40,7 @@ def mlstm(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        v, xo: [..., T, N].
+        v, xo: [..., T, N], float32, bfloat16, float16 or float64.
         k1, k2, q1, q2, xi, xf: [..., T], shared by all channels.
         h0: the states (C1, C2, n1, n2, m) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def mlstm(
     return _run(
         _KERNEL,
         (v, xo, k1, k2, q1, q2, xi, xf),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class MLSTM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = MLSTM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -36,7 +36,7 @@ def para_lstm(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xf, xc, xo: [..., T, N].
+        xf, xc, xo: [..., T, N], float32, bfloat16, float16 or float64.
         af, ac, ao, cf, co: [N], one value per channel.
         h0: the states (c, h) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -49,14 +49,15 @@ def para_lstm(
     return _run(
         _KERNEL,
         (xf, xc, xo, af, ac, ao, cf, co),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class ParaLSTM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = ParaLSTM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

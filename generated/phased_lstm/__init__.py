@@ -41,7 +41,7 @@ def phased_lstm(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xi, xf, xz, xo: [..., T, N].
+        xi, xf, xz, xo: [..., T, N], float32, bfloat16, float16 or float64.
         t: [..., T], shared by all channels.
         ri, rf, rz, ro, pi, pf, po, tau, s, r_on: [N], one value per channel.
         h0: the states (c, h) before the first step, [..., N] each; zeros if None.
@@ -55,14 +55,15 @@ def phased_lstm(
     return _run(
         _KERNEL,
         (xi, xf, xz, xo, t, ri, rf, rz, ro, pi, pf, po, tau, s, r_on),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class PhasedLSTM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = PhasedLSTM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

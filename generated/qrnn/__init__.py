@@ -38,8 +38,8 @@ def qrnn(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xz, xf, xo: [..., T, N].
-        h0: [..., N], the state before the first step; zeros if None.
+        xz, xf, xo: [..., T, N], float32, bfloat16, float16 or float64.
+        h0: [..., N], the state before the first step; zeros if None. Differentiable.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
         options: return_states, reset, reverse, cu_seqlens, solver, ...; see
@@ -50,14 +50,15 @@ def qrnn(
     return _run(
         _KERNEL,
         (xz, xf, xo),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class QRNN(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = QRNN(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -40,7 +40,7 @@ def rot_rnn(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        u1, u2: [..., T, N].
+        u1, u2: [..., T, N], float32, bfloat16, float16 or float64.
         gamma_log, theta: [N], one value per channel.
         h0: the states (x1, x2) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def rot_rnn(
     return _run(
         _KERNEL,
         (u1, u2, gamma_log, theta),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class RotRNN(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = RotRNN(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

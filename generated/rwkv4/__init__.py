@@ -40,7 +40,7 @@ def rwkv4(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        k, v, r: [..., T, N].
+        k, v, r: [..., T, N], float32, bfloat16, float16 or float64.
         time_decay, time_first: [N], one value per channel.
         h0: the states (a, b, p) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def rwkv4(
     return _run(
         _KERNEL,
         (k, v, r, time_decay, time_first),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class RWKV4(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = RWKV4(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -39,7 +39,7 @@ def s4d(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        u: [..., T, N].
+        u: [..., T, N], float32, bfloat16, float16 or float64.
         log_dt, a_log, a_im, c_re, c_im, D: [N], one value per channel.
         h0: the states (x_re, x_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -52,14 +52,15 @@ def s4d(
     return _run(
         _KERNEL,
         (u, log_dt, a_log, a_im, c_re, c_im, D),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class S4D(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = S4D(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -41,7 +41,7 @@ def se_adlif(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        I: [..., T, N].
+        I: [..., T, N], float32, bfloat16, float16 or float64.
         m_u, m_w, a, b: [N], one value per channel.
         h0: the states (u, w) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -54,14 +54,15 @@ def se_adlif(
     return _run(
         _KERNEL,
         (I, m_u, m_w, a, b),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class SeADLIF(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = SeADLIF(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -41,7 +41,7 @@ def selective_ssm(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        x, x_dt: [..., T, N].
+        x, x_dt: [..., T, N], float32, bfloat16, float16 or float64.
         B1, B2, B3, B4, C1, C2, C3, C4: [..., T], shared by all channels.
         A_log1, A_log2, A_log3, A_log4, D: [N], one value per channel.
         h0: the states (h1, h2, h3, h4) before the first step, [..., N] each; zeros if None.
@@ -55,14 +55,15 @@ def selective_ssm(
     return _run(
         _KERNEL,
         (x, x_dt, B1, B2, B3, B4, C1, C2, C3, C4, A_log1, A_log2, A_log3, A_log4, D),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class SelectiveSSM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = SelectiveSSM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -40,7 +40,7 @@ def slstm(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        xi, xf, xz, xo: [..., T, N].
+        xi, xf, xz, xo: [..., T, N], float32, bfloat16, float16 or float64.
         ri, rf, rz, ro: [N], one value per channel.
         h0: the states (c, n, m, h) before the first step, [..., N] each; the cell's own start values if None.
         return_state: also return the state after the last step, as h0.
@@ -53,14 +53,15 @@ def slstm(
     return _run(
         _KERNEL,
         (xi, xf, xz, xo, ri, rf, rz, ro),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class SLSTM(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = SLSTM(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

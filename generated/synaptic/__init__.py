@@ -38,7 +38,7 @@ def synaptic(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        I: [..., T, N].
+        I: [..., T, N], float32, bfloat16, float16 or float64.
         alpha, beta: [N], one value per channel.
         h0: the states (i, v) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -51,14 +51,15 @@ def synaptic(
     return _run(
         _KERNEL,
         (I, alpha, beta),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class Synaptic(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = Synaptic(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

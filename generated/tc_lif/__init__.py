@@ -39,7 +39,7 @@ def tc_lif(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        I: [..., T, N].
+        I: [..., T, N], float32, bfloat16, float16 or float64.
         c_1, c_2: [N], one value per channel.
         h0: the states (D, S) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
@@ -52,14 +52,15 @@ def tc_lif(
     return _run(
         _KERNEL,
         (I, c_1, c_2),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class TCLIF(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = TCLIF(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -40,7 +40,7 @@ def wilson_cowan(
     """Solve the recurrence, as cell.h beside this file has it, over a whole sequence.
 
     Args:
-        P, Q: [..., T, N].
+        P, Q: [..., T, N], float32, bfloat16, float16 or float64.
         h0: the states (E, I) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
@@ -52,14 +52,15 @@ def wilson_cowan(
     return _run(
         _KERNEL,
         (P, Q),
-        h0=h0,
-        return_state=return_state,
-        lengths=lengths,
-        **options,
+        h0=h0, return_state=return_state, lengths=lengths, **options,
     )
 
 
 class WilsonCowan(CellLayer):
-    """The cell with its input projection, like torch.nn.GRU, batch first; see `rnncc.nn.layer`."""
+    """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
+
+        layer = WilsonCowan(input_size=256, hidden_size=512)
+        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+    """
 
     kernel = _KERNEL

@@ -29,7 +29,7 @@ class Behaviour:
         states: [states, T, N].
         exponents, held_exponents: [N / group], with the inputs as drawn, and held at their means.
         oscillating: channels that oscillate with the inputs held.
-        apart: channels that still tell two starts apart after the last step.
+        apart: channels in which two initial states still differ after the last step.
         forgotten: the steps until none did, or None.
     """
 
@@ -45,7 +45,7 @@ def behaviour(compiled: CompiledCell, arguments: Arguments) -> Behaviour:
     """Run it twice from different states, and with its inputs held."""
     states = states_of(compiled, arguments)
     elsewhere = states[:, -1].roll(compiled.structure.group, -1)  # where the group beside it ended
-    again = states_of(compiled, arguments, _as_start(elsewhere))
+    again = states_of(compiled, arguments, _as_h0(elsewhere))
     size = states.abs().clamp(min=1)
     differs = ~((states - again).abs() <= FORGOTTEN * size).all(0)
     last = differs.any(1).nonzero()
@@ -84,11 +84,11 @@ def _hold(compiled: CompiledCell, arguments: Arguments) -> tuple[Tensor, Tensor]
     for given in compiled.stages.cell.inputs:
         mean = arguments[given.name].mean(1, keepdim=True)
         held[given.name] = mean.expand(-1, half, *mean.shape[2:])
-    start = _as_start(states_of(compiled, held)[:, -1])
+    start = _as_h0(states_of(compiled, held)[:, -1])
     return states_of(compiled, held, start), lyapunov(compiled.jacobians(**held, h0=start)[0])
 
 
-def _as_start(states: Tensor) -> Any:
+def _as_h0(states: Tensor) -> Any:
     """[states, N] -> h0 of one sequence."""
     return tuple(h[None] for h in states) if len(states) > 1 else states
 
@@ -114,7 +114,7 @@ def _below(steps: int) -> float:
 
 
 def verdict(compiled: CompiledCell, found: Behaviour) -> tuple[str, str]:
-    """In a word, and why."""
+    """The verdict in a word, and its reason."""
     steps, channels = found.states.shape[1:]
     exponent = float(found.exponents.max())
     memory = (

@@ -31,7 +31,7 @@ class Probe:
     """The results of a probe.
 
     Attributes:
-        weights: params were drawn from U(-weights, weights); None if as the cell starts them.
+        weights: params were drawn from U(-weights, weights); None if by their init.
         exponent, median: the largest Lyapunov exponent per step, of any group of channels and of
             the median one.
         held_exponent: the largest with the inputs held at their means.
@@ -84,11 +84,11 @@ def probe(
     seed: int = 0,
     say: Say = lambda text: None,
 ) -> Probe:
-    """Run a cell in float64 on random inputs, such as the cell says are typical.
+    """Run a cell in float64 on random inputs that are typical of it.
 
     Args:
         steps, channels: of one sequence.
-        weights: draw params from U(-weights, weights), not as the cell starts them.
+        weights: draw params from U(-weights, weights), not from their init.
         say: called with the progress, in words.
     Raises:
         ArgumentError: too few steps, channels that don't fit the cell's groups, weights below 0.

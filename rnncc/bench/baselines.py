@@ -42,7 +42,7 @@ def plain(cell: CellIR, dtype: torch.dtype = torch.float32, device: torch.device
 
     def run(arguments: Arguments) -> list[Tensor]:
         given = {name: x.to(dtype) for name, x in arguments.items()}
-        return plain_loop(cell, given, starts(cell, given), step)[0]
+        return plain_loop(cell, given, initial_states(cell, given), step)[0]
 
     return run
 
@@ -76,7 +76,7 @@ def chunked(
     def run(arguments: Arguments) -> list[Tensor]:
         given = {name: x.to(dtype) for name, x in arguments.items()}
         inputs, params = inputs_of(cell, given), [given[a.name] for a in cell.params]
-        states = starts(cell, given)
+        states = initial_states(cell, given)
         parts = []
         for xs in zip(*(x.split(size, 1) for x in inputs), strict=True):
             states, outputs = compiled(states, xs, params)
@@ -89,7 +89,7 @@ def chunked(
 def one_step(cell: CellIR, arguments: Arguments, dtype: torch.dtype, device: torch.device) -> Run:
     """A step of the plain loop, from arguments of one step."""
     given = {name: x.to(dtype) for name, x in arguments.items()}
-    step, states = step_on(cell, dtype, device), starts(cell, given)
+    step, states = step_on(cell, dtype, device), initial_states(cell, given)
     inputs = [x[:, 0] for x in inputs_of(cell, given)]
     params = [given[a.name] for a in cell.params]
 
@@ -122,8 +122,8 @@ def inputs_of(cell: CellIR, arguments: Arguments) -> list[Tensor]:
     return [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
 
 
-def starts(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
-    """The states before the first step, [B, N] each, in the inputs' dtype and where they are."""
+def initial_states(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
+    """The states before the first step, [B, N] each, in the inputs' dtype and on their device."""
     first = arguments[cell.inputs[0].name]
     channels = [arguments[a.name].shape[-1] for a in cell.inputs if not a.shared]
     channels += [arguments[a.name].shape[0] * (a.block or 1) for a in cell.params if not a.shared]
@@ -141,7 +141,7 @@ def cudnn(
     device: torch.device,
     direction: str,
 ) -> Run:
-    """A whole layer of as many features as channels, in the layout that it likes best.
+    """A whole layer of as many features as channels, in the layout that suits it best.
 
     Its recurrence can't be run without its matrix products, so both are timed.
 
@@ -209,7 +209,7 @@ def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, dir
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Also of what compilers say, who know the file but not sys.stdout; --json is on stdout."""
+    """Compilers write to the file, not to sys.stdout, which is for --json."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

@@ -33,7 +33,7 @@ ONE_PASS = Choices(solver="sequential")
 
 @dataclass(frozen=True)
 class Calibration:
-    """The results of a probe.
+    """The fitted constants.
 
     Attributes:
         machine: the constants.
@@ -65,7 +65,7 @@ def calibrate() -> Calibration:
 
 
 def _cells() -> list[CatalogueEntry]:
-    """Few that differ; the third that computes most is slowed by what the model doesn't know."""
+    """A few different ones, without the third that computes most: the model doesn't fit those."""
     by_work = sorted(catalogue(), key=lambda cell: cell.operations + cell.functions)
     return spread(by_work[: -(-2 * len(by_work) // 3)], CELLS)
 

@@ -27,7 +27,7 @@ from rnncc.runtime.cuda.module import import_cupy
 from rnncc.runtime.kernel import COMPUTE
 
 DIRECTIONS = ("forward", "forward+backward", "decode")
-FEW_STEPS = 64  # of the plain loop, to check the kernel by, and to foretell how long all would take
+FEW_STEPS = 64  # of the plain loop, to check the kernel by, and to predict the time of all
 LOOP = "plain loop"
 
 
@@ -59,7 +59,7 @@ class GpuTiming:
 
     @property
     def speed(self) -> float:
-        """Bytes per second, counted in those that must move."""
+        """Bytes per second, of those that must move."""
         return self.bytes / self.fused.device
 
     def data(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def gpu() -> torch.device:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that was measured."""
+    """The GPU that was measured."""
     found, index = look(), torch.cuda.current_device()
     return {
         "device": found.gpus[index].name,
@@ -234,7 +234,7 @@ class _Case:
     def times_of(
         self, prepared: dict[str, Callable[[], Run]]
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Of each baseline that can be run; why not, of the others."""
+        """The time of each baseline that can be run, and the reason of each that can't."""
         found: dict[str, float] = {}
         skipped: dict[str, str] = {}
         for name, prepare in prepared.items():
@@ -290,7 +290,7 @@ class _Case:
         return found
 
     def plain_loop(self, direction: str, arguments: dict[str, Tensor]) -> Run:
-        """The loop over all steps, unless a few of them foretell that it takes too long."""
+        """The loop over all steps, unless a few of them predict that it takes too long."""
         loop = baselines.plain(self.compiled.stages.cell, self.dtype, self.device)
         few = _passes(direction, loop, self.arguments(self.few))
         few()

@@ -28,7 +28,7 @@ SPIKES_THAT_MAY_FLIP = 1e-3
 
 
 def check_shape(spec: KernelSpec, shape: Shape) -> None:
-    """The channels must fill groups.
+    """Refuse channels that don't fill groups.
 
     Raises:
         ArgumentError: they don't.
@@ -48,7 +48,7 @@ def random_arguments(
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
 ) -> dict[str, Tensor]:
-    """Inputs as the cell says they are like, params as it starts them.
+    """Inputs that are typical of the cell, params by their init.
 
     Params are in the dtype that the recurrence is computed in.
     """
@@ -115,7 +115,7 @@ def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[
 
 
 def random_like(y: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal."""
+    """Standard normal values, in the shape and dtype of y."""
     return torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
 
 
@@ -139,7 +139,7 @@ def check(
     spec: KernelSpec,
     against: str = "the plain loop's",
 ) -> None:
-    """Hold outputs and gradients of the kernel to those of the loop, before anything is timed."""
+    """Compare outputs and gradients of the kernel with those of the loop, before timing."""
     outputs, gradients = LIMITS[arguments[spec.inputs[0].name].dtype]
     for kind, run, limit in (
         ("output", forward, outputs),

@@ -45,9 +45,9 @@ Examples:
     type=click.Choice(list(SHAPES)),
     default="cpu",
     show_default=True,
-    help="Where it runs.",
+    help="The device to run on.",
 )
-@options.dtype("Of the inputs.")
+@options.dtype("The dtype of the inputs.")
 @click.option(
     "--against-compile",
     is_flag=True,
@@ -55,7 +55,7 @@ Examples:
     "many minutes where a step has many operations).",
 )
 @click.option("--solvers", is_flag=True, help="Also time every solver by itself.")
-@click.option("--threads", type=click.IntRange(min=1), help="How many threads PyTorch uses.")
+@click.option("--threads", type=click.IntRange(min=1), help="The number of threads of PyTorch.")
 @options.constants
 @options.common
 def bench(
@@ -71,13 +71,13 @@ def bench(
 ) -> None:
     """Time a cell against the plain PyTorch loop.
 
-    On this machine. Before that the kernel's outputs and gradients are held to those of the loop.
+    First the kernel's outputs and gradients are compared with those of the loop.
 
-    With --device cuda, times are the GPU's own, and one step is timed as well, as in decoding.
-    Besides the loop, unless it takes too long, there are cuDNN's nn.GRU and nn.LSTM: whole layers
-    of as many features as channels, for their matrix products can't be taken apart from the
-    recurrence. If accelerated-scan is installed, there is its scan too, for cells of one state that
-    are affine in it; what goes into the scan, and its layout [B, N, T], are made before.
+    With --device cuda, times are by the GPU's clock, and one step is timed as well, as in decoding.
+    The baselines are the loop, unless it takes too long, and cuDNN's nn.GRU and nn.LSTM: whole
+    layers of as many features as channels, because their matrix products are part of them. If
+    accelerated-scan is installed, its scan is a baseline of cells with one state that are affine
+    in it; its inputs, in its layout [B, N, T], are prepared before.
     """
     from rnncc.bench import cpu, cuda
 

@@ -56,8 +56,10 @@ Examples:
 @click.option(
     "--device", metavar="GPU", help="Also estimate that shape's least time on an H100, ..."
 )
-@options.dtype("Of that estimate.")
-@click.option("--probe", is_flag=True, help="Also run it on random inputs: is it hard to solve?")
+@options.dtype("The dtype of that estimate.")
+@click.option(
+    "--probe", is_flag=True, help="Also run it on random inputs, to see how hard it is to solve."
+)
 @click.option(
     "--plot",
     metavar="FILE.png",
@@ -65,9 +67,9 @@ Examples:
     help="Probe it, and draw how it converges and the Jacobian's pattern.",
 )
 @click.option("--weights", metavar="A", type=float, help="Probe with params from U(-A, A).")
-@_probe_option("--seed", 0, 0, "Of the probe's random numbers.")
-@_probe_option("--steps", 1, 1024, "Of the probe.")
-@_probe_option("--channels", 1, 64, "Of the probe.")
+@_probe_option("--seed", 0, 0, "The seed of the probe's random numbers.")
+@_probe_option("--steps", 1, 1024, "The steps of the probe.")
+@_probe_option("--channels", 1, 64, "The channels of the probe.")
 @options.common
 @click.pass_context
 def check(
@@ -85,8 +87,8 @@ def check(
 ) -> None:
     """Show what rnncc makes of a cell.
 
-    Its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if the cell
-    can't be compiled, and says why.
+    That is its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if
+    the cell can't be compiled, and says why.
     """
     probe = probe or plot is not None
     _refuse_options_alone(ctx, probe, shape)
@@ -208,11 +210,11 @@ def _print_roofline(found: Mapping[str, Roofline], device: Device, dtype: str) -
 
 def _print_probe(found: Probe, picture: Path | None) -> None:
     """Sweeps, exponents, the verdict, and where the picture lies."""
-    params = "as the cell starts them"
+    params = "their init"
     if found.weights is not None:
         params = f"uniform in [-{found.weights:g}, {found.weights:g}]"
     terminal.heading(f"Probe of {found.steps} steps and {found.channels} channels, float64")
-    terminal.block(f"inputs: as is typical of the cell; params: {params}; seed {found.seed}")
+    terminal.block(f"inputs: typical of the cell; params: {params}; seed {found.seed}")
     terminal.heading(f"Sweeps until neighbours agree to {found.tolerance:g}")
     terminal.table(("segments", "of steps", "sweeps", ""), _sweep_rows(found))
     terminal.heading("Largest Lyapunov exponent per step")
@@ -243,7 +245,7 @@ def _rest(step: int | None) -> str:
 
 
 def report(compiled: CompiledCell) -> dict[str, Any]:
-    """All that `rnncc check` tells, as data; expressions are text."""
+    """The output of `rnncc check` as data; expressions are text."""
     cell, jacobian = compiled.stages.cell, compiled.stages.jacobian
     found = cost_of(compiled)
     return {

@@ -45,7 +45,7 @@ Examples:
     type=click.Choice(TARGETS),
     default="cpp",
     show_default=True,
-    help="What --build builds; both sources are written in any case.",
+    help="The target of --build; both sources are written in any case.",
 )
 @options.fast_math
 @options.constants

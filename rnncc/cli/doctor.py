@@ -33,7 +33,7 @@ Examples:
 def doctor(ctx: click.Context, clear_cache: bool, calibrate: bool, json: bool) -> None:
     """Check this machine: compiler, PyTorch, CUDA, cache.
 
-    And what to install. Exits with 3 if no kernel could be built and run here.
+    For each fault it prints the fix. Exits with 3 if no kernel can be built and run here.
     """
     if clear_cache:
         _clear_cache(json)

@@ -23,11 +23,13 @@ Examples:
   rnncc list --json | jq '.cells[].name'""",
 )
 @click.argument("words", nargs=-1, metavar="[WORD...]")
-@click.option("--states", metavar="N", type=click.IntRange(1), help="With so many states.")
-@click.option("--affine/--nonlinear", default=None, help="Affine in the state, or not.")
-@click.option("--spiking", is_flag=True, help="With a spike.")
-@click.option("--smooth", is_flag=True, help="Without kinks, jumps and choices.")
-@click.option("--field", metavar="TEXT", help="Of a field, or of one whose name has TEXT in it.")
+@click.option("--states", metavar="N", type=click.IntRange(1), help="Cells with so many states.")
+@click.option(
+    "--affine/--nonlinear", default=None, help="Cells that are affine in the state, or not."
+)
+@click.option("--spiking", is_flag=True, help="Cells with a spike.")
+@click.option("--smooth", is_flag=True, help="Cells without kinks, jumps and choices.")
+@click.option("--field", metavar="TEXT", help="Cells of a field whose name contains TEXT.")
 @options.common
 def list_cells(
     words: tuple[str, ...],
@@ -40,8 +42,8 @@ def list_cells(
 ) -> None:
     """List the cells that ship.
 
-    With WORDs, those that have all of them in their name or description; with options, those that
-    fit all options.
+    With WORDs, only cells that have all of them in their name or description; with options, only
+    cells that fit all of these.
     """
     from rnncc.inspect.catalogue import catalogue, select
 
@@ -63,7 +65,7 @@ def _row(cell: CatalogueEntry) -> render.Row:
 
 
 def _print_filters(cells: Sequence[CatalogueEntry]) -> None:
-    """That no cell fits, and what can be asked for."""
+    """Say that no cell fits, and which filters there are."""
     fields = sorted({field for cell in cells for field in cell.fields})
     counts = sorted({str(len(cell.states)) for cell in cells})
     terminal.line(

@@ -70,7 +70,7 @@ for command in (check, compile, show, list_cells, new, bench, doctor):
 
 
 def fail(error: Exception, words: Sequence[str]) -> int:
-    """Say what went wrong, where `words` (the command line) want it; returns the exit status."""
+    """Print the error as `words` (the command line) ask for it; returns the exit status."""
     if "--traceback" in words or os.environ.get("RNNCC_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if "--json" in words:

@@ -13,6 +13,8 @@ from rnncc.ir.spec import KernelSpec
 ABBREVIATIONS = "ema lem lmu ode".split()
 STEMS = "gru lif lru lstm mgu rnn sru".split()
 
+DTYPES = "float32, bfloat16, float16 or float64"
+
 
 def class_name(name: str) -> str:
     """my_gru -> MyGRU, xlstm -> XLSTM, a_cell -> ACell: abbreviations stay in capitals."""
@@ -69,7 +71,7 @@ def _by_shape(arguments: tuple[Argument, ...]) -> list[tuple[str, str]]:
 
 def _argument_text(argument: Argument) -> str:
     if argument.kind == "input":
-        return "[..., T], shared by all channels." if argument.shared else "[..., T, N]."
+        return "[..., T], shared by all channels." if argument.shared else f"[..., T, N], {DTYPES}."
     if argument.kind == "matrix":
         k = argument.block
         return f"[N / {k}, {k}, {k}], one matrix for each {k} consecutive channels."
@@ -79,7 +81,7 @@ def _argument_text(argument: Argument) -> str:
 def _state_text(cell: CellIR, spec: KernelSpec) -> str:
     starts = "zeros" if set(cell.initial) == {0.0} else "the cell's own start values"
     if len(cell.states) == 1:
-        return f"[..., N], the state before the first step; {starts} if None."
+        return f"[..., N], the state before the first step; {starts} if None. Differentiable."
     names = ", ".join(s.name for s in cell.states)
     return f"the states ({names}) before the first step, [..., N] each; {starts} if None."
 

@@ -93,7 +93,7 @@ def select(
     smooth: bool = False,
     field: str | None = None,
 ) -> list[CatalogueEntry]:
-    """Those that fit all of it.
+    """The entries that fit all filters.
 
     Args:
         words: each somewhere in name or docstring; small letters and capitals are the same.
@@ -139,7 +139,7 @@ def spread(found: Sequence[CatalogueEntry], count: int) -> list[CatalogueEntry]:
 
 
 def _places(values: Sequence[float]) -> list[float]:
-    """Of each value among all different ones, from 0 to 1."""
+    """The place of each value among all different ones, from 0 to 1."""
     order = sorted(set(values))
     return [order.index(value) / max(1, len(order) - 1) for value in values]
 
@@ -171,7 +171,7 @@ def _entry_of(file: Path) -> CatalogueEntry:
 
 
 def _digest_of_rnncc() -> bytes:
-    """Of what an entry depends on beside the cell itself."""
+    """A digest of all that an entry depends on beside the cell itself."""
     digest = hashlib.sha256(importlib.metadata.version("sympy").encode())
     for package in ("ir", "lang", "calculus"):
         for file in sorted((paths.HERE / package).glob("*.py")):

@@ -25,12 +25,12 @@ WITH_NUMBER: dict[str, tuple[Callable[[Any, float], Any], str, int, int]] = {
 }
 DEVIATIONS = 6  # of a normal distribution, beyond which nothing is drawn
 SAMPLES = 9  # of what can be drawn
-SHAPING = ("exp", "log", "log1p", "expm1", "sqrt")  # functions that a start may go through
+SHAPING = ("exp", "log", "log1p", "expm1", "sqrt")  # functions that an init may go through
 
 
 @dataclass(frozen=True)
 class Init:
-    """How a value starts.
+    """The init of a value: a distribution, and the changes of a drawn value.
 
     Attributes:
         kind: uniform in [a, b], normal of mean a and deviation b, constant a, or spaced: evenly

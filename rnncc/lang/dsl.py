@@ -29,12 +29,12 @@ from rnncc.lang.symbols import (
 
 
 def uniform(a: float, b: float) -> Init:
-    """Start uniformly between a and b."""
+    """Init: uniform between a and b."""
     return Init("uniform", float(a), float(b))
 
 
 def normal(mean: float, std: float) -> Init:
-    """Start normally distributed."""
+    """Init: normally distributed."""
     return Init("normal", float(mean), float(std))
 
 
@@ -164,7 +164,7 @@ def cell(function: Callable[..., Any]) -> Cell:
 
 
 def _apply(name: str, *args: Any) -> Any:
-    """name(*args) on symbols, on how a param starts, or on plain numbers at compile time."""
+    """name(*args) on symbols, on inits, or on plain numbers at compile time."""
     from rnncc.ir import functions
 
     if name in SHAPING and isinstance(args[0], Init):

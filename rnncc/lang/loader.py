@@ -17,7 +17,7 @@ from rnncc.lang.dsl import Cell
 
 
 def find(where: str) -> Cell:
-    """The cell that the command line names.
+    """The cell of that path or name.
 
     Args:
         where: a file with one cell, `file.py:name`, or the name of a cell that ships.

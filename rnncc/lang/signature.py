@@ -267,7 +267,7 @@ def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
 def _faults_of_init(
     name: str, option: str, init: Any, single: bool, required: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """Of one distribution; `single`: it isn't one value per channel, so it can't be spaced."""
+    """The faults of one init; `single`: it isn't one value per channel, so it can't be spaced."""
     if init is None and not required:
         return
     kinds = "uniform, normal or constant(...)" if single else "uniform, normal, constant or spaced"

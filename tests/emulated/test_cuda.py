@@ -19,6 +19,7 @@ from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import find
 from rnncc.runtime.cuda import nvrtc
 from tests.support.emulated import emulated
+from tests.support.levels import LEVELS, broken, call_of
 from tests.support.runs import (
     CELLS,
     CORE,
@@ -28,28 +29,12 @@ from tests.support.runs import (
     by_kernel,
     by_oracle,
     compiled,
-    fitting,
     random_call,
 )
 from tests.support.sanitizers import EmulationError, run_sanitized
 
-LEVELS: dict[str, dict[str, Any]] = {
-    "one pass": {"solver": "sequential"},
-    "segments of a block": {"solver": "segmented", "segment": 1},
-    "segments of the grid": {"solver": "segmented", "segment": 16},
-    "newton": {"solver": "newton", "iterations": 40},
-    "one pass, few states saved": {"solver": "sequential", "checkpoint": 21},
-    "a block, few states saved": {"solver": "segmented", "segment": 1, "checkpoint": 16},
-    "the grid, few states saved": {"solver": "segmented", "segment": 48, "checkpoint": 21},
-}
-
 each_cell = pytest.mark.parametrize("name", CELLS)
 each_level = pytest.mark.parametrize("level", LEVELS)
-
-
-def call_of(name: str, **sequences: Any) -> Call:
-    """Enough steps for several tiles of a block, and channels that fill no warp."""
-    return random_call(name, (2, 150, fitting(name, 5)), torch.float32, states=True, **sequences)
 
 
 def same_bits(one: Outcome, other: Outcome) -> bool:
@@ -94,7 +79,7 @@ SANITIZED = """
 import torch
 from tests.support.emulated import emulated
 from tests.support.runs import assert_agree, by_kernel, by_oracle, fitting, random_call
-from tests.emulated.test_cuda import LEVELS
+from tests.support.levels import LEVELS
 
 for name, dtype in {cases}:
     for shape in ((1, 1, 1), (2, 37, 33), (3, 130, 5)):
@@ -216,16 +201,6 @@ def test_lengths_outside_of_the_tensor_are_cut_off() -> None:
 # --- broken on purpose -----------------------------------------------------------------------
 
 
-def broken(old: str, new: str, count: int = 1) -> Any:
-    """An edit of the text; the text must hold what is edited."""
-
-    def edit(text: str) -> str:
-        assert text.count(old) >= count
-        return text.replace(old, new, count)
-
-    return edit
-
-
 BLOCK = LEVELS["segments of a block"]
 FORWARD_BARRIER = "      __syncthreads();\n      if (warp == 0) worst = cross_borders"
 BACKWARD_BARRIER = "    __syncthreads();\n    if (count > 0) {\n#pragma unroll\n      for (int s"
@@ -278,13 +253,15 @@ def test_a_shuffle_with_absent_lanes_is_found() -> None:
 
 OUT_OF_BOUNDS = """
 from tests.support.emulated import emulated
-from tests.emulated.test_cuda import broken, by_kernel, call_of
+from tests.support.levels import broken, call_of
+from tests.support.runs import by_kernel
 edit = broken("if (group >= a.groups) group = a.groups - 1;", "")
 with emulated(sanitize=True, edit=edit):
     by_kernel("para_gru", call_of("para_gru"), solver="sequential")
 """
 
 
+@pytest.mark.slow
 def test_a_read_beyond_the_last_channel_is_found() -> None:
     with pytest.raises(EmulationError, match="heap-buffer-overflow"):
         run_sanitized("-c", OUT_OF_BOUNDS)
@@ -308,6 +285,7 @@ def test_fast_math_is_stated_in_every_file_and_changes_only_kernel_cu_else() -> 
 
 # --- NVRTC -----------------------------------------------------------------------------------
 
+DAILY = ("para_gru", "slstm", "block_elman")  # NVRTC takes 3 s for each
 MOST_STATES = 4  # that a thread must be able to hold without a spill
 
 
@@ -316,7 +294,9 @@ def compiled_by_nvrtc(name: str, dtype: str, arch: str) -> Any:
     return nvrtc.compile(name, compiled(name).source("cuda"), dtype, arch)
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize(
+    "name", [name if name in DAILY else pytest.param(name, marks=pytest.mark.slow) for name in CORE]
+)
 def test_nvrtc_compiles_every_kernel_without_a_warning_or_a_spill(name: str) -> None:
     dtype = "bfloat16" if name in ("lstm", "slstm") else "float32"
     made = compiled_by_nvrtc(name, dtype, "sm_90")

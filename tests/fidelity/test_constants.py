@@ -24,7 +24,7 @@ from rnncc.ir.program import CellIR
 from rnncc.lang.loader import find
 from rnncc.lang.trace import trace
 from rnncc.nn.initialize import fill
-from tests.fidelity.test_continuous import (
+from tests.support.papers.continuous import (
     antisymmetric_rnn,
     co_rnn,
     fitzhugh_nagumo,
@@ -35,8 +35,8 @@ from tests.fidelity.test_continuous import (
     unicornn,
     van_der_pol,
 )
-from tests.fidelity.test_gated import hopfield_step
-from tests.fidelity.test_linear import (
+from tests.support.papers.gated import hopfield_step
+from tests.support.papers.linear import (
     BATCH,
     CHANNELS,
     STEPS,
@@ -50,13 +50,13 @@ from tests.fidelity.test_linear import (
     rg_lru,
     sigma,
 )
-from tests.fidelity.test_neurons import (
+from tests.support.papers.neurons import (
     hindmarsh_rose_1984,
     hodgkin_huxley_1952,
     morris_lecar_1981,
     wilson_cowan_1972,
 )
-from tests.fidelity.test_spiking import adex_2005, alif_2018, se_adlif_2024, tc_lif_2024
+from tests.support.papers.spiking import adex_2005, alif_2018, se_adlif_2024, tc_lif_2024
 from tests.support.runs import SHIPPED
 
 Constants = dict[str, float]

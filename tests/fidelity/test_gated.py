@@ -16,6 +16,7 @@ import torch
 import torchrecurrent
 from torch import Tensor, nn
 
+from tests.support.papers.gated import hopfield_step
 from tests.support.runs import Call, compiled, random_call, solve
 
 BATCH, STEPS, CHANNELS = 2, 50, 8
@@ -339,20 +340,6 @@ def test_block_gru_resets_before_its_matrix() -> None:
     call = drawn("block_gru")
     y, (h,) = transcribed(block_gru_step, call, ("xz", "xr", "xc"), ("Rz", "Rr", "Rc"))
     agree("block_gru", call, y, h)
-
-
-def hopfield_step(
-    states: Any, inputs: Any, weights: Any, *, tau: float = 1.0, dt: float = 0.1
-) -> Any:
-    """Hopfield 1984, equation 5, neuron by neuron, with R = 1, C = tau, and an Euler step."""
-    (u,), (current,), (T,) = states, inputs, weights
-    after = u.copy()
-    for i in range(len(u)):
-        slope = current[i] - u[i]
-        for j in range(len(u)):
-            slope += T[i, j] * math.tanh(u[j])
-        after[i] += dt * (slope / tau)
-    return [after], numpy.tanh(after)
 
 
 def test_hopfield_follows_its_papers_equation() -> None:

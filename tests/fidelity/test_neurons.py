@@ -7,8 +7,7 @@ closed forms.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import cosh, exp, expm1, tanh
-from typing import Any
+from math import tanh
 
 import numpy as np
 import pytest
@@ -16,7 +15,15 @@ import torch
 
 import rnncc
 from rnncc.lang.loader import find
-from tests.fidelity.neurons import Array, Values, agrees, crossings, drawn, steady
+from tests.support.neurons import Array, agrees, crossings, drawn, steady
+from tests.support.papers.neurons import (
+    hindmarsh_rose_1984,
+    hodgkin_huxley_1952,
+    morris_lecar_1981,
+    morris_lecar_rates,
+    wilson_cowan_1972,
+    wilson_cowan_rates,
+)
 from tests.support.runs import compiled, solve
 
 
@@ -34,41 +41,6 @@ def runge_kutta(rate: Callable[[Array], Array], start: Array, dt: float, steps: 
 
 
 # --- Hodgkin-Huxley ----------------------------------------------------------------------------
-
-
-def hodgkin_huxley_1952(
-    states: list[float],
-    x: Values,
-    *,
-    C: float = 1.0,
-    g_Na: float = 120.0,
-    g_K: float = 36.0,
-    g_L: float = 0.3,
-    E_Na: float = 50.0,
-    E_K: float = -77.0,
-    E_L: float = -54.387,
-    dt: float = 0.025,
-) -> tuple[list[float], float]:
-    """In the signs of 1952: V is what the membrane lies below its rest, inward current negative."""
-    v, m, h, n = states
-    V = -(v + 65)
-    alpha = {
-        "m": 0.1 * (V + 25) / expm1((V + 25) / 10),
-        "h": 0.07 * exp(V / 20),
-        "n": 0.01 * (V + 10) / expm1((V + 10) / 10),
-    }
-    beta = {"m": 4 * exp(V / 18), "h": 1 / (exp((V + 30) / 10) + 1), "n": 0.125 * exp(V / 80)}
-    gates = []
-    for name, gate in (("m", m), ("h", h), ("n", n)):
-        total = alpha[name] + beta[name]
-        aim = alpha[name] / total
-        gates.append(aim - (aim - gate) * exp(-dt * total))
-    conductances = g_Na * gates[0] ** 3 * gates[1], g_K * gates[2] ** 4, g_L
-    total = sum(conductances)
-    pull = sum(-g * (E + 65) for g, E in zip(conductances, (E_Na, E_K, E_L), strict=True))
-    aim = (pull - x["I"]) / total
-    V = aim - (aim - V) * exp(-dt / (C / total))
-    return [-V - 65, *gates], -V - 65
 
 
 def hodgkin_huxley_rate(current: Array) -> Callable[[Array], Array]:
@@ -154,40 +126,6 @@ def test_the_rates_of_the_gates_have_no_gap_where_they_are_0_by_0(v: float) -> N
 # --- Morris-Lecar ------------------------------------------------------------------------------
 
 
-def morris_lecar_rates(
-    v: float,
-    w: float,
-    current: float,
-    *,
-    C: float = 20.0,
-    g_Ca: float = 4.4,
-    g_K: float = 8.0,
-    g_L: float = 2.0,
-    E_Ca: float = 120.0,
-    E_K: float = -84.0,
-    E_L: float = -60.0,
-    V_1: float = -1.2,
-    V_2: float = 18.0,
-    V_3: float = 2.0,
-    V_4: float = 30.0,
-    phi: float = 0.04,
-) -> tuple[float, float]:
-    """Of v and w, with tau_w as the paper's 1 / cosh, in exponentials."""
-    opening = 1 / (1 + exp(-2 * (v - V_1) / V_2))
-    aim = 1 / (1 + exp(-2 * (v - V_3) / V_4))
-    tau = 1 / cosh((v - V_3) / V_4 / 2)
-    ionic = g_Ca * opening * (v - E_Ca) + g_K * w * (v - E_K) + g_L * (v - E_L)
-    return (current - ionic) / C, phi * (aim - w) / tau
-
-
-def morris_lecar_1981(
-    states: list[float], x: Values, *, dt: float = 0.1, **constants: float
-) -> tuple[list[float], float]:
-    v, w = states
-    dv, dw = morris_lecar_rates(v, w, x["I"], **constants)
-    return [v + dt * dv, w + dt * dw], v + dt * dv
-
-
 def morris_lecar_rest(current: float) -> tuple[float, float]:
     """Where both rates are 0, by halving."""
     low, high = -80.0, 60.0
@@ -253,26 +191,6 @@ def test_with_values_of_class_1_morris_lecar_starts_to_fire_slowly() -> None:
 # --- Hindmarsh-Rose ----------------------------------------------------------------------------
 
 
-def hindmarsh_rose_1984(
-    states: list[float],
-    values: Values,
-    *,
-    a: float = 1.0,
-    b: float = 3.0,
-    c: float = 1.0,
-    d: float = 5.0,
-    r: float = 0.001,
-    s: float = 4.0,
-    x_1: float = -1.6,
-    dt: float = 0.02,
-) -> tuple[list[float], float]:
-    x, y, z = states
-    x = x + dt * (y + x * x * (b - a * x) + values["I"] - z)
-    y = y + dt * ((c - y) - d * x * x)
-    z = z + dt * r * (s * x - s * x_1 - z)
-    return [x, y, z], x
-
-
 def test_hindmarsh_rose_steps_as_in_the_paper_with_the_new_x() -> None:
     call = drawn("hindmarsh_rose", {"x": (-2.0, 2.0), "y": (-12.0, 1.0), "z": (0.0, 3.0)})
     agrees("hindmarsh_rose", call, hindmarsh_rose_1984)
@@ -304,45 +222,6 @@ def test_hindmarsh_rose_rests_bursts_and_fires_as_by_runge_kutta() -> None:
 
 
 # --- Wilson-Cowan ------------------------------------------------------------------------------
-
-
-def wilson_cowan_rates(
-    s: Array,
-    P: Any,
-    Q: Any,
-    *,
-    c_1: float = 16.0,
-    c_2: float = 12.0,
-    c_3: float = 15.0,
-    c_4: float = 3.0,
-    a_e: float = 1.3,
-    theta_e: float = 4.0,
-    a_i: float = 2.0,
-    theta_i: float = 3.7,
-    r_e: float = 1.0,
-    r_i: float = 1.0,
-    tau: float = 8.0,
-) -> Array:
-    """Of the shares E and I, in 1/ms."""
-
-    def response(x: Any, a: float, theta: float) -> Any:
-        return 1 / (1 + np.exp(-a * (x - theta))) - 1 / (1 + np.exp(a * theta))
-
-    e, i = s
-    free_e = 1 - 1 / (1 + exp(a_e * theta_e)) - r_e * e
-    free_i = 1 - 1 / (1 + exp(a_i * theta_i)) - r_i * i
-    to_e = free_e * response(c_1 * e - c_2 * i + P, a_e, theta_e)
-    to_i = free_i * response(c_3 * e - c_4 * i + Q, a_i, theta_i)
-    return np.stack([to_e - e, to_i - i]) / tau
-
-
-def wilson_cowan_1972(
-    states: list[float], x: Values, *, dt: float = 0.25, **constants: float
-) -> tuple[list[float], float]:
-    s = np.array(states)
-    euler = s + dt * wilson_cowan_rates(s, x["P"], x["Q"], **constants)
-    s = (s + euler + dt * wilson_cowan_rates(euler, x["P"], x["Q"], **constants)) / 2
-    return s.tolist(), s[0]
 
 
 def test_wilson_cowan_steps_as_in_the_paper_by_heuns_method() -> None:

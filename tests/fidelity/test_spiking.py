@@ -19,18 +19,18 @@ from torch import Tensor
 
 import rnncc
 from rnncc.lang.loader import find
-from tests.fidelity.neurons import (
+from tests.support.neurons import (
     BATCH,
     CHANNELS,
     STEPS,
     Array,
-    Values,
     agrees,
     drawn,
     some_fire,
     spike_times,
     steady,
 )
+from tests.support.papers.spiking import adex_2005, alif_2018, se_adlif_2024, tc_lif_2024
 from tests.support.runs import Call, compiled, listed, solve
 
 # --- leaky integrate-and-fire, beside snnTorch -------------------------------------------------
@@ -85,25 +85,6 @@ def test_synaptic_is_snntorchs_synaptic() -> None:
 # --- adaptive and two-compartment neurons ------------------------------------------------------
 
 
-def alif_2018(
-    states: list[float],
-    x: Values,
-    *,
-    b0: float = 0.01,
-    beta: float = 1.8,
-    tau_m: float = 20.0,
-    tau_a: float = 700.0,
-    dt: float = 1.0,
-) -> tuple[list[float], float]:
-    """In the order of the authors' program: adaptation, threshold, membrane, spike."""
-    v, b, z = states
-    b = b + (1 - exp(-dt / tau_a)) * (z - b)
-    threshold = b0 + beta * b
-    v = x["I"] + exp(-dt / tau_m) * (v - x["I"]) - (threshold if z else 0)
-    z = 1.0 if v > threshold else 0.0
-    return [v, b, z], z
-
-
 def test_alif_steps_as_the_authors_program() -> None:
     call = drawn("alif", {"v": (-0.1, 0.1), "b": (0.0, 0.02), "z": (0.0, 0.0)})
     assert some_fire(agrees("alif", call, alif_2018)[0])
@@ -128,18 +109,6 @@ def test_alif_fires_less_and_less_and_remembers_how_often_it_fired() -> None:
     assert (np.diff(np.convolve(pauses, np.ones(20), "valid")) >= -1).all()
     decays = (1 - exp(-1 / 700)) * np.exp(-np.arange(1999) / 700)
     assert float(b) == pytest.approx(decays @ z[0, :-1, 0].flip(0).numpy(), rel=1e-10)
-
-
-def se_adlif_2024(
-    states: list[float], x: Values, *, theta: float = 1.0, q: float = 120.0, dt: float = 1.0
-) -> tuple[list[float], float]:
-    u, w = states
-    tau_u = 25 * x["m_u"] + 5 * (1 - x["m_u"])
-    tau_w = 300 * x["m_w"] + 60 * (1 - x["m_w"])
-    u = x["I"] - w + exp(-dt / tau_u) * (u - x["I"] + w)
-    z = 1.0 if u > theta else 0.0
-    u = 0.0 if z else u
-    return [u, w + (1 - exp(-dt / tau_w)) * (q * (x["a"] * u + x["b"] * z) - w)], z
 
 
 def within(call: Call, **ranges: tuple[float, float]) -> Call:
@@ -188,18 +157,6 @@ def test_se_adlif_oscillates_stably_where_plain_euler_would_grow() -> None:
         wronskian[1:] / wronskian[:-1], torch.full((198,), alpha * beta).double()
     )
     assert alpha * beta < 1 < alpha * beta + (1 - alpha) * (1 - beta) * a * 120
-
-
-def tc_lif_2024(
-    states: list[float], x: Values, *, gamma: float = 0.5, theta: float = 1.0
-) -> tuple[list[float], float]:
-    """With the betas of the paper, the first negative; resets as in the authors' program."""
-    dendrite, soma = states
-    beta_1, beta_2 = -1 / (1 + exp(-x["c_1"])), 1 / (1 + exp(-x["c_2"]))
-    dendrite = dendrite + beta_1 * soma + x["I"]
-    soma = soma + beta_2 * dendrite
-    s = 1.0 if soma >= theta else 0.0
-    return [dendrite - gamma * s, soma - theta * s], s
 
 
 def test_tc_lif_steps_as_in_the_paper() -> None:
@@ -287,30 +244,6 @@ def test_izhikevichs_cells_fire_when_they_would_in_small_steps() -> None:
 
 
 # --- the adaptive exponential neuron -----------------------------------------------------------
-
-
-def adex_2005(
-    states: list[float],
-    x: Values,
-    *,
-    C: float = 281.0,
-    g_L: float = 30.0,
-    E_L: float = -70.6,
-    V_T: float = -50.4,
-    Delta_T: float = 2.0,
-    a: float = 4.0,
-    tau_w: float = 144.0,
-    b: float = 80.5,
-    V_r: float = -70.6,
-    V_peak: float = -40.4,
-    dt: float = 0.1,
-) -> tuple[list[float], float]:
-    """Divided by the leak: times in ms, the rest in mV."""
-    v, w = states
-    tau_m, upstroke = C / g_L, Delta_T * exp((v - V_T) / Delta_T)
-    v_new = v + dt / tau_m * (E_L - v + upstroke + (x["I"] - w) / g_L)
-    w = w + dt / tau_w * (a * (v - E_L) - w)
-    return ([V_r, w + b], 1.0) if v_new > V_peak else ([v_new, w], 0.0)
 
 
 def test_adex_steps_as_in_the_paper() -> None:

@@ -307,53 +307,28 @@ def test_no_memory_comes_from_cupys_pool(device: torch.device) -> None:
     assert before[0] == 0
 
 
-# --- time ------------------------------------------------------------------------------------
+# --- the cache -------------------------------------------------------------------------------
 
-TIMES = """
-import time, torch
+SELF_TEST = """
+import torch
 from rnncc.runtime.cuda import module as modules
 device = torch.device("cuda:0")
 torch.zeros(1, device=device)
 modules.import_cupy()
-start = time.perf_counter()
 modules.self_test(device)
-print(time.perf_counter() - start)
 """
 
 
 def test_a_second_process_takes_the_binary_from_the_cache(tmp_path: Path) -> None:
-    def seconds() -> float:
-        done = subprocess.run(
-            [sys.executable, "-c", TIMES],
+    def binaries() -> dict[Path, int]:
+        subprocess.run(
+            [sys.executable, "-c", SELF_TEST],
             cwd=ROOT,
             env=os.environ | {"CUPY_CACHE_DIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
             check=True,
         )
-        return float(done.stdout)
+        return {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.cubin")}
 
-    cold = seconds()
-    binaries = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.cubin")}
-    cached = seconds()
-    print(f"\ncold {cold:.3f} s, cached {cached:.3f} s")
-    assert len(binaries) == 1
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.cubin")} == binaries
-    assert cold < 10
-    assert cached < 5
-
-
-def test_a_launch_costs_a_few_microseconds_of_python(device: torch.device) -> None:
-    import time
-
-    module, source, to = load(), ones(count=1), torch.zeros(1, device=device)
-    args = array("q", (1, 0, source.data_ptr(), to.data_ptr()))
-    address, best = args.buffer_info()[0], 1.0
-    for _ in range(20):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(100):  # few enough for the driver's queue, so that none waits
-            module.launch("copy", 1, (32, 1), 0, address, 32)
-        best = min(best, (time.perf_counter() - start) / 100)
-    print(f"\n{best * 1e6:.1f} us for each launch, the driver's part included")
-    assert best < 20e-6
+    first = binaries()
+    assert len(first) == 1
+    assert binaries() == first

@@ -276,8 +276,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a function that is no cell": (
         lambda: rnncc.compile(print),  # type: ignore[arg-type]
-        "cell: got builtin_function_or_method, expected a function under @cell.\n"
-        "Fix: put @cell (from rnncc import cell) above it",
+        "cell: got builtin_function_or_method, expected a function under @cell, or the name of a "
+        "shipped cell or file.\nFix: put @cell (from rnncc import cell) above the function",
     ),
     "a kernel of another process": (
         lambda: kernel_of("gone-0123"),

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -99,19 +98,14 @@ def test_without_the_variable_the_cache_is_the_users(monkeypatch: pytest.MonkeyP
         assert cache_dir() == Path("/somewhere/rnncc")
 
 
-def test_a_warm_cache_loads_in_50_ms_without_a_compiler(
+def test_a_warm_cache_loads_without_a_compiler_and_without_another_process(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     c = compiled("para_gru")
     CpuBackend().functions(Kernel(c.kernel.spec, c.kernel.files), torch.float32)
     monkeypatch.setattr(build, "find_compiler", lambda: None)
-    seconds = []
-    for _ in range(5):
-        kernel = Kernel(c.kernel.spec, c.kernel.files)
-        start = time.perf_counter()
-        CpuBackend().functions(kernel, torch.float32)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.05
+    monkeypatch.setattr(subprocess, "Popen", None)
+    CpuBackend().functions(Kernel(c.kernel.spec, c.kernel.files), torch.float32)
 
 
 def test_the_least_recently_used_libraries_go_first_when_the_cache_is_full(
@@ -292,7 +286,6 @@ def test_without_cxx_the_path_is_searched_and_then_the_wheel(
         assert found.command == (str(tmp_path / name),)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["clang++", "ziglang"])
 def test_another_compiler_builds_kernels_that_equal_the_oracle(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ def test_check_probes_a_cell_and_says_what_it_is() -> None:
     text = good("check", "elman", *SMALL_PROBE, "--weights", "0.5", "--seed", "3")
     for line in (
         r"^Probe of 64 steps and 4 channels, float64$",
-        r"^  inputs: as is typical of the cell; params: uniform in \[-0.5, 0.5\]; seed 3$",
+        r"^  inputs: typical of the cell; params: uniform in \[-0.5, 0.5\]; seed 3$",
         r"^Sweeps until neighbours agree to 1e-12$",
         r"^  16 +4 +\d$",
         r"^  32 +2 +\d$",

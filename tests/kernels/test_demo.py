@@ -7,11 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
-
-pytestmark = pytest.mark.slow
 
 
 def test_the_quick_demo_compiles_agrees_and_learns(tmp_path: Path) -> None:

@@ -586,7 +586,6 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_layer_compiles_whole_with_lengths_boundaries_and_resets(
@@ -612,7 +611,6 @@ def test_a_layer_compiles_whole_with_lengths_boundaries_and_resets(
             assert_close(g, e, torch.float32, "gradient", gradient=True)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_call_leaves_the_last_solve_alone(fresh_dynamo: None) -> None:
     layer = layer_of("para_gru")

@@ -6,7 +6,6 @@ import ctypes
 import itertools
 import math
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -22,14 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch.testing import assert_close
 
-from rnncc import paths
 from rnncc.export.torch_loop import FUNCTIONS
-from rnncc.runtime.cpu import build
-
-HEADERS = ['#include "rnncc/common/functions.h"']
-ARCHITECTURE = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-unused-function")
-FLAGS = (*build.FLAGS, "-fvisibility=default", f"-I{paths.headers()}", *WARNINGS)
+from tests.support.headers import HEADERS, compile_source
 
 Array = NDArray[Any]
 DTYPES = (np.float32, np.float64)
@@ -123,13 +116,6 @@ def compilers() -> list[str]:
     if "CXX" in os.environ:
         return [os.environ["CXX"]]
     return [name for name in ("g++", "clang++") if shutil.which(name)]
-
-
-def compile_source(compiler: str, source: Path, output: Path, *extra: str) -> str:
-    command = [*shlex.split(compiler), *FLAGS, ARCHITECTURE, *extra, str(source), "-o", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-    return done.stdout + done.stderr
 
 
 class Library:

@@ -127,7 +127,7 @@ def test_a_text_becomes_a_binary_whose_resources_are_told_in_its_order(arch: str
     assert (first.static_shared, second.static_shared) == (0, 256)
     assert 4 < first.registers < 64
     assert first.spill_stores == first.spill_loads == first.stack == 0
-    assert 0 < binary.seconds < 60
+    assert binary.seconds > 0
 
 
 @needs_nvrtc

@@ -282,7 +282,6 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 def test_compile_with_full_graph_equals_eager(fresh_dynamo: None) -> None:
     fresh = rnncc.compile(find("para_gru"))  # its first call is the one that is traced
@@ -302,7 +301,6 @@ def test_compile_with_full_graph_equals_eager(fresh_dynamo: None) -> None:
             assert_close(traced[name].grad, gradient, torch.float64, name, gradient=True)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["padded", "joined"])
 def test_compile_with_full_graph_takes_sequences_of_any_length(
@@ -337,7 +335,6 @@ def test_compile_with_full_graph_takes_sequences_of_any_length(
         assert_equal(gradients(eager), gradients(traced))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_compiles_once_for_all_lengths(fresh_dynamo: None) -> None:
     layer = compiled("lstm").layer(3, 4)
@@ -358,7 +355,6 @@ def test_a_layer_compiles_once_for_all_lengths(fresh_dynamo: None) -> None:
     assert len(graphs) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_default_backend_of_compile_trains_a_layer(fresh_dynamo: None) -> None:
     layer = compiled("para_gru").layer(3, 4).double()
@@ -429,7 +425,6 @@ def test_forward_mode_is_refused_and_not_silently_zero() -> None:
             loss(dual)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_is_exported_with_any_batch_and_length(fresh_dynamo: None) -> None:
     layer = compiled("lstm").layer(3, 4)

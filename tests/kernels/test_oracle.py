@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -41,14 +42,24 @@ FEW = [*itertools.product((0, 1, 3), (0, 1, 31, 64), (7, 100)), (3, 300, 18)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 
 each_cell = pytest.mark.parametrize("name", CELLS)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
 
-def shapes_for(name: str, dtype: torch.dtype, target: str) -> list[tuple[int, int, int]]:
-    """Rounded up to whole groups of channels; a few for cells that are there for a feature, where a
-    GPU is emulated, and in float16 and bfloat16, which are float32 once they are read."""
-    few = name in SMALL or target == "emulated" or COMPUTE[dtype] != dtype
-    chosen = FEW if few else SHAPES
+def dtypes(*several: torch.dtype) -> Any:
+    return pytest.mark.parametrize("dtype", several, ids=lambda d: str(d).removeprefix("torch."))
+
+
+each_dtype = dtypes(*DTYPES)
+in_float64 = dtypes(torch.float64)  # said so that tests.support.tiers knows what is built
+
+
+def has_all_shapes(name: str, dtype: torch.dtype, target: str) -> bool:
+    """Not cells that are there for a feature, nor an emulated GPU, nor float16 and bfloat16, which
+    are float32 once they are read."""
+    return not (name in SMALL or target == "emulated" or COMPUTE[dtype] != dtype)
+
+
+def fitted(name: str, chosen: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Rounded up to whole groups of channels."""
     rounded = [(batch, steps, fitting(name, n)) for batch, steps, n in chosen]
     return list(dict.fromkeys(rounded))
 
@@ -59,12 +70,15 @@ def test_calls_run_where_the_target_says(target: str) -> None:
     assert ("cuda" if target == "gpu" else "cpu") == runs.DEVICE
 
 
+@pytest.mark.parametrize("shapes", ["few", pytest.param("all", marks=pytest.mark.slow)])
 @each_dtype
 @each_cell
 def test_outputs_states_and_all_gradients_equal_the_oracle(
-    name: str, dtype: torch.dtype, target: str
+    name: str, dtype: torch.dtype, shapes: str, target: str
 ) -> None:
-    for seed, shape in enumerate(shapes_for(name, dtype, target)):
+    if shapes == "all" and not has_all_shapes(name, dtype, target):
+        pytest.skip("a few tell as much")
+    for seed, shape in enumerate(fitted(name, FEW if shapes == "few" else SHAPES)):
         call = random_call(name, shape, dtype, seed=seed)
         got, expected = by_kernel(name, call), by_oracle(name, call)
         assert_agree(name, call, got, expected, f"{name} {shape}")
@@ -130,9 +144,11 @@ def _between(name: str, call: Call, first: int, last: int) -> dict[str, Tensor]:
     return {n: t[:, first:last] if n in inputs else t for n, t in call.arguments.items()}
 
 
+@in_float64
 @each_cell
-def test_gradients_through_chunks_equal_those_through_one_run(name: str) -> None:
-    dtype = torch.float64
+def test_gradients_through_chunks_equal_those_through_one_run(
+    name: str, dtype: torch.dtype
+) -> None:
     call = random_call(name, (2, 50, fitting(name, 9)), dtype)
     assert call.h0 is not None
     expected = by_kernel(name, call)
@@ -228,13 +244,12 @@ def test_a_nan_in_the_start_reaches_only_its_channel(name: str) -> None:
 # --- bits ------------------------------------------------------------------------------------
 
 
+@dtypes(torch.float32, torch.bfloat16)
 @each_cell
-def test_neither_repetition_nor_threads_change_a_bit(name: str) -> None:
+def test_neither_repetition_nor_threads_change_a_bit(name: str, dtype: torch.dtype) -> None:
     threads = torch.get_num_threads()
     try:
-        for dtype, shape in itertools.product(
-            (torch.float32, torch.bfloat16), ((1, 80, 300), (70, 40, 7), (3, 90, 70))
-        ):
+        for shape in ((1, 80, 300), (70, 40, 7), (3, 90, 70)):
             call = random_call(name, (*shape[:2], fitting(name, shape[2])), dtype)
             outcomes = []
             for count in (1, 2, 3, 2):

@@ -29,7 +29,6 @@ def blocks(name: str) -> list[tuple[str, str, str]]:
     return BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
 def test_the_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     ran = 0

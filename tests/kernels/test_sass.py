@@ -322,7 +322,6 @@ def test_an_architecture_whose_limits_are_unknown_has_no_occupancy() -> None:
 
 
 @needs_tools
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_every_instruction_of_an_emitted_kernel_is_known(dtype: str) -> None:
     binary = nvrtc.compile("para_gru", compiled("para_gru").source("cuda"), dtype)

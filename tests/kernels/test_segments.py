@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, note, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import rnncc
@@ -20,9 +18,6 @@ from rnncc.nn.status import Solve
 from rnncc.planner.choices import Choices
 from rnncc.planner.cpu import steps_saved
 from rnncc.runtime.call import shapes_of
-from tests.kernels.test_random import Text, quick_builds, random_leaves, texts, with_gradients
-from tests.kernels.test_random import by_kernel as random_kernel
-from tests.support.cells import cell_from
 from tests.support.runs import (
     CELLS,
     Call,
@@ -40,7 +35,6 @@ from tests.support.runs import (
 from tests.support.tolerances import TOLERANCES, assert_close
 
 EVERY_TARGET = True  # see conftest.py
-EXAMPLES = 5  # random cells of each kind
 SHAPES = [(2, 100, 20), (1, 65, 5), (3, 33, 40)]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 AFFINE = [name for name in CELLS if compiled(name).structure.affine]
@@ -55,6 +49,7 @@ def dtypes(*several: torch.dtype) -> Any:
 
 each_dtype = dtypes(torch.float32, torch.float64, torch.bfloat16)
 each_wide_dtype = dtypes(torch.float32, torch.float64)
+in_float64 = dtypes(torch.float64)  # said so that tests.support.tiers knows what is built
 
 
 def fitted(name: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -225,35 +220,6 @@ def test_a_bistable_cell_gives_the_sequential_answer(dtype: torch.dtype) -> None
         assert status.sweeps > 4, "its starts are hard to guess"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mixes", [False, True], ids=["channels-alone", "channels-in-groups"])
-@pytest.mark.parametrize("states", [1, 2, 3])
-def test_segments_of_a_random_cell_are_finite_where_one_pass_is(
-    states: int, mixes: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """In float32, with large weights; tests/kernels/test_random.py compares in float64."""
-    folder = tmp_path_factory.mktemp("cells")
-
-    @settings(max_examples=EXAMPLES)
-    @given(texts(states, mixes), st.integers(0, 1000), st.integers(1, 90), st.integers(1, 70))
-    def holds(text: Text, seed: int, steps: int, segment: int) -> None:
-        note(text.source)
-        c = rnncc.compile(cell_from(folder, text.source))
-        wide = random_leaves(text, seed, steps, weights=5.0)
-        leaves = {n: t.float() for n, t in wide.items()}
-
-        def outcome(**choices: Any) -> dict[str, Tensor]:
-            return with_gradients(lambda given: random_kernel(c, text, given, **choices), leaves)
-
-        with quick_builds("-O0"):
-            one_pass = outcome(solver="sequential")
-            segmented = outcome(solver="segmented", segment=segment, checkpoint=1 + seed % 17)
-        for what, expected in one_pass.items():
-            assert segmented[what][expected.isfinite()].isfinite().all(), what
-
-    holds()
-
-
 # --- how many sweeps -------------------------------------------------------------------------
 
 
@@ -406,9 +372,10 @@ SOLVERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
+@in_float64
 @each_smooth_cell
-def test_gradcheck_passes_under_every_solver(name: str, solver: str) -> None:
-    call = random_call(name, (2, 12, fitting(name, 2)), torch.float64)
+def test_gradcheck_passes_under_every_solver(name: str, dtype: torch.dtype, solver: str) -> None:
+    call = random_call(name, (2, 12, fitting(name, 2)), dtype)
     assert call.h0 is not None
     leaves = {n: t.clone().requires_grad_() for n, t in call.arguments.items()}
     start = [h.clone().requires_grad_() for h in call.h0]
@@ -422,9 +389,12 @@ def test_gradcheck_passes_under_every_solver(name: str, solver: str) -> None:
 
 
 @pytest.mark.parametrize("segment", [16, 64])
+@in_float64
 @each_cell
-def test_gradients_of_the_last_state_alone_equal_the_oracles(name: str, segment: int) -> None:
-    call = random_call(name, fitted(name, (2, 150, 5)), torch.float64)
+def test_gradients_of_the_last_state_alone_equal_the_oracles(
+    name: str, dtype: torch.dtype, segment: int
+) -> None:
+    call = random_call(name, fitted(name, (2, 150, 5)), dtype)
     call.dy = [torch.zeros_like(g) for g in call.dy]
     got = by_kernel(name, call, solver="segmented", segment=segment)
     assert_agree(name, call, got, by_oracle(name, call), name)
@@ -469,11 +439,12 @@ def test_gradients_through_products_beyond_all_numbers_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("choices", [{}, {"solver": "segmented", "segment": 32}], ids=str)
+@in_float64
 @each_cell
 def test_checkpoints_change_no_output_and_only_the_rounding_of_gradients(
-    name: str, choices: dict[str, Any]
+    name: str, dtype: torch.dtype, choices: dict[str, Any]
 ) -> None:
-    call = random_call(name, fitted(name, (2, 100, 6)), torch.float64)
+    call = random_call(name, fitted(name, (2, 100, 6)), dtype)
     default, expected = by_kernel(name, call, **choices), by_oracle(name, call)
     for checkpoint in (1, 4, 16, 37, 64, 1000):
         got = by_kernel(name, call, checkpoint=checkpoint, **choices)
@@ -586,7 +557,6 @@ def test_a_status_says_how_a_call_was_solved(target: str) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 def test_compile_with_full_graph_takes_every_choice_of_solver() -> None:
     torch._dynamo.reset()

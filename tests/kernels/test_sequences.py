@@ -86,6 +86,9 @@ def dtypes(*several: torch.dtype) -> Any:
     return pytest.mark.parametrize("dtype", several, ids=lambda d: str(d).removeprefix("torch."))
 
 
+in_float64 = dtypes(torch.float64)  # said so that tests.support.tiers knows what is built
+
+
 # --- against sequences cut out and run one by one ----------------------------------------------
 
 
@@ -100,12 +103,13 @@ def test_outputs_states_and_all_gradients_equal_the_oracle(name: str, kind: str)
 
 
 @pytest.mark.parametrize("kind", ["padded, reset and reversed", "joined, reset and reversed"])
+@in_float64
 @each_cell
 def test_double_precision_equals_the_oracle_from_the_cells_own_start_too(
-    name: str, kind: str
+    name: str, kind: str, dtype: torch.dtype
 ) -> None:
     for start in (True, False):
-        call = call_of(name, kind, torch.float64, channels=5, start=start)
+        call = call_of(name, kind, dtype, channels=5, start=start)
         expected = by_oracle(name, call)
         for solver in ("auto", "sequential", "segments of 7"):
             got = by_kernel(name, call, **SOLVERS[solver])
@@ -250,11 +254,12 @@ def test_more_leading_dimensions_and_none_give_the_same_rows() -> None:
 # --- resets ----------------------------------------------------------------------------------
 
 
+@in_float64
 @each_cell
-def test_no_gradient_passes_a_reset(name: str) -> None:
+def test_no_gradient_passes_a_reset(name: str, dtype: torch.dtype) -> None:
     reset = torch.zeros(2, STEPS, dtype=torch.bool)
     reset[:, 16] = True
-    call = random_call(name, (2, STEPS, fitting(name, 5)), torch.float64, reset=reset)
+    call = random_call(name, (2, STEPS, fitting(name, 5)), dtype, reset=reset)
     for dy in call.dy:
         dy[:, :16] = 0
     expected = by_oracle(name, call)
@@ -453,16 +458,17 @@ def test_inputs_of_any_layout_give_the_bits_of_contiguous_ones(
 
 @pytest.mark.parametrize("solver", ["sequential", "segments of 7", "newton"])
 @pytest.mark.parametrize("kind", ["padded, reset and reversed", "joined, reset and reversed"])
+@in_float64
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gradcheck_passes_through_lengths_resets_start_and_all_states(
-    name: str, kind: str, solver: str
+    name: str, dtype: torch.dtype, kind: str, solver: str
 ) -> None:
     steps = 12
     sequences: dict[str, Any] = {"reset": masks(3, steps), "lengths": [steps, 0, 5]}
     batch = 3
     if kind.startswith("joined"):
         sequences, batch = {"reset": masks(1, steps), "cu_seqlens": [0, 5, 5, steps]}, 1
-    call = random_call(name, (batch, steps, fitting(name, 2)), torch.float64, **sequences)
+    call = random_call(name, (batch, steps, fitting(name, 2)), dtype, **sequences)
     assert call.h0 is not None
     leaves = {n: t.clone().requires_grad_() for n, t in call.arguments.items()}
     start = [h.clone().requires_grad_() for h in call.h0]

@@ -13,8 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
-
 FORWARD = """
 import json, sys
 sys.path.insert(0, sys.argv[1])

@@ -5,87 +5,46 @@ The page lies in docs, its makers in tools.
 
 import dataclasses
 import datetime
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
 
 from rnncc.analysis.sweeps import SEGMENTS
-from rnncc.bench import cpu, timing
-from rnncc.lang.loader import find, shipped
+from rnncc.lang.loader import shipped
+from tests.support.catalogue import DOCS, WAYS, as_if_measured, few_entries, run, tool
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 VERDICTS = set("unstable spiking undecided chaotic marginal multistable contracting".split()) | {
     "limit cycle"
 }
-WAYS = ("forward", "forward+backward")
 
 
 @pytest.fixture(scope="module")
 def catalogue() -> Any:
-    """tools/catalogue.py as a module, with its page beside it."""
-    folder = str(ROOT / "tools")
-    sys.path.insert(0, folder)
-    yield importlib.import_module("catalogue")
-    sys.path.remove(folder)
+    return tool("catalogue")
 
 
 @pytest.fixture(scope="module")
 def page(catalogue: Any) -> Any:
-    return importlib.import_module("catalogue_page")
-
-
-def measured(fingerprint: str) -> dict[str, Any]:
-    speed = {way: {"rnncc_ms": 0.5, "loop_ms": 60.0, "ratio": 120.0} for way in WAYS}
-    probe = {
-        "verdict": "contracting",
-        "reason": "the initial state is forgotten after 26 steps",
-        "sweeps": {"16": 2, "32": 3, "128": 4},
-        "newton": "5",
-    }
-    return {
-        "machine": 0,
-        "date": "2026-01-02",
-        "fingerprint": fingerprint,
-        "probe": probe,
-        "speed": {"shape": [8, 256, 64], **speed},
-    }
+    return tool("catalogue_page")
 
 
 @pytest.fixture
-def few(catalogue: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def few(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Three cells in the place of all."""
-    entries = [page.entry(Path(find(name).file)) for name in ("lif", "lstm", "block_elman")]
-    monkeypatch.setattr(catalogue, "all_entries", lambda: entries)
-    return entries
+    monkeypatch.setattr(catalogue, "all_entries", few_entries)
+    return few_entries()
 
 
 @pytest.fixture
-def data(catalogue: Any, few: list[Any]) -> dict[str, Any]:
-    """What was measured of them, as if."""
-    head = catalogue._empty() | {"machines": [cpu.machine()]}
-    found: dict[str, Any] = head | {"cells": {e.name: measured(e.fingerprint) for e in few}}
-    return found
-
-
-def run(catalogue: Any, *words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(catalogue.main, words)
-    return result.exit_code, result.stdout, result.stderr
+def data(few: list[Any]) -> dict[str, Any]:
+    return as_if_measured()
 
 
 # --- the committed page ----------------------------------------------------------------------
-
-
-def test_the_page_is_what_the_cells_and_the_measured_values_give(catalogue: Any) -> None:
-    wanted = catalogue.expected(catalogue.all_entries(), catalogue.read(DOCS / "cells.json"))
-    assert catalogue.differences(DOCS, wanted) == []
 
 
 def test_every_shipped_cell_was_measured_and_its_values_are_sane() -> None:
@@ -252,32 +211,6 @@ def test_equations_make_the_fingerprint_and_words_do_not(few: list[Any]) -> None
     assert changed(lets=(first, *lets[1:])) != lif.fingerprint
     state = dataclasses.replace(lif.cell.arguments[0], init=1.0)
     assert changed(arguments=(state, *lif.cell.arguments[1:])) != lif.fingerprint
-
-
-def test_measuring_fills_the_file_cell_by_cell(
-    catalogue: Any,
-    data: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(catalogue, "STEPS", 128)
-    monkeypatch.setattr(catalogue, "CHANNELS", 4)
-    monkeypatch.setattr(catalogue, "TIMED", (2, 16, 4))
-    monkeypatch.setattr(timing, "MOST_ROUNDS", 1)
-    monkeypatch.setattr(timing, "LEAST_ROUNDS", 1)
-    file = tmp_path / "cells.json"
-    del data["cells"]["lif"]
-    data["cells"]["gone"] = data["cells"]["lstm"]
-    file.write_text(json.dumps(data))
-    assert run(catalogue, "--measure", "--docs", str(tmp_path)) == (0, "lif: measured\n", "")
-    found = json.loads(file.read_text())
-    assert list(found["cells"]) == ["block_elman", "lif", "lstm"]
-    lif = found["cells"]["lif"]
-    assert set(lif) == set(measured(""))
-    assert lif["probe"]["verdict"] == "spiking"
-    assert lif["speed"]["shape"] == [2, 16, 4]
-    assert all(lif["speed"][way]["ratio"] > 0 for way in WAYS)
-    assert run(catalogue, "--measure", "--docs", str(tmp_path)) == (0, "", "")
 
 
 def test_a_cell_to_measure_must_ship(catalogue: Any, few: list[Any], tmp_path: Path) -> None:

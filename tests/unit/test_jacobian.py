@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rnncc.calculus.structure import classify
 from rnncc.codegen.printer import TorchPrinter
 from rnncc.export import torch_loop as reference
 from rnncc.ir import functions
-from rnncc.ir.program import Argument, CellIR, Let, Program, Slot
+from rnncc.ir.program import AdjointIR, Argument, CellIR, JacobianIR, Let, Program, Slot
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find, shipped
 from rnncc.lang.trace import trace
@@ -416,3 +416,53 @@ def test_names_of_derivatives_give_way_to_the_authors(tmp_path: Path) -> None:
     weights = _weights(ir, 20, 1)
     got = by_text(ir, Points(points, weights))
     assert differences(got, by_autograd(cell, ir, Points(points, weights))) == []
+
+
+# --- a mutant is noticed ---------------------------------------------------------------------
+
+IN_ADJOINT = ("states", "inputs", "params")
+
+
+def mutants_of_jacobian(ir: CellIR) -> Iterator[JacobianIR]:
+    """One let, or one entry, off by a percent."""
+    right = differentiate(lower(ir, group_size(ir)))
+    yield from (dataclasses.replace(right, lets=lets) for lets in _one_off(right.lets))
+    for i, row in enumerate(right.entries):
+        for mutant in _one_off(row):
+            rows = (*right.entries[:i], mutant, *right.entries[i + 1 :])
+            yield dataclasses.replace(right, entries=rows)
+
+
+def mutants_of_adjoint(ir: CellIR) -> Iterator[AdjointIR]:
+    right = adjoint(lower(ir, group_size(ir)))
+    for part in ("lets", *IN_ADJOINT):
+        for mutant in _one_off(getattr(right, part)):
+            yield dataclasses.replace(right, **{part: mutant})
+
+
+def _one_off(values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Each in turn times 1.01, but for zeros."""
+    for i, value in enumerate(values):
+        if isinstance(value, Let):
+            yield (
+                *values[:i],
+                dataclasses.replace(value, expr=1.01 * value.expr),
+                *values[i + 1 :],
+            )
+        elif value != 0:
+            yield (*values[:i], 1.01 * value, *values[i + 1 :])
+
+
+@pytest.mark.parametrize("part", ["differentiate", "adjoint"])
+@pytest.mark.parametrize("name", ["para_gru", "lstm", "block_elman"])
+def test_a_mutated_derivative_does_not_equal_autograd(
+    name: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, ir = find(name), trace(find(name))
+    points = random_points(ir, 10)
+    wanted = by_autograd(cell, ir, points)
+    mutants = [*(mutants_of_jacobian if part == "differentiate" else mutants_of_adjoint)(ir)]
+    assert len(mutants) > 5
+    for mutant in mutants:
+        monkeypatch.setitem(globals(), part, lambda program, mutant=mutant: mutant)
+        assert differences(by_text(ir, points), wanted), mutant

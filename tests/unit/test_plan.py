@@ -58,10 +58,10 @@ def test_tiles_cover_every_channel_of_every_run_once_and_fit_the_kernels_arrays(
     batch: int, groups: int, itemsize: int, threads: int, segment: int | None
 ) -> None:
     choices = SEQUENTIAL if segment is None else Choices("segmented", segment)
-    p = plan_for((batch, 1000, groups), itemsize, threads, choices)
+    p = plan_for((batch, 150, groups), itemsize, threads, choices)
     lanes = LANE_BYTES // itemsize
     for cut in (p.forward, p.backward):
-        runs = batch * -(-1000 // cut.tiling.segment)
+        runs = batch * -(-150 // cut.tiling.segment)
         found = tiles(runs, groups, cut.tiling)
         assert sum(len(rows) * len(columns) for rows, columns in found) == runs * groups
         assert 1 <= cut.tiling.rows <= runs

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,18 +95,6 @@ def test_a_kernels_key_follows_from_the_cell_and_the_driver(driver: Path) -> Non
     header.cache_clear()
     driver_digest.cache_clear()
     assert Kernel(c.spec, c.files).key != key
-
-
-def test_importing_a_generated_module_reads_no_header() -> None:
-    code = (
-        "import generated.para_gru\n"
-        "from rnncc.runtime.source import header\n"
-        "print(header.cache_info().misses)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout == "0\n"
 
 
 def test_what_is_shown_begins_with_the_cell_and_ends_with_its_kernels() -> None:

@@ -5,8 +5,6 @@
 
 namespace rnncc {
 
-RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
-
 RNNCC_FN bool same(real x, real y) { return x == y || (x != x && y != y); }
 RNNCC_FN bool finite(real x) { return x - x == 0; }
 

@@ -12,6 +12,8 @@ constexpr double kSteady = 0.9;
 // This part of a gradient may be missing.
 constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
+RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
+
 RNNCC_FN int64_t segments_of(const Args& a) { return (a.steps + a.segment - 1) / a.segment; }
 
 // --- forward

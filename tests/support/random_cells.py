@@ -1,7 +1,4 @@
-"""Random cells: kernels, and segments of time, against autograd of the same text run on tensors.
-
-The text of a cell runs twice: traced by rnncc, and as plain Python on PyTorch's functions.
-"""
+"""Random cells as text, run by kernels and by autograd on tensors; what tests of them share."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -21,16 +17,12 @@ from torch.nn import functional
 import rnncc
 from rnncc.runtime.cpu import build
 from tests.support import emulate
-from tests.support.cells import cell_from
 from tests.support.tolerances import assert_close
 
-EXAMPLES = 20  # for each of the six kinds below
 BATCH, STEPS, CHANNELS, GROUP = 2, 19, 6, 2
 DEPTH = 5
 
-# --- text ------------------------------------------------------------------------------------
 # Arguments of functions with a limited domain, or that grow fast, are made safe on the spot.
-
 FORMS = [
     *("{0} + {1}", "{0} - {1}", "{0} * {1}", "{0} + 0.7", "1.3 * {0}", "1 - {0}", "-{0}"),
     *("{0} / 3", "{0} / (1.5 + sin({1}))", "{0} / (0.5 + {1} * {1})", "0.4 / (1.2 - cos({0}))"),
@@ -115,9 +107,6 @@ def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
         results["s0"] = f"tanh({results['s0']} + R @ s0)"
     listed = "".join(f'    "{name}": {value},\n' for name, value in results.items())
     return Text(roles, "\n".join([*lines, f"return {{\n{listed}}}"]))
-
-
-# --- the text on tensors ---------------------------------------------------------------------
 
 
 def tensor(value: Any) -> Tensor:
@@ -221,8 +210,6 @@ def by_kernel(
     return [*([y] if isinstance(y, Tensor) else y), *([h] if isinstance(h, Tensor) else h)]
 
 
-# --- comparing -------------------------------------------------------------------------------
-
 SIZES = {
     "State": (BATCH, CHANNELS),
     "Input": (BATCH, STEPS, CHANNELS),
@@ -294,52 +281,3 @@ def quick_builds(level: str) -> Iterator[None]:
             others = [level if f == usual else f for f in getattr(module, flags)]
             patch.setattr(module, flags, others)
         yield
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mixes", [False, True], ids=["channels-alone", "channels-in-groups"])
-@pytest.mark.parametrize("states", [1, 2, 3])
-def test_a_random_cell_equals_autograd(
-    states: int, mixes: bool, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("cells")
-
-    @settings(max_examples=EXAMPLES)
-    @given(texts(states, mixes), st.integers(0, 1000), st.integers(1, 60), st.integers(1, 70))
-    def holds(text: Text, seed: int, steps: int, segment: int) -> None:
-        note(text.source)
-        c = rnncc.compile(cell_from(folder, text.source))
-        segments = {"solver": "segmented", "segment": segment, "checkpoint": 1 + seed % 17}
-        with quick_builds("-O3" if seed % 16 == 0 else "-O0"):
-            assert_equal_to_autograd(c, text, random_leaves(text, seed), {})
-            large = random_leaves(text, seed, steps, weights=5.0)
-            assert_equal_to_autograd(c, text, large, segments)
-
-    holds()
-
-
-def assert_equal_to_autograd(
-    c: rnncc.CompiledCell, text: Text, leaves: dict[str, Tensor], choices: dict[str, Any]
-) -> None:
-    expected = with_gradients(lambda given: by_autograd(text, given), leaves)
-    assume(all(t.isfinite().all() for t in expected.values()))
-    got = with_gradients(lambda given: by_kernel(c, text, given, **choices), leaves)
-    complaints = differing(got, expected)
-    if complaints:
-        assume_steady(text, leaves, expected)
-    assert not complaints, f"{choices}: " + "\n".join(complaints)
-
-
-def assume_steady(text: Text, leaves: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """At a jump, or in chaos, the last bits of an argument decide: then autograd moves as well.
-
-    Disturbed by 1e-12, to which neighbouring segments agree.
-    """
-    noise = torch.Generator().manual_seed(0)
-    for _ in range(3):
-        disturbed = {
-            n: t * (1 + 1e-12 * torch.randn(t.shape, generator=noise, dtype=t.dtype))
-            for n, t in leaves.items()
-        }
-        again = with_gradients(lambda given: by_autograd(text, given), disturbed)
-        assume(not differing(again, expected))

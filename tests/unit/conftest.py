@@ -1,0 +1,54 @@
+"""What holds for unit tests alone: none builds a kernel, none takes over a second."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import pytest
+
+MOST_SECONDS = 1.0  # of processor time, which other processes on the machine don't add to
+TOO_DEAR = "a unit test builds a kernel. Fix: move it to tests/kernels, or compile without running"
+TOO_SLOW = (
+    "a unit test took {:.1f} s of processor time, at most {:.0f} s are allowed.\n"
+    "Fix: make it cheaper, or move it to tests/kernels (or tests/library)"
+)
+NO_COMPILER = shlex.join([sys.executable, "-c", f"raise SystemExit({TOO_DEAR!r})"])
+
+
+@pytest.fixture(scope="package", autouse=True)
+def warm() -> None:
+    """What the first of all tests would pay for: imports, templates, the cached list of cells."""
+    from tests.support.command_line import good
+    from tests.support.runs import compiled
+
+    compiled("para_gru")
+    good("list")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_kernel_is_built() -> Iterator[None]:
+    """Neither here nor in a process of its own; the cache's key holds CXX, so nothing is found."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        pytest.fail(TOO_DEAR)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", NO_COMPILER)
+        patch.setattr("rnncc.runtime.cuda.nvrtc.compile", refuse)
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    before = _seconds()
+    yield
+    seconds = _seconds() - before
+    if seconds > MOST_SECONDS and not item.config.pluginmanager.hasplugin("_cov"):
+        pytest.fail(TOO_SLOW.format(seconds, MOST_SECONDS), pytrace=False)
+
+
+def _seconds() -> float:
+    """Of this process and of those that it waited for."""
+    return sum(os.times()[:4])
