@@ -18,7 +18,6 @@ from rnncc.inspect import loops, sass
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import find
 from rnncc.runtime.cuda import nvrtc
-from tests.support.emulate import EmulationError, run_sanitized
 from tests.support.emulated import emulated
 from tests.support.levels import LEVELS, broken, call_of
 from tests.support.runs import (
@@ -32,6 +31,7 @@ from tests.support.runs import (
     compiled,
     random_call,
 )
+from tests.support.sanitizers import EmulationError, run_sanitized
 
 each_cell = pytest.mark.parametrize("name", CELLS)
 each_level = pytest.mark.parametrize("level", LEVELS)

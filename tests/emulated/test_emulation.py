@@ -21,14 +21,10 @@ from torch import Tensor
 
 from rnncc.errors import BuildError
 from rnncc.runtime.cuda import nvrtc
-from tests.support import emulate
-from tests.support.emulate import (
-    EmulatedModule,
-    EmulationError,
-    load,
-    run_sanitized,
-    same_under_seeds,
-)
+from tests.support import emulate, emulation_build
+from tests.support.emulate import EmulatedModule, load, same_under_seeds
+from tests.support.emulation_build import FOLDER
+from tests.support.sanitizers import EmulationError, run_sanitized
 
 SHAPES = [(128, 1), (32, 4)]
 SEEDS = [0, 1, 2]
@@ -73,7 +69,7 @@ class Run:
 
 @functools.cache
 def text(name: str) -> str:
-    return (emulate.FOLDER / f"{name}.cu").read_text(encoding="utf-8")
+    return (FOLDER / f"{name}.cu").read_text(encoding="utf-8")
 
 
 @functools.cache
@@ -393,8 +389,9 @@ def test_a_launch_without_an_end_is_a_fault(broken: EmulatedModule, kernel: str)
 
 SANITIZED = """
 import ctypes
-from tests import emulate
-module = emulate.load((emulate.FOLDER / "{file}.cu").read_text(), "float32", sanitize=True)
+from tests.support import emulate
+from tests.support.emulation_build import FOLDER
+module = emulate.load((FOLDER / "{file}.cu").read_text(), "float32", sanitize=True)
 x, y = (ctypes.c_float * 64)(*range(64)), (ctypes.c_float * 64)()
 marks, bits = (ctypes.c_int * 384)(), (ctypes.c_longlong * 4)()
 pointers = [ctypes.addressof(a) for a in (x, y, marks, bits)]
@@ -549,12 +546,13 @@ def test_a_source_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_processes_that_build_the_same_do_not_clash(tmp_path: Path) -> None:
     code = (
         "from tests.support import emulate\n"
-        "text = (emulate.FOLDER / 'right.cu').read_text()\n"
+        "from tests.support.emulation_build import FOLDER\n"
+        "text = (FOLDER / 'right.cu').read_text()\n"
         "print(emulate.load(text, 'float32').path)"
     )
     environment = os.environ | {"RNNCC_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", code]
-    root = emulate.FOLDER.parents[2]
+    root = FOLDER.parents[2]
     running = [
         subprocess.Popen(command, env=environment, cwd=root, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
@@ -577,7 +575,7 @@ def test_fibers_switch_by_ucontext_where_no_other_way_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual = built("right").path
-    monkeypatch.setattr(emulate, "BOTH", [*emulate.BOTH, "-DEMULATION_UCONTEXT"])
+    monkeypatch.setattr(emulation_build, "BOTH", [*emulation_build.BOTH, "-DEMULATION_UCONTEXT"])
     module = load(text("right"), "float32")
     assert module.path != usual
     run = Run().launch(module, "block_scan", GRID, (32, 4))

@@ -13,31 +13,23 @@ builds of the same text find three sorts of them:
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
-
-from rnncc.cache import cache_dir
 from rnncc.errors import BuildError
-from rnncc.runtime.cpu.build import IO_TYPES, Compiler, _trim, find_compiler
+from rnncc.runtime.cpu.build import find_compiler
+from tests.support.emulation_build import library_of, mode_of
+from tests.support.sanitizers import EmulationError, under_sanitizer
 
 if TYPE_CHECKING:  # torch takes 5 s to import under the sanitizers
     from torch import Tensor
 
-FOLDER = Path(__file__).parent / "emulation"
-HEADER = FOLDER / "cuda.h"
 KERNEL = re.compile(r"^RNNCC_KERNEL\(([^()]+)\)\s+(\w+)\([^()]*\)", re.MULTILINE)
 DYNAMIC = re.compile(r"extern\s+__shared__\s+__align__\(16\)\s+unsigned\s+char\s+(\w+)\[\]")
 
@@ -46,14 +38,6 @@ MOST_THREADS = 1024
 SHARED = 48 * 1024  # bytes of a block, on every GPU
 SHARED_ON_REQUEST = 227 * 1024  # of compute capability 9.0 and 10.0; 163 of 8.0, 99 of 8.6 and 8.9
 
-BOTH = "-std=c++17 -fPIC -fvisibility=hidden -fno-strict-aliasing".split()
-FOR_KERNELS = ("-O1 -fno-math-errno -fno-trapping-math -ffp-contract=fast -w").split()
-SANITIZE = (
-    *"-g1 -fno-omit-frame-pointer -fno-sanitize-recover=all".split(),
-    "-fsanitize=address,undefined",
-)
-RACES = ("-g1", "-fsanitize=thread")
-PRELOADED = "RNNCC_EMULATION_SANITIZER"
 RUNNING = threading.Lock()  # a library runs one launch at a time
 HOLDING: list[ctypes.CDLL] = []  # the one library whose threads still have their stacks
 
@@ -63,10 +47,6 @@ def _keep_stacks_of(library: ctypes.CDLL) -> None:
     if HOLDING and HOLDING[0] is not library:
         HOLDING.pop().emulation_release()
     HOLDING[:] = [library]
-
-
-class EmulationError(AssertionError):
-    """A kernel did what a GPU does not allow, or what it need not do the same way each time."""
 
 
 class _Request(ctypes.Structure):
@@ -209,7 +189,7 @@ def load(
     compiler = find_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler was found.\nFix: install g++ or clang++")
-    path = _library(compiler, _host_text(source), dtype, _mode(compiler, sanitize, races))
+    path = library_of(compiler, _host_text(source), dtype, mode_of(compiler, sanitize, races))
     library = ctypes.CDLL(str(path))
     library.emulation_name.restype = library.emulation_launch.restype = ctypes.c_char_p
     library.emulation_argument_bytes.restype = ctypes.c_size_t
@@ -231,103 +211,6 @@ def _host_text(source: str) -> str:
     source = DYNAMIC.sub(r"unsigned char*& \1 = emulation::dynamic_shared", source)
     source = KERNEL.sub(r"\g<0>; EMULATION_KERNEL(\2, \1) \g<0>", source)
     return f'namespace {{\n#line 1 "kernel.cu"\n{source}\n}}\n'
-
-
-# --- building --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Mode:
-    """What the faults that are looked for add to the compiler's flags."""
-
-    machine: tuple[str, ...] = ()
-    kernels: tuple[str, ...] = ()
-
-
-def _mode(compiler: Compiler, sanitize: bool, races: bool) -> _Mode:
-    clang = _is_clang(compiler)
-    if sanitize:
-        shared = ("-shared-libasan",) if clang else ()
-        return _Mode(("-DEMULATION_SANITIZE",), (*SANITIZE, *shared))
-    if races:  # clang would leave out a read before a write to the same place
-        all_reads = ("-mllvm", "-tsan-instrument-read-before-write=1") if clang else ()
-        return _Mode(("-DEMULATION_RACES",), (*RACES, *all_reads))
-    return _Mode()
-
-
-@functools.cache
-def _version(compiler: Compiler) -> str:
-    return compiler.version()
-
-
-def _is_clang(compiler: Compiler) -> bool:
-    return "clang" in _version(compiler)
-
-
-@functools.cache
-def _headers() -> str:
-    return "\0".join(file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.h")))
-
-
-def _library(compiler: Compiler, text: str, dtype: str, mode: _Mode) -> Path:
-    """The library of a text: its object between two bounds, and the machine."""
-    begin, end = (
-        _object(compiler, "bound.cpp", (f"-DEMULATION_BOUND=emulation_static_{side}",))
-        for side in ("begin", "end")
-    )
-    machine = _object(compiler, "machine.cpp", ("-O2", *mode.machine))
-    io = f"-DRNNCC_IO={IO_TYPES[dtype]}"
-    compiling = (*BOTH, *FOR_KERNELS, *mode.kernels, io, "-include", str(HEADER), "-c")
-    # no -fsanitize=thread here: what its calls find is in the machine, not in ThreadSanitizer
-    linking = ("-shared", *(() if "-fsanitize=thread" in mode.kernels else mode.kernels))
-
-    def build(folder: Path, made: Path) -> None:
-        source, kernels = folder / "kernel.cpp", str(folder / "kernel.o")
-        source.write_text(text, encoding="utf-8")
-        _run([*compiler.command, *compiling, str(source), "-o", kernels])
-        parts = (str(begin), kernels, str(end), str(machine), "-lm", "-lpthread")
-        _run([*compiler.command, *linking, *parts, "-o", str(made)])
-
-    return _cached(".so", build, compiler, text, *compiling, begin.name, end.name, machine.name)
-
-
-def _object(compiler: Compiler, name: str, flags: tuple[str, ...]) -> Path:
-    file = FOLDER / name
-    compiling = (*BOTH, *flags, "-c")
-
-    def build(_: Path, made: Path) -> None:
-        _run([*compiler.command, *compiling, str(file), "-o", str(made)])
-
-    return _cached(".o", build, compiler, file.read_text(encoding="utf-8"), *compiling)
-
-
-def _cached(
-    suffix: str, build: Callable[[Path, Path], None], compiler: Compiler, *key: str
-) -> Path:
-    """What `build` makes in an empty folder, built at most once, also by concurrent processes."""
-    parts = (*key, _headers(), *compiler.command, _version(compiler))
-    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    path = cache_dir() / "emulation" / f"{name}{suffix}"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        if not path.exists():
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                made = Path(folder, f"made{suffix}")
-                build(Path(folder), made)
-                os.replace(made, path)
-            _trim(path.parent, keep=path)
-    return path
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise BuildError(
-            f"the compiler refused the emulated kernels.\nCommand: {' '.join(command)}\n"
-            f"{result.stderr.strip()[:4000]}"
-        )
 
 
 def _line_of(library: Path, offset: str) -> str:
@@ -386,70 +269,3 @@ def _compare(name: str, first: Tensor, other: Tensor, first_seed: int, seed: int
         f"{int(differs.sum())} of {differs.numel()} entries differ.\n"
         "Expected: the same bits. load(..., races=True) may say which accesses meet"
     )
-
-
-# --- under AddressSanitizer and UndefinedBehaviorSanitizer -------------------------------------
-
-
-def under_sanitizer() -> bool:
-    """Whether this process can load what was built with sanitize=True."""
-    return PRELOADED in os.environ
-
-
-def run_sanitized(*arguments: str, timeout: float = 600) -> str:
-    """Run Python with the sanitizers loaded: ("-c", code) or ("-m", "pytest", "tests/test_x.py").
-
-    Returns:
-        What it printed.
-
-    Raises:
-        EmulationError: it failed; the message holds the sanitizer's report.
-    """
-    compiler = find_compiler()
-    if compiler is None:
-        raise BuildError("no C++ compiler was found.\nFix: install g++ or clang++")
-    environment = os.environ | {
-        "LD_PRELOAD": " ".join(_sanitizers(compiler)),
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1:abort_on_error=1",
-        "PYTHONMALLOC": "malloc",  # guards for small objects too
-        PRELOADED: "1",
-    }
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    if result.returncode:
-        raise EmulationError(_report(result.stderr) or result.stdout[-4000:])
-    return result.stdout
-
-
-def _report(stderr: str) -> str:
-    """The sanitizer's report without the part on its shadow memory, or the last lines."""
-    found = re.search(r"^.*(runtime error:|ERROR: AddressSanitizer)", stderr, re.MULTILINE)
-    if not found:
-        return stderr[-4000:]
-    report = stderr[found.start() :].partition("Shadow bytes")[0]
-    place = re.search(r"^kernel '.*$", stderr, re.MULTILINE)
-    if not place:
-        return report[:6000]
-    return f"{place[0]}\n{report.replace(place[0], '').strip()[:6000]}"
-
-
-def _sanitizers(compiler: Compiler) -> list[str]:
-    if _is_clang(compiler):
-        names = [f"libclang_rt.asan-{os.uname().machine}.so", "libstdc++.so.6"]
-    else:
-        names = ["libasan.so", "libstdc++.so.6"]
-    paths = []
-    for name in names:
-        command = [*compiler.command, f"-print-file-name={name}"]
-        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-        if not Path(found).exists():
-            raise BuildError(f"the compiler has no {name}.\nFix: install its sanitizers")
-        paths.append(str(Path(found).resolve()))
-    return paths
