@@ -51,22 +51,4 @@ struct Border {
   }
 };
 
-// The gradient g at the start of a stretch of steps, from that at its end: e is what the stretch
-// alone gives, Q how a gradient passes through it.
-RNNCC_FN void pass_back(const real* e, const real* Q, int64_t stride, real* g) {
-  real through[Cell::kStates];
-  RNNCC_UNROLL
-  for (int s = 0; s < Cell::kStates; ++s) through[s] = e[s * stride];
-  RNNCC_UNROLL
-  for (int q = 0; q < Cell::kFed; ++q) {
-    RNNCC_UNROLL
-    for (int s = 0; s < Cell::kStates; ++s) {
-      const real m = Q[(q * Cell::kStates + s) * stride], up = g[Cell::fed[q]];
-      through[s] += m == 0 || up == 0 ? 0 : m * up;
-    }
-  }
-  RNNCC_UNROLL
-  for (int s = 0; s < Cell::kStates; ++s) g[s] = through[s];
-}
-
 }  // namespace rnncc

@@ -76,9 +76,18 @@ static void scan_back(const Pass& pass, int64_t b, real*) {
       g[s] = a.dh_last[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride];
     }
     for (int64_t run = first + runs - 1; run >= first; --run) {
-      const int64_t at = run * Lanes::kStates * a.groups + c;
-      for (int s = 0; s < Lanes::kStates; ++s) a.begins[at + s * a.groups] = g[s];
-      pass_back(a.ends + at, a.products + run * WalkBack::kQ * a.groups + c, a.groups, g);
+      const int64_t size = Lanes::kStates * a.groups;
+      for (int s = 0; s < Lanes::kStates; ++s) a.begins[run * size + s * a.groups + c] = g[s];
+      // as pass_through does in CUDA; in one function, multiply-adds would round elsewhere
+      real through[Lanes::kStates];
+      for (int s = 0; s < Lanes::kStates; ++s) through[s] = a.ends[run * size + s * a.groups + c];
+      for (int q = 0; q < Lanes::kFed; ++q)
+        for (int s = 0; s < Lanes::kStates; ++s) {
+          const real m = a.products[(run * WalkBack::kQ + q * Lanes::kStates + s) * a.groups + c];
+          const real up = g[Lanes::fed[q]];
+          through[s] += m == 0 || up == 0 ? 0 : m * up;
+        }
+      for (int s = 0; s < Lanes::kStates; ++s) g[s] = through[s];
     }
   }
 }

@@ -11,7 +11,6 @@
 #ifndef RNNCC_FN
 #define RNNCC_FN static inline __attribute__((always_inline))
 #define RNNCC_MEMBER inline
-#define RNNCC_UNROLL
 #endif
 
 namespace rnncc {

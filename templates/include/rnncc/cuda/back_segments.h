@@ -72,6 +72,22 @@ RNNCC_FN void judge(const Args& a) {
   note_bad(note_of(a, 0), all_there ? kNone : 0);
 }
 
+// g at the start of a stretch, from that at its end.
+RNNCC_FN void pass_through(const real* e, const real* Q, real* g) {
+  real through[Cell::kStates];
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) through[s] = e[s];
+#pragma unroll
+  for (int q = 0; q < Cell::kFed; ++q)
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const real m = Q[q * Cell::kStates + s], up = g[Cell::fed[q]];
+      through[s] += m == 0 || up == 0 ? 0 : m * up;
+    }
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) g[s] = through[s];
+}
+
 // The gradient at the end of each segment of a sequence, last first.
 RNNCC_FN void scan_back(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
@@ -86,7 +102,7 @@ RNNCC_FN void scan_back(const Args& a) {
     store_run(a, r, Cell::kStates, g, a.begins);
     load_run(a, r, r.index, Cell::kStates, a.ends, e);
     load_run(a, r, r.index, kQ, a.products, Q);
-    pass_back(e, Q, 1, g);
+    pass_through(e, Q, g);
   }
 }
 
@@ -154,7 +170,7 @@ RNNCC_FN void back_tiles(const Args& a) {
       for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
 #pragma unroll
       for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
-      pass_back(e, Q, 1, g);
+      pass_through(e, Q, g);
     }
     __syncthreads();
     if (count > 0) {

@@ -4,13 +4,11 @@
 // from the hardware's tanh, whose relative error is 2^-11.
 #pragma once
 
-// A function, a function of a struct, and a kernel of at most so many threads in a block. A loop
-// over what stays in registers is unrolled.
+// A function, a function of a struct, and a kernel of at most so many threads in a block.
 #ifndef RNNCC_FN
 #define RNNCC_FN __device__ __forceinline__
 #define RNNCC_MEMBER __device__ __forceinline__
 #define RNNCC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
-#define RNNCC_UNROLL _Pragma("unroll")
 #endif
 
 namespace rnncc {
