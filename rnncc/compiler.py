@@ -10,13 +10,13 @@ from rnncc.calculus.analyse import analyse
 from rnncc.codegen.emit import emit
 from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.errors import ArgumentError
+from rnncc.ir.choices import Choices
 from rnncc.ir.program import Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
 from rnncc.lang.names import OPTIONS
 from rnncc.lang.trace import trace
-from rnncc.planner.choices import Choices
 from rnncc.runtime.source import join, of_the_cell
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from rnncc.bench.workload import random_arguments
 from rnncc.compiler import CompiledCell
 from rnncc.inspect.catalogue import CatalogueEntry, catalogue, spread
+from rnncc.ir.choices import Choices
 from rnncc.lang.loader import find
-from rnncc.planner.choices import Choices
 from rnncc.planner.cpu_model import LANE_BYTES, Load, counts
 from rnncc.planner.machine import Machine
 from rnncc.planner.plan import Problem

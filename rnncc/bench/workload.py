@@ -10,9 +10,9 @@ from torch import Tensor
 from rnncc.bench.baselines import CPU, Arguments, Loop, Shape
 from rnncc.compiler import CompiledCell
 from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
+from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.initialize import fill
-from rnncc.planner.choices import SOLVERS
 from rnncc.runtime.kernel import COMPUTE
 
 # Of outputs and of gradients. Kernel and loop round alike, in the dtype that both compute in: the

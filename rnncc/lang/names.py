@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 
 from rnncc.ir import functions
+from rnncc.ir.choices import RULES
 
 LAYER_NAMES = ("state", "x")
 
-OPTIONS = frozenset(
-    """
-    h0 return_state return_states lengths cu_seqlens reset reverse observe
-    solver segment iterations tol on_failure checkpoint
-    """.split()
+OPTIONS = frozenset(  # of a call, which no argument of a cell may hide
+    {*"h0 return_state return_states lengths cu_seqlens reset observe".split(), *RULES}
 )
 
 STDINT_MACRO = r"(U?INT\w*|SIZE|PTRDIFF|WCHAR|WINT|SIG_ATOMIC)_(MAX|MIN|C|WIDTH)"

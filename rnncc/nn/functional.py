@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.ir.choices import Choices, F, show_instead_of_rest, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices, F, show_instead_of_rest, takes_choices
 from rnncc.runtime.kernel import Kernel
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.choices import Choices, takes_choices
 from rnncc.nn import ops, projection
 from rnncc.nn.arguments import (
     check_groups,
@@ -28,7 +29,6 @@ from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices, takes_choices
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.sequences import Sequences

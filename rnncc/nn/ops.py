@@ -13,10 +13,10 @@ from torch.autograd import forward_ad
 
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
+from rnncc.ir.choices import AUTO, Choices, read_choices, text_of, write_choices
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.sequences import check_values
 from rnncc.nn.status import read_status, write_status
-from rnncc.planner.choices import AUTO, Choices, read_choices, text_of, write_choices
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend, backend_of
 from rnncc.runtime.call import Call, Shapes, plan_call, shapes_of

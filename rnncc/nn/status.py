@@ -7,7 +7,7 @@ from functools import cached_property
 from torch import Tensor
 
 from rnncc.ir.abi import NO_STEP, STATUS
-from rnncc.planner.choices import SOLVERS
+from rnncc.ir.choices import SOLVERS
 
 
 class Solve:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner import cpu_model
-from rnncc.planner.choices import AUTO, Choices
 from rnncc.planner.cpu_model import LANE_BYTES, Load
 from rnncc.planner.machine import Machine, this_machine
 from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up

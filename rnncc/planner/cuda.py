@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import Effort, KernelSpec
-from rnncc.planner.choices import AUTO, Choices
 from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
 
 WARP = 32

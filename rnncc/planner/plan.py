@@ -8,8 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from rnncc.ir.choices import Choices
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.choices import Choices
 
 Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
 

@@ -12,8 +12,8 @@ from typing import TypeAlias
 from torch import Tensor
 
 from rnncc.ir.abi import ARGS, STATUS, VIEW, WORD, Layout, Per
+from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.choices import SOLVERS
 from rnncc.planner.plan import Cut
 from rnncc.runtime.call import Call
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnncc.ir.choices import Choices
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.choices import Choices
 from rnncc.planner.plan import Plan, Shape
 from rnncc.runtime.call import Call
 from rnncc.runtime.kernel import Kernel

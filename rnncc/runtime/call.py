@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rnncc.ir.choices import Choices
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.choices import Choices
 from rnncc.planner.plan import Plan, Shape
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences

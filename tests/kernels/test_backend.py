@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import rnncc
+from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
-from rnncc.planner.choices import Choices
 from rnncc.planner.plan import Plan, Shape
 from rnncc.runtime import backend as backends
 from rnncc.runtime.backend import Backend, backend_of, registered

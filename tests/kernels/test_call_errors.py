@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
+from rnncc.ir import choices
 from rnncc.nn import ops, sequences
 from rnncc.nn.functional import run
-from rnncc.planner import choices
 from rnncc.runtime import call as calls
 from rnncc.runtime import kernel
 from rnncc.runtime.backend import registered

@@ -30,10 +30,10 @@ import rnncc
 from rnncc import Input, Param, State, cell
 from rnncc.codegen import writer as write
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
+from rnncc.ir.choices import Choices
 from rnncc.lang import names
 from rnncc.nn.layer import CellLayer
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices
 from rnncc.runtime.kernel import Kernel
 from tests.support.runs import CELLS, compiled, fitting, listed
 from tests.support.tolerances import assert_close

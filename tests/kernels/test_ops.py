@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import rnncc.nn.ops  # defines the operators
+from rnncc.ir.choices import Choices, write_choices
 from rnncc.lang.loader import find
-from rnncc.planner.choices import Choices, write_choices
 from rnncc.runtime.backend import registered
 from rnncc.runtime.call import Call
 from rnncc.runtime.cpu import build

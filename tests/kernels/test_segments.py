@@ -13,9 +13,9 @@ from torch import Tensor
 
 import rnncc
 from rnncc import ConvergenceError, Input, Param, State, cell, tanh
+from rnncc.ir.choices import Choices
 from rnncc.lang.loader import find
 from rnncc.nn.status import Solve
-from rnncc.planner.choices import Choices
 from rnncc.planner.cpu import steps_saved
 from rnncc.runtime.call import shapes_of
 from tests.support.runs import (

@@ -15,7 +15,7 @@ from rnncc.codegen import args_header
 from rnncc.errors import LoadError
 from rnncc.ir import abi
 from rnncc.ir.abi import ABI, ARGS, ENUMS, STATUS, STRUCTS, VIEW, Solver, Struct
-from rnncc.planner.choices import SOLVERS, Choices
+from rnncc.ir.choices import SOLVERS, Choices
 from rnncc.runtime.args import NUMBERS, Value, _numbers, fill, layout_of, words_of
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.call import plan_call

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from rnncc import ArgumentError
-from rnncc.nn.functional import run, takes_options
-from rnncc.planner.choices import (
+from rnncc.ir.choices import (
     AUTO,
     KINDS,
     ON_FAILURE,
@@ -23,6 +22,8 @@ from rnncc.planner.choices import (
     text_of,
     write_choices,
 )
+from rnncc.lang.names import OPTIONS
+from rnncc.nn.functional import run, takes_options
 from tests.support.runs import compiled, random_call
 
 GOOD: dict[str, Any] = {
@@ -178,3 +179,8 @@ def test_an_option_that_there_is_not_is_refused() -> None:
         compiled("para_gru").layer(3, 4, odd=1)
     with pytest.raises(ArgumentError, match=r"Fix: segment=\.\.\."):
         compiled("para_gru").layer(3, 4, segments=1)
+
+
+def test_names_of_a_cell_leave_every_option_of_a_call_free() -> None:
+    parameters = inspect.signature(run).parameters.values()
+    assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} == OPTIONS

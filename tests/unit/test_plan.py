@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rnncc import ArgumentError
 from rnncc.bench.calibrate import fit
+from rnncc.ir.choices import Choices
 from rnncc.planner import machine
-from rnncc.planner.choices import Choices
 from rnncc.planner.cpu import SHORTEST, STEPS_SAVED, WORTH_A_THREAD, plan
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.machine import MEASURED, Machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rnncc.planner.choices import AUTO, Choices
+from rnncc.ir.choices import AUTO, Choices
 from rnncc.planner.cuda import Gpu, columns_of, plan, steps_saved
 from rnncc.planner.plan import Plan
 from tests.support.runs import compiled

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
-from rnncc.planner.choices import Choices
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Value, input_views, views, words_of

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.choices import Choices
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.planner import cuda as planner
-from rnncc.planner.choices import Choices
 from rnncc.planner.cuda import Gpu
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Value, input_views, views
