@@ -67,7 +67,8 @@ coverage: $(STAMP)  ## which lines of rnncc every day's tests run; the figure go
 	@$(PYTEST) -m $(DAILY) --cov --cov-report= $(TESTS)
 	@$(PY) -m coverage report --skip-covered --sort=cover
 	@total=$$($(PY) -m coverage report --format=total); \
-	sed -i -E "s/[0-9]+ % of rnncc's lines/$$total % of rnncc's lines/" CONTRIBUTING.md; \
+	sed -E "s/[0-9]+ % of rnncc's lines/$$total % of rnncc's lines/" CONTRIBUTING.md > .coverage.md; \
+	mv .coverage.md CONTRIBUTING.md; \
 	echo "coverage: $$total % of rnncc's lines"
 
 golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
@@ -82,7 +83,7 @@ demo: $(STAMP)  ## compile a cell and train a small language model on it
 docs: $(STAMP)  ## write docs/cells.md from cells/ and docs/cells.json
 	@$(PY) tools/catalogue.py
 
-bench: $(STAMP)  ## time a cell's kernels against their rivals on this machine (CELL=NAME or a file)
+bench: $(STAMP)  ## time a cell's kernels against its baselines on this machine (CELL=NAME or a file)
 	@[ -n "$(CELL)" ] || { echo "bench: which cell? Fix: make bench CELL=NAME"; exit 2; }
 	@$(PY) -m rnncc bench $(CELL)
 
