@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["BlockElman", "block_elman"]
@@ -26,6 +26,7 @@ __all__ = ["BlockElman", "block_elman"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def block_elman(
     x: Tensor, R: Tensor,
     *,
@@ -42,8 +43,7 @@ def block_elman(
         h0: [..., N], the state before the first step; zeros if None. Differentiable.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

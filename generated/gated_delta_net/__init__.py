@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
@@ -28,6 +28,7 @@ __all__ = ["GatedDeltaNet", "gated_delta_net"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def gated_delta_net(
     v: Tensor, k1: Tensor, k2: Tensor, k3: Tensor, k4: Tensor, q1: Tensor, q2: Tensor, q3: Tensor,
     q4: Tensor, x_dt: Tensor, x_beta: Tensor, A_log: Tensor,
@@ -46,8 +47,7 @@ def gated_delta_net(
         h0: the states (S1, S2, S3, S4) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

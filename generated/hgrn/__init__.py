@@ -20,8 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["HGRN", "hgrn"]
@@ -29,6 +29,7 @@ __all__ = ["HGRN", "hgrn"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def hgrn(
     xf: Tensor, xc_re: Tensor, xc_im: Tensor, theta: Tensor,
     *,
@@ -45,8 +46,7 @@ def hgrn(
         h0: the states (h_re, h_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         (y_re, y_im), [..., T, N] each; with `return_state` (outputs, state).
     """

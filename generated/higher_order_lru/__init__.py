@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
@@ -28,6 +28,7 @@ __all__ = ["HigherOrderLRU", "higher_order_lru"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def higher_order_lru(
     v: Tensor, g0: Tensor, g1: Tensor, g2: Tensor, g3: Tensor,
     *,
@@ -43,8 +44,7 @@ def higher_order_lru(
         h0: the states (h1, h2, h3) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

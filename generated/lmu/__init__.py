@@ -20,8 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["LMU", "lmu"]
@@ -29,6 +29,7 @@ __all__ = ["LMU", "lmu"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def lmu(
     u: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, c4: Tensor, c5: Tensor,
     *,
@@ -45,8 +46,7 @@ def lmu(
         h0: the states (m0, m1, m2, m3, m4, m5) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

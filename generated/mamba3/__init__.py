@@ -20,8 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["Mamba3", "mamba3"]
@@ -29,6 +29,7 @@ __all__ = ["Mamba3", "mamba3"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def mamba3(
     x: Tensor, x_dt: Tensor, x_A: Tensor, x_lam: Tensor, theta: Tensor, B_re: Tensor, B_im: Tensor,
     C_re: Tensor, C_im: Tensor, D: Tensor,
@@ -47,8 +48,7 @@ def mamba3(
         h0: the states (h_re, h_im, v_re, v_im) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

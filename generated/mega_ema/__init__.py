@@ -20,8 +20,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["MegaEMA", "mega_ema"]
@@ -29,6 +29,7 @@ __all__ = ["MegaEMA", "mega_ema"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def mega_ema(
     x: Tensor, x_alpha1: Tensor, x_alpha2: Tensor, x_delta1: Tensor, x_delta2: Tensor,
     beta1: Tensor, beta2: Tensor, eta1: Tensor, eta2: Tensor, omega: Tensor,
@@ -46,8 +47,7 @@ def mega_ema(
         h0: the states (h1, h2) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

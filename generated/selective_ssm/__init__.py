@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
@@ -28,6 +28,7 @@ __all__ = ["SelectiveSSM", "selective_ssm"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def selective_ssm(
     x: Tensor, x_dt: Tensor, B1: Tensor, B2: Tensor, B3: Tensor, B4: Tensor, C1: Tensor, C2: Tensor,
     C3: Tensor, C4: Tensor, A_log1: Tensor, A_log2: Tensor, A_log3: Tensor, A_log4: Tensor,
@@ -47,8 +48,7 @@ def selective_ssm(
         h0: the states (h1, h2, h3, h4) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """

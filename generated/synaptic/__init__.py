@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rnncc.nn.functional import run as _run, takes_options as _takes_options
 from rnncc.nn.layer import CellLayer
-from rnncc.nn.layer import run as _run
 from rnncc.runtime.kernel import Kernel
 
 __all__ = ["Synaptic", "synaptic"]
@@ -27,6 +27,7 @@ __all__ = ["Synaptic", "synaptic"]
 _KERNEL = Kernel.read(Path(__file__).parent)
 
 
+@_takes_options
 def synaptic(
     I: Tensor, alpha: Tensor, beta: Tensor,
     *,
@@ -43,8 +44,7 @@ def synaptic(
         h0: the states (i, v) before the first step, [..., N] each; zeros if None.
         return_state: also return the state after the last step, as h0.
         lengths: [...] ints, the steps of each sequence of a padded batch.
-        options: return_states, reset, reverse, cu_seqlens, solver, ...; see
-            `rnncc.nn.functional.run`.
+        options: reset, reverse, solver, ...; see `rnncc.nn.functional.run`.
     Returns:
         [..., T, N] in the dtype of the inputs; with `return_state` (output, state).
     """
