@@ -1,11 +1,11 @@
-// Segments on the way back.
+// Segments of the backward.
 //
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
-// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
-// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
-// holds here too). Where the first few steps after a segment let next to nothing through of what
-// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
-// it.
+// from a gradient of 0, gives the one before its first step, and for each state that a step reads
+// how a gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's
+// derivative holds here too). Where the first few steps after a segment let next to nothing of a
+// later gradient through, their own is the gradient at its end; otherwise a walk over all segments
+// and a scan give it.
 #pragma once
 
 #include "rnncc/cuda/tiles.h"
@@ -44,8 +44,8 @@ RNNCC_FN void alone(const Args& a) {
   if (!warm_up) note_size(note_of(a, 1), largest);
 }
 
-// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
-// segment would let through of the largest gradient is little beside what came out of them.
+// Whether the gradients in `begins` of a sequence lack next to nothing: the part of the largest
+// gradient that the steps after a segment would let through is small beside their own.
 RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
@@ -72,7 +72,7 @@ RNNCC_FN void judge(const Args& a) {
   note_bad(note_of(a, 0), all_there ? kNone : 0);
 }
 
-// g at the start of a stretch, from that at its end.
+// g before the first step of a stretch, from g at its end.
 RNNCC_FN void pass_through(const real* e, const real* Q, real* g) {
   real through[Cell::kStates];
 #pragma unroll
