@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/adex.py --set C=281.0 --set g_L=30.0 --set E_L=-70.6 --set V_T=-50.4 --set Delta_T=2.0 --set a=4.0 --set tau_w=144.0 --set b=80.5 --set V_r=-70.6 --set V_peak=-40.4 --set slope=5.0 --set dt=0.1
 //
 // The CUDA kernels of adex.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/alif.py --set b0=0.01 --set beta=1.8 --set tau_m=20.0 --set tau_a=700.0 --set dampening=0.3 --set dt=1.0
 //
 // The CUDA kernels of alif.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

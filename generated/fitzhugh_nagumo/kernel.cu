@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/fitzhugh_nagumo.py --set a=0.7 --set b=0.8 --set tau=12.5 --set drive=0.5 --set dt=0.1
 //
 // The CUDA kernels of fitzhugh_nagumo.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

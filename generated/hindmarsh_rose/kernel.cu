@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/hindmarsh_rose.py --set a=1.0 --set b=3.0 --set c=1.0 --set d=5.0 --set r=0.001 --set s=4.0 --set x_1=-1.6 --set dt=0.02
 //
 // The CUDA kernels of hindmarsh_rose.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

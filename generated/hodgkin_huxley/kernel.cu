@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/hodgkin_huxley.py --set C=1.0 --set g_Na=120.0 --set g_K=36.0 --set g_L=0.3 --set E_Na=50.0 --set E_K=-77.0 --set E_L=-54.387 --set dt=0.025
 //
 // The CUDA kernels of hodgkin_huxley.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

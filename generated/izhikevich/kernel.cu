@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/izhikevich.py --set a=0.02 --set b=0.2 --set c=-65.0 --set d=8.0 --set v_peak=30.0 --set slope=5.0 --set dt=0.1
 //
 // The CUDA kernels of izhikevich.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/morris_lecar.py --set C=20.0 --set g_Ca=4.4 --set g_K=8.0 --set g_L=2.0 --set E_Ca=120.0 --set E_K=-84.0 --set E_L=-60.0 --set V_1=-1.2 --set V_2=18.0 --set V_3=2.0 --set V_4=30.0 --set phi=0.04 --set dt=0.1
 //
 // The CUDA kernels of morris_lecar.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/se_adlif.py --set theta=1.0 --set q=120.0 --set slope=5.0 --set dt=1.0
 //
 // The CUDA kernels of se_adlif.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

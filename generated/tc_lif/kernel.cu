@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/tc_lif.py --set gamma=0.5 --set theta=1.0 --set slope=1.0
 //
 // The CUDA kernels of tc_lif.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

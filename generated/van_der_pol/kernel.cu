@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/van_der_pol.py --set dt=0.05
 //
 // The CUDA kernels of van_der_pol.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

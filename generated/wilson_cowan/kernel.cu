@@ -2,7 +2,7 @@
 // To regenerate it: rnncc compile cells/wilson_cowan.py --set c_1=16.0 --set c_2=12.0 --set c_3=15.0 --set c_4=3.0 --set a_e=1.3 --set theta_e=4.0 --set a_i=2.0 --set theta_i=3.7 --set r_e=1.0 --set r_i=1.0 --set tau=8.0 --set dt=0.25
 //
 // The CUDA kernels of wilson_cowan.
-// rnncc/runtime/cuda/series.py launches them. Threads of a block: 32 along x, a warp; warps along y.
+// rnncc/runtime/cuda/series.py launches them. A block: 32 threads along x, a warp; warps along y.
 // RNNCC_PART, if set, is the one part to compile.
 
 #include "cell.h"

@@ -54,9 +54,9 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
-        walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
-    if (whole) store_states(a, t, r, walk.g_start, a.dh0);
-    else store_run(a, t, r, run, Lanes::kStates, walk.g_start, a.ends);
+        walk.g_initial[s * kRow + c] += walk.g[s * kRow + c];
+    if (whole) store_states(a, t, r, walk.g_initial, a.dh0);
+    else store_run(a, t, r, run, Lanes::kStates, walk.g_initial, a.ends);
     for (int k = 0; k < Lanes::kParams; ++k)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =

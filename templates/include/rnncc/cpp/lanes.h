@@ -1,5 +1,5 @@
-// Lanes: the channels that a C++ kernel computes side by side. Arrays are [scalar][lane]; the inner loops have a
-// fixed length, so that any compiler vectorises them.
+// Lanes: the channels that a C++ kernel computes side by side. Arrays are [scalar][lane];
+// the inner loops have a fixed length, so that any compiler vectorises them.
 #pragma once
 
 #include "rnncc/common/io.h"

@@ -118,9 +118,9 @@ RNNCC_FN void backward(const Args& a) {
   walk.run<false>(a, r);
 #pragma unroll
   for (int s = 0; s < Cell::kStates; ++s)
-    if (r.first == 0) walk.g_start[s] += walk.g[s];
-  if (sequences) store_states(a, r, walk.g_start, a.dh0);
-  else store_run(a, r, Cell::kStates, walk.g_start, a.ends);
+    if (r.first == 0) walk.g_initial[s] += walk.g[s];
+  if (sequences) store_states(a, r, walk.g_initial, a.dh0);
+  else store_run(a, r, Cell::kStates, walk.g_initial, a.ends);
 #pragma unroll
   for (int k = 0; k < Cell::kParams; ++k)
     if (r.active) a.param_sums[(r.index * Cell::kParams + k) * a.groups + r.group] = walk.sums[k];
@@ -185,12 +185,12 @@ RNNCC_FN void back_tiles(const Args& a) {
   double* const sums = reinterpret_cast<double*>(rnncc_shared);
   if (warp == 0) {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) walk.g_start[s] += g[s];
+    for (int s = 0; s < Cell::kStates; ++s) walk.g_initial[s] += g[s];
   }
 #pragma unroll
   for (int n = 0; n < Cell::kStates + Cell::kParams; ++n) {
     const int k = n - Cell::kStates;
-    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_start[n]) : walk.sums[k];
+    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_initial[n]) : walk.sums[k];
     __syncthreads();
     double sum = 0;
     for (int i = 0; warp == 0 && i < warps; ++i) sum += sums[i * kWarp + threadIdx.x];

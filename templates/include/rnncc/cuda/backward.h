@@ -38,8 +38,8 @@ struct Places {
   }
 };
 
-// The values that a block of steps reads: inputs, gradients of outputs, and the state before it if that is
-// saved.
+// The values that a block of steps reads: inputs, gradients of outputs, and the state before it if
+// that is saved.
 struct Block {
   Ahead inputs;
   io dy[kAhead][Cell::kOutputs];
@@ -83,7 +83,7 @@ struct Spot {
 
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
-  real p[Cell::kParams + 1], g[Cell::kStates], g_start[Cell::kStates], Q[kQ + 1];
+  real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
   double sums[Cell::kParams + 1];
   int columns;  // lanes of a warp that share a run
@@ -92,7 +92,7 @@ struct WalkBack {
     load_params(a, r, p);
     columns = int(lanes);
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) g_start[s] = 0;
+    for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
 #pragma unroll
     for (int k = 0; k < Cell::kParams; ++k) sums[k] = 0;
     begin_alone();
@@ -243,7 +243,7 @@ struct WalkBack {
   RNNCC_MEMBER void reset() {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
-      if (!alone) g_start[s] += g[s];
+      if (!alone) g_initial[s] += g[s];
       g[s] = 0;
     }
 #pragma unroll

@@ -5,7 +5,8 @@
 
 namespace rnncc {
 
-// Runs from known initial states, without M: a sweep, or one pass over time from where the segments end.
+// Runs from known initial states, without M: a sweep, or one pass over time from where the
+// segments end.
 RNNCC_FN void forward(const Args& a) {
   const bool last = a.stage == Stage::kRest;
   const Sweep now = last || whole(a) ? Sweep{} : sweep_of(a, a.round);
