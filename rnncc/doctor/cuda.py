@@ -45,8 +45,8 @@ def _judge_gpu(found: Cuda) -> tuple[str, str, str]:
     if not found.gpus and not found.driver:
         return "optional", "none found; the kernels for it can be inspected all the same", ""
     if not found.gpus:
-        fix = "if there is one: start the container with --gpus all; look at CUDA_VISIBLE_DEVICES"
-        return "optional", f"{driver}, but no GPU within reach", fix
+        fix = "if there is one: start the container with --gpus all; check CUDA_VISIBLE_DEVICES"
+        return "optional", f"{driver}, but no GPU is visible", fix
     here = f"{', '.join(map(str, found.gpus))}; {driver}"
     torch = f"PyTorch {found.torch}"
     if not found.torch_cuda:
@@ -62,8 +62,8 @@ def _judge_gpu(found: Cuda) -> tuple[str, str, str]:
         if int(major(found.driver)) >= OLDEST_DRIVER["12"]:
             fix += f", or: {_torch_line('12')}"
         return "fault", f"{here} is too old: {built}, which needs {oldest} or newer", fix
-    seen = f"{here}; but PyTorch can't use it: {found.why or 'it does not say why'}"
-    return "fault", seen, "look at CUDA_VISIBLE_DEVICES, and at what nvidia-smi says"
+    seen = f"{here}; but PyTorch can't use it: {found.why or 'no reason given'}"
+    return "fault", seen, "check CUDA_VISIBLE_DEVICES and the output of nvidia-smi"
 
 
 def _cupy(found: Cuda) -> Finding:
@@ -73,17 +73,17 @@ def _cupy(found: Cuda) -> Finding:
 
 def _judge_cupy(found: Cuda) -> tuple[str, str, str]:
     names = _list(found.cupy)
-    again = f"pip uninstall -y {' '.join(found.cupy)} && {_extra_line(found)}"
+    reinstall = f"pip uninstall -y {' '.join(found.cupy)} && {_extra_line(found)}"
     if len(found.cupy) > 1:
-        return "fault", f"several, which overwrite each other: {names}", again
+        return "fault", f"several, which overwrite each other: {names}", reinstall
     if found.cupy_cuda is None and not found.cupy:
         return _absent(found), "not found", _line_for_later(found)
     if found.cupy_cuda is None:
-        fix = f"pip install --force-reinstall --no-deps {' '.join(found.cupy)}, or: {again}"
+        fix = f"pip install --force-reinstall --no-deps {' '.join(found.cupy)}, or: {reinstall}"
         return _absent(found), f"{names}: {found.cupy_error}", fix
     if found.torch_cuda and found.cupy_cuda != major(found.torch_cuda):
         seen = f"{names} is built for CUDA {found.cupy_cuda}, but PyTorch for {found.torch_cuda}"
-        return "fault", seen, again
+        return "fault", seen, reinstall
     return "ok", f"{names or 'not a wheel'}, built for CUDA {found.cupy_cuda}", ""
 
 
@@ -147,7 +147,7 @@ def _try(index: int) -> Finding:
 
 
 def _absent(found: Cuda) -> str:
-    """The state of something that isn't there, and that only a GPU needs."""
+    """The state of something missing that only a GPU needs."""
     return "fault" if found.usable else "optional"
 
 

@@ -1,4 +1,4 @@
-"""Symbols: what a cell's arguments are while its body is traced; every way out is refused.
+"""Symbols: the arguments of a cell while its body is traced; every way out is refused.
 
 Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays fast.
 """
@@ -80,7 +80,7 @@ class Symbolic:
         )
 
     def __float__(self) -> float:
-        _refuse_conversion("a function that wants a number (math.*, float)")
+        _refuse_conversion("a function that needs a number (math.*, float)")
 
     __int__ = __index__ = __complex__ = __float__
 
@@ -113,7 +113,7 @@ class Symbolic:
         if name.startswith("__") or TRACER.get() is None:
             raise AttributeError(name)
         fail(
-            f"'.{name}' is asked of a symbol",
+            f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
             "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
         )
@@ -130,8 +130,8 @@ def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
-        f"a {kind} meets a symbol",
-        "A constant inside a cell is a Python number; what has one value per channel is a Param.",
+        f"an operand of type {kind}",
+        "A constant inside a cell is a Python number; a value for each channel is a Param.",
         OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
     )
 

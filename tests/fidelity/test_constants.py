@@ -268,7 +268,7 @@ def changed(name: str) -> CellIR:
 
 
 def by_cell(cell: CellIR) -> list[Array]:
-    """Outputs [B, T, N] and last states [B, N] of the traced cell, from its own start."""
+    """Outputs [B, T, N] and last states [B, N] of the traced cell, from its inits."""
     y, last = plain_loop(cell, drawn(cell))
     return [t.numpy() for t in (*y, *last)]
 
@@ -292,7 +292,7 @@ def test_with_other_constants_the_cell_still_steps_as_in_the_paper(name: str) ->
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_each_constant_changes_what_comes_out(name: str) -> None:
+def test_each_constant_changes_the_results(name: str) -> None:
     """So that the test above sees it, and a neuron is run until it fires."""
     whole, own = by_cell(changed(name)), constants_of(name)
     for key in CHANGED[name].keys() - SURROGATE:
@@ -317,7 +317,7 @@ def dampened(u: Array, c: Constants) -> Array:
 
 
 def over_adex(current: Complex, c: Constants) -> Complex:
-    """(v - V_peak) / (V_T - E_L) after a step from where the cell starts."""
+    """(v - V_peak) / (V_T - E_L) after a step from the cell's inits."""
     v = -70.6
     upstroke = c["g_L"] * c["Delta_T"] * np.exp((v - c["V_T"]) / c["Delta_T"])
     v = v + c["dt"] * (c["g_L"] * (c["E_L"] - v) + upstroke + current) / c["C"]

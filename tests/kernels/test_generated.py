@@ -1,4 +1,4 @@
-"""generated/ is what all cells that ship give, in any process, and imports from the root."""
+"""generated/ follows from the shipped cells, in any process, and imports from the root."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ print(json.dumps({name: rnncc.compile(find(name)).files for name in sys.argv[1:]
 """
 
 
-def test_generated_is_what_the_cells_give() -> None:
-    """What the other tests find in generated/ therefore holds for what rnncc emits."""
+def test_generated_follows_from_the_cells() -> None:
+    """So the other tests' findings about generated/ hold for rnncc's output."""
     found = differences(GENERATED, expected_files(packages()))
     shown = "\n\n".join(map(str, found[:3]))
     assert not found, f"{len(found)} files differ. Fix: make golden, then review.\n{shown}"

@@ -46,9 +46,9 @@ def layer_of(name: str, input_size: int = 3, hidden_size: int = 8, **options: An
     return compiled(name).layer(input_size, fitting(name, hidden_size), **options)
 
 
-def shared_inputs(name: str, *lead: int) -> dict[str, Tensor]:
+def shared_inputs(name: str, *leading: int) -> dict[str, Tensor]:
     cell = compiled(name).stages.cell
-    return {i.name: torch.rand(*lead) for i in cell.inputs if not i.projected}
+    return {i.name: torch.rand(*leading) for i in cell.inputs if not i.projected}
 
 
 # --- like torch.nn.GRU -----------------------------------------------------------------------
@@ -154,21 +154,21 @@ def test_a_layer_of_a_cell_with_shared_inputs_only_still_runs() -> None:
     assert torch.equal(y[:, -1], h)
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (2, 3), (2, 1, 4)])
-def test_leading_dimensions_pass_through(lead: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("leading", [(), (1,), (2, 3), (2, 1, 4)])
+def test_leading_dimensions_pass_through(leading: tuple[int, ...]) -> None:
     layer = layer_of("lstm")
-    x = torch.rand(*lead, 7, 3)
+    x = torch.rand(*leading, 7, 3)
     y, state = layer(x)
-    assert y.shape == (*lead, 7, 8)
-    assert [h.shape for h in state] == [(*lead, 8)] * 2
+    assert y.shape == (*leading, 7, 8)
+    assert [h.shape for h in state] == [(*leading, 8)] * 2
     flat, _ = layer(x.reshape(-1, 7, 3))
     assert_close(y.reshape(-1, 7, 8), flat, torch.float32, "y")
     assert layer(x, state)[0].shape == y.shape
     row, again = layer.step(x[..., 0, :], state)
-    assert row.shape == again[0].shape == (*lead, 8)
+    assert row.shape == again[0].shape == (*leading, 8)
 
 
-def test_params_start_as_the_cell_says() -> None:
+def test_params_have_the_cells_inits() -> None:
     torch.manual_seed(0)
     layer = compiled("lru").layer(3, 4000)
     radius = torch.exp(-torch.exp(layer.nu_log)).detach()
@@ -202,7 +202,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Batch:
-    """Sequences of unequal length in float64; all tensors want their gradient.
+    """Sequences of unequal length in float64; all tensors require gradients.
 
     Attributes:
         x, shared: padded, [B, T, ...].
@@ -223,11 +223,11 @@ class Batch:
 def batch_of(name: str, lengths: Sequence[int], **options: Any) -> Batch:
     layer = layer_of(name, **options).double()
     count, steps, channels = len(lengths), max(lengths), layer.hidden_size
-    lead = (2, count) if layer.bidirectional else (count,)
+    leading = (2, count) if layer.bidirectional else (count,)
     x = torch.randn(count, steps, 3, dtype=torch.float64, requires_grad=True)
     shared = {n: v.double().requires_grad_() for n, v in shared_inputs(name, count, steps).items()}
     state = tuple(
-        torch.randn(*lead, channels, dtype=torch.float64, requires_grad=True)
+        torch.randn(*leading, channels, dtype=torch.float64, requires_grad=True)
         for _ in layer.kernel.spec.states
     )
     return Batch(layer, list(lengths), x, shared, state)
@@ -324,7 +324,9 @@ def test_sequences_of_unequal_length_equal_each_alone(name: str, way: str, optio
     assert_same(run(batch), run_alone(batch), batch.leaves, f"{name} {way} {options}")
 
 
-def test_what_follows_the_end_of_a_padded_sequence_is_0_and_an_empty_one_keeps_its_state() -> None:
+def test_outputs_after_the_end_of_a_padded_sequence_are_0_and_an_empty_one_holds_its_state() -> (
+    None
+):
     layer, state = layer_of("lstm", bidirectional=True), [torch.rand(2, 3, 8) for _ in range(2)]
     y, z, h = layer(torch.rand(3, 9, 3), state, lengths=[9, 4, 0], return_states=True)
     for v in (y, *z):
@@ -359,7 +361,7 @@ def test_joined_sequences_may_have_a_batch_of_one() -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", FEW)
-def test_a_reset_equals_a_run_that_starts_anew(name: str, reverse: bool) -> None:
+def test_a_reset_equals_a_run_from_the_initial_state(name: str, reverse: bool) -> None:
     a = batch_of(name, [12, 12, 12], reverse=reverse)
     reset = torch.zeros(3, 12, dtype=torch.bool)
     reset[0, [3, 8]] = True
@@ -534,7 +536,7 @@ def test_params_of_any_name_find_a_place_in_both_directions() -> None:
 # --- how it is solved ------------------------------------------------------------------------
 
 
-def test_a_layer_solves_as_it_was_told_and_says_how() -> None:
+def test_a_layer_solves_by_its_choices_and_reports_how() -> None:
     x = torch.rand(2, 40, 3)
     plain = layer_of("lstm", solver="sequential")
     assert plain.last_solve is None
@@ -572,7 +574,7 @@ def test_its_choices_may_be_changed() -> None:
         layer(torch.randn(2, 40, 3))
 
 
-def test_how_it_was_solved_is_no_part_of_the_state_dict() -> None:
+def test_how_it_was_solved_is_not_in_the_state_dict() -> None:
     layer = layer_of("lstm")
     before = set(layer.state_dict())
     layer(torch.rand(2, 7, 3))
@@ -626,7 +628,7 @@ def packed_x(lengths: Sequence[int] = (5, 2), width: int = 3) -> PackedSequence:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a direction that is no bool": (
+    "a direction that isn't a bool": (
         lambda: layer_of("para_gru", bidirectional=2),
         "bidirectional: got 2, expected True or False.\nFix: bidirectional=True",
     ),
@@ -664,20 +666,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "lengths: got the shape [3], expected [2], the inputs' leading dimensions.\n"
         "Fix: one length per sequence",
     ),
-    "lengths beside a PackedSequence": (
+    "lengths with a PackedSequence": (
         lambda: layer_of("para_gru")(packed_x(), lengths=[5, 2]),
-        "lengths: got it beside a PackedSequence, which has lengths of its own, expected a padded "
-        "x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
-    ),
-    "boundaries beside a PackedSequence": (
-        lambda: layer_of("para_gru")(packed_x(), cu_seqlens=[0, 5, 7]),
-        "cu_seqlens: got it beside a PackedSequence, which has lengths of its own, expected a "
+        "lengths: got it together with a PackedSequence, which brings its own lengths, expected a "
         "padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
     ),
-    "a reset beside a PackedSequence": (
+    "boundaries with a PackedSequence": (
+        lambda: layer_of("para_gru")(packed_x(), cu_seqlens=[0, 5, 7]),
+        "cu_seqlens: got it together with a PackedSequence, which brings its own lengths, expected "
+        "a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
+    ),
+    "a reset with a PackedSequence": (
         lambda: layer_of("para_gru")(packed_x(), reset=torch.zeros(2, 5, dtype=torch.bool)),
-        "reset: got it beside a PackedSequence, which has lengths of its own, expected a padded x."
-        "\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
+        "reset: got it together with a PackedSequence, which brings its own lengths, expected a "
+        "padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
     ),
     "a PackedSequence of another width": (
         lambda: layer_of("para_gru")(packed_x(width=4)),
@@ -726,7 +728,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_a_layer_is_refused_in_words(call: Any, message: str) -> None:
+def test_arguments_that_do_not_fit_a_layer_are_refused_in_words(call: Any, message: str) -> None:
     with pytest.raises(ArgumentError) as refusal:
         call()
     assert str(refusal.value) == message
@@ -879,7 +881,9 @@ def generated(name: str, folder: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["para_gru", "slstm", "pair"])
-def test_a_generated_module_computes_what_the_compiled_cell_does(name: str, tmp_path: Path) -> None:
+def test_a_generated_module_computes_the_same_as_the_compiled_cell(
+    name: str, tmp_path: Path
+) -> None:
     module = generated(name, tmp_path)
     class_name, function_name = module.__all__
     assert function_name == name
@@ -989,17 +993,17 @@ def test_a_generated_module_imports_without_building(tmp_path: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_generated_folder_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_generated_folder_that_lacks_a_file_says_how_to_fix_it(tmp_path: Path) -> None:
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "kernel.cpp").unlink()
-    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: write it again with rnncc"):
+    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: regenerate it with rnncc"):
         Kernel.read(folder)
 
 
-def test_a_generated_folder_of_another_version_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_generated_folder_of_another_version_says_how_to_fix_it(tmp_path: Path) -> None:
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "cell.json").write_text('{"name": "para_gru", "novelty": 1}')
-    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: write it again with rnncc"):
+    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: regenerate it with rnncc"):
         Kernel.read(folder)

@@ -1,4 +1,4 @@
-"""Find: what the command line's PATH may be, and what is said of a PATH that is none."""
+"""Find: the forms of the command line's PATH, and the messages for a wrong one."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def test_cells_that_a_file_imports_are_not_its_own(folder: Path) -> None:
     assert find("user.py").file == str(folder / "user.py")
 
 
-def test_a_file_edited_within_the_same_second_is_read_anew(folder: Path) -> None:
+def test_a_file_edited_within_the_same_second_is_reread(folder: Path) -> None:
     seen = []
     for factor in (0.5, 0.7):
         Path("one.py").write_text(ONE.format(factor=factor))
@@ -87,7 +87,7 @@ def test_running_a_cell_leaves_nothing_beside_it(folder: Path) -> None:
 def test_an_unknown_name_says_where_to_look() -> None:
     assert refusal("nothing_like_it") == (
         "nothing_like_it: no such file, and no shipped cell of that name.\n"
-        "Fix: `rnncc list` shows what ships, `rnncc new NAME` starts a cell"
+        "Fix: `rnncc list` shows the shipped cells, `rnncc new NAME` writes one to edit"
     )
 
 
@@ -96,7 +96,7 @@ def test_a_name_that_is_nearly_one_is_offered(where: str) -> None:
     assert "Fix: did you mean 'para_gru'?" in refusal(where)
 
 
-def test_an_empty_path_is_no_file() -> None:
+def test_an_empty_path_is_not_a_file() -> None:
     assert refusal("").startswith("'': no such file")
 
 
@@ -106,7 +106,7 @@ def test_a_folder_is_refused_with_the_form_of_a_path() -> None:
 
 
 @pytest.mark.parametrize("where", ["out/decay", "out/decay/__init__.py", "out/decay/kernel.cpp"])
-def test_what_rnncc_generated_is_told_from_a_cell(where: str) -> None:
+def test_generated_files_are_told_apart_from_cells(where: str) -> None:
     Path("out/decay").mkdir(parents=True)
     for name in ("__init__.py", "kernel.cpp", "cell.json"):
         Path("out/decay", name).write_text("raise SystemError")
@@ -124,18 +124,18 @@ def test_several_cells_without_a_name_are_listed() -> None:
 
 def test_a_name_that_the_file_lacks_gets_the_list_of_those_it_has() -> None:
     assert refusal("two.py:lstm") == (
-        "two.py: holds no cell 'lstm', but decay, growth.\nFix: name one of those"
+        "two.py: no cell 'lstm' in this file, but decay, growth.\nFix: name one of those"
     )
 
 
 @pytest.mark.parametrize("where", ["one.py:", "one.py:2", "one.py:a-b"])
-def test_what_follows_the_colon_is_a_name(where: str) -> None:
+def test_a_name_follows_the_colon(where: str) -> None:
     assert refusal(where) == (
         f"'{where}': names no cell after the colon.\nFix: one.py, or one.py:NAME for one of several"
     )
 
 
-def test_a_file_without_a_cell_says_what_makes_one() -> None:
+def test_a_file_without_a_cell_says_how_to_make_one() -> None:
     Path("empty.py").write_text("x = 1\n")
     assert refusal("empty.py") == (
         "empty.py: no cell in this file.\n"
