@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from rnncc.errors import ArgumentError, LoadError
 from rnncc.ir.spec import SOURCES, KernelSpec
-from rnncc.runtime.source import driver_digest, join
+from rnncc.runtime.source import join
 
 COMPUTE = {
     torch.float32: torch.float32,
@@ -29,23 +28,20 @@ class Kernel:
 
     Attributes:
         files: cell.h, kernel.cpp and kernel.cu, by name.
+        key: hash of both, by which the operators of `ops` find it in this process.
     """
 
     spec: KernelSpec
     files: Mapping[str, str]
+    key: str = field(default="", init=False)
     _joined: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        UNHASHED.append(self)
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of the spec, the files and the driver, by which the operators of `ops` find it."""
         emitted = (f"{name}\0{self.files[name]}" for name in SOURCES)
-        content = "\0".join((self.spec.model_dump_json(), *emitted, driver_digest()))
-        key = f"{self.spec.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-        KERNELS.setdefault(key, self)
-        return key
+        content = "\0".join((self.spec.model_dump_json(), *emitted))
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        object.__setattr__(self, "key", f"{self.spec.name}-{digest}")
+        KERNELS.setdefault(self.key, self)
 
     def source(self, target: str) -> str:
         """The self-contained text that is compiled for "cpp" or "cuda"; joined at its first use."""
@@ -76,13 +72,10 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}
-UNHASHED: list[Kernel] = []  # a hash reads the whole driver, which importing a module should not
 
 
 def kernel_of(key: str) -> Kernel:
     """The kernel that an operator names."""
-    while key not in KERNELS and UNHASHED:
-        _ = UNHASHED.pop().key
     if key not in KERNELS:
         raise ArgumentError(
             f"the kernel '{key}' is not loaded in this process.\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -75,12 +74,3 @@ def _mark(name: str) -> str:
 def header(name: str) -> str:
     """A header of the driver, by the name it is included by."""
     return (paths.headers() / name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def driver_digest() -> str:
-    """Of all headers, read once in a process."""
-    folder = paths.headers()
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.h"))
-    content = "\0".join(f"{name}\0{header(name)}" for name in names)
-    return hashlib.sha256(content.encode()).hexdigest()

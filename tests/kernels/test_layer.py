@@ -937,6 +937,22 @@ def options_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+COLD = """
+import torch
+from generated.para_gru import ParaGRU, para_gru
+layer = torch.compile(ParaGRU(4, 8), fullgraph=True, backend="eager")
+y, _ = layer(torch.randn(2, 5, 4))
+step = torch.compile(lambda *a: para_gru(*a), fullgraph=True, backend="eager")
+print(y.shape, step(*torch.randn(3, 2, 5, 8), *torch.randn(3, 8)).shape)
+"""
+
+
+def test_the_very_first_call_may_be_compiled_in_one_graph() -> None:
+    command = [sys.executable, "-c", COLD]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_options_of_a_generated_function_are_used(tmp_path: Path) -> None:
     function = generated("para_gru", tmp_path).para_gru
     arguments = [torch.randn(3, 9, 8) for _ in range(3)] + [torch.rand(8) for _ in range(3)]
