@@ -16,10 +16,10 @@ EMPTY = {"Slot": "{0, 0, 0}"}
 
 @dataclass(frozen=True)
 class CellText:
-    """What cell.h says of a cell.
+    """The content of cell.h.
 
     Attributes:
-        unit: what one step takes, in words.
+        unit: the channels of one step, in words.
         parts: how many parts a step has.
         sizes: the constants of struct Cell.
         fed: the states that a step or an output reads, by place.
@@ -84,7 +84,7 @@ def _sizes(compiled: Compiled) -> dict[str, int]:
 
 
 def _slot_tables(compiled: Compiled) -> Iterable[str]:
-    """Where scalars lie, and what states are before the first step."""
+    """The places of scalars, and the init of each state."""
     program, k = compiled.program, compiled.program.group
     outputs = tuple(Slot(s, o // k, o % k, k) for o, s in enumerate(program.outputs))
     for name, slots in (

@@ -28,11 +28,11 @@ def registers(array: str, name: Any, place: int) -> str:
 
 @dataclass(frozen=True)
 class Copies:
-    """What one target runs, each laid out for its place in cell.h.
+    """The statements of one target, each laid out for its place in cell.h.
 
     Attributes:
         step: one text for each loop of a step.
-        jacobian, carry, adjoint: the function's call, and what becomes of its results.
+        jacobian, carry, adjoint: the function's call, and the statements that store its results.
     """
 
     step: tuple[str, ...]
@@ -102,7 +102,7 @@ class _Copies:
         return statement(condition + to, value, self.indent)
 
     def steps(self) -> Iterable[str]:
-        """A text for each part, which loads what it reads of earlier ones."""
+        """A text for each part, which loads the lets that it reads of earlier ones."""
         fission = self.compiled.fission
         for n, part in enumerate(fission.parts):
             before = {let.name for lets in fission.parts[:n] for let in lets}
@@ -144,7 +144,7 @@ class _Copies:
         return [*nexts, *outputs, *rows]
 
     def value(self, value: Symbol) -> str:
-        """A result inside the loop: an argument handed on, or a result of the step."""
+        """A result inside the loop: an argument passed through, or a result of the step."""
         return self.reads.get(value.name, f"out_{value.name}")
 
     def entries(self) -> list[str]:

@@ -18,7 +18,7 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
     """The files of the generated package.
 
     Args:
-        fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own, less exact tanh.
+        fast_math: let CUDA kernels compute sigmoid and tanh with the GPU's own, less exact tanh.
     """
     spec, name = kernel_spec(compiled, fast_math), compiled.cell.name
     templates = _environment()
@@ -53,7 +53,7 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
 
 
 def _exports(name: str) -> list[str]:
-    """What the CPU's launcher looks for in the library."""
+    """The functions of the library, which the CPU's launcher looks up."""
     return [
         function(
             f"RNNCC_EXPORT int {name}_{part}(const rnncc::Args* a)",

@@ -24,7 +24,7 @@ class Function:
         cost: its arithmetic and function calls, as a comment.
         signature: its parameters, folded.
         body: its statements; of a step in several parts, each under its condition.
-        outs: what it hands back, in the order of its last parameters.
+        outs: its results, in the order of its last parameters.
     """
 
     cost: str

@@ -1,4 +1,4 @@
-"""Kernel spec: Compiled -> KernelSpec, what the run time needs to know of a cell, and cell.json."""
+"""Kernel spec: Compiled -> KernelSpec, the cell as the run time knows it, and cell.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
 
 
 def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
-    """What the run time needs to know of the cell."""
+    """The record from which the run time plans and runs the cell."""
     cell, program = compiled.cell, compiled.program
     streams, cost = len(program.inputs) + len(program.outputs), effort(compiled)
     ahead = 8 if streams <= 3 and cost.step.functions < 2 else 4

@@ -1,7 +1,7 @@
 """Layout: C++ statements and lists -> lines as clang-format folds them (.clang-format at the root).
 
-Users have no clang-format, so what is emitted is folded here; unusual expressions may come out
-otherwise than there, though never wider.
+Users have no clang-format, so emitted code is folded here; unusual expressions may be folded
+differently than there, though never wider.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _width(lines: list[str], column: int) -> int:
 
 
 def _fold(text: str, column: int, tail: int, hang: int = 0) -> list[str]:
-    """Lines of an expression that starts at a column, `tail` more characters after it.
+    """Lines of an expression from a column on, `tail` more characters after it.
 
     Args:
         hang: how much further in the lines after the first stand.
@@ -199,7 +199,7 @@ def _fold_pieces(pieces: list[str], column: int, tail: int, hang: int) -> list[s
 
 
 def _choice(text: str) -> tuple[str, str, str] | None:
-    """The three parts of `condition ? yes : no` outside all brackets."""
+    """The three parts of `condition ? yes : no` outside all parentheses."""
     mark, colon = _find(text, " ? "), _find(text, " : ")
     if mark < 0 or colon < 0:
         return None
@@ -211,7 +211,7 @@ def _find(text: str, wanted: str) -> int:
 
 
 def _split(text: str, operators: tuple[str, ...], spaced: bool = True) -> Iterator[str]:
-    """The operands outside all brackets, each but the last with the operator after it."""
+    """The operands outside all parentheses, each but the last with the operator after it."""
     marks = [f" {o} " if spaced else f"{o} " for o in operators]
     start = 0
     for i in _outside(text):
@@ -223,7 +223,7 @@ def _split(text: str, operators: tuple[str, ...], spaced: bool = True) -> Iterat
 
 
 def _outside(text: str) -> Iterator[int]:
-    """Places of characters that are in no bracket."""
+    """Places of characters outside all parentheses and brackets."""
     depth = 0
     for i, c in enumerate(text):
         depth -= c in CLOSE
@@ -233,7 +233,7 @@ def _outside(text: str) -> Iterator[int]:
 
 
 def _pack(pieces: list[str], width: int, further: int | None = None) -> list[str]:
-    """Pieces in lines of at most so many characters; of `further` many after the first."""
+    """Pieces in lines of at most `width` characters; of `further` many after the first."""
     lines: list[str] = []
     line = ""
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Module: Compiled -> what the Python module of a cell says, for its template."""
+"""Module: Compiled -> the names, arguments and docs of a cell's Python module, for its template."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _capital(word: str) -> str:
 
 
 def module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
-    """What templates/module.py.j2 reads."""
+    """The variables of templates/module.py.j2."""
     cell = compiled.cell
     arguments = cell.of_kind("input", "param", "matrix")
     names = [a.name for a in arguments]
@@ -58,7 +58,7 @@ def _free(wanted: str, taken: list[str]) -> str:
 
 
 def _by_shape(arguments: tuple[Argument, ...]) -> list[tuple[str, str]]:
-    """Neighbours of one shape together: (names, what they are)."""
+    """Neighbours of one shape together: (names, description)."""
     grouped: list[tuple[list[str], str]] = []
     for argument in arguments:
         text = _argument_text(argument)
@@ -79,7 +79,7 @@ def _argument_text(argument: Argument) -> str:
 
 
 def _state_text(cell: CellIR, spec: KernelSpec) -> str:
-    starts = "zeros" if set(cell.initial) == {0.0} else "the cell's own start values"
+    starts = "zeros" if set(cell.initial) == {0.0} else "the cell's inits"
     if len(cell.states) == 1:
         return f"[..., N], the state before the first step; {starts} if None. Differentiable."
     names = ", ".join(s.name for s in cell.states)

@@ -142,7 +142,7 @@ class TorchPrinter(Printer):
         return f"({self.fill(expr)})", ATOM
 
     def value(self, expr: Expr) -> str:
-        """A tensor even where the expression is a number."""
+        """A tensor, even if the expression is a number."""
         return f"_tensor({self.text(expr)})" if expr.is_number else self.text(expr)
 
     def fill(self, expr: Expr) -> str:

@@ -37,7 +37,7 @@ class Rows:
 
 
 def rows(compiled: Compiled) -> Rows:
-    """What stands before the loops over lanes."""
+    """The declarations before the loops over lanes."""
     program = compiled.program
     states = [s.symbol.name for s in program.states]
     inputs = [s.symbol.name for s in program.inputs]
@@ -71,7 +71,7 @@ def _packed(prefix: str, names: Iterable[str], array: str = "", const: bool = Tr
 
 
 def _apart(prefix: str, names: Iterable[str], const: bool = True, only: str = "") -> list[Row]:
-    """Some `only` where a flag of the loop is set."""
+    """Some of them `only` if a flag of the loop is set."""
     values = [f"{prefix}[{i}].block(first)" for i, _ in enumerate(names)]
     if only:
         values = [f"{only} ? {value} : nullptr" for value in values]

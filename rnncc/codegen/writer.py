@@ -1,4 +1,4 @@
-"""Write: {file name: text} -> a folder, all of it or nothing."""
+"""Writer: {file name: text} -> a folder, whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OWN = frozenset({"__init__.py", "__pycache__", "cell.h", "kernel.cpp", "kernel.c
 def write(files: Mapping[str, str], folder: Path) -> list[Path]:
     """Write the files into the folder, replacing a generated folder whole.
 
-    The files go into a new folder beside it, which then takes its place; whatever fails before
-    leaves the old one as it was.
+    The files go into a new folder beside it, which then takes its place; a failure before that
+    leaves the old one unchanged.
 
     Raises:
-        LoadError: the folder holds what rnncc did not write, or can't be written.
+        LoadError: the folder holds files that rnncc did not write, or can't be written.
     """
     try:
         _refuse_foreign(folder, {*files, *OWN})
@@ -51,7 +51,7 @@ def _refuse_foreign(folder: Path, known: set[str]) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """What is in the folder, or the name of the file in its place; read again if replaced between.
+    """The folder's entries, or the name of the file in its place; reread if replaced meanwhile.
 
     Another process that writes here moves the folder away and empties it while we list it.
     """
@@ -75,7 +75,7 @@ def _fill(folder: Path, files: Mapping[str, str]) -> Path:
 
 
 def _replace(fresh: Path, folder: Path, beside: Path) -> None:
-    """Move the old folder away and the fresh one in; again if another process was in between."""
+    """Move the old folder away and the new one in; retry if another process interfered."""
     for attempt in range(RACES):
         old = beside / f"old{attempt}"
         with contextlib.suppress(FileNotFoundError):

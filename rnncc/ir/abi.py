@@ -1,4 +1,4 @@
-"""ABI: the one list of what Python and the kernels hand each other, and the version of it.
+"""ABI: the one list of the values that Python and the kernels exchange, and its version.
 
 common/args.h of the driver, the packer in runtime/args.py and cell.json's `abi` follow from it.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import cached_property
 
-WORD = 8  # bytes; every member has so many
+WORD = 8  # bytes of every member
 
 
 class Solver(IntEnum):
@@ -23,7 +23,7 @@ class Solver(IntEnum):
 
 
 class Stage(IntEnum):
-    """CUDA: what a launch of a kernel is for; C++ takes all of them in one call."""
+    """CUDA: the purpose of a launch; C++ runs all of them in one call."""
 
     SWEEP = 0  # all segments, for the time that `round` says
     WARM_UP = 1  # the steps beside each segment that give a guess of its border
@@ -49,7 +49,7 @@ class Field:
     Attributes:
         type: as C++ writes it.
         meaning: goes into the header as a comment.
-        per: what there is one of each for, if it is an array.
+        per: one element for each of these, if it is an array.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Struct:
         return tuple(field for fields in self.sections.values() for field in fields)
 
     def layout(self, counts: Mapping[Per, int]) -> Layout:
-        """For a cell that has so many tensors of each sort."""
+        """For a cell with these numbers of tensors."""
         offsets, words = {}, 0
         for field in self.fields:
             offsets[field.name] = words
@@ -122,7 +122,7 @@ STATUS = Struct(
                 "sweeps": "over all segments, 1 for one pass over time",
                 "mismatch": "the largest at a border of segments, relative to max(1, |state|)",
                 "converged": "0 if neighbours don't agree within the tolerance",
-                "sequential_from": "the step from which one pass did the rest, or kNoStep",
+                "sequential_from": "the step from which one pass solved the rest, or kNoStep",
                 "solver": "a Solver",
                 "segment": "steps of a segment",
             }.items()
@@ -140,12 +140,12 @@ _ARGS: dict[str, tuple[Field, ...]] = {
         reverse="each runs from its last step to its first",
     ),
     "the plan": (
-        Field("solver", "Solver", "which way it is solved"),
+        Field("solver", "Solver", "how the call is solved"),
         *_ints(
             segment="steps of a segment; `steps` for one pass over time",
             warm_up="steps beside a segment that give a guess of its border",
-            sweeps="at most, before one pass over time does the rest",
-            patient="not to give up before that, however slowly states are forgotten",
+            sweeps="at most, before one pass over time solves the rest",
+            patient="not 0: use all sweeps, however slowly states are forgotten",
         ),
         Field("tolerance", "double", "of neighbouring segments, relative to max(1, |state|)"),
         Field("guess_tolerance", "double", "the same before a scan has rounded anything"),
@@ -155,22 +155,22 @@ _ARGS: dict[str, tuple[Field, ...]] = {
             whole_rows="as rows, where each sequence is one run",
             whole_columns="as columns, where each sequence is one run",
             checkpoint="steps between saved states",
-            threads="C++: how many work",
+            threads="C++: their number",
         ),
         Field("parallel", "Parallel", "C++: GOMP_parallel, or null"),
         *_ints(rounds="CUDA: how often sweeps are launched"),
     ),
     "the launch": (
-        Field("stage", "Stage", "CUDA: what this launch is for"),
+        Field("stage", "Stage", "CUDA: the purpose of this launch"),
         *_ints(round="CUDA: which of the sweeps it is"),
     ),
     "sequences": (
-        Field("starts", "const int64_t*", "[batch], where joined sequences begin"),
+        Field("starts", "const int64_t*", "[batch], the first steps of joined sequences"),
         Field("lengths", "const int64_t*", "[batch], or null where all have `steps`"),
-        Field("reset", "const uint8_t*", "not 0: the state starts anew before this step; or null"),
+        Field("reset", "const uint8_t*", "not 0: the state is reset before this step; or null"),
         *_ints(reset_batch="elements to the next row", reset_time="elements to the next step"),
     ),
-    "what is read": (
+    "arguments": (
         Field("x", "View", "the inputs", Per.INPUT),
         Field("params", "const real*", "the params", Per.PARAM),
         Field("h0", "const real*", "[states, batch, channels], or null"),
@@ -203,18 +203,18 @@ _ARGS: dict[str, tuple[Field, ...]] = {
         Field("param_sums", "double*", "[runs, params, groups]"),
         Field("shared_sums", "real*", "[blocks of lanes, batch * extent, shared inputs]"),
         Field("inner", "real*", "CUDA: [runs, blocks of steps, kStates, groups]"),
-        Field("control", "int64_t*", "CUDA: what kernels of one call tell each other"),
+        Field("control", "int64_t*", "CUDA: messages between the kernels of one call"),
     ),
 }
 
-ARGS = Struct("Args", "What a call hands to a kernel.", _ARGS)
+ARGS = Struct("Args", "The arguments of a kernel.", _ARGS)
 
 STRUCTS = {struct.name: struct for struct in (VIEW, STATUS, ARGS)}
 ENUMS: tuple[type[IntEnum], ...] = (Solver, Stage)
 
 
 def _version() -> str:
-    """Changes with whatever the compiled code follows: not with a comment."""
+    """Changes with everything that the compiled code depends on, not with comments."""
     listed: list[object] = [(enum.__name__, [(m.name, m.value) for m in enum]) for enum in ENUMS]
     for struct in STRUCTS.values():
         members = [(f.name, f.type, f.per and f.per.value) for f in struct.fields]

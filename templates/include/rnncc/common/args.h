@@ -12,7 +12,7 @@ constexpr double kNoStep = -1;
 // How a call is solved.
 enum class Solver : int64_t { kSequential = 1, kSegmented = 2, kNewton = 3 };
 
-// CUDA: what a launch of a kernel is for; C++ takes all of them in one call.
+// CUDA: the purpose of a launch; C++ runs all of them in one call.
 enum class Stage : int64_t { kSweep = 0, kWarmUp = 1, kRest = 2 };
 
 // A tensor: elements between neighbours in batch and time, and of one channel. For CUDA `time` goes
@@ -36,7 +36,7 @@ struct Status {
   double mismatch;
   // 0 if neighbours don't agree within the tolerance
   double converged;
-  // the step from which one pass did the rest, or kNoStep
+  // the step from which one pass solved the rest, or kNoStep
   double sequential_from;
   // a Solver
   double solver;
@@ -47,7 +47,7 @@ struct Status {
 // As GOMP_parallel.
 typedef void (*Parallel)(void (*)(void*), void*, unsigned, unsigned);
 
-// What a call hands to a kernel.
+// The arguments of a kernel.
 struct Args {
   // --- the call
   // sequences
@@ -64,15 +64,15 @@ struct Args {
   int64_t reverse;
 
   // --- the plan
-  // which way it is solved
+  // how the call is solved
   Solver solver;
   // steps of a segment; `steps` for one pass over time
   int64_t segment;
   // steps beside a segment that give a guess of its border
   int64_t warm_up;
-  // at most, before one pass over time does the rest
+  // at most, before one pass over time solves the rest
   int64_t sweeps;
-  // not to give up before that, however slowly states are forgotten
+  // not 0: use all sweeps, however slowly states are forgotten
   int64_t patient;
   // of neighbouring segments, relative to max(1, |state|)
   double tolerance;
@@ -88,7 +88,7 @@ struct Args {
   int64_t whole_columns;
   // steps between saved states
   int64_t checkpoint;
-  // C++: how many work
+  // C++: their number
   int64_t threads;
   // C++: GOMP_parallel, or null
   Parallel parallel;
@@ -96,24 +96,24 @@ struct Args {
   int64_t rounds;
 
   // --- the launch
-  // CUDA: what this launch is for
+  // CUDA: the purpose of this launch
   Stage stage;
   // CUDA: which of the sweeps it is
   int64_t round;
 
   // --- sequences
-  // [batch], where joined sequences begin
+  // [batch], the first steps of joined sequences
   const int64_t* starts;
   // [batch], or null where all have `steps`
   const int64_t* lengths;
-  // not 0: the state starts anew before this step; or null
+  // not 0: the state is reset before this step; or null
   const uint8_t* reset;
   // elements to the next row
   int64_t reset_batch;
   // elements to the next step
   int64_t reset_time;
 
-  // --- what is read
+  // --- arguments
   // the inputs
   View x[Cell::kInputTensors + 1];
   // the params
@@ -170,7 +170,7 @@ struct Args {
   real* shared_sums;
   // CUDA: [runs, blocks of steps, kStates, groups]
   real* inner;
-  // CUDA: what kernels of one call tell each other
+  // CUDA: messages between the kernels of one call
   int64_t* control;
 };
 

@@ -14,13 +14,14 @@ RNNCC_FN real larger(real so_far, real x) {
   return size <= so_far ? so_far : size == size ? size : Real<real>::infinity;
 }
 
-// One lane at a border. A correction may grow on its way through a segment only while it is no
-// larger than max(1, |state|): far from the solution M says little of what an expanding cell does.
+// One lane at a border. A correction may grow over a segment only while it is at most
+// max(1, |state|): far from the solution M says little about an expanding cell.
 struct Border {
-  real delta[Cell::kStates];  // by how much the start of the segment before has moved
+  real delta[Cell::kStates];  // change of the initial state of the segment before
   real worst;                 // mismatch at any border so far
 
-  // From the end e of the segment before and its product M to a new start s; true if it moved.
+  // From the end e of the segment before and its product M to a new initial state s; true if it
+  // changed.
   // With `picard` there is no M, and with `plain` no guard.
   RNNCC_MEMBER bool cross(const real* e, const real* M, real* s, int64_t stride, bool picard,
                           bool plain) {
@@ -41,7 +42,7 @@ struct Border {
     for (int k = 0; k < Cell::kStates; ++k) {
       const real end = e[k * stride], old = s[k * stride];
       real now = take ? end + correction[k] : end;
-      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not handed on
+      if (!usable && incoming != 0 && !plain) now = old;  // a wild guess is not passed on
       if (Cell::checked[k] && !same(end, old)) worst = larger(worst, (end - old) / larger(1, end));
       delta[k] = same(now, old) ? 0 : now - old;
       changed = changed || delta[k] != 0;

@@ -1,7 +1,6 @@
 // Numbers in memory: their types, and where the scalars of a cell lie.
 //
-// `io` is what tensors hold, `real` what the recurrence is computed in: float, or double for
-// double.
+// `io` is the type of tensors, `real` that of the recurrence: float, or double for double.
 #pragma once
 
 #include "rnncc/common/functions.h"

@@ -1,12 +1,12 @@
-// Policy: what every target decides alike. Which sweeps there are, how well neighbouring segments
-// must agree, when segments are given up for one pass over time, and what counts as forgotten.
+// Policy: the decisions that all targets share. Which sweeps run, how well neighbouring segments
+// must agree, when one pass over time replaces segments, and which gradients count as forgotten.
 #pragma once
 
 #include "rnncc/common/border.h"
 
 namespace rnncc {
 
-// What a nonlinear cell forgets no faster than this, over the warm-up, is left to one pass.
+// A nonlinear cell that forgets no faster than this, over the warm-up, is left to one pass.
 constexpr double kSteady = 0.9;
 
 // This part of a gradient may be missing.
@@ -17,11 +17,11 @@ RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
 RNNCC_FN int64_t segments_of(const Args& a) { return (a.steps + a.segment - 1) / a.segment; }
 
 // --- forward
-// `left` is the largest entry of all products of Jacobians over the warm-ups: how much of a wrong
-// start is left in the guesses.
+// `left` is the largest entry of all products of Jacobians over the warm-ups: the share of a wrong
+// initial state that is left in the guesses.
 
-// What a sweep does: `write` its outputs, `carry` M along; with `picard` the scan uses no M. Unless
-// `all`, segments whose start has not moved since they last ran need not run again.
+// A sweep: `write` its outputs, `carry` M along; with `picard` the scan uses no M. Unless `all`,
+// segments whose initial state has not changed since they last ran need not rerun.
 struct Sweep {
   bool runs, write, carry, picard, all;
 };
@@ -31,33 +31,33 @@ RNNCC_FN bool guessed_well(const Args& a, double left) {
   return !is_newton(a) && 4 * left <= a.guess_tolerance;
 }
 
-// What a nonlinear cell forgets slowly is left to one pass.
+// A nonlinear cell that forgets slowly is left to one pass.
 RNNCC_FN bool gives_up(const Args& a, double left) {
   if (guessed_well(a, left) || Cell::kAffine || a.patient) return false;
   return !(left <= kSteady) || a.sweeps < 2;
 }
 
-// How many sweeps there may be: for an affine cell as many as its one scan takes, whatever the
+// How many sweeps there may be: for an affine cell as many as its one scan takes, for any
 // limit.
 RNNCC_FN int64_t most_sweeps(const Args& a, double left) {
   const int64_t least = Cell::kAffine ? 2 + guessed_well(a, left) : 0;
   return a.sweeps < least ? least : a.sweeps;
 }
 
-// The sweep after so many others whose segments did not agree; it does not run if there is none.
+// The sweep after `others` sweeps whose segments did not agree; `runs` is false if there is none.
 RNNCC_FN Sweep sweep_after(const Args& a, double left, int64_t others) {
   const bool well = guessed_well(a, left);
   if (gives_up(a, left) || others >= most_sweeps(a, left)) return {};
   if (well && others == 0) return {true, true, false, true, true};
-  // M of an affine cell is the same from any start: one scan is exact
+  // M of an affine cell is the same from any initial state: one scan is exact
   const int64_t with_M = others - well;
   if (Cell::kAffine && with_M == 0) return {true, false, true, false, true};
   if (Cell::kAffine) return {true, true, false, false, with_M == 1};
   return {true, true, true, false, with_M == 0};
 }
 
-// How many segments of a sequence are solved by a sweep after which neighbours disagree first at
-// the start of this one.
+// How many segments of a sequence are solved by a sweep after which neighbours first disagree at
+// the border before this one.
 RNNCC_FN int64_t solved_before(const Sweep& sweep, int64_t segment) {
   return Cell::kAffine && sweep.picard ? 0 : segment;
 }
@@ -69,10 +69,10 @@ RNNCC_FN bool agree(const Args& a, const Sweep& sweep, real mismatch) {
 
 // --- backward
 
-// Whether a gradient that reached the end of a warm-up lacks next to nothing of what comes from
-// further on: the warm-up lets through so much of it, and it is nowhere larger than `most`.
+// Whether a gradient that reached the end of a warm-up lacks next to nothing of the gradient from
+// later steps: the warm-up lets the share `through` of that pass, and it is at most `most`.
 RNNCC_FN bool forgotten(real through, real most, real there) {
-  // no gradient there at all says nothing of one further on
+  // no gradient there at all says nothing about one from later steps
   const bool little = there > 0 && through * most <= kForgotten * there;
   return through == 0 || little;
 }

@@ -1,11 +1,11 @@
-// Segments on the way back.
+// Segments of the backward.
 //
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
-// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
-// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
-// holds here too). Where the first few steps after a segment let next to nothing through of what
-// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
-// it.
+// from a gradient of 0, gives the one before its first step, and for each state that a step reads
+// how a gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's
+// derivative holds here too). Where the first few steps after a segment let next to nothing of a
+// later gradient through, their own is the gradient at its end; otherwise a walk over all segments
+// and a scan give it.
 #pragma once
 
 #include "rnncc/cpp/segments.h"
@@ -54,9 +54,9 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
-        walk.g_start[s * kRow + c] += walk.g[s * kRow + c];
-    if (whole) store_states(a, t, r, walk.g_start, a.dh0);
-    else store_run(a, t, r, run, Lanes::kStates, walk.g_start, a.ends);
+        walk.g_initial[s * kRow + c] += walk.g[s * kRow + c];
+    if (whole) store_states(a, t, r, walk.g_initial, a.dh0);
+    else store_run(a, t, r, run, Lanes::kStates, walk.g_initial, a.ends);
     for (int k = 0; k < Lanes::kParams; ++k)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
@@ -92,8 +92,8 @@ static void scan_back(const Pass& pass, int64_t b, real*) {
   }
 }
 
-// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
-// segment would let through of the largest gradient is little beside what came out of them.
+// Whether the gradients in `begins` of a sequence lack next to nothing: the part of the largest
+// gradient that the steps after a segment would let through is small beside their own.
 static void judge_sequence(const Pass& pass, int64_t b, real* most) {
   const Args& a = pass.args;
   const int64_t first = pass.cut.first_run(a, b), end = pass.cut.first_run(a, b + 1);

@@ -1,8 +1,8 @@
 // Backward.
 //
-// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step
-// first, in blocks of at most kBlock steps: forward from a saved state, storing what the adjoint
-// reads, then backward. Jacobians are never stored; what is stored stays in cache.
+// The backward is linear: g[t-1] = J[t]^T g[t] + the gradient that flows in at t. A run is walked
+// last step first, in blocks of at most kBlock steps: forward from a saved state, storing the lets
+// that the adjoint reads, then backward. Jacobians are never stored; the stored lets stay in cache.
 #pragma once
 
 #include "rnncc/cpp/threads.h"
@@ -18,7 +18,7 @@ struct WalkBack {
   const Tile& t;
   const int width;
   double* sums;
-  real *p, *dp, *g, *g_start, *start, *Q, *held, *zeros, *h, *stored, *inner;
+  real *p, *dp, *g, *g_initial, *initial, *Q, *held, *zeros, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
 
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
@@ -44,7 +44,7 @@ struct WalkBack {
     };
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
-    g = take(Lanes::kStates), g_start = take(Lanes::kStates), start = take(Lanes::kStates);
+    g = take(Lanes::kStates), g_initial = take(Lanes::kStates), initial = take(Lanes::kStates);
     Q = take(kQ), held = take(kHeld), zeros = take(1);
     h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     inner = take(Lanes::kStates * blocks(a));
@@ -58,9 +58,9 @@ struct WalkBack {
     for (int i = 0; i < Lanes::kStates; ++i)
       dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
     load_params(a, t, p);
-    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
     for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
-    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_start[i] = 0;
+    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_initial[i] = 0;
   }
 
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
@@ -91,7 +91,7 @@ struct WalkBack {
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
   }
 
-  // Recomputes steps; all their states and what the adjoint reads stay.
+  // Recomputes steps; stores all their states and the lets that the adjoint reads.
   RNNCC_ONCE void recompute(const real* from, int64_t first, int64_t count) {
     copy(from, h);
     Row x_rows[Lanes::kInputs + 1];
@@ -100,7 +100,7 @@ struct WalkBack {
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * kRow;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
-        if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, start, before);
+        if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       Lanes::step_to_store(x_rows, p, before, before + Lanes::kStates * kRow,
                            stored + k * Lanes::kStored * kRow, width);
       shift(x_rows, x, Lanes::kInputs, 1);
@@ -176,7 +176,7 @@ struct WalkBack {
     return any;
   }
 
-  // To g what flows in at a step; the caller gives runs that have ended theirs back.
+  // Adds to g the gradient that flows in at a step; the caller restores g of runs that have ended.
   RNNCC_ONCE void add_dz(int64_t first, int64_t k) {
     for (int s = 0; s < Lanes::kStates; ++s) {
       const Row row = dz[s].row(first, first + k);
@@ -188,13 +188,13 @@ struct WalkBack {
     }
   }
 
-  // Where the state before a step was that of the start: the gradient goes there.
+  // Where the state before a step was the initial state: the gradient goes there.
   RNNCC_ONCE void reset(int64_t step, bool alone) {
     for (int64_t row = 0; row < t.rows; ++row) {
       if (!t.resets(a, row, step)) continue;
       for (int s = 0; s < Lanes::kStates; ++s)
         for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-          g_start[s * kRow + c] += g[s * kRow + c];
+          g_initial[s * kRow + c] += g[s * kRow + c];
       clear_row(t, row, Lanes::kStates, g);
       if (alone) clear_row(t, row, int(kQ), Q);
     }

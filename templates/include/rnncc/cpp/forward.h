@@ -5,11 +5,11 @@
 
 namespace rnncc {
 
-// A tile on its way through time.
+// The walk of a tile through time.
 struct Walk {
   const Args& a;
   const Tile& t;
-  real *p, *h, *next, *start, *stored, *M, *M_next, *J;
+  real *p, *h, *next, *initial, *stored, *M, *M_next, *J;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs], z[Lanes::kStates];
 
   static int64_t space() {
@@ -25,7 +25,7 @@ struct Walk {
       return rows;
     };
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
-    start = take(Lanes::kStates), stored = take(Lanes::kStored);
+    initial = take(Lanes::kStates), stored = take(Lanes::kStored);
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
     J = take(Lanes::kStates * Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
@@ -35,11 +35,11 @@ struct Walk {
     for (int i = 0; i < Lanes::kStates; ++i)
       z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
     load_params(a, t, p);
-    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, start);
+    for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
   }
 
-  // Every step of the tile; `write` outputs and what the way back needs, `carry` along in M the
-  // product of the step Jacobians. Neither: the Jacobians themselves, to look at.
+  // Every step of the tile; `write` outputs and checkpoints, `carry` along in M the product of the
+  // step Jacobians. Neither: write the Jacobians themselves.
   RNNCC_ONCE void run(bool write, bool carry) {
     const bool saves = write && a.saved;
     // all runs save at once, next at step `due`
@@ -55,7 +55,7 @@ struct Walk {
       end = first + most < t.steps ? first + most : t.steps;
       for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, end - first);
       for (int64_t step = first, stop; step < end; step = stop) {
-        if (a.reset) restart(step, Lanes::kStates, start, h);
+        if (a.reset) restart(step, Lanes::kStates, initial, h);
         if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.checkpoint;
         stop = !plain ? step + 1 : saves && due < end ? due : end;
         if (write && !carry) take_steps(first, step, stop);
@@ -126,7 +126,7 @@ struct Walk {
               J[e * kRow + r * t.columns + c];
   }
 
-  // Where a sequence starts anew, rows become those of its start, or 0.
+  // Where a sequence is reset, rows become those of its initial state, or 0.
   RNNCC_ONCE void restart(int64_t step, int count, const real* from, real* to) const {
     for (int64_t r = 0; r < t.rows; ++r) {
       if (!t.resets(a, r, step)) continue;
@@ -153,7 +153,7 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
     const int64_t before = done && segments.runs_of(a, b) < done ? segments.runs_of(a, b) : done;
     if (before && length_of(a, b))
       load_run(a, t, r, segments.first_run(a, b) + before - 1, Lanes::kStates, a.ends, walk.h);
-    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.initial, walk.h);
   }
   walk.run(true, false);
   for (int64_t r = 0; r < t.rows; ++r) store_states(a, t, r, walk.h, a.h_last);
@@ -162,7 +162,7 @@ static void forward_tile(const Pass& pass, int64_t index, real* space) {
 static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const Tile t(pass, index);
   Walk walk(pass.args, t, space);
-  for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+  for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, walk.initial, walk.h);
   walk.run(false, false);
 }
 

@@ -1,13 +1,13 @@
-// Lanes: what a C++ kernel computes side by side. Arrays are [scalar][lane]; the inner loops have a
-// fixed length, so that any compiler vectorises them.
+// Lanes: the channels that a C++ kernel computes side by side. Arrays are [scalar][lane];
+// the inner loops have a fixed length, so that any compiler vectorises them.
 #pragma once
 
 #include "rnncc/common/io.h"
 
 #define RNNCC_EXPORT extern "C" __attribute__((visibility("default")))
 
-// What copies and keeps books is compiled once: in each of its callers it takes most of the time of
-// a build, and a call costs little beside what it does.
+// Copies and bookkeeping are compiled once: inlined in each caller they take most of the time of a
+// build, and a call costs little beside the copy.
 #if defined(__GNUC__) && !defined(__clang__)
 #define RNNCC_ONCE __attribute__((noinline, noclone))
 #else

@@ -77,7 +77,7 @@ RNNCC_FN float floor(float x) { return __builtin_floorf(x); }
 RNNCC_FN double floor(double x) { return __builtin_floor(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
 
-// n = round(x log2(e)), kept twice: as a number, and in the low bits of `shifted` with an offset.
+// n = round(x log2(e)), held twice: as a number, and in the low bits of `shifted` with an offset.
 template <typename T> struct Exponent {
   T n;
   typename Real<T>::Bits shifted;

@@ -38,7 +38,7 @@ static void ask_for_large_pages(const Args& a, const View& view) {
 #endif
 }
 
-// Sequences of unequal length end before their row of memory does: what follows is 0.
+// Sequences of unequal length end before their row of memory does: the rest is 0.
 static void clear_tails(const Args& a, const View& view) {
   if (!view.data || !a.lengths || a.joined) return;
   const int64_t channels = a.groups * Lanes::kGroup;

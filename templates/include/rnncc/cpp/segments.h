@@ -1,27 +1,27 @@
 // Segments.
 //
-// Time is cut into segments that run side by side, each from a guess of its start; Newton's
-// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
-// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
-// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
-// each start to
+// Time is cut into segments that run side by side, each from a guess of its initial state; Newton's
+// iteration on the initial states brings the guesses into agreement (multiple shooting: Bellen and
+// Zennaro 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450).
+// A sweep runs every segment and carries along the product M of the step Jacobians; the scan after
+// it changes each initial state to
 //     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
-// After n sweeps the first n segments are exact whatever the guess was.
+// After n sweeps the first n segments are exact for any guess.
 #pragma once
 
 #include "rnncc/cpp/forward.h"
 
 namespace rnncc {
 
-// The first guess: the cell's start, run through the steps before the segment. The product
-// of the Jacobians over these steps says how much of a wrong start is left.
+// The first guess: the cell's init, run through the warm-up, the steps before the segment. The
+// product of the Jacobians over these steps is the share of a wrong initial state that is left.
 static void guess_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
     if (is_newton(a) && t.segment[r]) clear_row(t, r, Lanes::kStates, walk.h);
-    else copy_row(t, r, Lanes::kStates, walk.start, walk.h);
+    else copy_row(t, r, Lanes::kStates, walk.initial, walk.h);
   }
   walk.run(false, true);
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -40,7 +40,7 @@ RNNCC_ONCE static real largest_product(const Args& a, int64_t count) {
 
 static double& moved(const Args& a, int64_t run) { return a.verdicts[2 * a.batch + run]; }
 
-// Runs whose start has not moved since they last ran need not run again.
+// Runs whose initial state has not changed since they last ran need not rerun.
 static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const Tile t(pass, index);
@@ -60,7 +60,7 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 
 // All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
-// `verdicts` the largest mismatch, and the first segment whose start was out of tolerance.
+// `verdicts` the largest mismatch, and the first segment whose initial state was out of tolerance.
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
@@ -93,7 +93,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
 }
 
-// Every run has to run again.
+// Every run has to rerun.
 static void move_all(const Args& a, int64_t runs) {
   for (int64_t run = 0; run < runs; ++run) moved(a, run) = 1;
 }
@@ -115,7 +115,7 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
   return true;
 }
 
-// Guesses all starts. Returns how much of a wrong start is left in them, or -1.
+// Guesses all initial states. Returns the share of a wrong one that is left in them, or -1.
 static double guess(const Args& a, int64_t runs) {
   Pass pass = {a, Cut::into_segments(a)};
   pass.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;

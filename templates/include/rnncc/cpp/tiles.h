@@ -14,7 +14,7 @@ struct Cut {
   bool whole;             // one run a sequence
   int64_t length;         // steps of a run
   int64_t from;           // the step at which the first begins
-  int64_t warm_up;        // not the run itself but so many steps before or, if below 0, after it
+  int64_t warm_up;        // not 0: not the run but this many steps before or, if below 0, after it
   int64_t rows, columns;  // of a tile
 
   static Cut in_one(const Args& a, int64_t from) {
@@ -153,7 +153,7 @@ RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to
     for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
 }
 
-// Runs that have ended keep what they had.
+// Runs that have ended hold their values.
 RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const real* from,
                                   real* to) {
   for (int64_t r = 0; r < t.rows; ++r)
@@ -161,8 +161,8 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 }
 
 // One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
-// lie in memory as the kernel wants them, they are copied, many steps at a time (at most kAhead),
-// so that what is close in memory moves together.
+// lie in memory as the kernel needs them, they are copied, many steps at a time (at most kAhead),
+// so that neighbours in memory move together.
 constexpr int kAhead = 16;
 
 struct Stream {
@@ -202,7 +202,7 @@ struct Stream {
     return {buffer + (step - first) * kRow, tile->blocks};
   }
 
-  // Brings to memory what the kernel has written to the rows.
+  // Copies to memory the values that the kernel has written to the rows.
   RNNCC_ONCE void store(int64_t first, int64_t count) const {
     if (!direct && present) each<put>(first, count, buffer);
   }
@@ -259,7 +259,7 @@ static void load_params(const Args& a, const Tile& t, real* p) {
   }
 }
 
-// A state per sequence, [states, batch, channels], and lanes; null stands for the cell's own start.
+// A state per sequence, [states, batch, channels], and lanes; null stands for the cell's inits.
 RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, const real* from,
                                    real* h) {
   const int64_t channels = a.groups * Lanes::kGroup;
@@ -282,7 +282,7 @@ RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, c
   }
 }
 
-// The states before a step, for the way back.
+// The states before a step, for the backward.
 static real* saved_at(const Args& a, int64_t sequence, int64_t step) {
   const int64_t channels = a.groups * Lanes::kGroup;
   return a.saved + slot_of(a, sequence, step) * Lanes::kStateTensors * channels;

@@ -1,11 +1,11 @@
-// Segments on the way back.
+// Segments of the backward.
 //
 // Several segments need the gradient at their ends first. A walk over a stretch of steps alone,
-// from a gradient of 0, gives the one at its start, and for each state that a step reads how a
-// gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's derivative
-// holds here too). Where the first few steps after a segment let next to nothing through of what
-// comes out of them, that is the gradient at its end; else a walk over all segments and a scan give
-// it.
+// from a gradient of 0, gives the one before its first step, and for each state that a step reads
+// how a gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's
+// derivative holds here too). Where the first few steps after a segment let next to nothing of a
+// later gradient through, their own is the gradient at its end; otherwise a walk over all segments
+// and a scan give it.
 #pragma once
 
 #include "rnncc/cuda/tiles.h"
@@ -44,8 +44,8 @@ RNNCC_FN void alone(const Args& a) {
   if (!warm_up) note_size(note_of(a, 1), largest);
 }
 
-// Whether the gradients in `begins` of a sequence lack next to nothing: what the steps after a
-// segment would let through of the largest gradient is little beside what came out of them.
+// Whether the gradients in `begins` of a sequence lack next to nothing: the part of the largest
+// gradient that the steps after a segment would let through is small beside their own.
 RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
@@ -72,7 +72,7 @@ RNNCC_FN void judge(const Args& a) {
   note_bad(note_of(a, 0), all_there ? kNone : 0);
 }
 
-// g at the start of a stretch, from that at its end.
+// g before the first step of a stretch, from g at its end.
 RNNCC_FN void pass_through(const real* e, const real* Q, real* g) {
   real through[Cell::kStates];
 #pragma unroll
@@ -118,9 +118,9 @@ RNNCC_FN void backward(const Args& a) {
   walk.run<false>(a, r);
 #pragma unroll
   for (int s = 0; s < Cell::kStates; ++s)
-    if (r.first == 0) walk.g_start[s] += walk.g[s];
-  if (sequences) store_states(a, r, walk.g_start, a.dh0);
-  else store_run(a, r, Cell::kStates, walk.g_start, a.ends);
+    if (r.first == 0) walk.g_initial[s] += walk.g[s];
+  if (sequences) store_states(a, r, walk.g_initial, a.dh0);
+  else store_run(a, r, Cell::kStates, walk.g_initial, a.ends);
 #pragma unroll
   for (int k = 0; k < Cell::kParams; ++k)
     if (r.active) a.param_sums[(r.index * Cell::kParams + k) * a.groups + r.group] = walk.sums[k];
@@ -185,12 +185,12 @@ RNNCC_FN void back_tiles(const Args& a) {
   double* const sums = reinterpret_cast<double*>(rnncc_shared);
   if (warp == 0) {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) walk.g_start[s] += g[s];
+    for (int s = 0; s < Cell::kStates; ++s) walk.g_initial[s] += g[s];
   }
 #pragma unroll
   for (int n = 0; n < Cell::kStates + Cell::kParams; ++n) {
     const int k = n - Cell::kStates;
-    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_start[n]) : walk.sums[k];
+    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_initial[n]) : walk.sums[k];
     __syncthreads();
     double sum = 0;
     for (int i = 0; warp == 0 && i < warps; ++i) sum += sums[i * kWarp + threadIdx.x];

@@ -1,15 +1,15 @@
 // Backward.
 //
-// The way back is linear: g[t-1] = J[t]^T g[t] + what flows in at t. A run is walked last step
-// first, in blocks of at most kAhead steps: forward from a saved state, with all states in
-// registers, then backward. Jacobians are never stored.
+// The backward is linear: g[t-1] = J[t]^T g[t] + the gradient that flows in at t. A run is walked
+// last step first, in blocks of at most kAhead steps: forward from a saved state, with all states
+// in registers, then backward. Jacobians are never stored.
 #pragma once
 
 #include "rnncc/cuda/walk.h"
 
 namespace rnncc {
 
-// Where a block lies in what the way back reads and writes.
+// Where a block lies in the tensors that the backward reads and writes.
 struct Places {
   Inputs x;
   const io* dy[Cell::kOutputs];
@@ -25,7 +25,7 @@ struct Places {
       dx[i] = place_of(a, a.dx[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
   }
 
-  // The block before, for what is read.
+  // The block before, in the tensors that are read.
   RNNCC_MEMBER void read_on(const Args& a) {
     x.turn(a, -1);
 #pragma unroll
@@ -38,8 +38,8 @@ struct Places {
   }
 };
 
-// What a block of steps reads: inputs, gradients of outputs, and the state before it if that is
-// saved.
+// The values that a block of steps reads: inputs, gradients of outputs, and the state before it if
+// that is saved.
 struct Block {
   Ahead inputs;
   io dy[kAhead][Cell::kOutputs];
@@ -83,7 +83,7 @@ struct Spot {
 
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
-  real p[Cell::kParams + 1], g[Cell::kStates], g_start[Cell::kStates], Q[kQ + 1];
+  real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
   double sums[Cell::kParams + 1];
   int columns;  // lanes of a warp that share a run
@@ -92,7 +92,7 @@ struct WalkBack {
     load_params(a, r, p);
     columns = int(lanes);
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) g_start[s] = 0;
+    for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
 #pragma unroll
     for (int k = 0; k < Cell::kParams; ++k) sums[k] = 0;
     begin_alone();
@@ -157,14 +157,14 @@ struct WalkBack {
       for (int s = 0; s < Cell::kStates; ++s) now[s] = block.h[s];
 #pragma unroll 1
       for (int j = 0; j < k; ++j) {
-        if (starts_anew(a, r, first + j)) load_states(a, r, a.h0, now);
+        if (is_reset(a, r, first + j)) load_states(a, r, a.h0, now);
         read_inputs(a, r, first + j, x);
         Lane::step<false, false>(x, p, now, next, y, stored);
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
       }
-      const bool anew = starts_anew(a, r, first + k);
-      if (anew) load_states(a, r, a.h0, now);
+      const bool reset_here = is_reset(a, r, first + k);
+      if (reset_here) load_states(a, r, a.h0, now);
       read_inputs(a, r, first + k, x);
 #pragma unroll
       for (int i = 0; i < Cell::kOutputs; ++i) {
@@ -172,7 +172,7 @@ struct WalkBack {
         dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
       }
       back_step<alone>(a, r, first + k, x, now, dy, dx);
-      if (anew) reset<alone>();
+      if (reset_here) reset<alone>();
 #pragma unroll
       for (int i = 0; !alone && i < Cell::kInputs; ++i) {
         const Slot& slot = Cell::inputs[i];
@@ -229,7 +229,7 @@ struct WalkBack {
     Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);
   }
 
-  // What flows into the states after a step.
+  // The gradients that flow into the states after a step.
   RNNCC_MEMBER void add_along(const Args& a, const Run& r, int step) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
@@ -238,12 +238,12 @@ struct WalkBack {
     }
   }
 
-  // The state before this step was that of the start: the gradient goes there.
+  // The state before this step was the initial state: the gradient goes there.
   template <bool alone>
   RNNCC_MEMBER void reset() {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
-      if (!alone) g_start[s] += g[s];
+      if (!alone) g_initial[s] += g[s];
       g[s] = 0;
     }
 #pragma unroll
@@ -287,7 +287,7 @@ struct WalkBack {
     for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
     for (int step = spot.saved; step < spot.step; ++step) {
       read_inputs(a, r, step, x);
-      if (starts_anew(a, r, step)) load_states(a, r, a.h0, now);
+      if (is_reset(a, r, step)) load_states(a, r, a.h0, now);
       Lane::step<false, false>(x, p, now, next, y, stored);
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];

@@ -1,7 +1,7 @@
-// What kernels of one call tell each other.
+// Messages between the kernels of one call.
 //
-// The host launches a fixed series of kernels and never waits for one. What a sweep finds decides
-// on the device what the next kernel does: nothing, once neighbouring segments agree.
+// The host launches a fixed series of kernels and never waits for one. The result of a sweep
+// decides on the device what the next kernel does: nothing, once neighbouring segments agree.
 #pragma once
 
 #include "rnncc/cuda/runs.h"
@@ -10,14 +10,14 @@ namespace rnncc {
 
 constexpr int64_t kNone = int64_t(1) << 62;
 
-// What one launch leaves for the next: a size, and the place of the first that is not good enough.
+// The message of one launch to the next: a size, and the place of the first one out of tolerance.
 struct Note {
   uint64_t size;  // bits of a double >= 0, which rise as it does
   int64_t bad;    // kNone: there is none
 };
 
-// control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its start
-// has moved: for even and for odd sweeps.
+// control[0]: the guess; control[1 + i]: sweep i; then two flags for each run, whether its initial
+// state has changed: for even and for odd sweeps.
 RNNCC_FN Note* note_of(const Args& a, int64_t number) {
   return reinterpret_cast<Note*>(a.control) + number;
 }
@@ -52,7 +52,7 @@ RNNCC_FN void note_bad(Note* note, int64_t bad) {
 RNNCC_FN void number_runs(const Args& a) {
   const int64_t thread = threadIdx.y * kWarp + threadIdx.x, threads = blockDim.y * kWarp;
   if (thread == 0 && a.lengths) {
-    // boundaries that fall in between can't count for more than there is room for
+    // boundaries that are out of order can't count for more than there is room for
     const int64_t room = (a.joined ? a.extent : a.batch * a.extent) / a.segment + a.batch;
     int64_t next = 0;
     a.run_starts[0] = 0;

@@ -5,7 +5,8 @@
 
 namespace rnncc {
 
-// Runs from known starts, without M: a sweep, or one pass over time from where the segments end.
+// Runs from known initial states, without M: a sweep, or one pass over time from where the
+// segments end.
 RNNCC_FN void forward(const Args& a) {
   const bool last = a.stage == Stage::kRest;
   const Sweep now = last || whole(a) ? Sweep{} : sweep_of(a, a.round);
@@ -36,7 +37,7 @@ RNNCC_FN void forward(const Args& a) {
   }
 }
 
-// The step Jacobians, to look at: [steps, batch, groups, kStates, kStates].
+// The step Jacobians: [steps, batch, groups, kStates, kStates].
 RNNCC_FN void jacobians(const Args& a) {
   constexpr int entries = Cell::kStates * Cell::kStates;
   const Run r = Run::rest(a, 0);

@@ -4,7 +4,7 @@
 // from the hardware's tanh, whose relative error is 2^-11.
 #pragma once
 
-// A function, a function of a struct, and a kernel of at most so many threads in a block.
+// A function, a function of a struct, and a kernel with a bound on the threads of a block.
 #ifndef RNNCC_FN
 #define RNNCC_FN __device__ __forceinline__
 #define RNNCC_MEMBER __device__ __forceinline__
@@ -72,7 +72,7 @@ RNNCC_FN float sigmoid(float x) { return 0.5f + 0.5f * tanh(0.5f * x); }
 
 RNNCC_FN float sigmoid(float x) { return __fdividef(1.0f, 1.0f + ::exp2f(x * -1.44269504f)); }
 
-// Below 0.55: x + x^3 P(x^2), error 3.7e-8; above, what 1 lacks of it.
+// Below 0.55: x + x^3 P(x^2), error 3.7e-8; above, 1 - 2 / (1 + exp(2 x)).
 RNNCC_FN float tanh(float x) {
   const float a = ::fabsf(x), z = x * x;
   const float large = 1.0f - 2.0f * __fdividef(1.0f, 1.0f + ::exp2f(a * 2.88539008f));
@@ -82,8 +82,8 @@ RNNCC_FN float tanh(float x) {
 
 #endif
 
-// sin(x + phase pi) for phase 0 or 1/2, without the loop of CUDA's own, so that what depends on
-// params alone leaves the loop over steps. The reduction is in double; from 2^30 on the result is
+// sin(x + phase pi) for phase 0 or 1/2, without the loop of CUDA's own, so that values that depend
+// only on params leave the loop over steps. The reduction is in double; from 2^30 on the result is
 // NaN, not a wrong number. On |r| <= pi/2: r + r^3 P(r^2), error 2.4e-11.
 RNNCC_FN float sin_with_phase(float x, double phase) {
   const double turns = ::rint(double(x) * 0.31830988618379067 + phase), n = turns - phase;

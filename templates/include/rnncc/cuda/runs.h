@@ -1,8 +1,8 @@
 // Runs.
 //
 // A run is a stretch of steps of one sequence. A thread takes one group of channels of one run;
-// `columns` neighbouring lanes of a warp take neighbouring groups, so that what they read of a step
-// lies side by side, and a warp takes 32 / columns runs.
+// `columns` neighbouring lanes of a warp take neighbouring groups, so that their reads of a step
+// are side by side, and a warp takes 32 / columns runs.
 #pragma once
 
 #include "rnncc/common/policy.h"
@@ -11,7 +11,7 @@ namespace rnncc {
 
 constexpr int kWarp = 32;
 
-// The sequences' lengths are not looked at before a kernel runs, so what lies outside is cut off.
+// The sequences' lengths are not checked before a kernel runs, so they are limited here.
 RNNCC_FN int64_t limited(int64_t value, int64_t most) {
   return value < 0 ? 0 : value < most ? value : most;
 }
@@ -52,7 +52,7 @@ struct Run {
   int64_t time;   // where the first step lies in its row of memory
   bool active;    // else it repeats another thread's work and writes nothing
 
-  // Which run and which group this thread takes, of so many runs.
+  // The run and the group of this thread, of `runs` runs.
   RNNCC_MEMBER void place(const Args& a, int64_t runs, int64_t columns) {
     const int64_t warp = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     const int64_t across = (a.groups + columns - 1) / columns, lane = threadIdx.x;
@@ -92,8 +92,8 @@ struct Run {
   }
 };
 
-// One scalar of the cell at a step of a run. View::time leads from one step to the next, so it is
-// negative where sequences are reversed.
+// One scalar of the cell at a step of a run. View::time is the stride from one step to the next, so
+// it is negative where sequences are reversed.
 RNNCC_FN io* place_of(const Args& a, const View& view, const Slot& slot, const Run& r, int step) {
   const int64_t forth = a.reverse ? -view.time : view.time;
   return view.data + (a.joined ? 0 : r.sequence) * view.batch + r.time * forth + step * view.time +
@@ -122,7 +122,7 @@ RNNCC_FN int64_t state_at(const Args& a, const Run& r, int s) {
          r.group * slot.stride;
 }
 
-// Null stands for the cell's own start.
+// Null stands for the cell's inits.
 RNNCC_FN void load_states(const Args& a, const Run& r, const real* from, real* h) {
 #pragma unroll
   for (int s = 0; s < Cell::kStates; ++s)
@@ -135,7 +135,7 @@ RNNCC_FN void store_states(const Args& a, const Run& r, const real* h, real* to)
     if (r.active) to[state_at(a, r, s)] = h[s];
 }
 
-// Where the states before a step lie among those saved for the way back; no two sequences meet.
+// Where the states before a step lie among the saved ones; no two sequences meet.
 RNNCC_FN int64_t saved_slot(const Args& a, const Run& r, int64_t step) {
   const int64_t before = a.joined ? start_of(a, r.sequence) / a.checkpoint + r.sequence
                                   : r.sequence * ((a.extent + a.checkpoint - 1) / a.checkpoint);

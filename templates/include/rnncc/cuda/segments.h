@@ -1,13 +1,13 @@
 // Segments.
 //
-// Time is cut into segments that run side by side, each from a guess of its start; Newton's
-// iteration on the starts brings the guesses into agreement (multiple shooting: Bellen and Zennaro
-// 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450). A sweep
-// runs every segment and carries along the product M of the step Jacobians; the scan after it moves
-// each start to
+// Time is cut into segments that run side by side, each from a guess of its initial state; Newton's
+// iteration on the initial states brings the guesses into agreement (multiple shooting: Bellen and
+// Zennaro 1989; with segments of one step: DEER, arXiv:2309.12252, and ParaRNN, arXiv:2510.21450).
+// A sweep runs every segment and carries along the product M of the step Jacobians; the scan after
+// it changes each initial state to
 //     s[i] = e[i-1] + M[i-1] (new s[i-1] - old s[i-1]),   e[i-1] the end of the segment before.
-// After n sweeps the first n segments are exact whatever the guess was; what the sweeps leave is
-// for one pass over time.
+// After n sweeps the first n segments are exact for any guess; one pass over time solves the
+// segments that the sweeps leave.
 #pragma once
 
 #include "rnncc/common/policy.h"
@@ -34,7 +34,7 @@ RNNCC_FN int64_t solved_segments(const Args& a) {
   return gives_up(a, left_of_guess(a)) ? 0 : bad < segments ? bad : segments;
 }
 
-// What `status` says.
+// Fills `status`.
 RNNCC_FN void report(const Args& a, int64_t solved) {
   if (blockIdx.x || threadIdx.x || threadIdx.y) return;
   const bool one_pass = whole(a);
@@ -55,9 +55,9 @@ RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
   return now.all || *moved(a, r.index, a.round);
 }
 
-// Runs that carry M along: a sweep or, before it, the first guess: the cell's start, run through
-// the steps before the segment. The product of the Jacobians over these steps says how much of a
-// wrong start is left.
+// Runs that carry M along: a sweep or, before it, the first guess: the cell's init, run through the
+// warm-up, the steps before the segment. The product of the Jacobians over these steps is the share
+// of a wrong initial state that is left.
 RNNCC_FN void sweep(const Args& a) {
   const bool guess = a.stage == Stage::kWarmUp;
   const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);

@@ -24,8 +24,8 @@ RNNCC_FN void reduce_starts(const Args& a) {
   store_states(a, r, sum, a.dh0);
 }
 
-// Over all runs, one block for each param and each 32 groups: a warp takes one run in so many,
-// and what the warps found is added up in their order.
+// Over all runs, one block for each param and each 32 groups: a warp takes every n-th run of n
+// warps, and the warps' sums are added up in their order.
 RNNCC_FN void reduce_params(const Args& a) {
   double* const sums = reinterpret_cast<double*>(rnncc_shared);
   const int64_t runs = not_by_segments(a) ? a.batch : first_run(a, a.batch);
@@ -40,7 +40,7 @@ RNNCC_FN void reduce_params(const Args& a) {
   for (int i = 1; i < int(blockDim.y); ++i) sum += sums[i * kWarp + threadIdx.x];
   const Slot slot = Cell::params[k];
   if (slot.stride) a.dparams[slot.tensor][slot.offset + group * slot.stride] = real(sum);
-  else a.param_sums[k * a.groups + group] = sum;  // nobody else reads this place of the first run
+  else a.param_sums[k * a.groups + group] = sum;  // no other thread reads this place
 }
 
 // Over the groups too, for a param that all channels share: one warp each.

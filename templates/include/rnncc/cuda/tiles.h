@@ -1,8 +1,8 @@
 // A block along time.
 //
 // The warps of a block are segments of kAhead steps, whose inputs stay in registers. The block
-// walks over tiles of so many steps with the state carried along. In each tile the segments sweep
-// until their ends agree with the starts after them; one warp scans the borders in shared memory.
+// walks over tiles of these steps with the state carried along. In each tile the segments sweep
+// until neighbours agree; one warp scans the borders in shared memory.
 // After n sweeps the first n segments are exact, so there are never more sweeps than warps.
 #pragma once
 
@@ -33,14 +33,15 @@ RNNCC_FN Run run_of_block(const Args& a) {
   return r;
 }
 
-// The first guess of a segment's start: the state carried into the tile, run through a few steps.
+// The first guess of a segment's initial state: the one carried into the tile, run through a few
+// steps.
 RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   Run before = r;
   before.take(a, r.first - kWarm, kWarm);
 #pragma unroll 1
   for (int k = 0; k < kWarm; ++k) {
     real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
-    if (starts_anew(a, before, k)) load_states(a, before, a.h0, h);
+    if (is_reset(a, before, k)) load_states(a, before, a.h0, h);
     read_inputs(a, before, k, x);
     Lane::step<false, false>(x, p, h, next, y, stored);
 #pragma unroll
@@ -48,20 +49,20 @@ RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
   }
 }
 
-// All borders of a tile, in order of time. Returns the largest mismatch; leaves the new starts, and
-// in `carried` the state after the tile.
+// All borders of a tile, in order of time. Returns the largest mismatch; leaves the new initial
+// states in `begins`, and in `carried` the state after the tile.
 RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Shelf& products,
-                            const Shelf& starts, const Shelf& carried) {
+                            const Shelf& begins, const Shelf& carried) {
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
   for (int i = 1; i < used; ++i) {
 #pragma unroll
-    for (int k = 0; k < Cell::kStates; ++k) e[k] = ends(i - 1, k), s[k] = starts(i, k);
+    for (int k = 0; k < Cell::kStates; ++k) e[k] = ends(i - 1, k), s[k] = begins(i, k);
 #pragma unroll
     for (int k = 0; k < Cell::kProducts; ++k) M[k] = products(i - 1, k);
     border.cross(e, M, s, 1, false, false);
 #pragma unroll
-    for (int k = 0; k < Cell::kStates; ++k) starts(i, k) = s[k];
+    for (int k = 0; k < Cell::kStates; ++k) begins(i, k) = s[k];
   }
   // the end of the tile is a border too, which no sweep needs to agree with
   const real worst = border.worst;
@@ -93,8 +94,8 @@ RNNCC_FN void report_tiles(const Args& a, int sweeps, real worst) {
 RNNCC_FN void tiles(const Args& a) {
   const int warp = threadIdx.y, warps = blockDim.y;
   const Shelf ends = {reinterpret_cast<real*>(rnncc_shared), Cell::kStates};
-  const Shelf starts = {ends.at + warps * Cell::kStates * kWarp, Cell::kStates};
-  const Shelf carried = {starts.at + warps * Cell::kStates * kWarp, Cell::kStates};
+  const Shelf begins = {ends.at + warps * Cell::kStates * kWarp, Cell::kStates};
+  const Shelf carried = {begins.at + warps * Cell::kStates * kWarp, Cell::kStates};
   const Shelf products = {carried.at + Cell::kStates * kWarp, Cell::kProducts};
   Run r = run_of_block(a);
   const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
@@ -106,22 +107,22 @@ RNNCC_FN void tiles(const Args& a) {
   for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.h[s];
   __syncthreads();
   for (int64_t begin = 0; begin < length; begin += span) {
-    real start[Cell::kStates];
+    real initial[Cell::kStates];
     Ahead now;
     Inputs inputs;
     r.take(a, begin + warp * kAhead, kAhead);
     inputs.aim(a, r, 0);
     now.fetch(a, r, inputs, 0, r.count == kAhead);
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) start[s] = carried(0, s);
-    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, start);
+    for (int s = 0; s < Cell::kStates; ++s) initial[s] = carried(0, s);
+    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, initial);
     used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
       if (moves) {
         walk.aim(a, r, true);
 #pragma unroll
-        for (int s = 0; s < Cell::kStates; ++s) starts(warp, s) = walk.h[s] = start[s];
+        for (int s = 0; s < Cell::kStates; ++s) begins(warp, s) = walk.h[s] = initial[s];
         if (walk.writes && a.saved && r.first % a.checkpoint == 0)
           walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
         walk.block(a, r, now, 0);
@@ -131,15 +132,15 @@ RNNCC_FN void tiles(const Args& a) {
         for (int k = 0; k < Cell::kProducts; ++k) products(warp, k) = walk.M[k];
       }
       __syncthreads();
-      if (warp == 0) worst = cross_borders(a, used, ends, products, starts, carried);
+      if (warp == 0) worst = cross_borders(a, used, ends, products, begins, carried);
       if (sweep > most) most = sweep;
       if (__syncthreads_and(warp > 0 || worst <= a.guess_tolerance)) break;
       bool changed = false;
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) {
-        const real now_there = starts(warp, s);
-        changed = changed || !same(now_there, start[s]);
-        start[s] = now_there;
+        const real now_there = begins(warp, s);
+        changed = changed || !same(now_there, initial[s]);
+        initial[s] = now_there;
       }
       moves = __any_sync(0xffffffffu, changed) && r.count > 0;
     }

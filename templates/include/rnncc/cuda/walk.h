@@ -9,7 +9,7 @@ RNNCC_FN int steps_left(const Run& r, int step) {
   return r.count - step < kAhead ? r.count - step : kAhead;
 }
 
-RNNCC_FN bool starts_anew(const Args& a, const Run& r, int step) {
+RNNCC_FN bool is_reset(const Args& a, const Run& r, int step) {
   return a.reset && resets(a, r, step);
 }
 
@@ -40,8 +40,8 @@ struct Inputs {
   }
 };
 
-// The inputs of a block, on their way from memory while another block is computed. Only a whole
-// block is fetched, of which no step starts anew; another one is walked step by step.
+// The inputs of a block, fetched from memory while another block is computed. Only whole blocks
+// without a reset are fetched; others are walked step by step.
 struct Ahead {
   io x[kAhead][Cell::kInputs + 1];
   bool fetched;
@@ -64,7 +64,7 @@ struct Ahead {
   }
 };
 
-// A thread on its way through a run; with `carry` the product M of the step Jacobians comes along.
+// The walk of a thread through a run; with `carry`, M is the product of the step Jacobians.
 template <bool carry>
 struct Walk {
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
@@ -122,13 +122,13 @@ struct Walk {
 #pragma unroll 1
     for (int k = 0; k < steps_left(r, first); ++k) {
       real x[Cell::kInputs + 1];
-      const bool anew = starts_anew(a, r, first + k);
-      if (anew) load_states(a, r, a.h0, h);
+      const bool reset_here = is_reset(a, r, first + k);
+      if (reset_here) load_states(a, r, a.h0, h);
       read_inputs(a, r, first + k, x);
       if (a.z[0].data) step<true>(a, r, first + k, x);
       else step<false>(a, r, first + k, x);
 #pragma unroll
-      for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = anew ? real(0) : M[i];
+      for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = reset_here ? real(0) : M[i];
     }
   }
 
@@ -157,7 +157,7 @@ struct Walk {
     }
   }
 
-  // For the way back, from where the first state goes; `a.checkpoint` is a multiple of kAhead.
+  // Saves a checkpoint for the backward; `a.checkpoint` is a multiple of kAhead.
   RNNCC_MEMBER void save(const Args& a, real* to) const {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
@@ -167,7 +167,7 @@ struct Walk {
   }
 };
 
-// What follows a sequence in its row of memory is 0.
+// The rest of a sequence's row of memory is 0.
 RNNCC_FN void clear_after(const Args& a, const Run& r, const View& view, const Slot& slot) {
   if (!view.data || !a.lengths || a.joined || !r.active) return;
   const int64_t forth = a.reverse ? -view.time : view.time;
