@@ -1,4 +1,4 @@
-"""Arguments: what a user passes -> checked tensors as the operators want them."""
+"""Arguments: those of a user's call -> checked tensors in the form that the operators take."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from rnncc.runtime.sequences import Sequences
 
 
 class Prepared(NamedTuple):
-    """Checked arguments: tensors as the operators want them.
+    """Checked arguments: tensors in the form that the operators take.
 
     Attributes:
-        lead: the leading dimensions of the inputs.
-        sequences: what the sequences are.
-        state_lead: the leading dimensions of the states.
+        leading: the leading dimensions of the inputs.
+        sequences: of the call.
+        state_leading: the leading dimensions of the states.
     """
 
     inputs: list[Tensor]
     params: list[Tensor]
     h0: Tensor | None
-    lead: tuple[int, ...]
+    leading: tuple[int, ...]
     sequences: Sequences
-    state_lead: tuple[int, ...]
+    state_leading: tuple[int, ...]
 
 
 def prepare(
@@ -44,7 +44,7 @@ def prepare(
     cu_seqlens: Any = None,
     reset: Any = None,
 ) -> Prepared:
-    """Check a call and bring its tensors into the form that the operators want."""
+    """Check a call and bring its tensors into the form that the operators take."""
     bound = _bind(spec, args, kwargs)
     device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
     for name, value in bound.items():
@@ -52,25 +52,25 @@ def prepare(
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = _common_dtype(names, inputs)
-    lead, steps, channels = _broadcast(spec, names, inputs)
+    leading, steps, channels = _broadcast(spec, names, inputs)
     channels = _check_params(spec, bound, channels)
     check_groups(spec, channels)
     inputs = [
-        _fit(cast(x, dtype), lead, (steps,) if i.shared else (steps, channels))
+        _fit(cast(x, dtype), leading, (steps,) if i.shared else (steps, channels))
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = compute_params(spec, bound, dtype)
-    sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, inputs[0].device)
-    state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
-    start = stack_states(spec, h0, state_lead, channels, dtype, device)
-    return Prepared(inputs, params, start, lead, sequences, state_lead)
+    sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, inputs[0].device)
+    state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
+    initial = stack_states(spec, h0, state_leading, channels, dtype, device)
+    return Prepared(inputs, params, initial, leading, sequences, state_leading)
 
 
-def _fit(x: Tensor, lead: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
-    """Broadcast x, without a copy, to [*lead, *rest] and make the leading dimensions one."""
-    if tuple(x.shape) != (*lead, *rest):
-        x = x.expand(*lead, *rest)
-    return x if len(lead) == 1 else x.reshape(math.prod(lead), *rest)
+def _fit(x: Tensor, leading: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
+    """Broadcast x, without a copy, to [*leading, *rest] and make the leading dimensions one."""
+    if tuple(x.shape) != (*leading, *rest):
+        x = x.expand(*leading, *rest)
+    return x if len(leading) == 1 else x.reshape(math.prod(leading), *rest)
 
 
 def check_groups(spec: KernelSpec, channels: int) -> None:
@@ -107,29 +107,29 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def unpack(
     spec: KernelSpec,
     solution: Solution,
-    lead: tuple[int, ...],
-    state_lead: tuple[int, ...],
+    leading: tuple[int, ...],
+    state_leading: tuple[int, ...],
     return_state: bool,
 ) -> Any:
     """Results as the user gave the arguments: leading dimensions, tuples only where several.
 
     With states in the solution: (outputs, states), or (outputs, states, last states).
     """
-    outputs = _rows(solution.y, lead)
+    outputs = _rows(solution.y, leading)
     results = [outputs]
     if solution.z:
-        results.append(_rows(solution.z, lead))
+        results.append(_rows(solution.z, leading))
     if return_state:
         h, count = solution.h, len(spec.states)
-        if len(state_lead) != 1:
-            h = h.reshape(count, *state_lead, h.shape[-1])
+        if len(state_leading) != 1:
+            h = h.reshape(count, *state_leading, h.shape[-1])
         results.append(h[0] if count == 1 else tuple([h[i] for i in range(count)]))
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _rows(rows: Sequence[Tensor], lead: tuple[int, ...]) -> Any:
-    if len(lead) != 1:
-        rows = [v.reshape(*lead, *v.shape[1:]) for v in rows]
+def _rows(rows: Sequence[Tensor], leading: tuple[int, ...]) -> Any:
+    if len(leading) != 1:
+        rows = [v.reshape(*leading, *v.shape[1:]) for v in rows]
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 
@@ -141,7 +141,7 @@ def show(tensor: Any) -> str:
 
 
 def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
-    """The error that names the argument, what was got and expected, and the fix."""
+    """The error that names the argument, the value seen and expected, and the fix."""
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
 
 
@@ -283,7 +283,7 @@ def _param_shape(block: int | None, channels: int | None) -> str:
 def stack_states(
     spec: KernelSpec,
     h0: Any,
-    lead: tuple[int, ...],
+    leading: tuple[int, ...],
     channels: int,
     dtype: torch.dtype,
     device: torch.device | None = None,
@@ -312,8 +312,8 @@ def stack_states(
                 f"{str(compute).removeprefix('torch.')}, as the state of {dtype} inputs is",
                 f"h0.to({compute})",
             )
-        expected = (*lead, channels)
+        expected = (*leading, channels)
         if tuple(value.shape) != expected:
             raise refuse(label, show(value), f"{list(expected)}", "one state per sequence")
-        rows.append(value.to(compute).reshape(math.prod(lead), channels))
+        rows.append(value.to(compute).reshape(math.prod(leading), channels))
     return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)

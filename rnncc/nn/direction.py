@@ -1,4 +1,4 @@
-"""Direction: the ways through time of a layer, and the attributes that hold their weights."""
+"""Direction: the directions of a layer, and the attributes that hold their weights."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.ops import Solution
 
-# Names that a layer has for itself.
+# Names that a layer uses itself.
 OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
 TAKEN = {*OWN, "warmup", "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
 
 
 class Direction(NamedTuple):
-    """One way through time.
+    """One direction of time.
 
     Attributes:
         projection: the attribute that holds its projection.

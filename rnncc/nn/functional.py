@@ -43,8 +43,8 @@ def run(
             0, and the last state is the one there.
         cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in inputs
             [total, N] or [1, total, N]; the states are [S, N].
-        reset: [..., T] bool: before these steps the state starts anew, from h0.
-        observe: is handed how the call was solved.
+        reset: [..., T] bool: before these steps the state is reset to h0.
+        observe: called with a `status.Solve`, which says how the call was solved.
         choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse, see
             `choices.Choices`.
     Returns:
@@ -68,7 +68,7 @@ def run(
     )
     if observe is not None:
         observe(Solve(solution.status))
-    return unpack(kernel.spec, solution, given.lead, given.state_lead, return_state)
+    return unpack(kernel.spec, solution, given.leading, given.state_leading, return_state)
 
 
 def jacobians(
@@ -84,13 +84,13 @@ def jacobians(
     given = prepare(kernel.spec, args, kwargs or {}, h0)
     inputs = [t.detach() for t in given.inputs]
     params = [t.detach().contiguous() for t in given.params]
-    start = None if given.h0 is None else given.h0.detach().contiguous()
-    result = ops.jacobian(kernel, inputs, params, start)
-    return result.reshape(*given.lead, *result.shape[1:])
+    initial = None if given.h0 is None else given.h0.detach().contiguous()
+    result = ops.jacobian(kernel, inputs, params, initial)
+    return result.reshape(*given.leading, *result.shape[1:])
 
 
 def takes_options(function: F) -> F:
-    """Shows the options of `run` in the signature of a function that hands its `**rest` to it."""
+    """Shows the options of `run` in the signature of a function that passes `**rest` on to it."""
     parameters = inspect.signature(run).parameters.values()
     only = inspect.Parameter.KEYWORD_ONLY
     return show_instead_of_rest(function, [p for p in parameters if p.kind is only])

@@ -1,4 +1,4 @@
-"""Draws: how values start, or are like -> tensors of them."""
+"""Initialize: inits and typical distributions -> tensors drawn from them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rnncc.ir.init import Init, change
 def fill(tensor: Tensor, init: Init, generator: torch.Generator | None = None) -> Tensor:
     """Fill a tensor in place; `spaced` goes along its last dimension.
 
-    What is changed after it was drawn is drawn in double: in half precision log(-log(x)) of an x
-    near 1 would have few values.
+    Values that are changed after the draw are drawn in double: in half precision log(-log(x)) of
+    an x near 1 would have few values.
     """
     if init.then:
         drawn = fill(torch.empty_like(tensor, dtype=torch.float64), init.drawn(), generator)

@@ -42,8 +42,8 @@ class CellLayer(nn.Module):
     Args:
         input_size: features of x.
         hidden_size: channels N of the recurrence.
-        bias: whether the projection adds a bias; without one an input that the cell starts with a
-            bias of its own has none either.
+        bias: whether the projection adds a bias; if not, `Input(bias=...)` of the cell has no
+            effect.
         bidirectional: run forward and, with weights of its own, from the end; outputs are then
             [..., T, 2 * N], and each state is [2, ..., N], the forward one first.
         kernel: the compiled cell; a generated class brings its own.
@@ -111,7 +111,7 @@ class CellLayer(nn.Module):
             self.register_parameter(direction.params[param.name], empty)
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: as the cell says, and the rest as nn.Linear does."""
+        """Initialize all parameters: by the cell's inits, the rest as nn.Linear does."""
         spec = self.kernel.spec
         for direction in self._directions:
             projection.reset(getattr(self, direction.projection), spec, self.hidden_size)
@@ -133,13 +133,13 @@ class CellLayer(nn.Module):
 
         Args:
             x: [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence.
-            state: the states to continue from, [..., N] each, as returned; None starts anew. Those
-                of a PackedSequence are in the batch's own order, not sorted.
+            state: the states to continue from, [..., N] each, as returned; None for the inits.
+                Those of a PackedSequence are in the batch's own order, not sorted.
             lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end
                 are 0, and the last state is the one there.
             cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in x
                 [total, input_size] or [1, total, input_size]; the states are [S, N].
-            reset: [..., T] bool: before these steps the state starts anew, from `state`.
+            reset: [..., T] bool: before these steps the state is reset to `state`.
             return_states: also return the states after each step.
             shared: each input of the cell that all channels share, [..., T], or packed as x is.
         Returns:
@@ -154,8 +154,8 @@ class CellLayer(nn.Module):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
             return self._run_packed(x, state, return_states, shared)
         self._check_x(x, "[..., T, input_size]", 2, shared)
-        lead, steps = tuple(x.shape[:-2]), x.shape[-2]
-        sequences = read_sequences(lengths, cu_seqlens, reset, lead, steps, x.device)
+        leading, steps = tuple(x.shape[:-2]), x.shape[-2]
+        sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device)
         return self._run(x, state, sequences, return_states, shared)
 
     def step(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
@@ -208,11 +208,11 @@ class CellLayer(nn.Module):
         shared: dict[str, Tensor],
     ) -> tuple[Any, ...]:
         """All directions, on x [..., T, input_size]."""
-        lead = tuple(x.shape[:-2])
-        state_lead = lead if sequences.starts is None else (sequences.starts.shape[0],)
+        leading = tuple(x.shape[:-2])
+        state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
         if self.bidirectional:
-            state_lead = (2, *state_lead)
-        given = (x, state, state_lead, sequences, return_states, shared)
+            state_leading = (2, *state_leading)
+        given = (x, state, state_leading, sequences, return_states, shared)
         solutions = []
         for direction in self._directions:
             solutions.append(self._solve(direction, *given))
@@ -221,14 +221,14 @@ class CellLayer(nn.Module):
             last = Solve(first.status)
             self.last_solve = (last, Solve(solutions[1].status)) if self.bidirectional else last
         whole = side_by_side(*solutions) if self.bidirectional else first
-        return unpack(self.kernel.spec, whole, lead, state_lead, True)  # type: ignore[no-any-return]
+        return unpack(self.kernel.spec, whole, leading, state_leading, True)  # type: ignore[no-any-return]
 
     def _solve(
         self,
         direction: Direction,
         x: Tensor,
         state: States | None,
-        state_lead: tuple[int, ...],
+        state_leading: tuple[int, ...],
         sequences: Sequences,
         return_states: bool,
         shared: dict[str, Tensor],
@@ -241,14 +241,14 @@ class CellLayer(nn.Module):
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
         params = compute_params(kernel.spec, bound, like.dtype)
-        start = None
+        initial = None
         if state is not None:
-            start = stack_states(kernel.spec, state, state_lead, size, like.dtype, like.device)
+            initial = stack_states(kernel.spec, state, state_leading, size, like.dtype, like.device)
         if self.bidirectional:
-            start = None if start is None else start.tensor_split(2, 1)[direction.back]
+            initial = None if initial is None else initial.tensor_split(2, 1)[direction.back]
             choices = replace(choices, reverse=direction.back)
         packed = like.dim() == 4
-        return ops.solve(kernel, inputs, packed, params, start, choices, sequences, return_states)
+        return ops.solve(kernel, inputs, packed, params, initial, choices, sequences, return_states)
 
     def _check_x(
         self,
@@ -287,5 +287,5 @@ class CellLayer(nn.Module):
         return ", ".join(options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a file takes along: not how the last call went."""
+        """State for copies and pickles, without `last_solve`."""
         return {**self.__dict__, "last_solve": None}

@@ -25,7 +25,7 @@ from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
 
 class Solution(NamedTuple):
-    """What comes out of a call.
+    """The results of a call.
 
     Attributes:
         y: the outputs, [B, T, N] each.
@@ -174,7 +174,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
         return results
     call = given.plan(kernel, backend)
     if save and given.lengths is not None:
-        saved.zero_()  # some of it stays unused, and no result holds anything by chance
+        saved.zero_()  # parts stay unused; zeros keep results deterministic
     count = len(kernel.spec.outputs)
     filled = (rows[:count], rows[count:], h_last, saved if save else None, status)
     backend.forward(call, *filled)
@@ -188,7 +188,7 @@ Filled = tuple[list[Tensor], list[Tensor], Tensor, Tensor | None, Tensor]
 
 
 def _allocate_forward(*arguments: Any) -> list[Tensor]:
-    """What the forward returns, not yet filled."""
+    """The results of the forward, not yet filled."""
     given = Given(*arguments[:COMMON])
     backend = backend_of(given.inputs[0].device)
     return _results(given, kernel_of(given.key), backend, *arguments[COMMON:])
@@ -210,7 +210,7 @@ def _results(
 
 
 def _failed(backend: Backend, call: Call, filled: Filled) -> None:
-    """Newton has not converged: raise, warn, or solve it again by one pass over time."""
+    """Newton has not converged: raise, warn, or rerun by one pass over time."""
     y, z, h_last, saved, status = filled
     choices = call.choices
     if choices.on_failure == "sequential":
@@ -225,7 +225,8 @@ def _failed(backend: Backend, call: Call, filled: Filled) -> None:
         f"solver: newton on '{call.kernel.spec.name}' has not converged within "
         f"{int(seen['sweeps']) - 1} iterations: residual {seen['mismatch']:.2g}, expected at most "
         f"{call.plan.tolerance:.2g}.\n"
-        "Fix: solver='auto', which is exact; or iterations=, tol=, on_failure='sequential'"
+        "Fix: solver='auto', which doesn't depend on convergence; or iterations=, tol=, "
+        "on_failure='sequential'"
     )
     if choices.on_failure == "warn":
         warnings.warn(message, stacklevel=2)
@@ -277,7 +278,7 @@ torch.library.register_fake("rnncc::backward", _allocate_backward, lib=LIBRARY)
 
 
 class Recurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: what is fixed, counts, then all tensors."""
+    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors."""
 
     @staticmethod
     def forward(
@@ -317,7 +318,7 @@ class Recurrence(torch.autograd.Function):
 
 
 class FirstOrder(torch.autograd.Function):
-    """Hands gradients on, and raises where somebody differentiates them once more."""
+    """Passes gradients through, and raises if they are differentiated a second time."""
 
     @staticmethod
     def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -331,5 +332,6 @@ class FirstOrder(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         raise NotImplementedError(
             "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
-            "second backward) are not there.\nFix: the plain loop, rnncc show NAME --stage torch"
+            "second backward) are not supported.\n"
+            "Fix: the plain loop, rnncc show NAME --stage torch"
         )

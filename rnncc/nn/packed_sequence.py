@@ -1,4 +1,4 @@
-"""Packed: PyTorch's PackedSequence, which lies step by step <-> sequences one after another."""
+"""Packed sequences: PyTorch's PackedSequence, step by step <-> sequences one after another."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def read_packing(x: PackedSequence) -> Packing:
 
 
 def refuse_beside_packed(**given: Any) -> None:
-    """Refuse what says where the sequences of a padded or joined x lie."""
+    """Refuse the arguments that describe the sequences of a padded or joined x."""
     for name, value in given.items():
         if value is not None:
             raise ArgumentError(
-                f"{name}: got it beside a PackedSequence, which has lengths of its own, expected "
-                "a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)"
+                f"{name}: got it together with a PackedSequence, which brings its own lengths, "
+                "expected a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)"
             )
 
 
@@ -84,5 +84,5 @@ def _alike(a: PackedSequence, b: PackedSequence) -> bool:
         return False
     if a.sorted_indices is None or b.sorted_indices is None:
         return a.sorted_indices is b.sorted_indices
-    same = a.sorted_indices is b.sorted_indices  # to compare what lies on a GPU is to wait for it
+    same = a.sorted_indices is b.sorted_indices  # comparing tensors on a GPU waits for it
     return same or torch.equal(a.sorted_indices, b.sorted_indices)

@@ -18,20 +18,20 @@ from rnncc.nn.initialize import fill
 
 
 def unshared(spec: KernelSpec) -> list[InputSpec]:
-    """Inputs that each channel has of its own."""
+    """Per-channel inputs."""
     return [i for i in spec.inputs if not i.shared]
 
 
 def given(spec: KernelSpec) -> list[str]:
-    """Inputs that a layer is given by name."""
+    """Inputs that are given to a layer by name."""
     return [i.name for i in spec.inputs if not i.projected]
 
 
 def check_given(spec: KernelSpec, shared: Mapping[str, object]) -> None:
-    """All of them are there, and no others.
+    """Check that all of them are given, and no others.
 
     Raises:
-        ArgumentError: one is missing, or there is no such input.
+        ArgumentError: one is missing, or unknown.
     """
     wanted = given(spec)
     if set(shared) != set(wanted):
@@ -49,7 +49,7 @@ def width(spec: KernelSpec, channels: int) -> int:
 
 
 def reset(linear: nn.Linear, spec: KernelSpec, channels: int) -> None:
-    """Draw it anew: as torch.nn.Linear does, but for the biases of which the cell says how."""
+    """Initialize it as torch.nn.Linear does, except biases for which the cell has an init."""
     linear.reset_parameters()
     if linear.bias is None:
         return
@@ -65,18 +65,18 @@ def inputs(
 
     Args:
         x: [..., T, input_size].
-        named: what `given` lists, [..., T] each.
+        named: those that `given` lists, [..., T] each.
     Returns:
         [B, T, G, N] if there are G > 0 unshared inputs, then [B, T] for each shared one.
     Raises:
         ArgumentError: a shared input doesn't fit.
     """
-    lead, steps = tuple(x.shape[:-2]), x.shape[-2]
+    leading, steps = tuple(x.shape[:-2]), x.shape[-2]
     projected = linear(x)
     own = len(spec.inputs) - spec.shared_inputs
     if own == len(spec.inputs):
-        return [projected.reshape(math.prod(lead), steps, own, channels)]
-    projected = projected.reshape(math.prod(lead), steps, projected.shape[-1])
+        return [projected.reshape(math.prod(leading), steps, own, channels)]
+    projected = projected.reshape(math.prod(leading), steps, projected.shape[-1])
     sizes = [own * channels] + [1 for i in spec.inputs if i.shared and i.projected]
     first, *single = projected.split(sizes, -1) if len(sizes) > 1 else (projected,)
     found = [first.unflatten(-1, (own, channels))] if own else []
@@ -85,8 +85,8 @@ def inputs(
         if i.shared and i.projected:
             found.append(next(rest).squeeze(-1))
         elif i.shared:
-            whole = _whole(i.name, named[i.name], (*lead, steps), projected)
-            found.append(whole.reshape(math.prod(lead), steps))
+            whole = _whole(i.name, named[i.name], (*leading, steps), projected)
+            found.append(whole.reshape(math.prod(leading), steps))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Sequences: lengths, boundaries and resets as users give them -> what the kernels read."""
+"""Sequences: lengths, boundaries and resets as users give them -> tensors for the kernels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rnncc.runtime.sequences import Sequences
 
 
 def read_sequences(
-    lengths: Any, cu_seqlens: Any, reset: Any, lead: tuple[int, ...], steps: int, device: Any
+    lengths: Any, cu_seqlens: Any, reset: Any, leading: tuple[int, ...], steps: int, device: Any
 ) -> Sequences:
     """Check types and shapes.
 
     Args:
-        lengths: [*lead] ints, or None.
+        lengths: [*leading] ints, or None.
         cu_seqlens: [S + 1] ints, the boundaries of sequences that lie one after another, or None.
-        reset: [*lead, T] bool, or None.
-        lead, steps: the leading dimensions of the inputs, and T.
+        reset: [*leading, T] bool, or None.
+        leading, steps: the leading dimensions of the inputs, and T.
     Raises:
         ArgumentError: a type or shape that doesn't fit, or both lengths and cu_seqlens.
     """
@@ -30,11 +30,11 @@ def read_sequences(
             "cu_seqlens: got both lengths and cu_seqlens, expected one of them.\n"
             "Fix: lengths= for padded inputs [B, T, N], cu_seqlens= for joined ones [1, total, N]"
         )
-    rows = None if reset is None else _reset(reset, lead, steps, device)
+    rows = None if reset is None else _reset(reset, leading, steps, device)
     if cu_seqlens is not None:
-        if any(size != 1 for size in lead):
+        if any(size != 1 for size in leading):
             raise ArgumentError(
-                f"cu_seqlens: got inputs with the leading dimensions {list(lead)}, expected all "
+                f"cu_seqlens: got inputs with the leading dimensions {list(leading)}, expected all "
                 "sequences one after another, [total, N] or [1, total, N].\nFix: lengths= for a "
                 "padded batch"
             )
@@ -44,16 +44,16 @@ def read_sequences(
                 f"cu_seqlens: got the shape {list(given.shape)}, expected [S + 1], 0 first and "
                 "the total last.\nFix: torch.cumsum of the lengths, with a 0 in front"
             )
-        if device.type == "cuda" and not given.is_cuda:  # while it can be seen without waiting
+        if device.type == "cuda" and not given.is_cuda:  # while it can be read without waiting
             check_values(given[:-1], given.diff(), steps)
         bounds = to_device("cu_seqlens", given, device)
         return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
     if lengths is None:
         return Sequences(reset=rows)
     counts = _integers("lengths", lengths)
-    if tuple(counts.shape) != lead:
+    if tuple(counts.shape) != leading:
         raise ArgumentError(
-            f"lengths: got the shape {list(counts.shape)}, expected {list(lead)}, the inputs' "
+            f"lengths: got the shape {list(counts.shape)}, expected {list(leading)}, the inputs' "
             "leading dimensions.\nFix: one length per sequence"
         )
     if device.type == "cuda" and not counts.is_cuda:
@@ -75,7 +75,7 @@ def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
     """On the device, without waiting for it.
 
     Raises:
-        ArgumentError: a CUDA graph is being captured, which can't hold what lies on the CPU.
+        ArgumentError: a CUDA graph is being captured, which can't hold a copy from the CPU.
     """
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
@@ -84,7 +84,7 @@ def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
             f"{name}: got a tensor or list on the CPU while a CUDA graph is being captured, "
             f"expected a tensor on {device}.\nFix: make it before the capture"
         )
-    mine = tensor.clone().pin_memory()  # which nobody else writes to while it is copied
+    mine = tensor.clone().pin_memory()  # which nothing else writes to while it is copied
     return mine.to(device, non_blocking=True)
 
 
@@ -99,16 +99,17 @@ def _tensor(name: str, value: Any) -> Tensor:
     return tensor if tensor.numel() else tensor.long()  # PyTorch takes [] for floats
 
 
-def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor:
+def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.dtype != torch.bool:
         seen = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(
             f"reset: got {str(seen).removeprefix('torch.')}, expected a bool tensor "
-            f"{[*lead, steps]}, true where the state starts anew.\nFix: reset.bool()"
+            f"{[*leading, steps]}, true where the state is reset before the step.\n"
+            "Fix: reset.bool()"
         )
-    if tuple(value.shape) != (*lead, steps):
+    if tuple(value.shape) != (*leading, steps):
         raise ArgumentError(
-            f"reset: got the shape {list(value.shape)}, expected {[*lead, steps]}.\n"
+            f"reset: got the shape {list(value.shape)}, expected {[*leading, steps]}.\n"
             "Fix: one value per sequence and step"
         )
     if value.device != device:
@@ -116,7 +117,7 @@ def _reset(value: Any, lead: tuple[int, ...], steps: int, device: Any) -> Tensor
             f"reset: got a tensor on {value.device}, expected {device}, as the inputs.\n"
             f"Fix: reset.to('{device}')"
         )
-    return value.reshape(math.prod(lead), steps)
+    return value.reshape(math.prod(leading), steps)
 
 
 def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
@@ -128,8 +129,8 @@ def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
     if lengths.numel() == 0:
         if starts is not None and steps:
             raise ArgumentError(
-                f"cu_seqlens: got [0], which is no sequence, for {steps} steps, expected the total "
-                f"last.\nFix: cu_seqlens=[0, {steps}] for one sequence"
+                f"cu_seqlens: got [0], which has no sequence, for {steps} steps, expected the "
+                f"total last.\nFix: cu_seqlens=[0, {steps}] for one sequence"
             )
         return
     least, most = int(lengths.min()), int(lengths.max())
@@ -144,6 +145,6 @@ def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
     if first != 0 or last != steps or least < 0:
         raise ArgumentError(
             f"cu_seqlens: got boundaries from {first} to {last}"
-            f"{', falling in between' if least < 0 else ''}, expected rising ones from 0 to "
+            f"{', falling in between' if least < 0 else ''}, expected offsets that rise from 0 to "
             f"{steps}, the steps of the inputs.\nFix: torch.cumsum of the lengths, a 0 in front"
         )

@@ -1,4 +1,4 @@
-"""Status: what the operators report of a solve, read only when somebody looks."""
+"""Status: the operators' report of a solve, read from the device only on demand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Solve:
         segment: steps of a segment; all of them for "sequential".
         sweeps: passes over all segments, 1 for "sequential"; for "newton" its iterations and the
             last pass, which writes the outputs.
-        mismatch: the largest between the end of a segment and the start of the next, relative to
-            max(1, |state|); for "newton" it is the residual.
-        converged: whether the result is within tolerance; only "newton" may say no.
-        sequential_from: the step from which one pass over time did the rest, or None.
+        mismatch: the largest between the end of a segment and the initial state of the next,
+            relative to max(1, |state|); for "newton" it is the residual.
+        converged: whether the result is within tolerance; False only for "newton".
+        sequential_from: the step from which one pass over time solved the rest, or None.
     """
 
     def __init__(self, status: Tensor) -> None:

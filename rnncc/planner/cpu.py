@@ -12,14 +12,14 @@ from rnncc.planner.machine import Machine, this_machine
 from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
 
 STEPS_SAVED = 16
-WORTH_A_THREAD = 16384  # values; below, waking a thread costs more than it saves
+WORTH_A_THREAD = 16384  # values; with fewer, waking a thread costs more than it saves
 SHORTEST = 4 * WARM_UP  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
 AFFINE_SWEEPS = 4
 
-SLOWEST = 0.046  # of one pass over time, what a warm-up in vain may cost
-AT_MOST = 0.9  # of one pass over time, what an iteration that ends well may cost
+SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may cost
+AT_MOST = 0.9  # of one pass over time: the most that an iteration that converges may cost
 
 
 def plan(
@@ -36,9 +36,9 @@ def plan(
 
     Args:
         itemsize: bytes of the type that the recurrence is computed in.
-        threads: how many may work; a small call takes one.
-        cores: how many to choose the solver for, `threads` if None. The choice doesn't follow
-            `threads`, so that their number never changes a bit.
+        threads: at most; a small call takes one.
+        cores: the number for which the solver is chosen, `threads` if None. The choice doesn't
+            depend on `threads`, so that their number never changes a bit.
         total: steps of all sequences, if they aren't all as long as the longest.
     """
     problem = Problem.of(spec, shape, total)
@@ -155,7 +155,7 @@ class _Planner(Planner):
         """The length of segments that costs least: all steps, or a multiple of those saved.
 
         Args:
-            in_vain: what may turn out to be so; only lengths count for which it is cheap.
+            in_vain: the part that may be wasted; only lengths count for which it is cheap.
         """
         unit = round_up(STEPS_SAVED, self.checkpoint)
         lengths, one_pass = [], cost(self.steps)
@@ -184,7 +184,7 @@ class _Planner(Planner):
 
 
 def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
-    """Rows by columns: whole vectors, many of them in flight, and as much work for each thread."""
+    """Rows by columns: whole vectors, many of them in flight, and equal shares for all threads."""
     wanted = min(round_up(-(-runs * groups // threads), lanes), largest)
     if groups < lanes or wanted >= 2 * groups:  # several runs side by side
         return max(1, min(runs, wanted // max(1, groups))), groups

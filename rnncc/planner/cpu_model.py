@@ -1,4 +1,4 @@
-"""Model of a CPU: a cut of a pass over time -> its time on a machine, by what each step costs."""
+"""CPU model: a cut of a pass over time -> its predicted time, from the cost of a step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 
 @dataclass(frozen=True)
 class Load:
-    """A problem and who computes it.
+    """A problem and the threads that compute it.
 
     Attributes:
         lanes: that fill LANE_BYTES.
@@ -65,12 +65,12 @@ class Model:
         return self._walk(tiling, steps, efforts, streams)
 
     def _walk(self, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> float:
-        """All tiles through so many steps."""
+        """All tiles through `steps` steps."""
         return self.machine.nanoseconds(counts(self.load, tiling, steps, efforts, streams))
 
 
 def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> Machine:
-    """How often the busiest thread does each thing."""
+    """The counts of the busiest thread."""
     problem, rows, columns = load.problem, tiling.rows, tiling.columns
     runs = problem.runs(tiling.segment)
     across = -(-problem.groups // columns)

@@ -18,9 +18,9 @@ from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tili
 WARP = 32
 WARPS_OF_BLOCK = 4
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
-ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time does the rest
+ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
 AUTO_ROUNDS = 3
-AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and what it solves
+AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 MOST_SAVED = 2**30  # steps
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
@@ -28,7 +28,7 @@ WORTH = 1.2  # times faster than one pass over time, for `auto`
 
 
 class Gpu(NamedTuple):
-    """What the plan follows of a GPU.
+    """The properties of a GPU on which the plan depends.
 
     Attributes:
         processors: streaming multiprocessors.
@@ -46,7 +46,7 @@ ISSUE_PER_FUNCTION = 12.0  # of a warp, at the special function units
 ISSUE_PER_STREAM = 4.0  # a load or store with its address
 CROSSING = 40.0  # one border between segments
 BARRIER = 60.0
-LAUNCH = 4000.0  # a kernel after another
+LAUNCH = 4000.0  # between one kernel and the next
 CYCLES_PER_NANOSECOND = 1.7
 
 
@@ -82,12 +82,12 @@ def columns_of(groups: int) -> int:
 
 
 def shared_of_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """Bytes of shared memory of a block along time: ends, starts and products of its segments."""
+    """Bytes of shared memory of a block along time: its segments' borders and products."""
     return ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * itemsize
 
 
 def shared_of_back_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """The same on the way back, where it also holds sums in double precision."""
+    """The same for the backward, which also holds sums in double precision."""
     return max(shared_of_tiles(spec, warps, itemsize), warps * WARP * 8)
 
 
@@ -238,7 +238,7 @@ class _Planner(Planner):
     # --- both ------------------------------------------------------------------------------------
 
     def walk(self, runs: int, steps: int, efforts: list[Effort], streams: int) -> float:
-        """Cycles of so many runs, each of so many steps."""
+        """Cycles of `runs` runs, each of `steps` steps."""
         operations = sum(e.operations for e in efforts)
         functions = sum(e.functions for e in efforts)
         chain = 30 + PER_OPERATION * operations + PER_FUNCTION * functions

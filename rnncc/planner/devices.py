@@ -1,4 +1,4 @@
-"""GPUs: what their datasheets say, and what a function of include/cuda/math.h takes of one."""
+"""Devices: GPUs by their datasheets, and the cost of each function of include/cuda/math.h."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def find_device(name: str) -> Device:
     """One of `DEVICES`, however its name is written.
 
     Raises:
-        ArgumentError: there is no such device.
+        ArgumentError: unknown device.
     """
     wanted = name.upper().replace(" ", "").replace("-", "").removeprefix("NVIDIA")
     if wanted in DEVICES:
@@ -58,10 +58,10 @@ def find_device(name: str) -> Device:
 
 @dataclass(frozen=True)
 class Call:
-    """What one call of a function takes.
+    """The cost of one call of a function.
 
     Attributes:
-        instructions: all of them, of which so many are `floating` and `special`.
+        instructions: all of them, including the `floating` and `special` ones.
         cycles: from its argument to its value.
     """
 
@@ -71,8 +71,8 @@ class Call:
     cycles: float
 
 
-# Counted in what NVRTC 13.0 makes of include/cuda/math.h for sm_90, without rare paths. Cycles:
-# its longest chain, with 20 for a special function, which are assumed; where it branches, by hand.
+# Counted in the code of NVRTC 13.0 for include/cuda/math.h on sm_90, without rare paths. Cycles:
+# its longest chain, with an assumed 20 for a special function; where it branches, by hand.
 FLOAT32 = {
     "exp": Call(11, 7, 1, 48),
     "log": Call(27, 19, 0, 79),
@@ -119,7 +119,7 @@ SIMPLE = 2  # instructions of a choice: relu, where, a comparison, ...
 
 
 def call(name: str, double: bool) -> Call:
-    """What a function takes in float32, or in float64."""
+    """The cost of a function in float32, or in float64."""
     table = FLOAT64 if double else FLOAT32
     return table.get(name, Call(SIMPLE, SIMPLE, 0, SIMPLE * operation(double)))
 

@@ -1,4 +1,4 @@
-"""Explain: a plan -> what runs, why, how long it should take and what memory it needs."""
+"""Explain: a plan -> the solver, the reason, the predicted time and the memory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _direction_lines(cut: dict[str, Any]) -> list[str]:
 
 
 def _gpu_lines(cut: dict[str, Any]) -> list[str]:
-    """The model of a GPU has not been measured, so its times are guesses."""
+    """The model of a GPU has not been calibrated, so its times are guesses."""
     if cut["segments"] == 1:
         ran = "one pass over time, a thread for each sequence and group of channels"
         return [f"{ran}; perhaps {cut['predicted_ms']:.2g} ms"]

@@ -23,7 +23,7 @@ class Machine:
             lanes of `LANE_BYTES`.
         row, value: bringing a row of lanes from or to memory, and each value of it, where the
             kernel can't work in place.
-        beside: a step of a tile whose rows in memory go on in another thread's tile.
+        beside: a step of a tile whose rows in memory continue in another thread's tile.
         wake: the other threads, once.
     """
 
@@ -36,20 +36,20 @@ class Machine:
     wake: float
 
     def nanoseconds(self, counts: Machine) -> float:
-        """What so many of each take."""
+        """The time of these numbers of each."""
         pairs = zip(astuple(self), astuple(counts), strict=True)
         return float(sum(mine * count for mine, count in pairs))
 
 
 # Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22; `beside`
-# and `wake` from whole calls of one sequence of 64 channels, where threads find each other asleep.
+# and `wake` from whole calls of one sequence of 64 channels, where threads sleep between calls.
 MEASURED = Machine(
     step=19.5, operation=2.0, function=2.4, row=1.75, value=0.0, beside=40.0, wake=15000.0
 )
 
 
 def calibration_file() -> Path:
-    """Where this machine's own constants lie, in the kernel cache."""
+    """The file of this machine's own constants, in the kernel cache."""
     digest = hashlib.sha256(cpu_identity().encode()).hexdigest()[:20]
     return cache_dir() / f"calibration-{digest}.json"
 
@@ -58,7 +58,7 @@ def calibration_file() -> Path:
 def this_machine() -> Machine:
     """The constants calibrated here, else those measured for the project.
 
-    Read once: what is calibrated while a process runs takes effect in the next.
+    Read once: a calibration takes effect in the next process.
     """
     try:
         values = json.loads(calibration_file().read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def this_machine() -> Machine:
 
 
 def save(machine: Machine) -> Path:
-    """Keep calibrated constants for the processes to come."""
+    """Save calibrated constants for later processes."""
     path = calibration_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -1,6 +1,6 @@
-"""Plan: what every target decides alike, and the record of a decision.
+"""Plan: the decisions that all targets share, and the record of a decision.
 
-A target (cpu, cuda) says which cuts there are and what they cost; `Planner` chooses.
+A target (cpu, cuda) lists the cuts and their cost; `Planner` chooses.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from rnncc.ir.spec import KernelSpec
 
 Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
 
-# Steps that a segment's guess is warmed up by: most cells have forgotten by then where they began.
+# Steps of the warm-up of a segment: over these, most cells forget their initial state.
 WARM_UP = 64
 NEWTON_ITERATIONS = 3  # unless the user says otherwise
 
 # How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
 # state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
-# units. One scan of an affine cell is exact, so there only what overflows is looked for.
+# units. One scan of an affine cell is exact, so there the tolerance only detects overflow.
 EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 TOLERANCE = {4: 5e-7, 8: 1e-12}
 AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
@@ -27,7 +27,7 @@ AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be computed: `batch` sequences by `groups` groups of channels.
+    """The size of a call: `batch` sequences by `groups` groups of channels.
 
     Attributes:
         steps, total: of the longest sequence, and of all.
@@ -71,9 +71,9 @@ class Cut:
     Attributes:
         tiling: segments and tiles; `whole`: those of one pass over time.
         warm_up: steps that give a guess of a segment's border.
-        sweeps: forward, the most sweeps before one pass does the rest; backward, 2 if all segments
-            may be walked twice, else 1.
-        predicted: nanoseconds, if the warm-up tells how the segments start.
+        sweeps: forward, the most sweeps before one pass solves the rest; backward, 2 if all
+            segments may be walked twice, else 1.
+        predicted: nanoseconds, if the warm-up finds the initial states.
         one_pass: nanoseconds of one pass over time instead.
         rounds: CUDA: how often sweeps are launched.
         in_block: CUDA: segments are the warps of a block, which walks over time.
@@ -96,10 +96,10 @@ class Plan:
     Attributes:
         solver: "sequential", "segmented" or "newton", and `reason` why.
         forward, backward: their cuts.
-        patient: not to give up segments before all sweeps are done.
+        patient: use all sweeps before giving up segments.
         tolerance: of neighbouring segments; `guess_tolerance` before a scan has rounded anything.
-        checkpoint: steps between the states that the backward starts from.
-        threads: how many work; 0 on a GPU.
+        checkpoint: steps between the saved states.
+        threads: their number; 0 on a GPU.
     """
 
     solver: str
@@ -116,7 +116,7 @@ class Plan:
 class Planner(ABC):
     """The choice of a solver, from the cuts of a target and their cost."""
 
-    idle: str  # what one pass over time leaves idle
+    idle: str  # units that one pass over time leaves idle
     threads: int
 
     def __init__(
@@ -183,7 +183,7 @@ class Planner(ABC):
 
     @abstractmethod
     def segmented_cut(self) -> Cut:
-        """Segments, as long as the user wants them or as is best."""
+        """Segments, of the user's length or of the best one."""
 
     @abstractmethod
     def faster_cut(self, one_pass: float) -> Cut | None:
@@ -191,7 +191,7 @@ class Planner(ABC):
 
     @abstractmethod
     def backward(self) -> Cut:
-        """The way back."""
+        """The cut of the backward."""
 
 
 def round_up(value: int, multiple: int) -> int:

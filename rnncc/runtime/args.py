@@ -31,7 +31,7 @@ _FORMAT = struct.Struct("=" + "".join("d" if f.type == "double" else "q" for f i
 
 
 def words_of(call: Call, cut: Cut, values: Mapping[str, Value]) -> array[int]:
-    """The struct Args of a call, word by word; a member that is not given is null.
+    """The struct Args of a call, word by word; missing members are null.
 
     Args:
         values: members by name: numbers, tensors (for their addresses), and views.

@@ -1,4 +1,4 @@
-"""Backend: what runs kernels on one type of device, and which one does.
+"""Backend: the protocol of objects that run kernels on one type of device, and their registry.
 
 A backend is an object in a folder of its own, and one line in `DEFAULTS`.
 """
@@ -30,7 +30,7 @@ class Backend(Protocol):
     host_reads: bool
 
     def steps_saved(self, spec: KernelSpec, choices: Choices) -> int:
-        """Steps between the states that the backward starts from."""
+        """Steps between the saved states."""
 
     def plan(
         self,
@@ -80,7 +80,7 @@ class Backend(Protocol):
         dparams: Sequence[Tensor],
         dh0: Tensor,
     ) -> None:
-        """From the gradients of y, z and h_last (None: zero) those of all arguments, to fill.
+        """From the gradients of y, z and h_last (None: zero), fill those of all arguments.
 
         Args:
             dx: None where it is not wanted.
@@ -93,7 +93,7 @@ class Backend(Protocol):
         """
 
     def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
-        """Build and load all that a call may need, so that none waits for it later."""
+        """Build and load everything that a call may need, so that no later call waits."""
 
 
 # By the type of a device: the module whose BACKEND runs there.
@@ -103,7 +103,7 @@ _backends: dict[str, Backend] = {}
 
 
 def backend_of(device: torch.device) -> Backend:
-    """What runs the kernels of tensors on a device; for those that have only shapes, the CPU's."""
+    """The backend for tensors on a device; the CPU's for those that have only shapes."""
     kind = device.type if device.type != "meta" else "cpu"
     found = _backends.get(kind)
     if found is None:

@@ -1,4 +1,4 @@
-"""Call: what an operator is given -> one parsed call: kernel, choices, sequences and plan."""
+"""Call: an operator's arguments -> one parsed call: kernel, choices, sequences and plan."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def plan_call(
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the operators allocate.
+    """The shapes of the tensors that the operators allocate.
 
-    `saved` holds the states that the backward starts from, [slots, states, N], flat: a dimension
-    of its own would make torch.compile tell T <= 16 from the rest.
+    `saved` holds the checkpoints, [slots, states, N], flat: with a dimension of its own,
+    torch.compile would specialize on T <= 16.
     """
 
     y: tuple[Any, ...]
@@ -118,7 +118,7 @@ def shapes_of(
 
     Args:
         steps_saved: steps between saved states.
-        starts: where sequences begin that lie one after another.
+        starts: the first steps of joined sequences.
     """
     rows, steps = inputs[0].shape[:2]
     channels, states = channels_of(spec, inputs, params), len(spec.states)

@@ -1,4 +1,4 @@
-"""Kernel: a compiled cell at run time, and where the operators find it."""
+"""Kernel: a compiled cell at run time, and the registry in which the operators find it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Kernel:
         except (OSError, ValueError) as error:
             raise LoadError(
                 f"the generated folder {folder} can't be read: {error}.\n"
-                "Fix: write it again with rnncc compile"
+                "Fix: regenerate it with rnncc compile"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Sequences: the stretches of time that one call takes, as kernels read them."""
+"""Sequences: the sequences of one call, as kernels read them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sequences:
-    """What the sequences of a call are.
+    """The sequences of a call.
 
     Attributes:
         starts: [S], int64, where each begins if all lie one after another in inputs of one row;
             None if each has a row of its own.
         lengths: [S], int64, or None where all take every step.
-        reset: [B, T], bool, true where the state starts anew before the step; or None.
+        reset: [B, T], bool, true where the state is reset before the step; or None.
     """
 
     starts: Tensor | None = None

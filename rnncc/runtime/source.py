@@ -16,9 +16,9 @@ WIDTH = 100
 
 
 def join(files: Mapping[str, str], target: str) -> str:
-    """What is compiled: the target's file, with each header once, where it is first included.
+    """The text that is compiled: the target's file, with each header once, at its first include.
 
-    System headers stay as they are, as does every condition but `#ifdef __CUDACC__`.
+    System headers stay, as does every condition but `#ifdef __CUDACC__`.
 
     Args:
         files: the emitted ones by name; cell.h is one of them.
@@ -29,7 +29,7 @@ def join(files: Mapping[str, str], target: str) -> str:
 
 
 def of_the_cell(files: Mapping[str, str], target: str) -> str:
-    """To read: cell.h without what is for the other target, then the target's file."""
+    """For reading: cell.h without the other target's part, then the target's file."""
     cell = "\n".join(_of_target(files[CELL].splitlines(), target))
     return f"{cell}\n\n{_mark(FILES[target])}\n{files[FILES[target]]}"
 
@@ -49,7 +49,7 @@ def _lines(name: str, files: Mapping[str, str], target: str, seen: set[str]) -> 
 
 
 def _of_target(lines: Iterable[str], target: str) -> Iterator[str]:
-    """Without what stands under `#ifdef __CUDACC__` for the other target."""
+    """Without the other target's side of each `#ifdef __CUDACC__`."""
     stays: list[bool | None] = []  # of each #if around a line; None where the compiler decides
     for line in lines:
         if line.startswith("#if"):

@@ -18,7 +18,7 @@ class Workspace(NamedTuple):
 
     Attributes:
         members: of Args, where they lie.
-        block: the tensor that they lie in; it must live until the last kernel is launched.
+        block: the tensor that holds them; it must live until the last kernel is launched.
     """
 
     members: dict[str, Value]
@@ -44,7 +44,7 @@ def workspace(call: Call, cut: Cut, like: Tensor, **more: int) -> Workspace:
 
 
 def runs_of(call: Call, cut: Cut) -> int:
-    """At most so many segments of sequences; one for each sequence at least."""
+    """The most segments that the sequences can have; at least one for each sequence."""
     batch, steps, _ = call.shape
     segment = cut.tiling.segment
     return batch if segment >= steps else call.total // segment + batch

@@ -1,4 +1,4 @@
-"""What a call refuses, and in which words; odd shapes that have a natural result."""
+"""Arguments that a call refuses, with the messages; odd shapes that have a natural result."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: compiled("para_gru").layer(3, 0),
         "hidden_size: got 0, expected a positive int.\nFix: 64",
     ),
-    "an input size that is no int": (
+    "an input size that isn't an int": (
         lambda: compiled("para_gru").layer(3.0, 8),  # type: ignore[arg-type]
         "input_size: got 3.0, expected a positive int.\nFix: 64",
     ),
@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: compiled("para_gru").source("fortran"),
         "target: got 'fortran', expected one of cpp, cuda.\nFix: source('cpp')",
     ),
-    "a function that is no cell": (
+    "a function that isn't a cell": (
         lambda: rnncc.compile(print),  # type: ignore[arg-type]
         "cell: got builtin_function_or_method, expected a function under @cell, or the name of a "
         "shipped cell or file.\nFix: put @cell (from rnncc import cell) above the function",

@@ -1,4 +1,4 @@
-"""Large results lie in memory that is used again once nobody looks at it."""
+"""Large results lie in memory that is reused once no tensor holds it."""
 
 from __future__ import annotations
 

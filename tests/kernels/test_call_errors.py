@@ -78,7 +78,7 @@ SUM_IT = "torch.cumsum of the lengths, with a 0 in front"
 FROM_0 = "torch.cumsum of the lengths, a 0 in front"
 
 
-RISING = "expected rising ones from 0 to 5, the steps of the inputs"
+RISING = "expected offsets that rise from 0 to 5, the steps of the inputs"
 
 
 RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
@@ -119,7 +119,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "on_failure: got 'ignore', expected one of raise, warn, sequential",
         "on_failure='raise'",
     ),
-    "a direction that is no bool": (
+    "a direction that isn't a bool": (
         lambda: gru(reverse=-1),
         ArgumentError,
         "reverse: got -1, expected True or False",
@@ -153,7 +153,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "boundaries without a sequence": (
         lambda: joined_gru([0]),
         ArgumentError,
-        "cu_seqlens: got [0], which is no sequence, for 5 steps, expected the total last",
+        "cu_seqlens: got [0], which has no sequence, for 5 steps, expected the total last",
         "cu_seqlens=[0, 5] for one sequence",
     ),
     "boundaries that fall": (
@@ -207,13 +207,15 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "a mask of integers": (
         lambda: resetting(B, T, dtype=torch.int64),
         ArgumentError,
-        "reset: got int64, expected a bool tensor [2, 5], true where the state starts anew",
+        "reset: got int64, expected a bool tensor [2, 5], true where the state is reset before the "
+        "step",
         "reset.bool()",
     ),
-    "a mask that is no tensor": (
+    "a mask that isn't a tensor": (
         lambda: gru(reset=[True]),
         ArgumentError,
-        "reset: got list, expected a bool tensor [2, 5], true where the state starts anew",
+        "reset: got list, expected a bool tensor [2, 5], true where the state is reset before the "
+        "step",
         "reset.bool()",
     ),
     "a mask of another shape": (
@@ -233,13 +235,14 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         ConvergenceError,
         "solver: newton on 'para_gru' has not converged within 1 iterations: residual X, "
         "expected at most 0",
-        "solver='auto', which is exact; or iterations=, tol=, on_failure='sequential'",
+        "solver='auto', which doesn't depend on convergence; or iterations=, tol=, "
+        "on_failure='sequential'",
     ),
     "a second derivative": (
         derived_twice,
         NotImplementedError,
         "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
-        "second backward) are not there",
+        "second backward) are not supported",
         "the plain loop, rnncc show NAME --stage torch",
     ),
     "a kernel of another process": (
@@ -253,7 +256,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         LoadError,
         "the generated folder nowhere can't be read: "
         "[Errno 2] No such file or directory: 'nowhere/cell.json'",
-        "write it again with rnncc compile",
+        "regenerate it with rnncc compile",
     ),
     "more steps than a GPU's kernels count": (
         too_long_for_a_gpu,

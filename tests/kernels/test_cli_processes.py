@@ -68,7 +68,7 @@ def test_a_missing_torch_is_told_without_a_traceback(folder: Path) -> None:
 
 
 def in_terminal(*words: str, **env: str) -> str:
-    """What a process prints whose stdout and stderr are a terminal."""
+    """The output of a process whose stdout and stderr are a terminal."""
     ours, theirs = pty.openpty()
     env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | env
     child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the roofline counts for a function is what NVRTC makes of it."""
+"""The roofline's counts for a function are those of NVRTC's code."""
 
 from __future__ import annotations
 

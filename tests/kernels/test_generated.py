@@ -21,7 +21,7 @@ print(json.dumps({name: rnncc.compile(find(name)).files for name in sys.argv[1:]
 
 
 def test_generated_is_what_the_cells_give() -> None:
-    """What the other tests find in generated/ therefore holds for what rnncc emits."""
+    """So the other tests' findings about generated/ hold for rnncc's output."""
     found = differences(GENERATED, expected_files(packages()))
     shown = "\n\n".join(map(str, found[:3]))
     assert not found, f"{len(found)} files differ. Fix: make golden, then review.\n{shown}"

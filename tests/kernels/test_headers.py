@@ -28,7 +28,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refusal(file: Path, folder: Path) -> str:
-    """What the compiler says of a file, with the flags of compile_flags.txt."""
+    """The compiler's messages for a file, with the flags of compile_flags.txt."""
     compiler = find_compiler()
     assert compiler is not None
     flags = ("-std=c++17", "-fsyntax-only", "-x", "c++", "-w")

@@ -46,9 +46,9 @@ def layer_of(name: str, input_size: int = 3, hidden_size: int = 8, **options: An
     return compiled(name).layer(input_size, fitting(name, hidden_size), **options)
 
 
-def shared_inputs(name: str, *lead: int) -> dict[str, Tensor]:
+def shared_inputs(name: str, *leading: int) -> dict[str, Tensor]:
     cell = compiled(name).stages.cell
-    return {i.name: torch.rand(*lead) for i in cell.inputs if not i.projected}
+    return {i.name: torch.rand(*leading) for i in cell.inputs if not i.projected}
 
 
 # --- like torch.nn.GRU -----------------------------------------------------------------------
@@ -154,18 +154,18 @@ def test_a_layer_of_a_cell_with_shared_inputs_only_still_runs() -> None:
     assert torch.equal(y[:, -1], h)
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (2, 3), (2, 1, 4)])
-def test_leading_dimensions_pass_through(lead: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("leading", [(), (1,), (2, 3), (2, 1, 4)])
+def test_leading_dimensions_pass_through(leading: tuple[int, ...]) -> None:
     layer = layer_of("lstm")
-    x = torch.rand(*lead, 7, 3)
+    x = torch.rand(*leading, 7, 3)
     y, state = layer(x)
-    assert y.shape == (*lead, 7, 8)
-    assert [h.shape for h in state] == [(*lead, 8)] * 2
+    assert y.shape == (*leading, 7, 8)
+    assert [h.shape for h in state] == [(*leading, 8)] * 2
     flat, _ = layer(x.reshape(-1, 7, 3))
     assert_close(y.reshape(-1, 7, 8), flat, torch.float32, "y")
     assert layer(x, state)[0].shape == y.shape
     row, again = layer.step(x[..., 0, :], state)
-    assert row.shape == again[0].shape == (*lead, 8)
+    assert row.shape == again[0].shape == (*leading, 8)
 
 
 def test_params_start_as_the_cell_says() -> None:
@@ -223,11 +223,11 @@ class Batch:
 def batch_of(name: str, lengths: Sequence[int], **options: Any) -> Batch:
     layer = layer_of(name, **options).double()
     count, steps, channels = len(lengths), max(lengths), layer.hidden_size
-    lead = (2, count) if layer.bidirectional else (count,)
+    leading = (2, count) if layer.bidirectional else (count,)
     x = torch.randn(count, steps, 3, dtype=torch.float64, requires_grad=True)
     shared = {n: v.double().requires_grad_() for n, v in shared_inputs(name, count, steps).items()}
     state = tuple(
-        torch.randn(*lead, channels, dtype=torch.float64, requires_grad=True)
+        torch.randn(*leading, channels, dtype=torch.float64, requires_grad=True)
         for _ in layer.kernel.spec.states
     )
     return Batch(layer, list(lengths), x, shared, state)
@@ -359,7 +359,7 @@ def test_joined_sequences_may_have_a_batch_of_one() -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", FEW)
-def test_a_reset_equals_a_run_that_starts_anew(name: str, reverse: bool) -> None:
+def test_a_reset_equals_a_run_from_the_initial_state(name: str, reverse: bool) -> None:
     a = batch_of(name, [12, 12, 12], reverse=reverse)
     reset = torch.zeros(3, 12, dtype=torch.bool)
     reset[0, [3, 8]] = True
@@ -626,7 +626,7 @@ def packed_x(lengths: Sequence[int] = (5, 2), width: int = 3) -> PackedSequence:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "a direction that is no bool": (
+    "a direction that isn't a bool": (
         lambda: layer_of("para_gru", bidirectional=2),
         "bidirectional: got 2, expected True or False.\nFix: bidirectional=True",
     ),
@@ -664,20 +664,20 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "lengths: got the shape [3], expected [2], the inputs' leading dimensions.\n"
         "Fix: one length per sequence",
     ),
-    "lengths beside a PackedSequence": (
+    "lengths with a PackedSequence": (
         lambda: layer_of("para_gru")(packed_x(), lengths=[5, 2]),
-        "lengths: got it beside a PackedSequence, which has lengths of its own, expected a padded "
-        "x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
-    ),
-    "boundaries beside a PackedSequence": (
-        lambda: layer_of("para_gru")(packed_x(), cu_seqlens=[0, 5, 7]),
-        "cu_seqlens: got it beside a PackedSequence, which has lengths of its own, expected a "
+        "lengths: got it together with a PackedSequence, which brings its own lengths, expected a "
         "padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
     ),
-    "a reset beside a PackedSequence": (
+    "boundaries with a PackedSequence": (
+        lambda: layer_of("para_gru")(packed_x(), cu_seqlens=[0, 5, 7]),
+        "cu_seqlens: got it together with a PackedSequence, which brings its own lengths, expected "
+        "a padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
+    ),
+    "a reset with a PackedSequence": (
         lambda: layer_of("para_gru")(packed_x(), reset=torch.zeros(2, 5, dtype=torch.bool)),
-        "reset: got it beside a PackedSequence, which has lengths of its own, expected a padded x."
-        "\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
+        "reset: got it together with a PackedSequence, which brings its own lengths, expected a "
+        "padded x.\nFix: x, lengths = pad_packed_sequence(x, batch_first=True)",
     ),
     "a PackedSequence of another width": (
         lambda: layer_of("para_gru")(packed_x(width=4)),
@@ -993,7 +993,7 @@ def test_a_generated_folder_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "kernel.cpp").unlink()
-    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: write it again with rnncc"):
+    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: regenerate it with rnncc"):
         Kernel.read(folder)
 
 
@@ -1001,5 +1001,5 @@ def test_a_generated_folder_of_another_version_says_how_to_mend_it(tmp_path: Pat
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "cell.json").write_text('{"name": "para_gru", "novelty": 1}')
-    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: write it again with rnncc"):
+    with pytest.raises(LoadError, match=r"can't be read(.|\n)*Fix: regenerate it with rnncc"):
         Kernel.read(folder)

@@ -53,7 +53,7 @@ FAILING = {
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What pytest says of each test under the unit tests' conftest.py; nothing if it passes."""
+    """pytest's message for each test under the unit tests' conftest.py; empty if it passes."""
     folder = tmp_path_factory.mktemp("limits")
     package, report = folder / "unit", folder / "report.xml"
     package.mkdir()

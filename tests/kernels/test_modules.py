@@ -75,7 +75,7 @@ class Launch:
 
 
 class Here(threading.local):
-    """What is current for a thread: a device, a context (0: none), a stream for each device."""
+    """The state of a thread: current device, context (0: none), a stream for each device."""
 
     device, context = 0, 0
 
@@ -353,7 +353,7 @@ def test_more_arguments_than_cuda_passes_are_refused(machine: Machine) -> None:
 def test_a_kernel_that_the_source_lacks_is_named_with_those_it_has(machine: Machine) -> None:
     message = (
         r"the source of 'para_gru' for float32 has no kernel scan; it has backward, forward."
-        r"\nFix: write the generated folder again"
+        r"\nFix: regenerate the folder"
     )
     with pytest.raises(RnnccError, match=message):
         launch(load(), "scan")
@@ -661,7 +661,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(modules._loaded))
 
 
 def add_one(launched: Launch) -> None:
-    """What the kernel of the self-test does, on the host."""
+    """The kernel of the self-test, on the host."""
     count, address = array("q", launched.args)
     threads = launched.grid[0] * launched.block[0] * launched.block[1]
     values = (ctypes.c_float * count).from_address(address)

@@ -205,7 +205,7 @@ def test_a_refusal_is_told_even_where_nothing_can_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    with pytest.raises(BuildError, match=r"Full source: not kept, .* can't be written: Not a dir"):
+    with pytest.raises(BuildError, match=r"Full source: not saved, .* can't be written: Not a dir"):
         nvrtc.compile("tiny", "syntax error;", "float32")
 
 

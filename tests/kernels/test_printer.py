@@ -1,4 +1,4 @@
-"""What C++ makes of printed expressions has the value that PyTorch gives them."""
+"""Printed expressions have the same value in C++ as in PyTorch."""
 
 from __future__ import annotations
 

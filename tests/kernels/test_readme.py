@@ -1,4 +1,4 @@
-"""The documents: what README.md and docs/ show runs as it stands, and is what rnncc says today."""
+"""The documents: the code in README.md and docs/ runs, and the output there is rnncc's."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 def _commands(language: str, text: str, folder: Path) -> list[list[str]]:
-    """What to run for a block; a block that starts with `# name.py` is a file to save."""
+    """The command for a block; a block that starts with `# name.py` is a file to save."""
     if language == "sh":
         lines = [line.partition("  #")[0] for line in text.splitlines()]
         return [["-m", *shlex.split(line)] for line in lines if line.startswith("rnncc ")]

@@ -67,7 +67,7 @@ nothing:
 """
 
 # A loop with a second way back and a choice in a choice, in one whose way back is a "call", and a
-# jump back that is no loop.
+# jump back that isn't a loop.
 BRANCHES = """
 \t.section\t.text.branches,"ax",@progbits
         /*0000*/               @P0 BRA `(.L_far) ;

@@ -1,7 +1,7 @@
-"""Memory: large results on the CPU come from blocks that earlier results gave back.
+"""Allocator: large results on the CPU reuse blocks that earlier results gave back.
 
 The system zeroes fresh pages at their first touch, which takes a kernel that streams through its
-results about a fifth of its time. PyTorch keeps blocks so on GPUs; on CPUs it does not.
+results about a fifth of its time. PyTorch caches blocks like this on GPUs, but not on CPUs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _free: dict[int, deque[mmap.mmap]] = {}  # by size; append and pop are atomic
 
 
 def empty(like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
-    """As `like.new_empty(shape, dtype=dtype)`; a large one lies in memory that is used again.
+    """As `like.new_empty(shape, dtype=dtype)`; a large one lies in memory that is reused.
 
     The block goes back when the last tensor on it is gone. Kept blocks take up to
     RNNCC_KEPT_BYTES (512 MiB; 0 keeps none).
     """
     dtype = dtype or like.dtype
-    if type(like) is not Tensor or like.device.type != "cpu":  # fakes, and what stands in for them
+    if type(like) is not Tensor or like.device.type != "cpu":  # fake tensors and other stand-ins
         return like.new_empty(tuple(shape), dtype=dtype)
     size = math.prod(shape) * dtype.itemsize
     if size < WORTH_KEEPING or size > MOST_KEPT:
@@ -52,7 +52,7 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def kept_bytes() -> int:
-    """Bytes of the blocks that wait to be used again."""
+    """Bytes of the free blocks."""
     return sum(size * len(blocks) for size, blocks in _free.items())
 
 

@@ -26,7 +26,7 @@ Function = Callable[[int], int]
 
 
 class Functions(NamedTuple):
-    """What a library exports; each takes the address of Args, and returns 0 if it had memory."""
+    """The functions of a library; each takes the address of Args and returns 0 if it had memory."""
 
     forward: Function
     backward: Function

@@ -97,7 +97,7 @@ def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
     if path.exists():
         try:
             return ctypes.CDLL(str(path))
-        except OSError:  # cut short or damaged: built again
+        except OSError:  # truncated or damaged: rebuild it
             _remove(path)
     _build_locked(name, source, dtype, path)
     return ctypes.CDLL(str(path))
@@ -159,13 +159,13 @@ def _check_library(compiler: Compiler, library: Path) -> None:
         ctypes.CDLL(str(library))
     except OSError as error:
         raise BuildError(
-            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) succeeded, but what it "
-            f"wrote can't be loaded: {error}.\nFix: correct CXX, or unset it to use g++ or clang++"
+            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) succeeded, but its "
+            f"output can't be loaded: {error}.\nFix: correct CXX, or unset it to use g++ or clang++"
         ) from error
 
 
 def _run(compiler: Compiler, command: list[str]) -> str | None:
-    """What the compiler complained of, or None if it succeeded."""
+    """The compiler's complaint, or None if it succeeded."""
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The backend for GPUs: one call -> a fixed series of kernels on PyTorch's current stream.
 
-Nothing waits for the GPU: what a kernel finds decides on the device what the next one does, so that
-a call can be captured into a CUDA graph. All memory is PyTorch's.
+Nothing waits for the GPU: each kernel's result decides on the device what the next one does, so
+that a call can be captured into a CUDA graph. All memory is PyTorch's.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class CudaBackend:
         return modules.load(name, source, dtype, device)
 
     def gpu(self, device: torch.device) -> Gpu:
-        """What the planner follows of a device."""
+        """The properties of a device on which the plan depends."""
         return _gpu(device)
 
     def plan(
@@ -138,7 +138,7 @@ class CudaBackend:
     def _series(
         self, call: Call, cut: Cut, values: dict[str, Value], like: Tensor | None
     ) -> Series:
-        """With a workspace as `like` has its memory."""
+        """With a workspace in the same memory as `like`."""
         device = call.inputs[0].device
         find = partial(self.module, call.kernel, dtype=call.dtype, device=device)
         return Series(call, cut, values, like, find)

@@ -20,7 +20,7 @@ from rnncc.errors import BuildError, RnnccError
 from rnncc.runtime.cuda.nvrtc import give_cupy_a_cache, options, refusal
 
 NOT_FOUND = 500  # CUDA_ERROR_NOT_FOUND
-PARAMETER_BYTES = 4096  # what every driver and GPU takes; more only from CUDA 12.1 on
+PARAMETER_BYTES = 4096  # accepted by every driver and GPU; more only from CUDA 12.1 on
 # A kernel's name in its text: after the macro of templates/include/cuda, or written out.
 BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
 KERNEL = re.compile(
@@ -69,8 +69,8 @@ class Module(Protocol):
 def load(name: str, source: str, dtype: str, device: torch.device) -> Module:
     """The kernels of a source, compiled and loaded at most once for each dtype and device.
 
-    Call it at every use rather than keep what it returns: what is loaded costs a look into a
-    dictionary, and a process forked meanwhile gets its error here.
+    Call it at every use rather than store its result: once loaded, it costs a dictionary lookup,
+    and a process forked meanwhile gets its error here.
 
     Args:
         name: of the cell, for messages.
@@ -94,7 +94,7 @@ def self_test(device: torch.device) -> str:
     """Compile a kernel that adds 1 to a tensor, run it and check its answer.
 
     Returns:
-        What was done, in words.
+        The action taken, in words.
     Raises:
         RnnccError: it can't be compiled or launched, or its answer is wrong.
     """
@@ -116,7 +116,7 @@ def self_test(device: torch.device) -> str:
 
 
 def pip_line() -> str:
-    """What installs CuPy and NVRTC of the CUDA version that PyTorch was built for."""
+    """The pip command for CuPy and NVRTC of PyTorch's CUDA version."""
     major = (torch.version.cuda or "13").partition(".")[0]
     return f'pip install "rnncc[cuda{"12" if major == "12" else "13"}]"'
 
@@ -224,7 +224,7 @@ def _public_stream(index: int) -> int:
     return int(torch.cuda.current_stream(index).cuda_stream)
 
 
-# What torch.compile's own output calls, 0.1 us; the public way makes a Stream object, 2 us.
+# torch.compile's own output calls this, 0.1 us; the public way makes a Stream object, 2 us.
 current_stream: Callable[[int], int] = getattr(
     torch._C, "_cuda_getCurrentRawStream", _public_stream
 )
@@ -266,7 +266,7 @@ class _Loaded:
         """
         try:
             raw = self._module.get_function(kernel)
-            # to ask for it also makes a driver that loads lazily load the code now
+            # the query also makes a driver that loads lazily load the code now
             limit = raw.max_dynamic_shared_size_bytes
         except self._driver.CUDADriverError as error:
             if error.status == NOT_FOUND:
@@ -323,7 +323,7 @@ class _Loaded:
                 raise RnnccError(
                     f"the source of {self._title} has no kernel {kernel}; it has "
                     f"{', '.join(sorted(self._kernels)) or 'none'}.\n"
-                    "Fix: write the generated folder again with rnncc compile"
+                    "Fix: regenerate the folder with rnncc compile"
                 )
             found = self._kernels[kernel]
             if shared > found.shared:
@@ -346,7 +346,7 @@ class _Loaded:
         return found._replace(shared=shared)
 
 
-# --- what is loaded --------------------------------------------------------------------------
+# --- loaded modules --------------------------------------------------------------------------
 
 _loaded: dict[tuple[str, str, int], _Loaded] = {}
 _lock = threading.RLock()

@@ -19,12 +19,12 @@ from rnncc.cache import cache_dir
 from rnncc.errors import ArgumentError, BuildError
 from rnncc.runtime.cpu.build import IO_TYPES, equations_of
 
-# What kernels are compiled with. No fast math of our own: the numerics are those of the text.
+# Flags of all kernels. No fast math of our own: the numerics are those of the text.
 OPTIONS = ("-std=c++17",)
-# What CuPy (13 and 14) appends to every compilation, so that ours must have it too. The first makes
+# Flags that CuPy (13 and 14) appends to every compilation, so ours must have them. The first makes
 # float32 denormals 0. Without the second, a function that isn't marked __device__ is refused.
 CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
-# Has ptxas tell what each kernel needs; leaves the code as it is.
+# Makes ptxas report the resources of each kernel; the code stays the same.
 VERBOSE = "--ptxas-options=-v"
 
 INSTALL = (
@@ -35,14 +35,14 @@ INSTALL = (
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes, as ptxas says.
+    """The resources of one kernel, as ptxas reports them.
 
     Attributes:
         threads: of a block, at most.
         registers: of a thread.
         spill_stores, spill_loads: bytes that a thread moves because its registers ran out.
         stack: bytes of a thread's local memory.
-        static_shared: bytes of a block; what a launch asks for comes on top.
+        static_shared: bytes of a block; a launch's dynamic ones are added.
         barriers: of a block.
     """
 
@@ -62,7 +62,7 @@ class Binary:
 
     Attributes:
         seconds: that NVRTC took, without loading it.
-        log: all that NVRTC and ptxas said, and `warnings` what they warned of.
+        log: all messages of NVRTC and ptxas, and `warnings` the warnings among them.
         resources: a row for each kernel, in the order of the text.
     """
 
@@ -77,7 +77,7 @@ class Binary:
 
 
 def options(dtype: str) -> tuple[str, ...]:
-    """What to hand to CuPy with an emitted text; CuPy itself adds `CUPY_OPTIONS`.
+    """The options for CuPy with an emitted text; CuPy itself adds `CUPY_OPTIONS`.
 
     Args:
         dtype: of the tensors: float32, float64, bfloat16 or float16.
@@ -164,7 +164,7 @@ def give_cupy_a_cache() -> None:
 def _complete(cubin: bytes) -> bytes:
     """With the last byte, which CuPy takes for the end of a text and drops.
 
-    The CUDA driver doesn't miss it; nvdisasm says that the file is no ELF.
+    The CUDA driver doesn't need it; nvdisasm says that the file isn't an ELF.
     """
     programs, sections = struct.unpack_from("<QQ", cubin, 0x20)
     each_program, count_programs, each_section, count_sections = struct.unpack_from(
@@ -174,7 +174,7 @@ def _complete(cubin: bytes) -> bytes:
     return cubin.ljust(max(ends), b"\0")
 
 
-# --- what NVRTC says -------------------------------------------------------------------------
+# --- messages of NVRTC -----------------------------------------------------------------------
 
 
 def warnings(log: str) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ def warnings(log: str) -> tuple[str, ...]:
 
 
 def resources(log: str, ptx: str) -> tuple[Resources, ...]:
-    """What ptxas says of each kernel; spills of functions that it calls count with it."""
+    """ptxas' report of each kernel; spills of functions that it calls count with it."""
     _, *parts = re.split(r"Compiling entry function '(\w+)' for '\w+'", log)
     said = dict(zip(parts[::2], parts[1::2], strict=True))
     kernels = re.findall(r"\.entry (\w+)\(.*?\)\s*(?:\.maxntid (\d+))?", ptx, re.DOTALL)
@@ -207,7 +207,7 @@ def _resources(kernel: str, threads: int, text: str) -> Resources:
 
 
 def refusal(name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...], log: str) -> str:
-    """What a refused text is answered with: its equation, where it lies, and what NVRTC said."""
+    """The message for a refused text: its equation, its file, and NVRTC's own message."""
     return (
         f"NVRTC refused the kernel '{name}' for {dtype} on {arch}.\n{equations_of(source)}\n"
         f"Full source: {_keep(name, source, dtype)}\nOptions: {' '.join(flags)}\n"
@@ -218,12 +218,12 @@ def refusal(name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...
 
 
 def _keep(name: str, source: str, dtype: str) -> Path | str:
-    """Where the refused text lies from now on."""
+    """Save the refused text, and say where."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:20]
     path = cache_dir() / f"{name}-{dtype}-{digest}.cu"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source, encoding="utf-8")
     except OSError as error:
-        return f"not kept, {path} can't be written: {error.strerror}"
+        return f"not saved, {path} can't be written: {error.strerror}"
     return path

@@ -1,6 +1,6 @@
 """Series: the kernels of one call, in their order, each with its grid.
 
-The order is the same whatever they find: on the device, each decides whether there is work for it.
+The order never depends on results: on the device, each kernel decides whether it has work to do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Series:
     Args:
         values: members of Args. From launch to launch only the stage and the round change, and
             whether there are segments.
-        like: lends its memory's kind to the workspace; None for no workspace.
+        like: a tensor in whose kind of memory the workspace is; None for no workspace.
         find: a kernel's name -> the module that has it.
     """
 
@@ -70,14 +70,14 @@ class Series:
         self.over_blocks(name, -(-warps // rows), rows)
 
     def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0) -> None:
-        """Blocks of so many warps, with so many bytes of shared memory."""
+        """Blocks of `warps` warps, with `shared` bytes of shared memory."""
         address, length = self.words.buffer_info()
         full = f"{self.call.kernel.spec.name}_{name}"
         self.find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
 
 
 def run_forward(series: Series) -> None:
-    """One pass over time, segments of a block, or segments of the grid and what they leave."""
+    """One pass over time, segments of a block, or segments of the grid and a pass for the rest."""
     call, cut = series.call, series.cut
     batch, spec = call.shape[0], call.kernel.spec
     if cut.in_block:
@@ -97,7 +97,7 @@ def _run_sweeps(series: Series) -> None:
     series.over_blocks("number_runs", 1, SUMMING_WARPS)
     series.over_runs("sweep", runs, Stage.WARM_UP)
     for number in range(cut.rounds):
-        # only the first sweep may do without M, unless M is the same in all of them
+        # only the first sweep may leave M out, unless M is the same in all of them
         if affine or (number == 0 and not newton):
             series.over_runs("forward", runs, Stage.SWEEP, number)
         if not affine or number < 2:
@@ -147,7 +147,7 @@ def sums_of(call: Call, cut: Cut) -> int:
 
 
 def _full_warps(groups: int) -> int:
-    """Warps that so many groups of channels fill."""
+    """Warps that this many groups of channels fill."""
     return -(-groups // WARP)
 
 
