@@ -73,10 +73,10 @@ def compile(
 
     Args:
         cell: a function under `@cell`, the name of a shipped cell, a file, or "file.py:name".
-        fast_math: let CUDA kernels take sigmoid and tanh from the GPU's own, less exact tanh.
+        fast_math: let CUDA kernels compute sigmoid and tanh with the GPU's own, less exact tanh.
         constants: new values for its compile-time constants, by name.
     Raises:
-        LoadError: there is no such cell or file.
+        LoadError: no such cell or file.
         CellError: the cell uses something that can't be compiled.
         StructureError: its channels couple.
     """

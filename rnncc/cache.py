@@ -1,4 +1,4 @@
-"""Cache: the user's folder for kernels, measurements and traces, and what ties it to a machine."""
+"""Cache: the user's folder for kernels, measurements and traces, and the key of a machine."""
 
 from __future__ import annotations
 

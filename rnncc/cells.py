@@ -12,7 +12,7 @@ def __getattr__(name: str) -> Cell:
     """A shipped cell.
 
     Raises:
-        AttributeError: no cell of that name ships; it names those that are spelt alike.
+        AttributeError: no cell of that name ships; the message names similar ones.
     """
     from difflib import get_close_matches
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #   codegen.kernel_spec              Compiled (all of these) -> KernelSpec
 #   codegen.emit.emit                Compiled -> {file name: text}
 #   runtime.source.join              texts of the cell, headers of the driver -> one text a target
-#   runtime.kernel.Kernel            KernelSpec, texts -> what runs, built at its first use
+#   runtime.kernel.Kernel            KernelSpec, texts -> kernels, built at their first use
 
 
 class CompiledCell:
@@ -49,8 +49,8 @@ class CompiledCell:
 
     Attributes:
         stages: every stage's result, from the traced recurrence to the adjoint.
-        spec: what the run time needs to know of it.
-        files: what `rnncc compile` writes, by name.
+        spec: the record from which the run time plans and runs it.
+        files: those that `rnncc compile` writes, by name.
     """
 
     def __init__(self, cell: Cell, constants: Mapping[str, float], fast_math: bool = False) -> None:
@@ -81,9 +81,9 @@ class CompiledCell:
         """The emitted text for a target.
 
         Args:
-            whole: with the driver, as one self-contained text, which is what is compiled.
+            whole: with the driver, as the one self-contained text that is compiled.
         Raises:
-            ArgumentError: there is no such target.
+            ArgumentError: unknown target.
         """
         if target not in FILES:
             raise ArgumentError(
@@ -193,7 +193,7 @@ def compile_cell(
             error is 2^-11; float32 and half dtypes only, and not on the CPU.
     Raises:
         ArgumentError: it is neither.
-        LoadError: there is no such cell or file.
+        LoadError: no such cell or file.
         CellError: the cell uses something that can't be compiled.
         StructureError: its channels couple.
     """

@@ -1,4 +1,4 @@
-"""Errors: one class per stage, each saying where, what was seen, what was expected, and the fix."""
+"""Errors: one class per stage; a message has the place, what was seen, what was expected, a fix."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LoadError(RnnccError):
 
 
 class BuildError(RnnccError):
-    """Building: no compiler, or the compiler refused the emitted source."""
+    """Building: no compiler, or the compiler rejected the emitted source."""
 
 
 class ArgumentError(RnnccError, ValueError):
@@ -66,7 +66,7 @@ class ConvergenceError(RnnccError):
 
 
 def shorten(file: str) -> str:
-    """The path relative to the working directory where it lies below it, else as it is."""
+    """The path relative to the working directory where it lies below it, else unchanged."""
     try:
         return str(Path(file).relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Behaviour: a compiled cell and arguments -> what becomes of differences, and a verdict."""
+"""Behaviour: a compiled cell and arguments -> the growth of differences, and a verdict."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from torch import Tensor
 from rnncc.analysis.sweeps import Arguments, states_of
 from rnncc.compiler import CompiledCell
 
-# How a verdict is reached; docs/sweeps.md tells it in words. An exponent is above 0 if a difference
+# How a verdict is reached; docs/sweeps.md describes it. An exponent is above 0 if a difference
 # grows more than T times over all T steps, and below 0 if it fades so far as to be forgotten.
-HELD_STEPS = 4096  # with the inputs held; the first half lets what is transient fade
-UNDAMPED, VISIBLE = 0.9, 1e-3  # of an oscillation: what is left of its swing, and its size
+HELD_STEPS = 4096  # with the inputs held; transients fade in the first half
+UNDAMPED, VISIBLE = (
+    0.9,
+    1e-3,
+)  # of an oscillation: the share of its swing that remains, and its size
 RETURNS = 3  # how often it must come back
 GROWING = 10  # times larger in the last quarter than in the first half
-FORGOTTEN = 1e-6  # what is left of a difference, relative to max(1, |state|)
+FORGOTTEN = 1e-6  # the rest of a difference, relative to max(1, |state|)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ def behaviour(compiled: CompiledCell, arguments: Arguments) -> Behaviour:
     """Run it twice from different states, and with its inputs held."""
     states = states_of(compiled, arguments)
     elsewhere = states[:, -1].roll(compiled.structure.group, -1)  # where the group beside it ended
-    again = states_of(compiled, arguments, _as_h0(elsewhere))
+    other = states_of(compiled, arguments, _as_h0(elsewhere))
     size = states.abs().clamp(min=1)
-    differs = ~((states - again).abs() <= FORGOTTEN * size).all(0)
+    differs = ~((states - other).abs() <= FORGOTTEN * size).all(0)
     last = differs.any(1).nonzero()
     apart = int(differs[-1].sum())
     held, held_exponents = _hold(compiled, arguments)
@@ -84,8 +87,8 @@ def _hold(compiled: CompiledCell, arguments: Arguments) -> tuple[Tensor, Tensor]
     for given in compiled.stages.cell.inputs:
         mean = arguments[given.name].mean(1, keepdim=True)
         held[given.name] = mean.expand(-1, half, *mean.shape[2:])
-    start = _as_h0(states_of(compiled, held)[:, -1])
-    return states_of(compiled, held, start), lyapunov(compiled.jacobians(**held, h0=start)[0])
+    initial = _as_h0(states_of(compiled, held)[:, -1])
+    return states_of(compiled, held, initial), lyapunov(compiled.jacobians(**held, h0=initial)[0])
 
 
 def _as_h0(states: Tensor) -> Any:
@@ -94,7 +97,7 @@ def _as_h0(states: Tensor) -> Any:
 
 
 def _oscillates(states: Tensor) -> Tensor:
-    """[states, T, N] -> [N], whether one comes back again and again with an undamped swing."""
+    """[states, T, N] -> [N], whether one oscillates without damping."""
     first, last = (half.amax(1) - half.amin(1) for half in states.chunk(2, 1))
     above = states > states.mean(1, keepdim=True)
     returns = (~above[:, :-1] & above[:, 1:]).sum(1)

@@ -1,4 +1,4 @@
-"""Plot: what a probe followed, and the Jacobian's pattern -> one picture. Needs matplotlib."""
+"""Plot: the sweeps of a probe, and the Jacobian's pattern -> one picture. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FLOOR = 1e-17  # where a mismatch of 0 is drawn on a logarithmic axis
-CEILING = 1e6  # what diverges leaves the picture
+CEILING = 1e6  # divergent curves leave the picture
 SHADES = {"0": "#ffffff", "1": "#9db8d9", "x": "#1f4e8c"}
 STYLES = ("o-", "ks--")  # of segments, and of Newton's iteration over all steps
 MEANINGS = {"0": "always zero", "1": "constant", "x": "varies"}

@@ -36,7 +36,7 @@ class Probe:
             the median one.
         held_exponent: the largest with the inputs held at their means.
         oscillating: channels that then oscillate forever.
-        forgotten: the steps until two runs from different starts agree in all channels, or None.
+        forgotten: the steps until two runs from different initial states agree, or None.
         verdict: unstable, spiking, undecided, chaotic, limit cycle, marginal, multistable or
             contracting; docs/sweeps.md says when.
         solver: what `auto` takes at this shape in float64, and why.

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 TOLERANCE = 1e-12  # of neighbouring segments, relative to max(1, |state|)
 SEGMENTS = (16, 32, 128)
 NEWTON_LIMIT = 100  # iterations, after which it counts as not converged
-EARLY = 6  # iterations after which Newton's error is told
+EARLY = 6  # iterations after which Newton's error is reported
 MOST_DRAWN = 40  # sweeps of a curve
 
 
@@ -30,10 +30,10 @@ class Sweeps:
     """How one cut of time was solved.
 
     Attributes:
-        segments, segment: so many, of so many steps.
+        segments, segment: their number, and the steps of each.
         sweeps: over all segments, until neighbours agreed or there were as many as segments.
         mismatch: in the last of them.
-        sequential_from: the step from which one pass over time did the rest, or None.
+        sequential_from: the step from which one pass over time solved the rest, or None.
     """
 
     segments: int
@@ -65,7 +65,7 @@ class Newton:
 
 
 def count_sweeps(compiled: CompiledCell, arguments: Arguments, segments: int) -> Sweeps:
-    """Solve in so many segments (fewer where the steps don't divide)."""
+    """Solve in `segments` segments (fewer where the steps don't divide)."""
     steps = _steps(compiled, arguments)
     segment = -(-steps // segments)
     segments = -(-steps // segment)

@@ -1,4 +1,4 @@
-"""Baselines: a cell and a shape -> what its kernel is timed against, from loops to copies."""
+"""Baselines: a cell and a shape -> the programs that its kernel is timed against."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def chunked(
     size: int = CHUNK,
 ) -> Loop:
     """The plain loop, `size` steps at a time under torch.compile: the best baseline on a CPU."""
-    step = step_on(cell, dtype, device, keep=False)
+    step = step_on(cell, dtype, device, once=False)
 
     def chunk(
         states: tuple[Tensor, ...], inputs: Sequence[Tensor], params: Sequence[Tensor]
@@ -100,11 +100,11 @@ def one_step(cell: CellIR, arguments: Arguments, dtype: torch.dtype, device: tor
     return run
 
 
-def step_on(cell: CellIR, dtype: torch.dtype, device: torch.device, keep: bool = True) -> Step:
+def step_on(cell: CellIR, dtype: torch.dtype, device: torch.device, once: bool = True) -> Step:
     """The step of the plain loop, its constants on the device.
 
     Args:
-        keep: make each constant once. torch.compile makes constants of its own, and is told no.
+        once: make each constant once; False for torch.compile, which makes constants of its own.
     """
     step = plain_step(cell, dtype)
     if device.type != "cpu":
@@ -112,7 +112,7 @@ def step_on(cell: CellIR, dtype: torch.dtype, device: torch.device, keep: bool =
         def tensor(value: float) -> Tensor:
             return torch.full((), float(value), dtype=dtype, device=device)
 
-        step.__globals__["_tensor"] = functools.cache(tensor) if keep else tensor
+        step.__globals__["_tensor"] = functools.cache(tensor) if once else tensor
     return step
 
 
@@ -174,9 +174,9 @@ def scans(structure: Structure) -> bool:
 
 
 def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, direction: str) -> Run:
-    """Its scan of h_t = gate_t * h_(t-1) + value_t, given both as it wants them: [B, N, T].
+    """Its scan of h_t = gate_t * h_(t-1) + value_t, given both in its layout: [B, N, T].
 
-    Neither what a cell computes of its inputs, nor the change of layout, is timed.
+    Neither the cell's own computation of gates and values, nor the change of layout, is timed.
 
     Raises:
         UnavailableError: it isn't installed, or doesn't take such a shape or dtype.
@@ -211,18 +211,18 @@ def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, dir
 def _stdout_to_stderr() -> Iterator[None]:
     """Compilers write to the file, not to sys.stdout, which is for --json."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def copier(moved: int, device: torch.device = CPU) -> Run:
-    """A copy that reads half of so many bytes and writes the other half."""
+    """A copy that reads half of the bytes and writes the other half."""
     source = torch.ones(max(1, moved // 8), device=device)
     target = torch.empty_like(source)
     return lambda: target.copy_(source)

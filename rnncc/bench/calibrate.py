@@ -22,7 +22,7 @@ from rnncc.runtime.call import plan_call
 from rnncc.runtime.cpu.allocator import empty
 from rnncc.runtime.cpu.backend import CpuBackend
 
-# So many cells, and shapes that work in place, that copy rows of lanes, that copy single values,
+# The number of cells, and shapes that work in place, that copy rows of lanes, that copy values,
 # and that share rows between threads.
 CELLS = 5
 ONE_THREAD = ((1, 2048, 16), (1, 1024, 128), (1, 512, 256), (16, 512, 16), (64, 512, 4))

@@ -38,7 +38,7 @@ class Timing:
         solvers: the kernel by each solver by name, where asked for; one that fails is left out.
         chosen: the solver that `auto`, which is timed as `fused`, takes in the forward.
         copy: a copy of as many bytes as the pass must read and write, `bytes` of them.
-        runs: of the loop; what is fast ran more often.
+        runs: of the loop; faster programs ran more often.
     """
 
     shape: Shape
@@ -83,7 +83,7 @@ class Timing:
 
 
 def use_threads(count: int | None) -> None:
-    """Let PyTorch, and so the kernels, use so many threads; None leaves it as it is."""
+    """Set the number of threads of PyTorch, and so of the kernels; None leaves it."""
     if count:
         torch.set_num_threads(count)
 

@@ -1,6 +1,6 @@
 """Bench on a GPU: a compiled cell and shapes -> times of its kernels and of their baselines.
 
-Calls run in PyTorch's own stream, again and again on the same tensors, as nothing else does.
+Calls run in PyTorch's own stream, repeatedly on the same tensors, and nothing else runs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GpuTiming:
         solver: the one that `auto` takes in the forward.
         fused: the kernels, called as users call them.
         copy: a copy of as many bytes as the pass must read and write, `bytes` of them.
-        baselines: by name; what is left out stands in `skipped`, with the reason.
+        baselines: by name; those left out are in `skipped`, with the reason.
         solvers: the kernels by each solver by name, where asked for.
         rounds: samples of `fused`.
     """
@@ -160,9 +160,9 @@ def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
     """
     batch, _, channels = shape
     params = sum(1 if p.shared else channels * (p.block or 1) for p in spec.params)
-    kept = 2 * len(spec.states) * batch * channels + params
+    carried = 2 * len(spec.states) * batch * channels + params
     rows = workload.bytes_moved(spec, (batch, 1, channels), "forward", dtype.itemsize)
-    return rows + COMPUTE[dtype].itemsize * kept
+    return rows + COMPUTE[dtype].itemsize * carried
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Run = Callable[[], Any]
 Of = TypeVar("Of")
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 25
-FAST = 0.1  # seconds; what takes less runs several times in a round, so in its own steady state
+FAST = 0.1  # seconds; anything faster runs several times in a round, so in its own steady state
 
 # On a GPU: seconds of work until its clocks are up, seconds and calls of one sample. More calls
 # would fill the driver's queue of about 1000 kernels, and Python would wait for the GPU.
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 def interleave(runs: Mapping[str, Run], budget: float = 6.0) -> dict[str, list[float]]:
-    """Seconds of each run, taken in turns, so that what slows the machine slows all of them."""
+    """Seconds of each run, in turns, so that a slowdown of the machine hits all of them."""
     repeats = {name: _repeats(run) for name, run in runs.items()}
 
     def sample(name: str) -> list[float]:

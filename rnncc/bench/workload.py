@@ -1,4 +1,4 @@
-"""Workload: a cell and a shape -> what is timed: arguments, loops, their passes, checked."""
+"""Workload: a cell and a shape -> the timed programs: arguments, loops, their passes, checked."""
 
 from __future__ import annotations
 

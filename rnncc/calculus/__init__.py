@@ -1,1 +1,1 @@
-"""Calculus on cells: CellIR -> Program, Jacobian, adjoint, structure, and what is recomputed."""
+"""Calculus on cells: CellIR -> Program, Jacobian, adjoint, structure, rematerialization."""

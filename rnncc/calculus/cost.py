@@ -20,12 +20,12 @@ FLOAT = 4  # bytes of a float32
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over time does for one channel and step, in float32.
+    """The cost of one pass over time, for one channel and step, in float32.
 
     Attributes:
         operations: additions, multiplications and the like.
         functions: calls by name.
-        reads, writes: bytes by tensor; what is read once a sequence (params) counts nothing.
+        reads, writes: bytes by tensor; params, which are read once a sequence, count nothing.
     """
 
     operations: float
@@ -36,7 +36,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Cost:
-    """Both passes. The backward runs the step again, so it costs a forward as well."""
+    """Both passes. The backward recomputes the steps, so it includes the cost of a forward."""
 
     forward: Pass
     backward: Pass
@@ -73,7 +73,7 @@ def _per_channel(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, fl
 
 
 def effort(compiled: Compiled) -> EffortSpec:
-    """What each part of a kernel computes for one lane, which is a group of channels."""
+    """The cost of each part of a kernel for one lane, which holds a group of channels."""
     jacobian, adjoint = compiled.jacobian, compiled.adjoint
     entries = [e for row in jacobian.entries for e in row]
     carry = _effort([*(let.expr for let in jacobian.lets), *entries])

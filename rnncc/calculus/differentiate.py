@@ -1,4 +1,4 @@
-"""Jacobian: Program -> JacobianIR and AdjointIR, by the chain rule over lets."""
+"""Differentiate: Program -> JacobianIR and AdjointIR, by the chain rule over lets."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class _Reverse:
         return symbols
 
     def pull(self, let: Let) -> None:
-        """Hand the gradient of a let on to what it is made of."""
+        """Pass the gradient of a let to the symbols of its expression."""
         total = Add(*self.gradients[let.name])
         if total == 0:
             return
@@ -193,9 +193,9 @@ def _sorted(symbols: Iterable[Symbol]) -> list[Symbol]:
 def _needed(lets: list[Let], results: list[Any]) -> tuple[Let, ...]:
     """The lets that the results need, in order."""
     names = {s.name for r in results for s in r.free_symbols}
-    kept: list[Let] = []
+    needed: list[Let] = []
     for let in reversed(lets):
         if let.name in names:
-            kept.append(let)
+            needed.append(let)
             names |= {s.name for s in let.expr.free_symbols}
-    return tuple(reversed(kept))
+    return tuple(reversed(needed))

@@ -1,7 +1,7 @@
-"""Fission: a program's lets in parts, so that no loop over lanes waits for function after function.
+"""Fission: a program's lets -> parts, each a loop over lanes, so that function calls overlap.
 
 A processor overlaps neighbouring channels only as far ahead as it can look. Functions that feed
-each other therefore go into loops of their own; what crosses from part to part is stored.
+each other therefore go into loops of their own; lets that cross from part to part are stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_PARTS = 4
 
 
 def fission(program: Program) -> Fission:
-    """Part n holds the lets that n expensive functions lead up to, themselves included."""
+    """Part n holds the lets that depend on a chain of n expensive functions, and these."""
     depth: dict[str, int] = {}
     parts: dict[int, list[Let]] = {}
     for let in program.lets:

@@ -27,8 +27,8 @@ def lower(cell: CellIR, channels: int, namer: Namer | None = None) -> Program:
         namer: (name, channel) or (matrix, row, column) -> scalar name; by default plain names
             for one channel, else h_ch0 and R_0_1.
 
-    What couples all channels (a Matrix without block, shift, mean) takes `channels` for all that
-    there are, so that structure.py finds a witness.
+    Operations that couple all channels (a Matrix without block, shift, mean) take `channels` for
+    all channels of the layer, so that structure.py finds a witness.
     """
     name_of = namer or (_plain if channels == 1 else _numbered)
     flat = flatten(cell)

@@ -1,4 +1,4 @@
-"""Rematerialize: which lets of the step its derivatives read from store, and which they redo."""
+"""Rematerialize: the lets that Jacobian and adjoint read -> stored, or recomputed at each read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHEAP = 4  # operations that cost no more than a store and a load
 
 
 def rematerialize(program: Program, jacobian: JacobianIR, adjoint: AdjointIR) -> Rematerialized:
-    """Store what Jacobian and adjoint read, but for cheap arithmetic of what they have anyway."""
+    """Store the lets that Jacobian and adjoint read, except cheap arithmetic on values at hand."""
     results = [*adjoint.states, *adjoint.inputs, *adjoint.params]
     entries = [e for row in jacobian.entries for e in row]
     lets = [*(let.expr for let in (*adjoint.lets, *jacobian.lets)), *results, *entries]

@@ -1,4 +1,4 @@
-"""Structure: CellIR -> Structure. Proves what couples to what from the symbolic Jacobian."""
+"""Structure: CellIR -> Structure. Proves from the symbolic Jacobian which channels couple."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _reads(program: Program) -> list[set[int]]:
 
 
 def _components(program: Program, channels: int) -> list[set[int]]:
-    """Connected components of channels, by union over what each next state reads."""
+    """Connected components of channels, by union over the reads of each next state."""
     parent = list(range(channels))
 
     def root(i: int) -> int:
@@ -94,7 +94,8 @@ def _refuse_large(cell: CellIR, group: int) -> None:
         _mixing_line(cell),
         cell.name,
         seen,
-        f"A fused solver keeps each block in registers: channels x states <= {LARGEST_BLOCK}.",
+        "A fused solver holds each block in registers, so channels x states must be <= "
+        f"{LARGEST_BLOCK}.",
         "fewer states" if group == 1 else "a smaller block, one block for all, or fewer states",
     )
     raise StructureError([problem])
@@ -127,7 +128,7 @@ def _witness(program: Program, jacobian: JacobianIR, i: int, j: int, entry: Expr
 
 
 def _refuse_whole(cell: CellIR) -> None:
-    """What reads all channels can't run in a kernel that sees a few, even where J is diagonal."""
+    """Operations over all channels can't run in a kernel that sees a few, even if J is diagonal."""
     for let in cell.lets:
         whole = [*let.expr.atoms(Shift), *let.expr.atoms(Mean)]
         whole += [m for m in let.expr.atoms(MatVec) if _block_of(cell, m) is None]

@@ -161,7 +161,7 @@ def _row(timing: Timing, solvers: Sequence[str]) -> render.Row:
 
 
 def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
-    """The same of a GPU, then what was left out and why."""
+    """The same for a GPU, then the baselines that were left out and why."""
     terminal.line(f"{title}; milliseconds by the GPU's clock, medians")
     terminal.line()
     names = list(dict.fromkeys(name for t in found for name in (*t.baselines, *t.skipped)))

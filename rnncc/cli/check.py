@@ -85,9 +85,9 @@ def check(
     json: bool,
     **chosen: Any,
 ) -> None:
-    """Show what rnncc makes of a cell.
+    """Show how rnncc compiles a cell.
 
-    That is its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if
+    Prints its equations, Jacobian, structure with the proof, arguments and cost. Exits with 1 if
     the cell can't be compiled, and says why.
     """
     probe = probe or plot is not None

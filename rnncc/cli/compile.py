@@ -22,7 +22,7 @@ Written = dict[str, dict[str, Any]]  # by the cell's name
 
 
 class SeveralError(Exception):
-    """Some of several cells failed; `done` is what `--json` says of the others."""
+    """Some of several cells failed; `done` is the output of `--json` for the others."""
 
     def __init__(self, errors: Sequence[Exception], done: dict[str, Any]) -> None:
         super().__init__(*errors)
@@ -63,7 +63,7 @@ def compile(
 ) -> None:
     """Compile cells to packages, OUT/NAME/ each.
 
-    A cell that can't be compiled leaves what was there before as it was; the others are written.
+    If a cell can't be compiled, its old package stays unchanged; the others are written.
     """
     if everything == bool(paths):
         raise click.UsageError("give one or several PATHs, or --all for all cells that ship")
@@ -99,7 +99,7 @@ def _all_shipped() -> tuple[str, ...]:
 def _compile_one(
     path: str, out: Path, constants: Mapping[str, float], fast_math: bool, written: Written
 ) -> CompiledCell:
-    """Compile into OUT/NAME and note in `written` what came of it."""
+    """Compile into OUT/NAME and record the result in `written`."""
     from rnncc.codegen.module import class_name
     from rnncc.codegen.writer import write
 

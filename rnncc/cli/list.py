@@ -23,7 +23,7 @@ Examples:
   rnncc list --json | jq '.cells[].name'""",
 )
 @click.argument("words", nargs=-1, metavar="[WORD...]")
-@click.option("--states", metavar="N", type=click.IntRange(1), help="Cells with so many states.")
+@click.option("--states", metavar="N", type=click.IntRange(1), help="Cells with N states.")
 @click.option(
     "--affine/--nonlinear", default=None, help="Cells that are affine in the state, or not."
 )

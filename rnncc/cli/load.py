@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load(path: str, constants: Mapping[str, float], fast_math: bool = False) -> CompiledCell:
-    """Find and compile; what the cell's own file prints goes to stderr, away from the results."""
+    """Find and compile; prints of the cell's own file go to stderr, away from the results."""
     from rnncc.compiler import CompiledCell
 
     with contextlib.redirect_stdout(sys.stderr):

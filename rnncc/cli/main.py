@@ -1,4 +1,4 @@
-"""The command line: the group of all commands, and what their errors say and exit with."""
+"""The command line: the group of all commands, their error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rnncc.cli.new import new
 from rnncc.cli.show import show
 from rnncc.errors import BuildError, ProblemsError, RnnccError
 
-STOPPED = 130  # as a shell says of a program that Ctrl-C ended
+STOPPED = 130  # as shells report a program that Ctrl-C ended
 
 
 class Commands(click.Group):
@@ -70,7 +70,7 @@ for command in (check, compile, show, list_cells, new, bench, doctor):
 
 
 def fail(error: Exception, words: Sequence[str]) -> int:
-    """Print the error as `words` (the command line) ask for it; returns the exit status."""
+    """Print the error as the command line `words` asks for it; returns the exit status."""
     if "--traceback" in words or os.environ.get("RNNCC_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     if "--json" in words:

@@ -1,4 +1,4 @@
-"""New: a name -> the file of a cell to start from, a small commented one or a copy of another."""
+"""New: a name -> the file of a cell to edit, a small commented one or a copy of another."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ Examples:
 def new(name: str, like: str | None, folder: str, force: bool, json: bool) -> None:
     """Write NAME.py, a cell to edit.
 
-    It is commented and compiles as it is. With --like it is a copy of another cell's file, in which
+    It is commented and compiles. With --like it is a copy of another cell's file, in which
     that cell has the new name; other cells of the file are copied with it.
     """
     check_name(name)
@@ -99,7 +99,7 @@ def _others(cell: Cell) -> list[str]:
 
 
 def copied(cell: Cell, name: str) -> bytes:
-    """The cell's file as it is, but for the name behind the cell's `def`.
+    """The cell's file, unchanged except for the name after the cell's `def`.
 
     Raises:
         ArgumentError: the file has no such `def`, names the cell elsewhere too, or uses the new

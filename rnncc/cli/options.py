@@ -1,4 +1,4 @@
-"""Options: what the commands share, and how their values are read."""
+"""Options: those that several commands share, and how their values are read."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def equations(cell: CellIR) -> list[str]:
 
 
 def jacobian_text(compiled: CompiledCell) -> str:
-    """The Jacobian; what it reads and the cell's author did not name stands above it."""
+    """The Jacobian; above it the lets that it reads and that the cell's author did not name."""
     stages = compiled.stages
     text = str(stages.jacobian)
     if stages.program.group > 1:
@@ -100,11 +100,11 @@ def _shape(argument: Argument) -> str:
 def _init_text(argument: Argument, doc: str) -> str:
     unit = _unit(doc, argument.name)
     if argument.kind == "state":
-        return f"starts at {argument.init:g}{unit}"
+        return f"init {argument.init:g}{unit}"
     text = f"given at each step{', in' + unit if unit else ''}"
     if str(argument.typical) != USUAL:
         text += f", like {argument.typical}"
-    return text if argument.bias is None else f"{text}; its bias starts as {argument.bias}"
+    return text if argument.bias is None else f"{text}; init of its bias: {argument.bias}"
 
 
 def _unit(doc: str, name: str) -> str:

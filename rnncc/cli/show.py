@@ -1,4 +1,4 @@
-"""Show: a cell -> what it is and how to use it, or one stage of its compilation."""
+"""Show: a cell -> a summary and how to use it, or one stage of its compilation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def show(
 ) -> None:
     """Describe a cell and how to use it.
 
-    With --stage, show one stage from equations to code, or what a GPU makes of it.
+    With --stage, show one stage from equations to code, or the code compiled for a GPU.
     """
     if stage not in OF_A_GPU:
         for name in ("arch", "dtype"):
@@ -139,7 +139,7 @@ def stage_text(compiled: CompiledCell, stage: str, whole: bool = False) -> str:
 
 
 def _adjoint_text(compiled: CompiledCell) -> str:
-    """The lets of the adjoint, then what they come to: d_z is dL/dz, given up_h, dL/dh after it."""
+    """The lets of the adjoint, then its results: d_z is dL/dz, given up_h, dL/dh after the step."""
     program, adjoint = compiled.stages.program, compiled.stages.adjoint
     values = (*adjoint.states, *adjoint.inputs, *adjoint.params)
     given = [s.name for s in (*adjoint.upstream_states, *adjoint.upstream_outputs)]
@@ -148,7 +148,7 @@ def _adjoint_text(compiled: CompiledCell) -> str:
     return "\n".join(line for line in lines if line)
 
 
-# --- what a GPU makes of it ------------------------------------------------------------------
+# --- compiled for a GPU ----------------------------------------------------------------------
 
 
 def _show_resources(compiled: CompiledCell, arch: str, dtype: str, json: bool) -> None:

@@ -25,7 +25,7 @@ def line(text: str = "") -> None:
 
 
 def heading(text: str) -> None:
-    """The title of what follows."""
+    """A title."""
     click.echo()
     click.echo(styled(text, sys.stdout, bold=True))
 
@@ -49,7 +49,7 @@ def code(text: str, language: str) -> None:
 
 
 def table(headers: Row, rows: Sequence[Row]) -> None:
-    """A table; plain columns where stdout is no terminal."""
+    """A table; plain columns where stdout isn't a terminal."""
     if not rich_output():
         _plain_table(headers, rows)
         return

@@ -1,1 +1,1 @@
-"""The doctor: this machine -> what rnncc found, what is missing, the fix."""
+"""The doctor: this machine -> findings, each with its fix."""

@@ -1,4 +1,4 @@
-"""Doctor: this machine -> what rnncc needs of it, what was found, what to install."""
+"""Doctor: this machine -> the findings about everything that rnncc needs, and the fixes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _compiler() -> Finding:
 
 
 def _try(compiler: build.Compiler) -> str:
-    """Build a tiny library with the flags that kernels are built with; why not, if it fails."""
+    """Build a tiny library with the flags that kernels are built with; the reason, if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "tiny.cpp"
         source.write_text(TINY, encoding="utf-8")
@@ -99,7 +99,7 @@ def _try(compiler: build.Compiler) -> str:
 
 
 def _pool() -> Finding:
-    """Asked after PyTorch is imported: its OpenMP is the one to share."""
+    """Looked up after PyTorch is imported: its OpenMP is the one to share."""
     shared = build.thread_pool() != 0
     seen = (
         "kernels run on PyTorch's own threads"
@@ -141,7 +141,7 @@ def _unwritable(folder: Path) -> str:
 
 
 def cached_files() -> list[Path]:
-    """The cache's files that rnncc wrote; a file of another name is somebody else's."""
+    """The cache's files that rnncc wrote; a file of another name belongs to another program."""
     folder = cache_dir()
     if not folder.is_dir():
         return []
@@ -157,7 +157,7 @@ def _size(file: Path) -> int:
 
 
 def clear_cache() -> dict[str, Any]:
-    """Delete what rnncc cached; kernels are built again at their next use."""
+    """Delete rnncc's cached files; kernels are rebuilt at their next use."""
     files = cached_files()
     size = sum(map(_size, files))
     for file in files:
@@ -166,7 +166,7 @@ def clear_cache() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor, as its maker calls it."""
+    """The processor's name, as its vendor gives it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

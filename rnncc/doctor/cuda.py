@@ -73,17 +73,17 @@ def _cupy(found: Cuda) -> Finding:
 
 def _judge_cupy(found: Cuda) -> tuple[str, str, str]:
     names = _list(found.cupy)
-    again = f"pip uninstall -y {' '.join(found.cupy)} && {_extra_line(found)}"
+    reinstall = f"pip uninstall -y {' '.join(found.cupy)} && {_extra_line(found)}"
     if len(found.cupy) > 1:
-        return "fault", f"several, which overwrite each other: {names}", again
+        return "fault", f"several, which overwrite each other: {names}", reinstall
     if found.cupy_cuda is None and not found.cupy:
         return _absent(found), "not found", _line_for_later(found)
     if found.cupy_cuda is None:
-        fix = f"pip install --force-reinstall --no-deps {' '.join(found.cupy)}, or: {again}"
+        fix = f"pip install --force-reinstall --no-deps {' '.join(found.cupy)}, or: {reinstall}"
         return _absent(found), f"{names}: {found.cupy_error}", fix
     if found.torch_cuda and found.cupy_cuda != major(found.torch_cuda):
         seen = f"{names} is built for CUDA {found.cupy_cuda}, but PyTorch for {found.torch_cuda}"
-        return "fault", seen, again
+        return "fault", seen, reinstall
     return "ok", f"{names or 'not a wheel'}, built for CUDA {found.cupy_cuda}", ""
 
 
@@ -147,7 +147,7 @@ def _try(index: int) -> Finding:
 
 
 def _absent(found: Cuda) -> str:
-    """The state of something that isn't there, and that only a GPU needs."""
+    """The state of something missing that only a GPU needs."""
     return "fault" if found.usable else "optional"
 
 

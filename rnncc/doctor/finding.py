@@ -11,12 +11,12 @@ class Finding:
     """One thing that was looked for.
 
     Attributes:
-        topic: what it is.
+        topic: its name.
         state: "ok", "optional" (not here, and not needed here), "fault" (there is a GPU, or what it
             takes to use one, and it doesn't work; the CPU does) or "missing" (no kernel can be
             built or run without it).
-        seen: what was found, in words.
-        fix: what to do; empty if nothing.
+        seen: the finding, in words.
+        fix: the remedy; empty if none is needed.
         facts: the same for machines.
     """
 

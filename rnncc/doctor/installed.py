@@ -127,7 +127,7 @@ def _gpu(index: int) -> Gpu:
 
 
 def _driver() -> tuple[tuple[Gpu, ...], str | None]:
-    """The GPUs and the version that the NVIDIA driver tells of, without PyTorch."""
+    """The GPUs and the version that the NVIDIA driver reports, without PyTorch."""
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     try:
@@ -137,7 +137,7 @@ def _driver() -> tuple[tuple[Gpu, ...], str | None]:
         if gpus:
             return gpus, rows[0][3]
     except (OSError, ValueError, subprocess.TimeoutExpired):
-        pass  # no such command, or no such answer: ask the kernel
+        pass  # no such command, or no usable answer: ask the kernel
     try:
         text = Path(DRIVER_FILE).read_text(encoding="utf-8")
     except OSError:
@@ -151,7 +151,7 @@ def _cupy() -> dict[str, Any]:
     from rnncc.runtime.cuda.module import import_cupy
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of several CuPys, for one, which is told below
+        warnings.simplefilter("ignore")  # of several CuPys, for one, which is reported below
         try:
             cupy = import_cupy()
         except RnnccError as error:

@@ -21,18 +21,16 @@ GREEK = frozenset(
 )
 WORDS = {"dt": r"\Delta t", "inf": r"\infty"}  # that have a sign of their own
 CIRCLE = {math.pi: r"\pi", 2 * math.pi: r"2 \pi"}
-TALL = (r"\frac", r"\begin", r"\sqrt", r"\left")  # what plain brackets are too small for
-UNSET = re.compile(r"[\\{}$&#^_~%]")  # characters that LaTeX doesn't set as they stand
-OWN_NEXT = re.compile(
-    r"_?(new|next|t|1|p|prime)|_"
-)  # what follows a state's name in its next value
+TALL = (r"\frac", r"\begin", r"\sqrt", r"\left")  # too tall for plain parentheses
+UNSET = re.compile(r"[\\{}$&#^_~%]")  # characters that LaTeX doesn't set unchanged
+OWN_NEXT = re.compile(r"_?(new|next|t|1|p|prime)|_")  # endings of the name of a state's next value
 
 
 def latex(cell: CellIR, environment: str = "align") -> str:
     r"""The recurrence for a paper; h_t is the value after a step, h_{t-1} the one before it.
 
-    A comment of the author's stands beside its line, unless it has characters that LaTeX reads as
-    commands.
+    The author's comments are set beside their lines, except those with characters that LaTeX reads
+    as commands.
 
     Args:
         environment: align where it stands alone, aligned inside other mathematics.
@@ -58,7 +56,7 @@ def latex(cell: CellIR, environment: str = "align") -> str:
 
 
 def _note(text: str) -> str:
-    """A comment as text, if LaTeX sets it as it stands."""
+    """A comment as text, if LaTeX sets it unchanged."""
     return "" if not text or UNSET.search(text) else rf" && \text{{{text}}}"
 
 
@@ -99,7 +97,7 @@ class Names:
         return written(name, time="t-1") if name in self.states else self.after(name)
 
     def rank(self, symbol: Expr) -> tuple[bool, int]:
-        """A place in a product: what is the same at all times, then lets, then arguments."""
+        """A place in a product: constants in time, then lets, then arguments."""
         return symbol.name in self.moving, self.order.index(symbol.name)
 
 
@@ -212,7 +210,7 @@ class LatexPrinter(Printer):
         return r"\,".join(self.bracket(factor, MUL) for factor in self.factors(above))
 
     def factors(self, expr: Expr) -> list[Expr]:
-        """Numbers, what is the same at all times, sums, the rest: x (a + b) looks like a call."""
+        """Numbers, constants in time, sums, the rest: x (a + b) looks like a call."""
 
         def place(factor: Expr) -> tuple[int, tuple[bool, int], int]:
             base = factor.args[0] if factor.is_Pow else factor
@@ -345,7 +343,7 @@ def _exprel(x: Expr) -> tuple[Expr, Expr]:
 
 
 def _over(above: Expr, below: Expr) -> Expr:
-    """A quotient that SymPy leaves as it is, 1/sqrt(x) and 0.1 x / 2 as well."""
+    """A quotient that SymPy leaves unchanged, also 1/sqrt(x) and 0.1 x / 2."""
     return sympy.Mul(above, sympy.Pow(below, -1, evaluate=False), evaluate=False)
 
 

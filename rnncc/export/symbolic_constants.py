@@ -27,7 +27,7 @@ def with_symbolic_constants(cell: Cell, constants: Mapping[str, float] | None = 
     Args:
         constants: new values of some, by name, which then are numbers.
     Raises:
-        CellError: what `trace` says of the cell with numbers.
+        CellError: the one that `trace` raises for the cell with numbers.
     """
     plain = trace(cell, constants)
     free = [name for name in plain.constants if name not in (constants or {})]
@@ -40,21 +40,21 @@ def _traced(
 ) -> CellIR | None:
     """The trace with some constants as if they were params; None where the body can't take it."""
     symbolic = set(symbolic)
-    kept = {name: value for name, value in (constants or {}).items() if name not in symbolic}
+    numbers = {name: value for name, value in (constants or {}).items() if name not in symbolic}
     try:
         with _patience():
-            return trace(Cell(_symbolic_signature(cell.function, symbolic)), kept)
+            return trace(Cell(_symbolic_signature(cell.function, symbolic)), numbers)
     except CellError:
         return None
 
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """Give up on what a body makes of symbols without end, such as the exponential of a matrix."""
+    """Give up on bodies that grow without end on symbols, such as the exponential of a matrix."""
     calls = itertools.count()
 
     def count(frame: FrameType, event: str, _: Any) -> None:
-        # an operation of the body's own, not inside SymPy, where what is raised may get lost
+        # an operation of the body's own, not inside SymPy, where an exception may get lost
         own = frame.f_code is symbols.lift.__code__
         if event == "call" and next(calls) > MOST_CALLS and own:
             raise RuntimeError("symbolic constants make the body too long")

@@ -87,7 +87,7 @@ def _exprel_slope(x: Tensor) -> Tensor:
 _SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 
 
-# what the text of functions.TABLE calls beside torch
+# names that the text of functions.TABLE uses, beside torch
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_heaviside": _heaviside,
     "_mix": _mix,
@@ -106,7 +106,7 @@ def plain_loop(
 
     Args:
         arguments: inputs [B, T, N] (shared ones [B, T]) and params by name.
-        h0: [B, N] for each state, or None for the cell's start values.
+        h0: [B, N] for each state, or None for the cell's inits.
         step: a step made before (or compiled); else `plain_step`.
     Returns:
         outputs [B, T, N] and the states after the last step [B, N].

@@ -1,4 +1,4 @@
-"""Catalogue: the cells that ship -> what each of them is, in brief; cached by content."""
+"""Catalogue: the shipped cells -> an entry for each, in brief; cached by content."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ class CatalogueEntry:
 def catalogue() -> tuple[CatalogueEntry, ...]:
     """Every cell that ships, by name.
 
-    A cell is traced once: what came of it lies in the cache until its file or rnncc changes.
+    A cell is traced once: its entry stays in the cache until its file or rnncc changes.
     """
-    kept = _read()
+    cached = _read()
     rnncc = _digest_of_rnncc()
     found: dict[str, CatalogueEntry] = {}
     for file in shipped():
         key = hashlib.sha256(rnncc + file.read_bytes()).hexdigest()
-        found[key] = _restored(kept.get(key), file) or _entry_of(file)
-    if found.keys() != kept.keys():
+        found[key] = _restored(cached.get(key), file) or _entry_of(file)
+    if found.keys() != cached.keys():
         _write(found)
     return tuple(found.values())
 
@@ -96,8 +96,8 @@ def select(
     """The entries that fit all filters.
 
     Args:
-        words: each somewhere in name or docstring; small letters and capitals are the same.
-        states: so many.
+        words: each somewhere in name or docstring; case is ignored.
+        states: their number.
         affine: in the state, or not; None for either.
         field: or a part of its name.
     """
@@ -117,7 +117,7 @@ def select(
 
 
 def spread(found: Sequence[CatalogueEntry], count: int) -> list[CatalogueEntry]:
-    """Cells that differ as much as cells do in what a step computes, reads and mixes.
+    """Cells that differ as much as possible in the cost, reads and mixing of a step.
 
     The first is the one that costs least; each further one is the farthest from those before it,
     by its places in the orders of operations, functions, streams and channels of a group.
@@ -171,7 +171,7 @@ def _entry_of(file: Path) -> CatalogueEntry:
 
 
 def _digest_of_rnncc() -> bytes:
-    """A digest of all that an entry depends on beside the cell itself."""
+    """A digest of everything that an entry depends on, except the cell itself."""
     digest = hashlib.sha256(importlib.metadata.version("sympy").encode())
     for package in ("ir", "lang", "calculus"):
         for file in sorted((paths.HERE / package).glob("*.py")):
@@ -185,25 +185,25 @@ def _cache_file() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        kept = json.loads(_cache_file().read_text(encoding="utf-8"))
+        cached = json.loads(_cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return cached if isinstance(cached, dict) else {}
 
 
-def _restored(kept: Any, file: Path) -> CatalogueEntry | None:
+def _restored(cached: Any, file: Path) -> CatalogueEntry | None:
     """From the cache; None where it isn't there or isn't whole."""
     try:
-        summary = {**kept["structure"], "proof": ""}
+        summary = {**cached["structure"], "proof": ""}
         summary |= {name: tuple(summary[name]) for name in ("pattern", "readouts")}
-        again = {"file": str(file), "states": tuple(kept["states"])}
-        return CatalogueEntry(**{**kept, **again, "structure": Structure(**summary)})
+        current = {"file": str(file), "states": tuple(cached["states"])}
+        return CatalogueEntry(**{**cached, **current, "structure": Structure(**summary)})
     except (KeyError, TypeError):
         return None
 
 
 def _write(found: dict[str, CatalogueEntry]) -> None:
-    """Keep them; a cache that can't be written is no reason to fail."""
+    """Cache them; a cache that can't be written is not an error."""
     text = json.dumps({key: asdict(cell) for key, cell in found.items()})
     path = _cache_file()
     with contextlib.suppress(OSError):

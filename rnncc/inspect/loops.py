@@ -12,7 +12,7 @@ from rnncc.inspect.sass import CLASSES, ENDS, Instruction, Kernel
 # Functions of CUDA's own that only rare operands reach, such as the denormal divisor of a quotient.
 RARE = re.compile(r"__cuda_sm\d+_|slowpath")
 SIZE = 16  # bytes of an instruction
-FEW = 8  # of arithmetic: that much isn't the work of a step
+FEW = 8  # of arithmetic: fewer can't be the step
 ALL = 10**9  # more instructions than any kernel has
 
 Piece = tuple[Instruction, ...]
@@ -27,7 +27,7 @@ class Loop:
         depth: 1 for an outermost one.
         lightest: the instructions of the trip that takes fewest of those that do the work, which
             are those through the piece with most arithmetic; rare paths don't count.
-        heaviest: of the trip that takes most.
+        heaviest: those of the trip that takes most.
         rare: how many instructions those have.
         calls: functions whose own instructions are not counted.
     """
@@ -90,7 +90,7 @@ def _is_rare(piece: Piece) -> bool:
 
 
 def _arithmetic(piece: Piece) -> tuple[int, int]:
-    """Most of it, then with least beside it: a twin of the work may do what is rarely asked for."""
+    """Most arithmetic first, then least of all else: a copy of the step may be a rare path."""
     count = sum(i.kind in ("float", "special") for i in piece)
     return count, -len(piece) if count > FEW else len(piece)
 
@@ -124,7 +124,7 @@ class _Graph:
         return [address for address in following if address in self.pieces]
 
     def _order(self) -> list[int]:
-        """Each piece before those behind it, where no loop is in the way."""
+        """Each piece before its successors, loops aside."""
         seen: set[int] = set()
         done: list[int] = []
         waiting = [min(self.pieces)] if self.pieces else []

@@ -8,7 +8,7 @@ from rnncc.errors import ArgumentError
 
 WARP = 32  # threads
 REGISTERS = 65536  # of a multiprocessor
-REGISTER_UNIT = 256  # a warp is given registers by so many
+REGISTER_UNIT = 256  # granularity of a warp's registers
 PARTITIONS = 4  # of a multiprocessor, each with its own warps and registers
 SHARED_UNIT = 128  # bytes
 RESERVED = 1024  # bytes of shared memory that the driver keeps in each block
@@ -56,8 +56,8 @@ class Occupancy:
     Attributes:
         blocks: 0 if none can be launched.
         share: of the warps that it could hold.
-        limited_by: what stands in the way of one more block: warps, blocks, registers, shared or
-            barriers.
+        limited_by: the resource that one more block would exceed: warps, blocks, registers, shared
+            or barriers.
     """
 
     blocks: int
@@ -69,7 +69,7 @@ class Occupancy:
 def occupancy(
     arch: str, threads: int, registers: int, shared: int = 0, barriers: int = 0
 ) -> Occupancy:
-    """Count as NVIDIA's occupancy calculator does. Shared memory is assumed to have all it may.
+    """Count as NVIDIA's occupancy calculator does, with the largest shared memory that can be set.
 
     Args:
         threads, shared, barriers: of a block; bytes of static and dynamic shared memory together.

@@ -15,8 +15,8 @@ Row = tuple[str, ...]
 HEADERS = ("kernel", "threads", "registers", "spilled", "shared", "warps at once", "steps", "all")
 COLUMNS = ("global", "shared", "local", "float", "special", "integer", "conversion", "control")
 NOTE = (
-    "Warps at once: of those that a multiprocessor can hold, and what stands in the way of more.\n"
-    "Behind `steps`: instructions of one step of the largest loop, which takes so many steps a "
+    "Warps at once: of those that a multiprocessor can hold, and what limits them.\n"
+    "After `steps`: instructions of one step of the largest loop, which takes that many steps a "
     "trip,\nfrom the lightest trip that does the work to the heaviest. Rare paths and loops inside "
     "don't count."
 )
@@ -30,8 +30,8 @@ def inspect(
     """The resources of each kernel, in the order of the text.
 
     Args:
-        steps: of a kernel's largest loop, that one trip takes; by name, 1 if it isn't there.
-        launched: bytes of dynamic shared memory that a block is launched with; by name, else 0.
+        steps: of one trip of a kernel's largest loop, by kernel name; 1 where missing.
+        launched: bytes of dynamic shared memory of a block, by kernel name; 0 where missing.
     Returns:
         For each kernel the fields of `Resources`, "occupancy" (None for an unknown architecture),
         "instructions" of the whole text, "steps" and "loops", the largest first.

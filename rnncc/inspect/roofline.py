@@ -20,7 +20,7 @@ SIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}  # bytes
 
 @dataclass(frozen=True)
 class Roofline:
-    """About the least time of one pass, in seconds, by what may set it.
+    """An estimate of the least time of one pass, in seconds, by each possible bound.
 
     Attributes:
         bytes: that cross the memory, and `memory` their time.
@@ -55,18 +55,18 @@ def estimate(
     device: Device,
     every: int = 16,
 ) -> dict[str, Roofline]:
-    """About the least time of the forward, in training, and of the backward.
+    """An estimate of the least time of the forward, in training, and of the backward.
 
     Assumptions: the clock is the boost clock, and the memory as fast as the datasheet says. Each
     tensor crosses the memory once; nothing is found in a cache. The machine is full, but for the
     chain. Lets that depend only on params are computed once, not in each step. An addition, a
     multiplication and the like is one instruction, though many pairs fuse; addresses, loads, stores
-    and conversions are none.
+    and conversions count nothing.
 
     Args:
         shape: sequences, steps, channels; each at least 1.
         dtype: of the tensors; halves are computed in float32.
-        every: steps between the states that training saves. The backward runs the steps again.
+        every: steps between the states that training saves. The backward recomputes the steps.
     """
     compiled, double = _each_step(compiled), dtype == "float64"
     found, forward = cost(compiled, spec, every), _cycles(compiled, double)

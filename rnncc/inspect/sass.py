@@ -80,7 +80,7 @@ class Instruction:
 
     @property
     def always(self) -> bool:
-        """Whether what stands behind it is never reached from here."""
+        """Whether the next instruction is never reached from here."""
         if self.guard:
             return False
         chosen = self.opcode == "BRA" and not self.operands.startswith("`")  # by a predicate
@@ -125,7 +125,7 @@ def disassemble(cubin: bytes) -> str:
 
 
 def find_disassembler() -> Path | None:
-    """nvdisasm: of the wheel of that name, else on the PATH, else the one that Triton brings."""
+    """nvdisasm: from its own wheel, else on the PATH, else from Triton's wheel."""
     wheels = _inside("nvidia", "*/bin/nvdisasm")
     on_path = shutil.which("nvdisasm")
     found = [*wheels, *([Path(on_path)] if on_path else [])]

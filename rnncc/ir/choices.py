@@ -1,7 +1,7 @@
-"""Choices: how a user wants a recurrence solved, checked and written as text for the operators.
+"""Choices: the solver options of a call, checked, and written as text for the operators.
 
 A new option is one field of `Choices` and a line in its docstring; calls, layers and the text
-follow. What it does is one more edit: in `plan` or, for kernels to read, in ir/abi.py.
+follow. Its effect is one more edit: in `plan` or, for kernels to read, in ir/abi.py.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ON_FAILURE = ("raise", "warn", "sequential")
 
 @dataclass(frozen=True)
 class _Rule:
-    """What an option may be.
+    """The values that an option takes.
 
     Attributes:
         kind: turns its text into its value.
         fits: whether a value is one; `expected` and `fix` say so in words.
-        solvers: those that use it; given with another one it is an error.
+        solvers: those that use it; with any other it is an error.
     """
 
     kind: Callable[[str], Any]
@@ -67,19 +67,19 @@ def _switch(fix: str) -> _Rule:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a user may choose; None leaves it to the planner.
+    """The options of a call; None leaves the choice to the planner.
 
     Attributes:
         solver: "auto", "sequential" (one fused pass over time), "segmented" (segments of time side
-            by side, Newton on their starts; the sequential answer) or "newton" (every step at once,
-            as in DEER and ParaRNN, for comparison).
+            by side, Newton on their initial states; the sequential answer) or "newton" (every step
+            at once, as in DEER and ParaRNN, for comparison).
         segment: steps of a segment, for "segmented".
         iterations: Newton iterations at most. For "segmented" it is when one pass over time takes
             over, for "newton" when it has failed (3 by default).
         tol: how well neighbours must agree, relative to max(1, |state|).
         on_failure: what "newton" does when it has not converged: "raise" a ConvergenceError,
-            "warn", or solve the call again by "sequential".
-        checkpoint: steps between the states that are kept for the backward, which recomputes the
+            "warn", or rerun the call by "sequential".
+        checkpoint: steps between the states that are saved for the backward, which recomputes the
             others.
         reverse: from the last step to the first.
     """
@@ -99,7 +99,7 @@ class Choices:
         """Those of a call.
 
         Raises:
-            ArgumentError: there is no such option, or it can't have this value.
+            ArgumentError: an unknown option, or a value that it can't have.
         """
         for name in sorted(given.keys() - RULES.keys()):
             close = difflib.get_close_matches(name, RULES, 1)
@@ -125,7 +125,7 @@ class Choices:
 
     @staticmethod
     def read(text: str) -> Choices:
-        """From what `text_of` wrote."""
+        """From the text of `text_of`."""
         return read_choices(text)
 
 
@@ -149,7 +149,7 @@ text_of = cache(write_choices)  # in eager mode
 
 @cache
 def read_choices(text: str) -> Choices:
-    """From what `write_choices` wrote."""
+    """From the text of `write_choices`."""
     parts = [part.split("=") for part in text.split()]
     return Choices(**{name: KINDS[name](value) for name, value in parts})
 

@@ -16,14 +16,14 @@ Change = tuple[str, float | None]
 
 SUM, PRODUCT, POWER, ATOM = range(4)  # how tightly a text binds
 
-# Changes of a value x that need a number as well: what is done, how it is written, how tightly x
-# must bind for that, and how tightly the result does.
+# Changes of a value x that need a number as well: the operation, its text, how tightly x must bind
+# in it, and how tightly the result binds.
 WITH_NUMBER: dict[str, tuple[Callable[[Any, float], Any], str, int, int]] = {
     "add": (operator.add, "{x} + {c}", SUM, SUM),
     "mul": (operator.mul, "{c}*{x}", PRODUCT, PRODUCT),
     "pow": (operator.pow, "{x}**{c}", ATOM, POWER),
 }
-DEVIATIONS = 6  # of a normal distribution, beyond which nothing is drawn
+DEVIATIONS = 6  # of a normal distribution, at which draws are cut off
 SAMPLES = 9  # of what can be drawn
 SHAPING = ("exp", "log", "log1p", "expm1", "sqrt")  # functions that an init may go through
 
@@ -35,8 +35,7 @@ class Init:
     Attributes:
         kind: uniform in [a, b], normal of mean a and deviation b, constant a, or spaced: evenly
             from a at the first channel to b at the last.
-        then: what is done to it, in order: a function of SHAPING, or one of WITH_NUMBER with its
-            number.
+        then: the changes, in order: a function of SHAPING, or one of WITH_NUMBER with its number.
     """
 
     kind: Kind
@@ -67,7 +66,7 @@ class Init:
         return replace(self, then=(*self.then, (change, number)))
 
     def drawn(self) -> Init:
-        """As it is drawn, before it is changed."""
+        """The text of the distribution, without the changes."""
         return replace(self, then=())
 
     def broken_rule(self) -> str:
@@ -85,7 +84,7 @@ class Init:
         return replace(self, b=abs(self.b))
 
     def samples(self) -> list[float]:
-        """Values all over what can be drawn, in order of that; NaN where there is none."""
+        """Values over the whole range that can be drawn, in order; NaN where there is none."""
         if self.kind == "constant":
             low, high = self.a, self.a
         elif self.kind == "normal":

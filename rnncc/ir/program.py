@@ -43,7 +43,7 @@ class Argument:
         init: for a state, its value before the first step, a number; for a param, how it is drawn;
             for a matrix too, None for uniform within 1/sqrt(block).
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
-        typical: for an input, what its values are like.
+        typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
     """
 
@@ -122,7 +122,7 @@ class Program:
     """A cell as straight-line scalar code for one group of channels.
 
     Every let is arithmetic, or one opaque function of arithmetic. With a group of k channels each
-    per-channel name stands k times; all else is the same, so no later stage knows of groups.
+    per-channel name appears k times; nothing else changes, so no later stage knows about groups.
     """
 
     name: str
@@ -170,7 +170,7 @@ class AdjointIR:
 
     Attributes:
         upstream_states: gradient of each next state.
-        upstream_outputs: gradient of each readout (an output that is no next state).
+        upstream_outputs: gradient of each readout (an output that isn't a next state).
         lets: in reverse order of the recurrence.
         states, inputs, params: the gradient of each slot.
     """
@@ -207,7 +207,7 @@ class Structure:
     """The proved structure of d next / d state.
 
     Attributes:
-        kind: "diagonal" (channels stand alone) or "block" (groups of `group` channels do).
+        kind: "diagonal" (no channels couple) or "block" (those of each group of `group` couple).
         group: channels evaluated together.
         block: size of the blocks that a solver meets, channels that couple times states.
         pattern: one row per next state: "0" zero, "1" constant, "x" varies.

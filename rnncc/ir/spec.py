@@ -42,7 +42,7 @@ class InputSpec(_Frozen):
     Attributes:
         projected: a layer computes it from x; else it is given to the layer by name.
         bias: the init of its projection's bias; None for that of torch.nn.Linear.
-        typical: what its values are like.
+        typical: the distribution of its values.
     """
 
     name: str
@@ -98,18 +98,18 @@ class EffortSpec(_Frozen):
 
 
 class KernelSpec(_Frozen):
-    """Everything that the run time needs to know of a cell.
+    """The record of a cell, from which the run time plans and runs it.
 
     Attributes:
-        abi: the version of what crosses between Python and the kernels, see ir/abi.py; a folder of
-            another one is refused, not run.
+        abi: the version of the structs that Python and the kernels share, see ir/abi.py; a folder
+            with another one is refused, not run.
         arguments: inputs and params in the order of the cell's signature.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile.
-        effort: how much a lane computes.
+        effort: the cost of a lane.
         ahead: steps that a thread of a CUDA kernel has in registers at once.
-        warps: segments of so many steps that a block takes at once.
-        fast_math: sigmoid and tanh from the GPU's own, less exact tanh.
+        warps: segments of `ahead` steps that a block takes at once.
+        fast_math: sigmoid and tanh by the GPU's own, less exact tanh.
     """
 
     abi: str = ABI

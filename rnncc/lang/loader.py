@@ -42,7 +42,8 @@ def find(where: str) -> Cell:
         )
     if name not in cells:
         raise LoadError(
-            f"{shorten(str(file))}: holds no cell '{name}', but {listed}.\nFix: name one of those"
+            f"{shorten(str(file))}: no cell '{name}' in this file, but {listed}.\n"
+            "Fix: name one of those"
         )
     return cells[name]
 
@@ -80,7 +81,7 @@ def _file(text: str) -> Path:
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise LoadError(
         f"{text or repr(text)}: no such file, and no shipped cell of that name.\n"
-        f"Fix: {hint}`rnncc list` shows what ships, `rnncc new NAME` starts a cell"
+        f"Fix: {hint}`rnncc list` shows the shipped cells, `rnncc new NAME` writes one to edit"
     )
 
 

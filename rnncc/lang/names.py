@@ -1,4 +1,4 @@
-"""Names: a name of the author's -> why C++, CUDA or a layer refuses it, and one like it."""
+"""Names: a name from a cell -> the reason why C++, CUDA or a layer refuses it, and a valid one."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def _check_kinds(kinds: set[str], problems: Problems) -> None:
 def _parameters(cell: Cell, problems: Problems) -> list[inspect.Parameter]:
     try:
         signature = inspect.signature(cell.function, eval_str=True, locals=_closure(cell))
-    except Exception as error:  # whatever evaluating the author's own annotations raises
+    except Exception as error:  # any exception from the author's own annotations
         problems.add(
             f"an annotation can't be evaluated: {type(error).__name__}: {error}",
             "Annotations are State, Input, Param or Matrix, imported from rnncc.",

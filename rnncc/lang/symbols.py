@@ -1,4 +1,4 @@
-"""Symbols: what a cell's arguments are while its body is traced; every way out is refused.
+"""Symbols: the arguments of a cell while its body is traced; every way out is refused.
 
 Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays fast.
 """
@@ -80,7 +80,7 @@ class Symbolic:
         )
 
     def __float__(self) -> float:
-        _refuse_conversion("a function that wants a number (math.*, float)")
+        _refuse_conversion("a function that needs a number (math.*, float)")
 
     __int__ = __index__ = __complex__ = __float__
 
@@ -131,7 +131,7 @@ def refuse_operand(operand: Any) -> NoReturn:
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
         f"a {kind} meets a symbol",
-        "A constant inside a cell is a Python number; what has one value per channel is a Param.",
+        "A constant inside a cell is a Python number; a value for each channel is a Param.",
         OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
     )
 

@@ -272,12 +272,12 @@ def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> 
 def _prune(lets: list[Let], results: list[Expr]) -> tuple[Let, ...]:
     """Only the lets that a result needs."""
     needed = {s.name for result in results for s in result.free_symbols}
-    kept: list[Let] = []
+    found: list[Let] = []
     for let in reversed(lets):
         if let.name in needed:
-            kept.append(let)
+            found.append(let)
             needed |= {s.name for s in let.expr.free_symbols}
-    return tuple(reversed(kept))
+    return tuple(reversed(found))
 
 
 def _check(cell: Cell, cell_ir: CellIR) -> None:

@@ -1,4 +1,4 @@
-"""What holds for unit tests alone: none builds a kernel, none takes over a second."""
+"""The limits of unit tests: none builds a kernel, none takes over a second."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ NO_COMPILER = shlex.join([sys.executable, "-c", f"raise SystemExit({TOO_DEAR!r})
 
 @pytest.fixture(scope="package", autouse=True)
 def warm() -> None:
-    """What the first of all tests would pay for: imports, templates, the cached list of cells."""
+    """Costs that the first test would pay for: imports, templates, the cached list of cells."""
     from tests.support.command_line import good
     from tests.support.runs import compiled
 

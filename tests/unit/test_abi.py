@@ -55,7 +55,7 @@ def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
     for abi_found in ("0123456789ab", 3):
         spec = json.loads((GENERATED / "elman" / "cell.json").read_text(encoding="utf-8"))
         (folder / "cell.json").write_text(json.dumps({**spec, "abi": abi_found}), encoding="utf-8")
-        message = rf"expected '{ABI}': another version of rnncc wrote it[\s\S]*Fix: write it again"
+        message = rf"expected '{ABI}': another version of rnncc wrote it[\s\S]*Fix: regenerate it"
         with pytest.raises(LoadError, match=message):
             Kernel.read(folder)
 

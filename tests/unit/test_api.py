@@ -1,4 +1,4 @@
-"""What users may rely on changes only on purpose: it is written down in api.txt."""
+"""The public API changes only on purpose: it is written down in api.txt."""
 
 import difflib
 

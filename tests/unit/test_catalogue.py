@@ -90,7 +90,7 @@ def test_a_section_tells_all_of_a_cell(page: Any, few: list[Any], data: dict[str
         "[cells/lif.py](../cells/lif.py)",
         "```math\n\\begin{aligned}\n  u_t &= ",
         f"](structure/{page.picture_name(lif)})",
-        "| states | v (starts at 0) |",
+        "| states | v (init 0) |",
         "| constants | threshold = 1, slope = 25 |",
         "| sweeps | 2 with 16 segments, 3 with 32 segments, 4 with 128 segments; Newton",
         "| it is | contracting: the initial state is forgotten after 26 steps |",

@@ -37,7 +37,7 @@ def test_fields_and_source_are_entries_of_the_docstring() -> None:
         *(("b", ""), ("tau_a", "ms")),
     ],
 )
-def test_a_unit_stands_in_brackets_after_what_a_value_is(name: str, unit: str) -> None:
+def test_a_unit_is_in_parentheses_after_the_name_of_the_value(name: str, unit: str) -> None:
     assert unit_of(DOC, name) == unit
 
 

@@ -264,7 +264,7 @@ def test_the_wheels_are_those_of_pyproject() -> None:
 
 @pytest.fixture
 def gpu_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    """What `look` asks, answered as on the machine of GOOD."""
+    """The queries of `look`, answered as on the machine of GOOD."""
     versions = GOOD.cupy | GOOD.nvrtc_wheels | GOOD.header_wheels
 
     def version(name: str) -> str:

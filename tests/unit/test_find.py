@@ -67,7 +67,7 @@ def test_cells_that_a_file_imports_are_not_its_own(folder: Path) -> None:
     assert find("user.py").file == str(folder / "user.py")
 
 
-def test_a_file_edited_within_the_same_second_is_read_anew(folder: Path) -> None:
+def test_a_file_edited_within_the_same_second_is_reread(folder: Path) -> None:
     seen = []
     for factor in (0.5, 0.7):
         Path("one.py").write_text(ONE.format(factor=factor))
@@ -87,7 +87,7 @@ def test_running_a_cell_leaves_nothing_beside_it(folder: Path) -> None:
 def test_an_unknown_name_says_where_to_look() -> None:
     assert refusal("nothing_like_it") == (
         "nothing_like_it: no such file, and no shipped cell of that name.\n"
-        "Fix: `rnncc list` shows what ships, `rnncc new NAME` starts a cell"
+        "Fix: `rnncc list` shows the shipped cells, `rnncc new NAME` writes one to edit"
     )
 
 
@@ -124,7 +124,7 @@ def test_several_cells_without_a_name_are_listed() -> None:
 
 def test_a_name_that_the_file_lacks_gets_the_list_of_those_it_has() -> None:
     assert refusal("two.py:lstm") == (
-        "two.py: holds no cell 'lstm', but decay, growth.\nFix: name one of those"
+        "two.py: no cell 'lstm' in this file, but decay, growth.\nFix: name one of those"
     )
 
 

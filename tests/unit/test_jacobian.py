@@ -143,7 +143,7 @@ class Points:
 
 
 def by_text(ir: CellIR, points: Points) -> Derivatives:
-    """What the derived programs say."""
+    """The values of the derived programs."""
     program = lower(ir, group_size(ir))
     jacobian, reverse = differentiate(program), adjoint(program)
     arguments = _scalars_of(ir, program, points)
@@ -171,7 +171,7 @@ def by_text(ir: CellIR, points: Points) -> Derivatives:
 
 
 def by_autograd(cell: Cell, ir: CellIR, points: Points) -> Derivatives:
-    """What autograd says of the function itself."""
+    """Autograd's values for the function itself."""
     program = lower(ir, group_size(ir))
     leaves = {n: v.detach().requires_grad_() for n, v in points.values.items()}
     states, outputs = run_step(cell, ir, leaves)

@@ -21,7 +21,7 @@ CELLS = ("para_gru", "block_gru", "wilson_cowan", "gated_delta_net", "lmu")
 
 
 def clang_format(files: Sequence[Path]) -> str:
-    """What it would change; nothing if it wouldn't."""
+    """The lines that it would change."""
     beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     program = shutil.which("clang-format", path=beside)
     assert program, "clang-format isn't here. Fix: make venv"

@@ -1,4 +1,4 @@
-"""`rnncc compile`: the packages that it writes, and what it leaves as it was."""
+"""`rnncc compile`: the packages that it writes, and the files that it leaves alone."""
 
 import re
 from pathlib import Path

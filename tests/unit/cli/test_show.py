@@ -40,7 +40,7 @@ def test_show_without_a_stage_says_what_a_cell_is_and_how_to_use_it() -> None:
         "  GRU with diagonal state-to-state weights.",
         "  z = sigmoid(az*h + xz)                              # update gate",
         "  diagonal, blocks of 1, nonlinear, smooth",
-        "  h     state  [B, N]     starts at 0",
+        "  h     state  [B, N]     init 0",
         "  y, h = layer(x)",
         "  y = para_gru(xz, xr, xc, az, ar, ac)",
         "More: rnncc check para_gru, rnncc show para_gru --stage latex",
@@ -61,11 +61,11 @@ def test_show_has_the_units_of_the_docstring_and_what_inputs_are_like() -> None:
     found = data("show", "membrane.py", "--set", "tau=7")
     assert found["fields"] == ["neuroscience"]
     assert {row["name"]: row["start"] for row in found["arguments"]} == {
-        "v": "starts at -65 mV",
-        "w": "starts at 0",
-        "h": "starts at 0",
+        "v": "init -65 mV",
+        "w": "init 0",
+        "h": "init 0",
         "I": "given at each step, in uA/cm2, like uniform(0, 20)",
-        "g": "given at each step; its bias starts as constant(1)",
+        "g": "given at each step; init of its bias: constant(1)",
         "dt": "given at each step, in ms, like uniform(0, 1)",
         "tau": "7, changed by --set tau=...",
     }

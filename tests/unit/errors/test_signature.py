@@ -122,7 +122,7 @@ SIGNATURES = {
         "annotate one: x: Input",
         "h: State, x: Param, a: Param",
     ),
-    "a default that is no number": bad_argument(
+    "a default that isn't a number": bad_argument(
         "the default of 'k' is 'two'",
         "A default makes an argument a compile-time constant, a finite number.",
         "a number, or no default and a role",
@@ -143,9 +143,9 @@ SIGNATURES = {
         "h: State, x: Input, a: 'Nope'",
     ),
     "a block of 0": bad_block("0"),
-    "a block that is no integer": bad_block("2.0"),
+    "a block that isn't an integer": bad_block("2.0"),
     "a block that is a bool": bad_block("True"),
-    "a start that is no number": bad_init(
+    "an init that isn't a number": bad_init(
         "'h' has init='zero'", "h: State(init='zero'), x: Input, a: Param", "State"
     ),
     "a start that is NaN": bad_init(
@@ -231,7 +231,7 @@ SIGNATURES = {
         line=DEF_LINE,
         set=(("q", 1.0),),
     ),
-    "a --set that is no number": bad_argument(
+    "a --set that isn't a number": bad_argument(
         "the default of 'k' is True",
         "A default makes an argument a compile-time constant, a finite number.",
         "a number, or no default and a role",

@@ -21,7 +21,7 @@ WAYS_OUT = (
     "mix within groups with Matrix(block=k), k * states <= 8, "
     "or mix outside the cell (a Linear before or after it)"
 )
-REGISTERS = "A fused solver keeps each block in registers: channels x states <= 8."
+REGISTERS = "A fused solver holds each block in registers, so channels x states must be <= 8."
 SMALLER = "a smaller block, one block for all, or fewer states"
 
 

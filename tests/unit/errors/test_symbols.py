@@ -24,7 +24,7 @@ BRANCH = "A cell's body runs once on symbols, so Python can't branch on their va
 USE_WHERE = "where(condition, a, b); combine conditions with &, | and ~"
 ONE_VALUE = "A symbol is one value of one channel."
 BY_NAME = "give each state, input or param its own argument"
-NUMBER = "A constant inside a cell is a Python number; what has one value per channel is a Param."
+NUMBER = "A constant inside a cell is a Python number; a value for each channel is a Param."
 FLOAT = "float(...) for a single number, or an argument annotated Param"
 CONDITION = "A comparison is a condition, not a value."
 NO_CONDITION = "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass"
@@ -57,7 +57,7 @@ def matrix(body: str) -> Case:
 
 
 SYMBOLS = {
-    # --- Python that wants a number ---
+    # --- Python that needs a number ---
     "if": branch("h > 0", "if h > 0:\n    return x\nreturn a * h"),
     "while": branch("h > 0", "while h > 0:\n    pass\nreturn a * h + x"),
     "a conditional expression": branch("a*h", "return x if a * h else h"),
@@ -66,15 +66,15 @@ SYMBOLS = {
     "a chained comparison": branch("h > 0", "return where(0 < h < 1, a, x)"),
     "assert": branch("h > 0", "assert h > 0\nreturn a * h + x"),
     "max": branch("x > h", "return max(h, x) * a"),
-    "float": numberless("a function that wants a number (math.*, float)", "return float(h) * a"),
-    "int": numberless("a function that wants a number (math.*, float)", "return int(h) * a"),
+    "float": numberless("a function that needs a number (math.*, float)", "return float(h) * a"),
+    "int": numberless("a function that needs a number (math.*, float)", "return int(h) * a"),
     "math.tanh": numberless(
-        "a function that wants a number (math.*, float)",
+        "a function that needs a number (math.*, float)",
         "return math.tanh(h) * a + x",
         before="import math\n",
     ),
     "range": numberless(
-        "a function that wants a number (math.*, float)", "return sum(range(h)) * a + x"
+        "a function that needs a number (math.*, float)", "return sum(range(h)) * a + x"
     ),
     "torch.tanh": numberless("torch.tanh", "return torch.tanh(h) * a + x", "import torch\n"),
     "np.tanh": numberless("numpy.tanh", "return np.tanh(h) * a + x", "import numpy as np\n"),
@@ -209,7 +209,7 @@ SYMBOLS = {
         "return spike(h, slope=a) + x",
     ),
     "a shift by a symbol": numberless(
-        "a function that wants a number (math.*, float)", "return shift(h, x) * a"
+        "a function that needs a number (math.*, float)", "return shift(h, x) * a"
     ),
     "another cell": Case(
         "calls the cell 'other'",

@@ -180,7 +180,7 @@ TRACES = {
         "return h * g + x",
         "h: State, g: State, x: Input",
     ),
-    "a key that is no string": Case(
+    "a key that isn't a string": Case(
         "the returned dict has the key 3",
         "Keys are names of states or of outputs.",
         'return {"h": ..., "y": ...}',
