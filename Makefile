@@ -16,7 +16,7 @@ SHELL       := bash
 MAKEFLAGS   += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# pip, quietly: on a terminal one line that says what it is at; its complaints only if it fails.
+# pip, quietly: on a terminal one line of progress; its messages only if it fails.
 define INSTALL
 $(PY) -m pip install -c constraints.txt $(1) 2>$(VENV)/pip.log | while read -r word what; do \
   case "$$word" in Collecting|Downloading|Installing) \
@@ -50,20 +50,20 @@ lint: $(STAMP)  ## ruff check, ruff format --check, mypy
 	@echo "lint: ruff format"; $(VENV)/bin/ruff format --check
 	@echo "lint: mypy"; $(VENV)/bin/mypy
 
-format: $(STAMP)  ## fix what ruff can fix by itself
+format: $(STAMP)  ## fix what ruff can fix
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
 test-unit: $(STAMP)  ## the tests that build no kernel: under a minute
 	@$(PYTEST) -m $(DAILY) tests/unit
 
-test: $(STAMP)  ## every day's tests (TESTS=tests/kernels/test_x.py for some, WORKERS=n)
+test: $(STAMP)  ## the daily tests (TESTS=tests/kernels/test_x.py for some, WORKERS=n)
 	@$(PYTEST) $(if $(TENTH),--tenth=$(TENTH),-m $(DAILY)) $(TESTS)
 
-test-all: $(STAMP)  ## those, and all that take long: before a release
+test-all: $(STAMP)  ## the daily and the slow tests: before a release
 	@$(PYTEST) $(TESTS)
 
-coverage: $(STAMP)  ## which lines of rnncc every day's tests run; the figure goes to CONTRIBUTING.md
+coverage: $(STAMP)  ## the lines of rnncc that the daily tests run; the figure goes to CONTRIBUTING.md
 	@$(PYTEST) -m $(DAILY) --cov --cov-report= $(TESTS)
 	@$(PY) -m coverage report --skip-covered --sort=cover
 	@total=$$($(PY) -m coverage report --format=total); \
@@ -74,7 +74,7 @@ coverage: $(STAMP)  ## which lines of rnncc every day's tests run; the figure go
 golden: $(STAMP)  ## rewrite generated/ from cells/ and templates/
 	@$(PY) -m tests.support.golden --update
 
-api: $(STAMP)  ## write down anew what users may rely on: tests/unit/api.txt
+api: $(STAMP)  ## rewrite the public API, tests/unit/api.txt
 	@$(PY) -m tests.support.api --update
 
 demo: $(STAMP)  ## compile a cell and train a small language model on it

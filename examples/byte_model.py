@@ -157,7 +157,7 @@ def with_plain_loops(model: ByteModel, cell: CellIR) -> ByteModel:
     return plain
 
 
-# --- what it does ----------------------------------------------------------------------------
+# --- evaluating it ---------------------------------------------------------------------------
 
 
 @torch.no_grad()

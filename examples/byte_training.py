@@ -23,8 +23,8 @@ class Recipe:
 
     Attributes:
         rows, length: bytes of a batch.
-        rate: the largest learning rate; warm-up and cosine go by the share that is done.
-        seconds: how long, unless `steps` says how many.
+        rate: the largest learning rate; warm-up and cosine depend on the share that is done.
+        seconds: of training, unless `steps` gives the number of steps.
     """
 
     rows: int

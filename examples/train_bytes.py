@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 # Threads that wait for each other sleep instead of spinning: beside other work on few cores a step
-# is up to 10 times faster so. OpenMP reads it as torch is imported.
+# is then up to 10 times faster. OpenMP reads it when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click
@@ -49,7 +49,7 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is; by default the whole takes under 90 s on two cores."""
+    """The sizes of the demo; by default it takes under 90 s on two cores."""
 
     width: int = 128
     layers: int = 2

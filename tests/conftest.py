@@ -1,4 +1,4 @@
-"""What all tests share: one kernel cache, few threads, known draws, markers, targets."""
+"""Shared by all tests: one kernel cache, few threads, fixed seeds, markers, targets."""
 
 import os
 import unittest.mock
@@ -92,7 +92,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def same_draws_every_time() -> None:
-    """What a test draws hangs neither on the run nor on the tests before it."""
+    """The random numbers of a test depend neither on the run nor on the tests before it."""
     import torch
 
     torch.manual_seed(0)

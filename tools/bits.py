@@ -43,7 +43,7 @@ Hashes = dict[str, dict[str, str]]  # by case, then by result
 
 @dataclass
 class Subject:
-    """A compiled cell, and of each of its inputs the name, what is typical, and if it is shared."""
+    """A compiled cell, and of each of its inputs the name, typical distribution, and if shared."""
 
     name: str
     compiled: Any
@@ -133,7 +133,7 @@ def jacobians(s: Subject) -> dict[str, str]:
 
 
 def run_layer(s: Subject, label: str) -> dict[str, str]:
-    """Forward and backward, from the states that a call before it reached."""
+    """Forward and backward, from states that an earlier call reached."""
     g, (own, call) = generator(s, f"layer, {label}"), (dict(part) for part in LAYERS[label])
     layer, x, shared = draw_layer(s, g, own, None if call.get("autocast") else s.dtype)
     pack, autocast = call.pop("pack", False), call.pop("autocast", False)
@@ -173,7 +173,7 @@ def gradients(
     return hashed({f"d {name}": d for name, d in zip(leaves, found, strict=True)})
 
 
-# --- what is drawn ---------------------------------------------------------------------------
+# --- random arguments ------------------------------------------------------------------------
 
 
 def generator(s: Subject, label: str) -> torch.Generator:
@@ -183,7 +183,7 @@ def generator(s: Subject, label: str) -> torch.Generator:
 def draw_inputs(
     s: Subject, shape: tuple[int, int, int], g: torch.Generator, given: bool = False
 ) -> dict[str, Tensor]:
-    """As is typical of the cell, uniform or normal; only those that a layer is `given` by name."""
+    """Typical inputs, uniform or normal; only those that are `given` to a layer by name."""
     found = {}
     for i in s.inputs:
         if given and i.get("projected", True):
@@ -199,7 +199,7 @@ def draw_inputs(
 
 
 def draw_params(s: Subject, channels: int, g: torch.Generator) -> dict[str, Tensor]:
-    """As a layer starts them; those that are the same in all channels are strewn a little."""
+    """By the cell's inits; those that are the same in all channels are perturbed a little."""
     torch.manual_seed(g.initial_seed())
     params = {}
     for name, value in s.compiled.layer(1, channels).named_parameters():
@@ -223,7 +223,7 @@ def draw_layer(
 def reached(
     s: Subject, count: int, channels: int, params: dict[str, Tensor], g: torch.Generator
 ) -> list[Tensor]:
-    """States that the cell comes to within three steps."""
+    """States that the cell reaches within three steps."""
     inputs = draw_inputs(s, (count, 3, channels), g)
     return flat(s.compiled(**inputs, **params, return_state=True, solver="sequential")[1])
 
@@ -238,7 +238,7 @@ def packed(x: Tensor) -> PackedSequence:
     return pack_sequence([x[0], x[1, :9], x[2, :14]], enforce_sorted=False)
 
 
-# --- what comes out --------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------
 
 
 def flat(values: Any) -> list[Any]:

@@ -1,7 +1,7 @@
 """The catalogue of the cells that ship: docs/cells.md, from the cells and from docs/cells.json.
 
 python tools/catalogue.py                     write the page and its pictures (make docs)
-python tools/catalogue.py --check             say how they differ from what would be written
+python tools/catalogue.py --check             print how the files differ from it
 python tools/catalogue.py --measure [CELL...] measure cells: those named, or all new ones
 """
 
@@ -42,7 +42,7 @@ Data = dict[str, Any]
 
 
 class CatalogueError(Exception):
-    """The page can't be written, or is not as it would be."""
+    """The page can't be written, or is out of date."""
 
 
 # --- measuring -------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def measure(each: Entry) -> Data:
 
 
 def _build(compiled: rnncc.CompiledCell, dtype: str) -> None:
-    """Ahead of what is timed."""
+    """Called before the timed runs."""
     build.load(compiled.name, compiled.source("cpp"), dtype)
 
 
@@ -96,7 +96,7 @@ def measure_into(file: Path, names: Sequence[str], everything: bool, say: Any) -
 
     Args:
         names: of the cells; if there are none, those that the file lacks or has of other equations.
-        everything: all of them, and nothing is kept of the file.
+        everything: all of them; the file is discarded.
         say: called with the progress, in words.
     """
     entries = {each.name: each for each in all_entries()}
@@ -174,7 +174,7 @@ def _stale(each: Entry, cells: Mapping[str, Any]) -> bool:
 
 
 def differences(folder: Path, wanted: Mapping[str, str]) -> list[str]:
-    """How the files below docs/ differ from what they would be."""
+    """How the files below docs/ differ from those that would be written."""
     pictures = {f"structure/{path.name}" for path in (folder / "structure").glob("*")}
     found = []
     for name in sorted({*wanted, *pictures}):
@@ -212,14 +212,16 @@ def write(folder: Path, wanted: Mapping[str, str]) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--measure", "measuring", is_flag=True, help="Measure CELLs, or all new ones.")
-@click.option("--all", "everything", is_flag=True, help="Measure all cells anew.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Measure all cells, also those already measured."
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if anything differs.")
 @click.option("--docs", type=click.Path(path_type=Path), default=DOCS, help="In place of docs/.")
 @click.argument("cells", nargs=-1)
 def main(
     measuring: bool, everything: bool, check: bool, docs: Path, cells: tuple[str, ...]
 ) -> None:
-    """Write docs/cells.md and docs/structure/, or measure what they tell."""
+    """Write docs/cells.md and docs/structure/, or measure their values."""
     if bool(cells) > measuring or everything > measuring or (check and measuring):
         raise click.UsageError("CELLs and --all are of --measure, which goes without --check")
     try:

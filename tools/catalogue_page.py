@@ -1,4 +1,4 @@
-"""The text of docs/cells.md and its pictures: what is known of each cell, and what was measured."""
+"""The text of docs/cells.md and its pictures: each cell's properties and measurements."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Entry:
     """A cell on the page: everything that needs no measurement.
 
     Attributes:
-        cell: what it was traced to.
+        cell: its trace.
     """
 
     function: Cell
@@ -82,7 +82,7 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """Of the recurrence and of how it starts: what measured values depend on."""
+        """Of the recurrence and its inits, on which measured values depend."""
         cell = self.cell
         text = [f"{let.name} = {let.expr}" for let in cell.lets]
         text += [f"{name}: {expr}" for name, expr in (*cell.next.items(), *cell.outputs.items())]
@@ -120,7 +120,7 @@ def files(
 
     Args:
         measured: by cell.
-        head: what holds for all cells: see `catalogue.HEAD`.
+        head: the values that hold for all cells: see `catalogue.HEAD`.
     """
     ordered = sorted(entries, key=place)
     sections: dict[str, list[str]] = {}
@@ -180,12 +180,12 @@ def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> st
 
 
 def section(each: Entry, measured: Measured, head: Measured) -> str:
-    """All that is told of one cell."""
+    """The section of one cell."""
     cell = each.cell
     name = picture_name(each)
     constants = ", ".join(f"{key} = {value:g}" for key, value in cell.constants.items())
     rows = [
-        ("states", ", ".join(f"{state.name} (starts at {state.init:g})" for state in cell.states)),
+        ("states", ", ".join(f"{state.name} (init {state.init:g})" for state in cell.states)),
         *([("constants", constants)] if constants else []),
         ("structure", ", ".join(each.words)),
         ("sweeps", sweeps_text(measured["probe"])),
@@ -221,7 +221,7 @@ def sweeps_text(probe: Measured) -> str:
 
 
 def plans(each: Entry) -> list[tuple[Shape, str]]:
-    """What `auto` takes at each shape, channels rounded up to whole groups."""
+    """The solver that `auto` takes at each shape, channels rounded up to whole groups."""
     spec, found = each.spec, []
     for batch, steps, channels in PLANNED:
         shape = (batch, steps, -(-channels // spec.group) * spec.group)

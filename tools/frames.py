@@ -1,4 +1,4 @@
-"""Frames: what a call of a small layer costs before its kernel runs, as Python frames and time.
+"""Frames: the cost of a call of a small layer before its kernel runs, as Python frames and time.
 
 `cd CHECKOUT; python tools/frames.py frames.json`.
 """

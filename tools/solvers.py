@@ -74,7 +74,7 @@ def table(results: list[dict[str, Any]]) -> str:
 @click.option("--write", is_flag=True, help=f"Write {FILE.relative_to(ROOT)} as well.")
 @click.argument("cells", nargs=-1)
 def main(write: bool, cells: tuple[str, ...]) -> None:
-    """Measure and print the table; in brackets the sweeps, where the forward took segments."""
+    """Measure and print the table; in parentheses the sweeps, where the forward took segments."""
     results = []
     with Console(stderr=True).status("measuring") as status:
         for name in cells or [path.stem for path in shipped()]:

@@ -1,4 +1,4 @@
-"""How many sweeps cells take in hard cases, by the number of segments, beside Newton's iteration.
+"""How many sweeps cells take in hard cases, by the number of segments, and Newton's iterations.
 
     python tools/sweeps.py [--seeds 5] [--write]
 
@@ -40,7 +40,7 @@ class Case:
     """A row of the table.
 
     Attributes:
-        weights: params are drawn from U(-weights, weights); None for the cell's own start.
+        weights: params are drawn from U(-weights, weights); None for the cell's inits.
         shift: added to inputs, by name.
         designed: the sweeps that the design gives for SEGMENTS, where it does.
     """
@@ -190,7 +190,7 @@ was designed to need, at 16, 32 and 128 segments.
 
 {table}
 
-Every draw is in [sweeps.json](sweeps.json); `python tools/sweeps.py --write` counts them again.
+Every draw is in [sweeps.json](sweeps.json); `python tools/sweeps.py --write` recounts them.
 [The cells](cells.md) has the sweeps of every shipped cell with its params at their init.
 
 FitzHugh-Nagumo runs on a limit cycle and never forgets its phase. There, and wherever there are

@@ -45,7 +45,7 @@ def wave(count: int = COUNT) -> Tensor:
 
 @dataclass
 class Run:
-    """What one launch reads and writes."""
+    """The tensors that one launch reads and writes."""
 
     x: Tensor = field(default_factory=wave)
     y: Tensor = field(default_factory=lambda: torch.full((COUNT,), math.nan))
@@ -371,7 +371,9 @@ def test_the_first_access_beyond_dynamic_memory_is_found_without_a_sanitizer(
         ("division_by_zero", "divides an integer by zero"),
     ],
 )
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="elsewhere a division by 0 is no fault")
+@pytest.mark.skipif(
+    os.uname().machine != "x86_64", reason="elsewhere a division by 0 isn't a fault"
+)
 def test_what_the_processor_refuses_is_a_fault_and_not_a_crash(
     broken: EmulatedModule, kernel: str, said: str
 ) -> None:
@@ -488,7 +490,7 @@ def test_more_shared_memory_has_to_be_asked_for(right: EmulatedModule) -> None:
 
 
 def test_an_unknown_kernel_and_a_struct_of_another_size_are_faults(right: EmulatedModule) -> None:
-    assert "there is no kernel 'other'.\nExpected: one of block_sum, " in fault_of(
+    assert "no kernel 'other'.\nExpected: one of block_sum, " in fault_of(
         lambda: Run().launch(right, "other")
     )
     args = Args()

@@ -107,7 +107,7 @@ def assert_alike(got: list[Tensor], expected: list[Tensor], what: str) -> None:
 
 
 def ready(layer: CellLayer, x: Tensor) -> None:
-    """What a capture needs beforehand: our kernels, and cuBLAS here and in autograd's thread."""
+    """Prepare for a capture: load our kernels, and cuBLAS here and in autograd's thread."""
     layer.warmup()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

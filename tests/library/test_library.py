@@ -1,4 +1,4 @@
-"""The cells that ship, on the CPU and the emulated GPU: right whatever solves them, and as layers.
+"""The cells that ship, on the CPU and the emulated GPU: right by every solver, and as layers.
 
 Those of `runs.CORE` go through much more than this, in the files named after the stages.
 """

@@ -1,4 +1,4 @@
-"""What users may rely on, in words: names, signatures, attributes, commands and their options.
+"""The public API as text: names, signatures, attributes, commands and their options.
 
 python -m tests.support.api             print it
 python -m tests.support.api --update    write it to tests/unit/api.txt (make api)
@@ -28,7 +28,7 @@ GENERATED = "para_gru"  # the cell whose generated module stands for all
 
 
 def text() -> str:
-    """One name a line, with its signature; what belongs to a class or command is indented."""
+    """One name a line, with its signature; members of a class or command are indented."""
     lines = [line for name in sorted(rnncc.__all__) for line in _described(name)]
     lines += ["", f"generated.{GENERATED}", *_generated()]
     lines += ["", *_class("CellLayer", CellLayer, nn.Module), *_class("Solve", Solve)]

@@ -37,7 +37,7 @@ def few_entries() -> list[Any]:
 
 
 def as_if_measured() -> dict[str, Any]:
-    """What docs/cells.json would hold of the three."""
+    """The content of docs/cells.json for the three."""
     head = tool("catalogue")._empty() | {"machines": [bench.machine()]}
     found: dict[str, Any] = {e.name: measured(e.fingerprint) for e in few_entries()}
     return head | {"cells": found}

@@ -27,7 +27,7 @@ DEF_LINE, BODY_LINE = 6, 7  # of `source_of` without `before`
 
 
 def source_of(body: str, signature: str = SIGNATURE, before: str = "", name: str = "odd") -> str:
-    """A cell file; `before` is what stands above the cell."""
+    """A cell file; `before` is the text above the cell."""
     head = f"{IMPORTS}{before}\n\n@cell\ndef {name}({signature}):\n"
     return head + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ") + "\n"
 
@@ -171,7 +171,7 @@ def run_loop(
 def random_values(
     ir: CellIR, shape: tuple[int, int, int], seed: int = 0
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Inputs and params by name, and start states, in float64; every one wants its gradient."""
+    """Inputs and params by name, and initial states, in float64; all require gradients."""
     batch, steps, channels = shape
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""The command line in this process or another: what it prints, its data, and what it refuses."""
+"""The command line in this process or another: its output, its data, and its refusals."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def good(*words: str) -> str:
 
 
 def data(*words: str, exit_code: int = 0) -> dict[str, Any]:
-    """What --json prints: one object on stdout, and nothing on stderr."""
+    """The output of --json: one object on stdout, and nothing on stderr."""
     result = call(*words, "--json")
     assert (result.exit_code, result.stderr) == (exit_code, "")
     found = json.loads(result.stdout)
@@ -75,7 +75,7 @@ def data(*words: str, exit_code: int = 0) -> dict[str, Any]:
 
 
 def refused(exit_code: int, *words: str) -> str:
-    """What a failure says on stderr; stdout stays empty."""
+    """The message of a failure on stderr; stdout stays empty."""
     result = call(*words)
     assert (result.exit_code, result.stdout) == (exit_code, "")
     return result.stderr

@@ -5,7 +5,7 @@ builds of the same text find three sorts of them:
 
 - plain: barriers, votes, shuffles and launches that a GPU does not allow, and, by their results,
   reads of shared memory that was never written and threads that came in another order;
-- `races=True`: any two accesses that nothing orders, whatever order the threads ran in;
+- `races=True`: any two accesses that nothing orders, for any order of the threads;
 - `sanitize=True`: accesses out of bounds or unaligned, and undefined behaviour. Only in a process
   that `run_sanitized` started.
 """
@@ -119,7 +119,7 @@ class EmulatedModule:
             size: bytes of that struct, to be compared with what the kernel takes.
 
         Raises:
-            EmulationError: a fault was found. What the kernel wrote before it is there.
+            EmulationError: a fault was found. Results that were written before it are there.
         """
         known = self._known(kernel)
         for wrong, seen, expected in self._limits(known, grid, block, shared, size):
@@ -140,13 +140,13 @@ class EmulatedModule:
     def _known(self, kernel: str) -> _Kernel:
         if kernel not in self.kernels:
             known = ", ".join(self.kernels)
-            raise EmulationError(f"there is no kernel '{kernel}'.\nExpected: one of {known}")
+            raise EmulationError(f"no kernel '{kernel}'.\nExpected: one of {known}")
         return self.kernels[kernel]
 
     def _limits(
         self, kernel: _Kernel, grid: int, block: tuple[int, int], shared: int, size: int | None
     ) -> Iterator[tuple[bool, str, str]]:
-        """What CUDA refuses: whether it is so, what was seen, what was expected."""
+        """The limits of CUDA: whether the launch exceeds one, what was seen, what was expected."""
         threads = block[0] * block[1]
         # that of all kernels of the file: at least what this one has
         static = int(self.library.emulation_static_bytes())
@@ -204,7 +204,7 @@ def load(
 
 
 def _host_text(source: str) -> str:
-    """The text as C++: nothing of it is seen outside, and its kernels make themselves known.
+    """The text as C++: nothing of it is visible outside, and its kernels register themselves.
 
     Only the dynamic memory can't be said by a macro, since `__shared__` alone means an array.
     """

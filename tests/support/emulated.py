@@ -1,4 +1,4 @@
-"""What emulated tests build on: tensors on the CPU that take the CUDA kernels."""
+"""The base of emulated tests: tensors on the CPU that take the CUDA kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import emulate
 
 @dataclass
 class EmulatedModule:
-    """An emulated module as `cuda.module.Module`, which notes what is launched."""
+    """An emulated module as `cuda.module.Module`, which records its launches."""
 
     module: emulate.EmulatedModule
     launches: list[str]

@@ -37,7 +37,7 @@ def library_of(compiler: Compiler, text: str, dtype: str, mode: Mode) -> Path:
     machine = _object(compiler, "machine.cpp", ("-O2", *mode.machine))
     io = f"-DRNNCC_IO={IO_TYPES[dtype]}"
     compiling = (*BOTH, *FOR_KERNELS, *mode.kernels, io, "-include", str(HEADER), "-c")
-    # no -fsanitize=thread here: what its calls find is in the machine, not in ThreadSanitizer
+    # no -fsanitize=thread here: its calls go to the machine, not to ThreadSanitizer
     linking = ("-shared", *(() if "-fsanitize=thread" in mode.kernels else mode.kernels))
 
     def build(folder: Path, made: Path) -> None:
@@ -52,7 +52,7 @@ def library_of(compiler: Compiler, text: str, dtype: str, mode: Mode) -> Path:
 
 @dataclass(frozen=True)
 class Mode:
-    """What the faults that are looked for add to the compiler's flags."""
+    """The compiler's flags for the faults that are looked for."""
 
     machine: tuple[str, ...] = ()
     kernels: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def _object(compiler: Compiler, name: str, flags: tuple[str, ...]) -> Path:
 def _cached(
     suffix: str, build: Callable[[Path, Path], None], compiler: Compiler, *key: str
 ) -> Path:
-    """What `build` makes in an empty folder, built at most once, also by concurrent processes."""
+    """The output of `build` in an empty folder, made at most once, also by concurrent processes."""
     parts = (*key, _headers(), *compiler.command, _version(compiler))
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
     path = cache_dir() / "emulation" / f"{name}{suffix}"

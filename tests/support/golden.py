@@ -92,7 +92,7 @@ def update(folder: Path, emitted: dict[str, dict[str, str]]) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """What Python leaves behind by itself is not ours to compare."""
+    """Skip files that Python itself leaves behind."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield path

@@ -1,4 +1,4 @@
-"""Evaluates what `latex` prints: a small reader that knows the notation and nothing of rnncc."""
+"""Evaluates the output of `latex`: a small reader that knows the notation, and nothing of rnncc."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
     r"\land": lambda a, b: a and b,
     r"\lor": lambda a, b: a or b,
 }
-# What can't begin a factor.
+# Tokens that can't begin a factor.
 STOPS = {"", *"+-)},&", r"\\", r"\right|", r"\right\rfloor", r"\end{cases}", *RELATIONS}
 TOKEN = (
     r"\\left\||\\right\||\\left\\lfloor|\\right\\rfloor|\\(?:begin|end)\{cases\}|\\text\{[^}]*\}"

@@ -29,7 +29,7 @@ def call_of(name: str, **sequences: Any) -> Call:
 
 
 def broken(old: str, new: str, count: int = 1) -> Any:
-    """An edit of the text; the text must hold what is edited."""
+    """An edit of the text; the text must contain the edited part."""
 
     def edit(text: str) -> str:
         assert text.count(old) >= count

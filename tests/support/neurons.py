@@ -1,4 +1,4 @@
-"""Neurons run by their kernels, and by one neuron's step in plain loops; what their tests share."""
+"""Neurons run by their kernels, and by one neuron's step in plain loops; for their tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH, STEPS, CHANNELS = 2, 60, 5
 
 
 def drawn(name: str, starts: Mapping[str, tuple[float, float]], steps: int = STEPS) -> Call:
-    """Typical inputs; params as the cell starts them, shaken; states uniform in these ranges."""
+    """Typical inputs; params by the cell's inits, perturbed; states uniform in these ranges."""
     call = random_call(name, (BATCH, steps, CHANNELS), torch.float64)
     generator = torch.Generator().manual_seed(1)
     unit = torch.rand(len(starts), BATCH, CHANNELS, generator=generator, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Random cells as text, run by kernels and by autograd on tensors; what tests of them share."""
+"""Random cells as text, run by kernels and by autograd on tensors; for their tests."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def texts(draw: st.DrawFn, states: int, mixes: bool) -> Text:
         results[state] = draw(st.sampled_from(BOUNDED)).format(*parts, s=state)
     if draw(st.booleans()):
         results["y"] = draw(expressions(names, forms, DEPTH))
-    # each argument takes part, whatever cancels in the expressions above
+    # each argument takes part, even if the expressions above cancel
     some = [n for n in roles if n != "R"]
     results["s0"] += "".join(f" + {0.03 + 0.007 * i:.3f} * {n}" for i, n in enumerate(some))
     if mixes:
@@ -259,7 +259,7 @@ def with_gradients(
 
 
 def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
-    """What differs by more than the limits of float64, in words."""
+    """The results that differ by more than the limits of float64, in words."""
     assert a.keys() == b.keys()
     complaints = []
     for name in a:

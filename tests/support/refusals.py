@@ -1,4 +1,4 @@
-"""Refusals: cells that can't be compiled, what is said of them, and that no report has no case."""
+"""Refusals: cells that can't be compiled, their messages, and a check that none is missing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN = "is not a plain ASCII name (letters, digits, single underscores, a lette
 
 @dataclass(frozen=True)
 class Case:
-    """A cell that can't be compiled, and what is said of it."""
+    """A cell that can't be compiled, and its message."""
 
     seen: str
     expected: str
@@ -58,7 +58,7 @@ def message_of(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str
     return str(caught.value)
 
 
-# --- nothing is left out ---------------------------------------------------------------------
+# --- completeness ----------------------------------------------------------------------------
 
 REPORTS = {"fail", "add", "LoadError", "Problem", "_coupling"}
 

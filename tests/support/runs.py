@@ -1,4 +1,4 @@
-"""Random calls of a cell, run by its kernel and by the oracle; what run-time tests build on."""
+"""Random calls of a cell, run by its kernel and by the oracle; the base of run-time tests."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
 
 SHIPPED = [path.stem for path in shipped()]
-# One cell for each thing that a kernel can meet. They go through everything; what all the others go
-# through is in test_library.py.
+# One cell for each feature that a kernel can have. They take all tests; test_library.py has those
+# that all the others take.
 CORE = [
     *("elman", "para_gru", "para_lstm", "lstm", "slstm"),  # 1, 1, 2, 2 and 4 states
     *("min_gru", "lru"),  # affine, with a full block and without
@@ -34,8 +34,8 @@ CELLS = [*CORE, *SMALL]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICE = "cpu"  # where calls run; arguments and results are on the CPU wherever that is
 INFINITY = torch.tensor(torch.inf, dtype=torch.float64)
-MOST_LIMITS = 100  # that a kernel may be off, where a float32 loop is as well
-SPIKE_MARGIN = 1e-5  # float32 keeps the state of a spiking cell to about 1e-6
+MOST_LIMITS = 100  # error of a kernel, if a float32 loop has it as well
+SPIKE_MARGIN = 1e-5  # float32 holds the state of a spiking cell to about 1e-6
 
 
 @functools.cache
@@ -66,7 +66,7 @@ class Call:
 
     Attributes:
         arguments: inputs [B, T, N] and params by name, in `dtype`.
-        h0: [S, N] of each state in the compute dtype; None for the cell's own start.
+        h0: [S, N] of each state in the compute dtype; None for the cell's inits.
         dy, dh: the upstream gradients of the outputs and of the states after the last step.
         dz: those of the states after each step; none if these are not asked for.
         sequences: lengths, cu_seqlens, reset and reverse, those that are given.
@@ -83,7 +83,7 @@ class Call:
 
 @dataclass
 class Outcome:
-    """What came out of a call: outputs, last states, and the gradient of every argument.
+    """The results of a call: outputs, last states, and the gradient of every argument.
 
     Attributes:
         z: the states after each step, where they were asked for.
@@ -109,11 +109,11 @@ def random_call(
     states: bool = False,
     **sequences: Any,
 ) -> Call:
-    """Typical inputs, standard normal upstream gradients, params as the cell starts them.
+    """Typical inputs, standard normal upstream gradients, params by the cell's inits.
 
     Args:
         shape: (B, T, N).
-        start: begin at states that the cell reaches, not at its own.
+        start: begin at states that the cell reaches, not at its inits.
         weights: draw params uniformly within this bound instead.
         states: ask for the states after each step.
         sequences: lengths, cu_seqlens, reset, reverse.
@@ -287,7 +287,7 @@ def forward_by_oracle(
     """Outputs and last states without gradients, so that a spike is a plain step (of NaN: NaN).
 
     Args:
-        seed: disturb arguments and start by a few units of float32's last place.
+        seed: disturb arguments and initial states by a few units of float32's last place.
     """
     cell = compiled(name).stages.cell
     generator = torch.Generator().manual_seed(seed or 0)
@@ -304,7 +304,7 @@ def forward_by_oracle(
 
 @contextmanager
 def memory_full_of_nan() -> Iterator[None]:
-    """What `torch.empty` returns holds NaN, so that whatever a kernel leaves unwritten shows."""
+    """`torch.empty` returns NaN, so that memory that a kernel leaves unwritten shows."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     try:
@@ -386,7 +386,7 @@ def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: s
 
     States and their gradients are float32 for half dtypes. Where a float32 loop, or one with other
     last bits, itself comes near its limit or misses it (the contract ends there), the kernel may be
-    three times as far off. What is beyond the range of the dtype is infinite.
+    three times as far off. Values beyond the range of the dtype are infinite.
     """
     got_all, expected_all = _named(name, got), _named(name, expected)
     assert got_all.keys() == expected_all.keys()
@@ -414,7 +414,7 @@ def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: s
 def _as_uncertain(name: str, call: Call) -> list[Outcome]:
     """A float32 loop, and loops that are given all but for a few units of float32's last place.
 
-    What that does to a result, rounding within the kernel may do as well.
+    Rounding within the kernel may change a result as much as that does.
     """
     outcomes = [by_oracle(name, call, torch.float32)]
     for seed in range(3):

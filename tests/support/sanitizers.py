@@ -1,4 +1,4 @@
-"""Python under AddressSanitizer and UndefinedBehaviorSanitizer, to load what is built with them."""
+"""Python under AddressSanitizer and UndefinedBehaviorSanitizer, to load what they instrument."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PRELOADED = "RNNCC_EMULATION_SANITIZER"
 
 
 class EmulationError(AssertionError):
-    """A kernel did what a GPU does not allow, or what it need not do the same way each time."""
+    """A kernel broke a rule of GPUs, or depends on an order that a GPU doesn't guarantee."""
 
 
 def under_sanitizer() -> bool:
-    """Whether this process can load what was built with sanitize=True."""
+    """Whether this process can load libraries built with sanitize=True."""
     return PRELOADED in os.environ
 
 
@@ -28,7 +28,7 @@ def run_sanitized(*arguments: str, timeout: float = 600) -> str:
     """Run Python with the sanitizers loaded: ("-c", code) or ("-m", "pytest", "tests/test_x.py").
 
     Returns:
-        What it printed.
+        Its output.
 
     Raises:
         EmulationError: it failed; the message holds the sanitizer's report.

@@ -1,4 +1,4 @@
-"""Which tests run daily, and which are slow: those that tell little more, and take long.
+"""Which tests run daily, and which are slow: those that add little, and take long.
 
 `make test` runs the daily ones; `make test-all` all; CI the daily ones and a tenth of the others.
 """

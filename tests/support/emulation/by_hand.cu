@@ -1,5 +1,5 @@
 // The step of para_gru as one would write it for this cell alone: one dtype, time strides but no lengths,
-// resets, saved states or other directions. What kernel.cu does per step is counted against it.
+// resets, saved states or other directions. kernel.cu's counts per step are compared with it.
 
 struct Args { const float *xz, *xr, *xc; long long time; const float *az, *ar, *ac, *h0; float *y; long long y_time; float *h_last; int steps, channels; };
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + exp2f(x * -1.44269504f)); }

@@ -1,6 +1,6 @@
-// What a kernel asks of the machine that runs it, and what that machine asks of the kernels: the border
-// between cuda.h, compiled with the kernels, and machine.cpp, compiled by itself. No #include, because
-// kernels must not see more names than NVRTC gives them.
+// The interface between a kernel and the machine that runs it: the border between cuda.h,
+// compiled with the kernels, and machine.cpp, compiled by itself. No #include, because kernels must not
+// see more names than NVRTC gives them.
 #pragma once
 
 #pragma GCC visibility push(hidden)

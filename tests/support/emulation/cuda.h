@@ -1,6 +1,6 @@
 // The CUDA that kernel.cu may use, as plain C++ for the host: force-included before its text. Nothing
 // is declared that NVRTC does not know without an #include, so text that leans on a header fails here
-// as it fails there. What only a GPU has stands in kernel.cu under __CUDA_ARCH__.
+// as it fails there. Code that only a GPU can run is in kernel.cu under __CUDA_ARCH__.
 #pragma once
 
 #include "calls.h"
@@ -261,8 +261,8 @@ inline float max(float x, float y) { return fmaxf(x, y); }
 inline double min(double x, double y) { return fmin(x, y); }
 inline double max(double x, double y) { return fmax(x, y); }
 
-// The hardware's own functions, by the formulas that CUDA's guide gives for them, so that what those
-// lose far from 0 is lost here too; the last bits differ.
+// The hardware's own functions, by the formulas that CUDA's guide gives for them, so that they lose
+// as much accuracy far from 0; the last bits differ.
 inline float __expf(float x) { return exp2f(x * 1.4426950408889634f); }
 inline float __exp10f(float x) { return exp2f(x * 3.3219280948873623f); }
 inline float __log2f(float x) { return log2f(x); }

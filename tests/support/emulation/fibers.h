@@ -41,7 +41,7 @@ static void switch_to(Fiber& next);
 // Makes the fiber start at `entry`, which never returns, when it is switched to.
 static void prepare(Fiber& fiber, void (*entry)());
 
-// What `entry` calls first.
+// The first call of `entry`.
 static void arrive();
 
 // ---- how ---------------------------------------------------------------------------------------
@@ -106,8 +106,8 @@ static void switch_to(Fiber& next) {
 }
 
 // ---- stacks ------------------------------------------------------------------------------------
-// In one stretch of addresses, from its end, each above a page that must not be touched; nor must what
-// is not in use. Memory is taken as it is used. Their tops are staggered, or all would fall into the
+// In one stretch of addresses, from its end, each above a page that must not be touched; nor must those
+// not in use. Memory is taken as it is used. Their tops are staggered, or all would fall into the
 // same few sets of the cache.
 
 constexpr size_t kStackBytes = size_t(256) << 10;

@@ -1,5 +1,5 @@
 // Runs kernels: blocks one after another, the threads of a block as fibers. A thread runs until it has
-// to wait for others; which one goes on is drawn from the seed.
+// to wait for others; the seed decides which one continues.
 
 #define _XOPEN_SOURCE 700          // ucontext on macOS
 #define _DARWIN_C_SOURCE
@@ -167,7 +167,7 @@ unsigned long long meet_warp(const Meeting& meeting, unsigned long long value) {
   return self.result;
 }
 
-// Nobody can go on: some lanes wait for others that wait elsewhere.
+// Deadlock: some lanes wait for others that wait elsewhere.
 static void fail_stuck() {
   for (const Warp& warp : warps) {
     if (!warp.lanes || !warp.open) continue;
@@ -282,7 +282,7 @@ static void run_blocks(bool flush) {
   if (*fault) renew_fibers();
 }
 
-// ---- what Python calls -------------------------------------------------------------------------
+// ---- called from Python ------------------------------------------------------------------------
 
 struct Request {
   const void* argument;
@@ -317,7 +317,7 @@ EMULATION_EXPORT void emulation_release() { emulation::release_fibers(); }
 
 EMULATION_EXPORT size_t emulation_static_bytes() { return emulation::static_bytes(); }
 
-// What went wrong, or null. One launch at a time.
+// The fault, or null. One launch at a time.
 EMULATION_EXPORT const char* emulation_launch(const emulation::Request* request) {
   using namespace emulation;
   const Kernel* const kernel = &kernels[request->kernel];

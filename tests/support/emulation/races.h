@@ -3,7 +3,7 @@
 // have read it since. Two accesses, one of them a write and not both atomic, are a race unless something
 // orders them: a barrier of the block; a __syncwarp of both lanes; between blocks a __threadfence after
 // the first and an atomic on the same address in both. Votes and shuffles order nothing. Two writes of
-// the same value are no race. None of this depends on the order in which threads happened to run.
+// the same value are not a race. None of this depends on the order in which threads happened to run.
 #pragma once
 
 #include "shared.h"
@@ -243,7 +243,7 @@ static void note_atomic(const void* pointer, int bytes, int line) {
 
 }  // namespace emulation
 
-// ---- what instrumented code calls --------------------------------------------------------------
+// ---- called from instrumented code -------------------------------------------------------------
 
 #define EMULATION_CODE \
   uint32_t(uintptr_t(__builtin_return_address(0)) - 1 - emulation::library)

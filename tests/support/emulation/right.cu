@@ -174,7 +174,7 @@ RNNCC_KERNEL(32) hardware_functions(rnncc::Args a) {
     a.y[3] = io(__fmaf_rn(x, x, 1.0f));
     a.y[4] = io(rsqrtf(x));
     a.y[5] = io(max(x, 2.0f));
-    a.y[6] = io(x * 0x1p-140f * 0x1p100f * 0x1p40f);  // 0 where what is below normal becomes 0
+    a.y[6] = io(x * 0x1p-140f * 0x1p100f * 0x1p40f);  // 0 where subnormals become 0
     a.y[7] = io(__uint_as_float(__float_as_uint(x)));
   }
 }

@@ -1,11 +1,11 @@
-// Which thread of the block goes on, and the fibers that run them.
+// The scheduler: picks the next thread of the block; threads are fibers.
 #pragma once
 
 #include "races.h"
 
 namespace emulation {
 
-// ---- which thread goes on ----------------------------------------------------------------------
+// ---- the next thread ---------------------------------------------------------------------------
 
 static unsigned ready_warps;
 static int favourite;              // a warp
@@ -19,7 +19,7 @@ static void make_ready(Thread& thread) {
 
 [[noreturn]] static void fail_stuck();
 
-// The thread that goes on, now the current one.
+// The thread that continues, now the current one.
 static Thread& choose() {
   if (!ready_warps) fail_stuck();
   if (!stays || !(ready_warps >> favourite & 1)) favourite = draw_bit(ready_warps);
@@ -84,7 +84,7 @@ static void work() {
   }
 }
 
-// After a fault: what is on their stacks is forgotten.
+// After a fault: their stacks are discarded.
 static void renew_fibers() {
   for (int i = 0; i < fibers_made; ++i) {
 #ifdef EMULATION_SANITIZE

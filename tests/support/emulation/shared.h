@@ -1,5 +1,5 @@
-// Shared memory: the kernels' static arrays, which lie between the two objects of bound.cpp, and what a
-// launch asks for.
+// Shared memory: the kernels' static arrays, which lie between the two objects of bound.cpp, and the
+// dynamic memory of a launch.
 #pragma once
 
 #include "machine.h"
@@ -46,7 +46,7 @@ static size_t static_bytes() {
 #endif
 }
 
-// NaN everywhere: what a block has not written is not 0, nor what the block before left.
+// NaN everywhere: memory that a block has not written is not 0, nor left from the block before.
 static void spoil_shared() {
   memset(static_shared(), 0xff, static_bytes());
   memset(dynamic_shared, 0xff, launch.shared);

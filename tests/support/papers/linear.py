@@ -1,4 +1,4 @@
-"""Linear recurrences, written from their papers; and how they are held to a cell."""
+"""Linear recurrences, written from their papers; and how cells are compared with them."""
 
 from __future__ import annotations
 
