@@ -127,7 +127,7 @@ def verdict(compiled: CompiledCell, found: Behaviour) -> tuple[str, str]:
         f"after {steps} steps"
     )
     if not bool(found.states.isfinite().all()):
-        return "unstable", "the states do not stay finite, in one pass over time either"
+        return "unstable", "the states do not stay finite, not even in one pass over time"
     if compiled.structure.spiking:
         return "spiking", f"the Jacobian says nothing about its jumps; {memory}"
     if math.isnan(exponent):

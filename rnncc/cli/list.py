@@ -69,7 +69,7 @@ def _print_filters(cells: Sequence[CatalogueEntry]) -> None:
     fields = sorted({field for cell in cells for field in cell.fields})
     counts = sorted({str(len(cell.states)) for cell in cells})
     terminal.line(
-        "No cell that ships fits all of that.\n"
+        "No shipped cell fits all filters.\n"
         f"Filters: words, --states {' | '.join(counts)}, --affine | --nonlinear, --spiking, "
         f"--smooth, --field.\nFields: {', '.join(fields)}."
     )

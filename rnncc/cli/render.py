@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Row = tuple[str, ...]
 
-ARGUMENT_HEADERS = ("name", "role", "shape", "start")
+ARGUMENT_HEADERS = ("name", "role", "shape", "init")
 USUAL = "normal(0, 1)"  # the distribution of inputs where nothing else is said
 
 
@@ -100,7 +100,7 @@ def _shape(argument: Argument) -> str:
 def _init_text(argument: Argument, doc: str) -> str:
     unit = _unit(doc, argument.name)
     if argument.kind == "state":
-        return f"init {argument.init:g}{unit}"
+        return f"{argument.init:g}{unit}"
     text = f"given at each step{', in' + unit if unit else ''}"
     if str(argument.typical) != USUAL:
         text += f", like {argument.typical}"

@@ -104,7 +104,7 @@ def _pool() -> Finding:
     seen = (
         "kernels run on PyTorch's own threads"
         if shared
-        else "PyTorch's OpenMP is not within reach; kernels start threads of their own"
+        else "PyTorch's OpenMP was not found; kernels start their own threads"
     )
     return Finding("Threads", "ok", seen, facts={"shares_pool": shared})
 

@@ -45,8 +45,8 @@ def _judge_gpu(found: Cuda) -> tuple[str, str, str]:
     if not found.gpus and not found.driver:
         return "optional", "none found; the kernels for it can be inspected all the same", ""
     if not found.gpus:
-        fix = "if there is one: start the container with --gpus all; look at CUDA_VISIBLE_DEVICES"
-        return "optional", f"{driver}, but no GPU within reach", fix
+        fix = "if there is one: start the container with --gpus all; check CUDA_VISIBLE_DEVICES"
+        return "optional", f"{driver}, but no GPU is visible", fix
     here = f"{', '.join(map(str, found.gpus))}; {driver}"
     torch = f"PyTorch {found.torch}"
     if not found.torch_cuda:
@@ -62,8 +62,8 @@ def _judge_gpu(found: Cuda) -> tuple[str, str, str]:
         if int(major(found.driver)) >= OLDEST_DRIVER["12"]:
             fix += f", or: {_torch_line('12')}"
         return "fault", f"{here} is too old: {built}, which needs {oldest} or newer", fix
-    seen = f"{here}; but PyTorch can't use it: {found.why or 'it does not say why'}"
-    return "fault", seen, "look at CUDA_VISIBLE_DEVICES, and at what nvidia-smi says"
+    seen = f"{here}; but PyTorch can't use it: {found.why or 'no reason given'}"
+    return "fault", seen, "check CUDA_VISIBLE_DEVICES and the output of nvidia-smi"
 
 
 def _cupy(found: Cuda) -> Finding:

@@ -113,7 +113,7 @@ class Symbolic:
         if name.startswith("__") or TRACER.get() is None:
             raise AttributeError(name)
         fail(
-            f"'.{name}' is asked of a symbol",
+            f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
             "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
         )
@@ -130,7 +130,7 @@ def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
-        f"a {kind} meets a symbol",
+        f"an operand of type {kind}",
         "A constant inside a cell is a Python number; a value for each channel is a Param.",
         OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
     )

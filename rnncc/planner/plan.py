@@ -160,7 +160,7 @@ class Planner(ABC):
             return "sequential", reason, whole
         cut = self.faster_cut(whole.one_pass)
         if cut is None:
-            reason = "one pass over time: batch x channels gives enough to do"
+            reason = "one pass over time: batch x channels fills the machine"
             return "sequential", reason, whole
         reason = f"batch x channels leaves {self.idle} idle; segments of time fill it"
         return "segmented", reason, cut

@@ -165,7 +165,7 @@ def test_the_status_says_how_a_call_was_solved(level: str) -> None:
     assert solve.mismatch <= 1e-6
 
 
-def test_what_the_sweeps_leave_one_pass_does() -> None:
+def test_one_pass_solves_the_rest_of_the_sweeps() -> None:
     seen: list[Any] = []
     call = random_call("elman", (1, 400, 3), torch.float32, weights=3.0)
     with emulated():

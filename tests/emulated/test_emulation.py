@@ -187,7 +187,7 @@ def test_lanes_exchange_through_memory_with_syncwarp(
 
 @both
 @seeded
-def test_the_block_that_ends_last_reads_what_the_others_wrote(
+def test_the_block_that_ends_last_reads_the_results_of_the_others(
     launch: Callable[..., Run], block: tuple[int, int], seed: int
 ) -> None:
     run = launch("grid_sum", block, seed)
@@ -216,7 +216,7 @@ def test_results_are_equal_bit_for_bit_under_several_seeds(right: EmulatedModule
     assert right.seed == 0
 
 
-def test_hardware_functions_lose_what_the_guide_says_they_lose() -> None:
+def test_hardware_functions_are_as_inexact_as_the_guide_says() -> None:
     outcomes = {}
     for dtype, io in (("float32", torch.float32), ("float64", torch.float64)):
         run = Run(x=wave().to(io), y=torch.full((COUNT,), math.nan, dtype=io))
@@ -374,7 +374,7 @@ def test_the_first_access_beyond_dynamic_memory_is_found_without_a_sanitizer(
 @pytest.mark.skipif(
     os.uname().machine != "x86_64", reason="elsewhere a division by 0 isn't a fault"
 )
-def test_what_the_processor_refuses_is_a_fault_and_not_a_crash(
+def test_processor_exceptions_are_faults_and_not_crashes(
     broken: EmulatedModule, kernel: str, said: str
 ) -> None:
     count = 0 if "division" in kernel else 16
@@ -515,7 +515,7 @@ def test_kernels_that_the_preprocessor_leaves_out_are_not_there() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("cupy") is None, reason='needs pip install "rnncc[cuda13]"'
 )
-def test_what_the_emulation_takes_nvrtc_takes_too(name: str) -> None:
+def test_nvrtc_takes_everything_that_the_emulation_takes(name: str) -> None:
     for dtype in ("float32", "float64"):
         assert nvrtc.compile(name, text(name), dtype).cubin
 

@@ -292,7 +292,7 @@ def test_with_other_constants_the_cell_still_steps_as_in_the_paper(name: str) ->
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_each_constant_changes_what_comes_out(name: str) -> None:
+def test_each_constant_changes_the_results(name: str) -> None:
     """So that the test above sees it, and a neuron is run until it fires."""
     whole, own = by_cell(changed(name)), constants_of(name)
     for key in CHANGED[name].keys() - SURROGATE:

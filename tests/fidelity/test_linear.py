@@ -581,7 +581,7 @@ def test_titans_learns_a_fixed_association() -> None:
         assert abs(y[0, 0, 0]) < 0.2 < 0.7 - 1e-6 < y[0, -1, 0] < 0.7 + 1e-6
 
 
-def test_gated_delta_net_overwrites_what_it_held_for_a_key() -> None:
+def test_gated_delta_net_overwrites_the_old_value_of_a_key() -> None:
     values, start = drawn("gated_delta_net")
     values["A_log"] = np.full_like(values["A_log"], SHUT)  # forgets nothing
     values["x_beta"] = np.full_like(values["x_beta"], OPEN)

@@ -252,7 +252,7 @@ def test_adex_steps_as_in_the_paper() -> None:
     assert some_fire(agrees("adex", call, adex_2005)[0])
 
 
-def test_adex_does_not_overflow_from_any_start() -> None:
+def test_adex_does_not_overflow_from_any_initial_state() -> None:
     far = torch.tensor([-1e3, 0.0, 1e3, 1e30], dtype=torch.float64).view(1, 4).requires_grad_()
     inputs = torch.zeros(1, 3, 4, dtype=torch.float64)
     y, h = compiled("adex")(inputs, h0=(far, torch.zeros_like(far)), return_state=True)

@@ -120,7 +120,7 @@ def test_a_layer_of_alif_learns_to_recall_by_its_slow_threshold() -> None:
     assert recalled() > 0.9
 
 
-def test_without_adaptation_what_was_long_ago_is_forgotten() -> None:
+def test_without_adaptation_the_distant_past_is_forgotten() -> None:
     assert recalled(beta=0.0) < 0.65
 
 

@@ -645,7 +645,7 @@ def test_training_takes_little_more_memory_than_its_tensors(
     assert torch.cuda.max_memory_allocated(DEVICE) - before <= 1.3 * tensors
 
 
-def test_nothing_is_kept_after_a_call() -> None:
+def test_nothing_stays_allocated_after_a_call() -> None:
     layer, given = layer_of("lstm"), draw("lstm", 8, 500)
     train(layer, **given)
     torch.cuda.synchronize()

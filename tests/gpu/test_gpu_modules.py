@@ -83,7 +83,7 @@ def test_the_self_test_passes(device: torch.device) -> None:
 # --- streams and threads ---------------------------------------------------------------------
 
 
-def test_a_kernel_comes_after_what_its_stream_did_before(device: torch.device) -> None:
+def test_a_kernel_runs_after_earlier_work_of_its_stream(device: torch.device) -> None:
     module = load()
     for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
         stream.wait_stream(torch.cuda.current_stream())
@@ -214,7 +214,7 @@ def test_a_launch_can_be_captured_and_replayed(device: torch.device) -> None:
         assert float(total) == 1000 * value
 
 
-def test_loading_during_a_capture_raises_and_the_capture_goes_on(device: torch.device) -> None:
+def test_loading_during_a_capture_raises_and_the_capture_continues(device: torch.device) -> None:
     new = SOURCE + "// never loaded before\n"
     source, to = ones(), torch.zeros(1000, device=device)
     module, graph = load(), torch.cuda.CUDAGraph()
@@ -251,7 +251,7 @@ def test_a_block_too_large_is_refused_with_its_sizes(device: torch.device) -> No
     modules.self_test(device)
 
 
-def test_a_source_that_nvrtc_refuses_is_told_with_its_line(device: torch.device) -> None:
+def test_a_source_that_nvrtc_refuses_is_reported_with_its_line(device: torch.device) -> None:
     wrong = '//   h = q * h\nextern "C" __global__ void wrong() { q; }\n'
     with pytest.raises(BuildError) as error:
         modules.load("wrong", wrong, "float32", device)

@@ -303,7 +303,7 @@ def test_an_argument_error_is_a_value_error() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_no_steps_give_an_empty_output_and_the_start_as_the_last_state(name: str) -> None:
+def test_no_steps_give_an_empty_output_and_the_initial_state_as_the_last(name: str) -> None:
     call = random_call(name, (2, 0, fitting(name, 8)), torch.float32)
     got = by_kernel(name, call)
     assert call.h0 is not None

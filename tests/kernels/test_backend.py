@@ -124,7 +124,7 @@ def test_another_backend_runs_all_that_a_cell_can_do() -> None:
     )  # fmt: skip
 
 
-def test_what_was_registered_before_is_back_afterwards_even_after_an_error() -> None:
+def test_the_earlier_backend_is_back_afterwards_even_after_an_error() -> None:
     def fail() -> None:
         with emulated():
             assert isinstance(backend_of(CPU), Emulation)
@@ -176,7 +176,7 @@ def test_a_small_layers_call_enters_few_frames_of_the_package() -> None:
     assert 10 < len(found) <= MOST_FRAMES, "\n".join(found)
 
 
-def test_a_call_that_comes_again_is_neither_planned_nor_parsed_again(
+def test_a_repeated_call_is_neither_replanned_nor_reparsed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, x = compiled("para_gru").layer(3, 4), torch.rand(1, 6, 3)

@@ -170,7 +170,7 @@ def test_accelerated_scan_is_for_affine_cells_of_one_state(name: str, scans: boo
     assert baselines.scans(compiled(name).structure) is scans
 
 
-def test_what_a_build_says_on_stdout_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_stdout_of_a_build_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     with baselines._stdout_to_stderr():
         os.write(1, b"of a compiler\n")
         print("of Python")
@@ -239,7 +239,7 @@ def measured(name: str, shape: baselines.Shape, dtype: str = "float32", **option
 
 
 @pytest.mark.usefixtures("gpu", "scan")
-def test_a_gpus_bench_times_every_pass_against_every_rival() -> None:
+def test_a_gpus_bench_times_every_pass_against_every_baseline() -> None:
     found = measured("min_gru", (2, 64, 8), solvers=True)
     assert [t.direction for t in found] == ["forward", "forward+backward", "decode"]
     assert [t.shape for t in found] == [(2, 64, 8), (2, 64, 8), (2, 1, 8)]
@@ -272,7 +272,7 @@ def test_cells_of_every_kind_can_be_timed(name: str) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_what_can_not_be_compared_is_left_out_with_the_reason() -> None:
+def test_impossible_baselines_are_left_out_with_the_reason() -> None:
     for t in measured("min_gru", (2, 40, 8), "float64"):
         assert set(t.baselines) == {LOOP}
         assert t.skipped["nn.GRU"] == "compared in float32, float16 and bfloat16 only"
@@ -280,7 +280,7 @@ def test_what_can_not_be_compared_is_left_out_with_the_reason() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_loop_that_would_take_too_long_is_foretold_and_left_out() -> None:
+def test_a_loop_that_would_take_too_long_is_predicted_and_left_out() -> None:
     found = measured("min_gru", (2, 200, 8), budget=1e-3)
     for t in found[:2]:
         assert LOOP not in t.baselines
@@ -291,7 +291,7 @@ def test_a_loop_that_would_take_too_long_is_foretold_and_left_out() -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_rival_that_fails_is_left_out_and_the_others_are_timed(
+def test_a_baseline_that_fails_is_left_out_and_the_others_are_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fails(kind: Any, *_: Any) -> Any:

@@ -22,7 +22,7 @@ def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     memory._free.clear()
 
 
-def test_a_block_is_used_again_when_the_last_tensor_on_it_is_gone() -> None:
+def test_a_block_is_reused_when_the_last_tensor_on_it_is_gone() -> None:
     result = memory.empty(torch.empty(0), LARGE)
     address, part = result.data_ptr(), result[1:]
     del result
@@ -50,7 +50,7 @@ def test_small_results_stay_with_pytorch() -> None:
     assert memory.kept_bytes() == 0
 
 
-def test_kept_blocks_stay_below_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_blocks_stay_below_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MOST_KEPT", 2**22)
     several = [memory.empty(torch.empty(0), LARGE) for _ in range(4)]
     del several

@@ -233,7 +233,7 @@ def test_a_refused_source_is_shown_with_its_equations_and_where_it_lies(cache: P
 
 
 @pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF"])
-def test_a_damaged_library_is_built_again(cache: Path, content: bytes) -> None:
+def test_a_damaged_library_is_rebuilt(cache: Path, content: bytes) -> None:
     path = build.library_path(NAME, TINY, "float32")
     cache.mkdir()
     path.write_bytes(content)

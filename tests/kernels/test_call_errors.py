@@ -281,7 +281,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
 
 
 @pytest.mark.parametrize("case", RUN_TIME)
-def test_what_a_call_cannot_do_is_said_with_a_fix(case: str) -> None:
+def test_an_impossible_call_is_refused_with_a_fix(case: str) -> None:
     call, kind, seen, fix = RUN_TIME[case]
     with pytest.raises(kind) as refusal:
         call()

@@ -11,7 +11,7 @@ from rnncc.bench import timing
 from tests.support.catalogue import DOCS, WAYS, as_if_measured, few_entries, measured, run, tool
 
 
-def test_the_page_is_what_the_cells_and_the_measured_values_give() -> None:
+def test_the_page_follows_from_the_cells_and_the_measured_values() -> None:
     catalogue = tool("catalogue")
     wanted = catalogue.expected(catalogue.all_entries(), catalogue.read(DOCS / "cells.json"))
     assert catalogue.differences(DOCS, wanted) == []

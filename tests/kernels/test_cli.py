@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SMALL_PROBE = ("--probe", "--steps", "64", "--channels", "4")
 
 
-def test_check_probes_a_cell_and_says_what_it_is() -> None:
+def test_check_probes_a_cell_and_prints_the_verdict() -> None:
     text = good("check", "elman", *SMALL_PROBE, "--weights", "0.5", "--seed", "3")
     for line in (
         r"^Probe of 64 steps and 4 channels, float64$",
@@ -64,7 +64,7 @@ def test_compile_and_build_fills_the_cache(folder: Path, monkeypatch: pytest.Mon
     assert "kernel from the cache in" in good("compile", "elman", "--build")
 
 
-def test_the_use_that_show_tells_runs() -> None:
+def test_the_code_that_show_prints_runs() -> None:
     Path("membrane.py").write_text(UNITS)
     good("compile", "membrane.py")
     lines = data("show", "membrane.py")["use"]
@@ -93,7 +93,7 @@ def nvrtc() -> None:
 
 
 @pytest.mark.usefixtures("nvrtc")
-def test_show_prints_what_a_gpu_makes_of_a_cell_without_one() -> None:
+def test_show_prints_a_gpus_code_without_a_gpu() -> None:
     options = ("--arch", "sm_80", "--dtype", "bfloat16")
     assert ".target sm_80" in good("show", "elman", "--stage", "ptx", *options)
     found = data("show", "elman", "--stage", "sass", *options)
@@ -103,7 +103,7 @@ def test_show_prints_what_a_gpu_makes_of_a_cell_without_one() -> None:
 
 
 @pytest.mark.usefixtures("nvrtc")
-def test_show_tells_registers_and_instructions_of_every_kernel() -> None:
+def test_show_prints_registers_and_instructions_of_every_kernel() -> None:
     found = data("show", "elman", "--stage", "resources")
     kernels = {kernel["kernel"]: kernel for kernel in found["kernels"]}
     forward = kernels["elman_forward"]

@@ -53,7 +53,7 @@ def test_compile_all_writes_every_shipped_cell() -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == [c["name"] for c in found]
 
 
-def test_a_missing_torch_is_told_without_a_traceback(folder: Path) -> None:
+def test_a_missing_torch_is_reported_without_a_traceback(folder: Path) -> None:
     text = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
     (folder / "torch.py").write_text(text)
     path = {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
@@ -120,7 +120,7 @@ def test_a_terminal_gets_progress_tables_and_colours_unless_no_color_is_set() ->
     assert not colour.search(plain)
 
 
-def test_a_reader_that_stops_early_is_no_failure_to_tell() -> None:
+def test_a_reader_that_stops_early_is_not_a_failure() -> None:
     command = f"{sys.executable} -m rnncc show slstm --stage cpp | head -n 1"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, shell=True, env=env, capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ from rnncc.cli.main import main
 from tests.support.doctor import call, data
 
 
-def test_doctor_finds_what_it_takes_to_run_a_kernel() -> None:
+def test_doctor_finds_everything_needed_to_run_a_kernel() -> None:
     result = call()
     assert (result.exit_code, result.stderr) == (0, "")
     for topic in ("Python", "PyTorch", "C++ compiler", "Kernel cache"):
@@ -44,7 +44,7 @@ def test_doctor_stands_a_cache_that_changes_beside_it(
     assert data()["healthy"]
 
 
-def test_clearing_the_cache_deletes_what_rnncc_built_and_nothing_else(
+def test_clearing_the_cache_deletes_rnnccs_files_and_no_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"

@@ -50,7 +50,7 @@ def test_a_docstring_cannot_break_out_of_its_place(import_from: Path) -> None:
     assert_kernel_is_right(cell)
 
 
-def test_a_generated_package_computes_what_the_compiled_cell_does(import_from: Path) -> None:
+def test_a_generated_package_computes_the_same_as_the_compiled_cell(import_from: Path) -> None:
     c = compiled("lstm")
     write(c.files, import_from / "lstm")
     module = importlib.import_module("lstm")

@@ -20,7 +20,7 @@ print(json.dumps({name: rnncc.compile(find(name)).files for name in sys.argv[1:]
 """
 
 
-def test_generated_is_what_the_cells_give() -> None:
+def test_generated_follows_from_the_cells() -> None:
     """So the other tests' findings about generated/ hold for rnncc's output."""
     found = differences(GENERATED, expected_files(packages()))
     shown = "\n\n".join(map(str, found[:3]))

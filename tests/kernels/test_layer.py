@@ -168,7 +168,7 @@ def test_leading_dimensions_pass_through(leading: tuple[int, ...]) -> None:
     assert row.shape == again[0].shape == (*leading, 8)
 
 
-def test_params_start_as_the_cell_says() -> None:
+def test_params_have_the_cells_inits() -> None:
     torch.manual_seed(0)
     layer = compiled("lru").layer(3, 4000)
     radius = torch.exp(-torch.exp(layer.nu_log)).detach()
@@ -324,7 +324,9 @@ def test_sequences_of_unequal_length_equal_each_alone(name: str, way: str, optio
     assert_same(run(batch), run_alone(batch), batch.leaves, f"{name} {way} {options}")
 
 
-def test_what_follows_the_end_of_a_padded_sequence_is_0_and_an_empty_one_keeps_its_state() -> None:
+def test_outputs_after_the_end_of_a_padded_sequence_are_0_and_an_empty_one_holds_its_state() -> (
+    None
+):
     layer, state = layer_of("lstm", bidirectional=True), [torch.rand(2, 3, 8) for _ in range(2)]
     y, z, h = layer(torch.rand(3, 9, 3), state, lengths=[9, 4, 0], return_states=True)
     for v in (y, *z):
@@ -534,7 +536,7 @@ def test_params_of_any_name_find_a_place_in_both_directions() -> None:
 # --- how it is solved ------------------------------------------------------------------------
 
 
-def test_a_layer_solves_as_it_was_told_and_says_how() -> None:
+def test_a_layer_solves_by_its_choices_and_reports_how() -> None:
     x = torch.rand(2, 40, 3)
     plain = layer_of("lstm", solver="sequential")
     assert plain.last_solve is None
@@ -572,7 +574,7 @@ def test_its_choices_may_be_changed() -> None:
         layer(torch.randn(2, 40, 3))
 
 
-def test_how_it_was_solved_is_no_part_of_the_state_dict() -> None:
+def test_how_it_was_solved_is_not_in_the_state_dict() -> None:
     layer = layer_of("lstm")
     before = set(layer.state_dict())
     layer(torch.rand(2, 7, 3))
@@ -726,7 +728,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize(("call", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_a_layer_is_refused_in_words(call: Any, message: str) -> None:
+def test_arguments_that_do_not_fit_a_layer_are_refused_in_words(call: Any, message: str) -> None:
     with pytest.raises(ArgumentError) as refusal:
         call()
     assert str(refusal.value) == message
@@ -879,7 +881,9 @@ def generated(name: str, folder: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["para_gru", "slstm", "pair"])
-def test_a_generated_module_computes_what_the_compiled_cell_does(name: str, tmp_path: Path) -> None:
+def test_a_generated_module_computes_the_same_as_the_compiled_cell(
+    name: str, tmp_path: Path
+) -> None:
     module = generated(name, tmp_path)
     class_name, function_name = module.__all__
     assert function_name == name
@@ -989,7 +993,7 @@ def test_a_generated_module_imports_without_building(tmp_path: Path) -> None:
     assert not cache.exists()
 
 
-def test_a_generated_folder_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_generated_folder_that_lacks_a_file_says_how_to_fix_it(tmp_path: Path) -> None:
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "kernel.cpp").unlink()
@@ -997,7 +1001,7 @@ def test_a_generated_folder_that_lacks_a_file_says_how_to_mend_it(tmp_path: Path
         Kernel.read(folder)
 
 
-def test_a_generated_folder_of_another_version_says_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_generated_folder_of_another_version_says_how_to_fix_it(tmp_path: Path) -> None:
     folder = tmp_path / "para_gru"
     write.write(compiled("para_gru").files, folder)
     (folder / "cell.json").write_text('{"name": "para_gru", "novelty": 1}')

@@ -229,7 +229,7 @@ def test_special_values(library: Library, name: str, dtype: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["exprel", "exprel_slope"])
-def test_special_values_of_what_the_oracle_has_beside_torch(name: str) -> None:
+def test_special_values_of_the_oracles_own_functions(name: str) -> None:
     table = SPECIAL[name] | {NAN: NAN}
     x = torch.tensor(list(table), dtype=torch.float64)
     exact = torch.tensor(list(table.values()), dtype=torch.float64)

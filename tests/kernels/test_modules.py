@@ -449,7 +449,7 @@ def test_threads_that_launch_at_once_each_pass_their_own_arguments(machine: Mach
     assert found == sorted((number, number) for number in range(8) for _ in range(50))
 
 
-def test_a_load_that_failed_is_tried_again(machine: Machine) -> None:
+def test_a_load_that_failed_is_retried(machine: Machine) -> None:
     machine.fail["compile"] = RuntimeError("out of memory")
     with pytest.raises(BuildError):
         load()
@@ -512,7 +512,7 @@ def test_loading_during_a_capture_says_to_warm_up_first(machine: Machine) -> Non
     assert machine.compiled == []
 
 
-def test_what_is_loaded_can_be_launched_during_a_capture(machine: Machine) -> None:
+def test_loaded_kernels_can_be_launched_during_a_capture(machine: Machine) -> None:
     load()
     handles = len(machine.handles)
     machine.capturing = True
@@ -538,7 +538,9 @@ def test_a_kernel_that_was_not_found_in_the_text_is_not_looked_up_during_a_captu
 # --- what goes wrong -------------------------------------------------------------------------
 
 
-def test_a_text_that_nvrtc_refuses_is_told_with_equation_path_and_reason(machine: Machine) -> None:
+def test_a_text_that_nvrtc_refuses_is_reported_with_equation_path_and_reason(
+    machine: Machine,
+) -> None:
     machine.fail["compile"] = CompileError(
         '/tmp/tmpx1/0a.cubin.cu(9): error: identifier "q" is undefined', "/tmp/tmpx1/0a.cubin.cu"
     )
@@ -577,7 +579,7 @@ def test_a_text_that_can_not_be_loaded_points_to_doctor(
 @pytest.mark.parametrize(
     ("cuda", "extra"), [("12.8", "cuda12"), ("13.0", "cuda13"), (None, "cuda13")]
 )
-def test_a_missing_cupy_is_told_with_the_line_that_fits_pytorchs_cuda(
+def test_a_missing_cupy_is_reported_with_the_command_for_pytorchs_cuda(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, cuda: str | None, extra: str
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
@@ -598,7 +600,7 @@ def test_a_missing_cupy_is_told_with_the_line_that_fits_pytorchs_cuda(
         ("import fastrlock_that_is_missing", "No module named 'fastrlock_that_is_missing'"),
     ],
 )
-def test_a_cupy_that_can_not_be_imported_is_told_with_the_reason(
+def test_a_cupy_that_can_not_be_imported_is_reported_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, words: str
 ) -> None:
     (tmp_path / "cupy.py").write_text(text)
@@ -619,7 +621,7 @@ def test_a_cupy_that_can_not_be_imported_is_told_with_the_reason(
     ],
 )
 @pytest.mark.parametrize("device", [CUDA0, torch.device("cuda")])
-def test_a_process_that_can_not_use_cuda_is_told_why(
+def test_a_process_that_can_not_use_cuda_gets_the_reason(
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -669,7 +671,7 @@ def add_one(launched: Launch) -> None:
         values[i] += 1
 
 
-def test_the_self_test_says_what_it_did(machine: Machine) -> None:
+def test_the_self_test_reports_its_action(machine: Machine) -> None:
     machine.run = add_one
     said = modules.self_test(torch.device("cpu"))
     assert re.fullmatch(r"compiled and loaded in \d+\.\d\d s, and gave the right answer", said)
@@ -739,7 +741,7 @@ except errors.RnnccError as error:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libcuda.so.1 is Linux's name")
-def test_cupys_own_launch_hands_the_driver_what_was_meant(tmp_path: Path) -> None:
+def test_cupys_own_launch_passes_the_driver_the_same_arguments(tmp_path: Path) -> None:
     """The real CuPy, above a libcuda that writes down what arrives."""
     pytest.importorskip("cupy")
     compiler = find_compiler()

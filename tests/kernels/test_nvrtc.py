@@ -92,7 +92,7 @@ def test_a_log_is_read_kernel_by_kernel() -> None:
     )
 
 
-def test_warnings_are_told_from_the_source_that_they_quote() -> None:
+def test_warnings_are_told_apart_from_the_source_that_they_quote() -> None:
     log = (
         'a.cu(3): warning #177-D: variable "n" was declared but never referenced\n'
         "    int warning = n;\n"
@@ -116,7 +116,7 @@ def test_without_cupy_the_extra_is_recommended(monkeypatch: pytest.MonkeyPatch) 
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_a_text_becomes_a_binary_whose_resources_are_told_in_its_order(arch: str) -> None:
+def test_a_text_becomes_a_binary_whose_resources_are_in_its_order(arch: str) -> None:
     binary = nvrtc.compile("tiny", TINY, "float32", arch)
     assert binary.warnings == ()
     assert f".target {arch}" in binary.ptx
@@ -142,7 +142,7 @@ def test_denormals_are_flushed_as_cupy_has_it() -> None:
 
 
 @needs_nvrtc
-def test_what_cupy_adds_to_the_flags_is_what_we_add() -> None:
+def test_cupy_and_we_add_the_same_flags() -> None:
     from cupy.cuda import compiler
 
     text = Path(compiler.__file__).read_text(encoding="utf-8")
@@ -200,7 +200,7 @@ def test_a_refused_text_is_shown_with_its_equations_and_where_it_lies(
 
 
 @needs_nvrtc
-def test_a_refusal_is_told_even_where_nothing_can_be_written(
+def test_a_refusal_is_reported_even_where_nothing_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()

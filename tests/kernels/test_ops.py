@@ -119,7 +119,7 @@ def opcheck(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradcheck_passes_with_start_and_last_states(name: str) -> None:
+def test_gradcheck_passes_with_initial_and_last_states(name: str) -> None:
     call = random_call(name, (2, 19, fitting(name, 2)), torch.float64)
     assert call.h0 is not None
     leaves = learnable(call.arguments)

@@ -85,7 +85,7 @@ def test_outputs_states_and_all_gradients_equal_the_oracle(
 
 
 @each_cell
-def test_the_cells_own_start_equals_the_oracles(name: str) -> None:
+def test_the_cells_inits_equal_the_oracles(name: str) -> None:
     for shape in ((1, 1, 4), (3, 17, 20), (2, 40, 64)):
         call = random_call(name, (*shape[:2], fitting(name, shape[2])), torch.float32, start=False)
         got, expected = by_kernel(name, call), by_oracle(name, call)
@@ -119,7 +119,7 @@ def test_with_large_weights_it_agrees_wherever_a_float32_loop_does(name: str) ->
 
 @each_dtype
 @each_cell
-def test_chunks_with_carried_state_give_what_one_run_gives(
+def test_chunks_with_carried_state_equal_one_run(
     name: str, dtype: torch.dtype, target: str
 ) -> None:
     call = random_call(name, (2, 67, fitting(name, 23)), dtype, start=False)
@@ -194,7 +194,7 @@ def test_nan_stays_in_its_sequence_and_group_from_that_step_on(name: str) -> Non
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
 @each_cell
-def test_infinite_inputs_give_what_the_oracle_gives(name: str, value: float) -> None:
+def test_infinite_inputs_equal_the_oracle(name: str, value: float) -> None:
     call = random_call(name, (2, 20, fitting(name, 8)), torch.float32)
     for x in compiled(name).stages.cell.inputs:
         spoilt = dict(call.arguments)
@@ -222,7 +222,7 @@ def test_a_choice_of_0_does_not_mask_nan_or_infinity() -> None:
 
 
 @each_cell
-def test_a_nan_in_the_start_reaches_only_its_channel(name: str) -> None:
+def test_a_nan_in_the_initial_state_reaches_only_its_channel(name: str) -> None:
     channels = fitting(name, 24)
     call = random_call(name, (2, 5, channels), torch.float32)
     assert call.h0 is not None

@@ -109,7 +109,7 @@ def test_exponents_are_those_that_theory_gives() -> None:
     assert found("fitzhugh_nagumo").held_exponent == pytest.approx(0, abs=2e-3)
 
 
-def test_the_exponent_of_one_matrix_again_and_again_is_the_log_of_its_spectral_radius() -> None:
+def test_the_exponent_of_one_repeated_matrix_is_the_log_of_its_spectral_radius() -> None:
     matrix = torch.tensor([[0.9, 5.0, 0.0], [0.0, 0.5, 1.0], [0.0, -1.0, 0.5]], dtype=torch.float64)
     radius = torch.linalg.eigvals(matrix).abs().max()
     several = torch.stack([matrix, 2 * matrix]).expand(4000, 2, 3, 3)
@@ -191,7 +191,7 @@ def test_newton_diverges_on_a_limit_cycle_and_takes_one_iteration_where_all_is_a
     assert str(Newton(None, 0.5, diverges=False)) == f"not in {NEWTON_LIMIT}"
 
 
-def test_weights_replace_the_params_own_start_and_the_seed_draws_others() -> None:
+def test_weights_replace_the_inits_of_params_and_the_seed_draws_others() -> None:
     c = compiled("para_gru")
     wide, own, again = draw(c, 64, 64, 3.0), draw(c, 64, 64), draw(c, 64, 64, seed=1)
     assert 2.5 < wide["az"].abs().max() <= 3
@@ -225,7 +225,7 @@ def test_the_same_probe_finds_the_same() -> None:
         ),
     ],
 )
-def test_what_cannot_be_probed_is_refused(name: str, given: dict[str, Any], message: str) -> None:
+def test_impossible_probes_are_refused(name: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         probe(compiled(name), **given)
     assert str(caught.value) == message
@@ -289,7 +289,7 @@ def example() -> ModuleType:
     return module
 
 
-def test_docs_hold_what_the_example_counts(example: ModuleType) -> None:
+def test_docs_have_the_counts_of_the_example(example: ModuleType) -> None:
     cases = [case.text for case in example.CASES]
     written = json.loads((ROOT / "docs" / "sweeps.json").read_text())
     assert [row["case"] for row in written["rows"]] == cases

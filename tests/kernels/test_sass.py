@@ -136,7 +136,7 @@ def test_each_kernel_is_read_with_its_instructions_and_labels() -> None:
     assert (inner.operands, inner.targets) == ("P2, `(.L_2)", (".L_2",))
 
 
-def test_what_stands_behind_a_jump_is_reached_only_where_it_is_a_choice() -> None:
+def test_code_after_a_jump_is_reached_only_if_the_jump_is_conditional() -> None:
     def always(opcode: str, operands: str, guard: str = "") -> bool:
         return sass.Instruction(0, guard, opcode, "", operands).always
 
@@ -205,7 +205,7 @@ def test_no_trip_takes_the_rare_side_of_a_choice() -> None:
     assert loop.rare == 1
 
 
-def test_instructions_of_a_step_are_told_of_the_lightest_and_the_heaviest_trip() -> None:
+def test_instructions_of_a_step_are_those_of_the_lightest_and_heaviest_trip() -> None:
     counts = per_step(loops(walk())[0], steps=2)
     assert counts["all"] == (5, 5.5)
     assert counts["special"] == (0, 0.5)
@@ -266,7 +266,7 @@ def test_the_wheel_comes_before_the_path_and_triton_last(
 
 
 @needs_tools
-def test_what_is_no_binary_is_refused_in_the_words_of_nvdisasm() -> None:
+def test_anything_but_a_binary_is_refused_in_the_words_of_nvdisasm() -> None:
     with pytest.raises(
         BuildError, match=r"nvdisasm can't read the binary: .*\n.*Fix: pip install -U"
     ):
@@ -367,7 +367,7 @@ def test_occupancy_is_that_of_nvidias_calculator() -> None:
     assert found == KNOWN
 
 
-def test_what_stands_in_the_way_of_another_block_is_named() -> None:
+def test_the_limit_on_another_block_is_named() -> None:
     assert occupancy("sm_90", 256, 40) == Occupancy(6, 48, 0.75, ("registers",))
     assert occupancy("sm_90", 256, 32) == Occupancy(8, 64, 1.0, ("warps", "registers"))
     assert occupancy("sm_90", 256, 16, 100 * 1024).limited_by == ("shared",)

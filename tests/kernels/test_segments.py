@@ -108,7 +108,7 @@ def test_segments_of_a_length_that_the_planner_chooses_give_it_too(
 
 
 @each_cell
-def test_what_auto_chooses_gives_what_one_pass_gives(name: str) -> None:
+def test_auto_gives_the_results_of_one_pass(name: str) -> None:
     for shape in ((1, 5000, 1), (2, 2100, 3), (40, 30, 40)):
         call = random_call(name, fitted(name, shape), torch.float32)
         got, status = observed(name, call)
@@ -124,7 +124,7 @@ def test_what_auto_chooses_gives_what_one_pass_gives(name: str) -> None:
 @pytest.mark.parametrize("iterations", [1, 2, 3])
 @each_wide_dtype
 @each_cell
-def test_what_few_sweeps_leave_one_pass_over_time_solves(
+def test_one_pass_over_time_solves_the_rest_of_few_sweeps(
     name: str, dtype: torch.dtype, iterations: int
 ) -> None:
     call = random_call(name, fitted(name, (2, 90, 6)), dtype)
@@ -303,7 +303,7 @@ def test_newton_stops_as_soon_as_it_is_within_its_tolerance() -> None:
     assert sweeps[0] < sweeps[1] < sweeps[2] < 12
 
 
-def test_newton_with_a_tolerance_of_0_goes_on_until_nothing_moves() -> None:
+def test_newton_with_a_tolerance_of_0_continues_until_nothing_changes() -> None:
     call = random_call("para_gru", (2, 100, 20), torch.float64)
     got, status = observed("para_gru", call, solver="newton", iterations=100, tol=0.0)
     assert status.mismatch == 0
@@ -453,7 +453,7 @@ def test_checkpoints_change_no_output_and_only_the_rounding_of_gradients(
         assert_agree(name, call, got, expected, f"{name}, checkpoint {checkpoint}")
 
 
-def test_a_larger_checkpoint_keeps_less_for_the_backward() -> None:
+def test_a_larger_checkpoint_saves_less_for_the_backward() -> None:
     kernel = compiled("lstm").kernel
     call = random_call("lstm", (2, 1000, 6), torch.float32)
     spec = kernel.spec
@@ -503,7 +503,7 @@ def test_nan_stays_in_its_sequence_and_group_from_that_step_on(name: str, solver
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
 @pytest.mark.parametrize("solver", PARALLEL)
 @each_cell
-def test_infinite_inputs_give_what_the_oracle_gives(name: str, solver: str, value: float) -> None:
+def test_infinite_inputs_equal_the_oracle(name: str, solver: str, value: float) -> None:
     call = random_call(name, (2, 40, fitting(name, 8)), torch.float32)
     for x in compiled(name).stages.cell.inputs:
         spoilt = dict(call.arguments)

@@ -105,7 +105,7 @@ def test_outputs_states_and_all_gradients_equal_the_oracle(name: str, kind: str)
 @pytest.mark.parametrize("kind", ["padded, reset and reversed", "joined, reset and reversed"])
 @in_float64
 @each_cell
-def test_double_precision_equals_the_oracle_from_the_cells_own_start_too(
+def test_double_precision_equals_the_oracle_from_the_inits_too(
     name: str, kind: str, dtype: torch.dtype
 ) -> None:
     for start in (True, False):
@@ -146,7 +146,7 @@ def test_many_channels_and_long_sequences_equal_the_oracle(name: str) -> None:
 
 
 @each_cell
-def test_no_steps_at_all_give_the_start_as_the_last_state(name: str) -> None:
+def test_no_steps_at_all_give_the_initial_state_as_the_last_state(name: str) -> None:
     for batch, sequences in (
         (2, {"lengths": [0, 0], "reset": torch.ones(2, 0, dtype=torch.bool)}),
         (1, {"cu_seqlens": [0, 0, 0], "reverse": True}),
@@ -182,7 +182,7 @@ def test_after_its_end_a_sequence_gives_zeros_and_takes_no_gradient(name: str, s
 @pytest.mark.parametrize("kind", ["padded", "padded, reset and reversed"])
 @each_solver
 @each_cell
-def test_what_lies_in_the_padding_reaches_nothing(name: str, solver: str, kind: str) -> None:
+def test_values_in_the_padding_reach_nothing(name: str, solver: str, kind: str) -> None:
     call = call_of(name, kind, torch.float32)
     clean = by_kernel(name, call, **SOLVERS[solver])
     cell = compiled(name).stages.cell
@@ -351,9 +351,7 @@ CUTS = [(0, 1, 17, 30, STEPS), (0, 16, 32, STEPS), tuple(range(STEPS + 1))]
 @pytest.mark.parametrize("reverse", [False, True], ids=["ahead", "reversed"])
 @pytest.mark.parametrize("solver", ["sequential", "segments of 7"])
 @each_cell
-def test_chunks_with_carried_state_give_what_one_run_gives(
-    name: str, solver: str, reverse: bool
-) -> None:
+def test_chunks_with_carried_state_equal_one_run(name: str, solver: str, reverse: bool) -> None:
     """Each chunk has what is left of each sequence; reversed, the last chunk comes first."""
     lengths = torch.tensor([STEPS, 0, 23, 16])
     call = random_call(name, (4, STEPS, fitting(name, 9)), torch.float32)
@@ -376,7 +374,7 @@ def test_chunks_with_carried_state_give_what_one_run_gives(
 
 
 @each_cell
-def test_steps_from_the_start_where_a_reset_is_give_what_one_run_gives(name: str) -> None:
+def test_steps_from_the_initial_state_at_resets_equal_one_run(name: str) -> None:
     call = random_call(name, (3, STEPS, fitting(name, 9)), torch.float32)
     reset = masks(3, STEPS)
     assert call.h0 is not None
@@ -460,7 +458,7 @@ def test_inputs_of_any_layout_give_the_bits_of_contiguous_ones(
 @pytest.mark.parametrize("kind", ["padded, reset and reversed", "joined, reset and reversed"])
 @in_float64
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradcheck_passes_through_lengths_resets_start_and_all_states(
+def test_gradcheck_passes_through_lengths_resets_initial_and_all_states(
     name: str, dtype: torch.dtype, kind: str, solver: str
 ) -> None:
     steps = 12

@@ -75,7 +75,7 @@ def test_every_solver_gives_the_answer_of_the_oracle(name: str, solver: str, tar
 
 
 @each_cell
-def test_chunks_with_carried_state_give_what_one_run_gives(name: str, target: str) -> None:
+def test_chunks_with_carried_state_equal_one_run(name: str, target: str) -> None:
     cell = compiled(name).stages.cell
     call = random_call(name, (2, 40, fitting(name, 9)), torch.float32, start=False)
     y, h = solve(name, call.arguments, None, solver="sequential")

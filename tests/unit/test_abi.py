@@ -24,7 +24,7 @@ from tests.support.golden import ARGS_HEADER, GENERATED
 from tests.support.runs import compiled, random_call
 
 
-def test_the_header_is_what_the_list_gives() -> None:
+def test_the_header_follows_from_the_list() -> None:
 
     assert ARGS_HEADER.read_text(encoding="utf-8") == args_header.args_header(), "Fix: make golden"
 
@@ -37,7 +37,9 @@ def test_every_member_is_one_word_and_named_once() -> None:
     assert {f.type for f in ARGS.fields if not f.type.endswith("*")} <= sizes
 
 
-def test_the_version_follows_what_compiled_code_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_changes_with_everything_that_compiled_code_depends_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert abi._version() == ABI
     first, *rest = VIEW.fields
     for changed, same in (
@@ -64,7 +66,7 @@ def test_solvers_have_one_numbering() -> None:
     assert [SOLVERS[solver].upper() for solver in Solver] == [solver.name for solver in Solver]
 
 
-def test_the_packer_fills_what_is_given_and_leaves_the_rest_null() -> None:
+def test_the_packer_fills_given_members_and_leaves_the_rest_null() -> None:
     layout, blank = layout_of(compiled("para_gru").kernel.spec)
     words, tensor, places = blank[:], torch.zeros(2), layout.offsets
     views = [(8, 1, 2, 3), (16, 4, 5, 6), (0, 0, 0, 0)]

@@ -81,7 +81,7 @@ def test_the_table_is_sorted_by_field_and_leads_to_the_sections(
     assert list(dict.fromkeys(fields)) == headings
 
 
-def test_a_section_tells_all_of_a_cell(page: Any, few: list[Any], data: dict[str, Any]) -> None:
+def test_a_section_describes_a_cell(page: Any, few: list[Any], data: dict[str, Any]) -> None:
     lif = few[0]
     text = page.section(lif, data["cells"]["lif"], data)
     for part in (
@@ -101,7 +101,7 @@ def test_a_section_tells_all_of_a_cell(page: Any, few: list[Any], data: dict[str
         assert part in text
 
 
-def test_what_auto_takes_is_told_for_whole_groups(page: Any, few: list[Any]) -> None:
+def test_the_solver_of_auto_is_given_for_whole_groups(page: Any, few: list[Any]) -> None:
     shapes = [shape for shape, _ in page.plans(few[2])]
     assert [shape[2] % 4 for shape in shapes] == [0] * len(shapes)
     assert any("segmented" in took for _, took in page.plans(few[1]))

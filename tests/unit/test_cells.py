@@ -54,7 +54,7 @@ def test_compile_takes_a_cell_its_name_or_a_path(tmp_path: Path) -> None:
     assert rnncc.compile("lif", slope=3.0).stages.cell.constants["slope"] == 3.0
 
 
-def test_compile_refuses_what_is_no_cell() -> None:
+def test_compile_refuses_anything_but_a_cell() -> None:
     with pytest.raises(LoadError, match="para_gr: no such file, and no shipped cell of that name"):
         rnncc.compile("para_gr")
     for wrong, kind in ((len, "builtin_function_or_method"), (3, "int"), (None, "NoneType")):

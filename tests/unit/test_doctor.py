@@ -102,7 +102,7 @@ def test_without_a_gpu_nothing_is_a_fault_and_each_line_says_it_is_for_a_gpu() -
     assert cpu.healthy(findings)
 
 
-def test_without_a_gpu_what_is_installed_is_ok() -> None:
+def test_without_a_gpu_installed_packages_are_ok() -> None:
     states = {topic: finding.state for topic, finding in judged(ON_A_CPU).items()}
     assert states == {"GPU": "optional", "CuPy": "ok", "NVRTC": "ok", "CUDA headers": "ok"}
 
@@ -152,7 +152,7 @@ def test_a_gpu_that_does_not_work_leaves_the_cpu_healthy() -> None:
             replace(GOOD, usable=False, why="CUDA unknown error."),
             "GPU",
             "PyTorch can't use it: CUDA unknown error.",
-            "look at CUDA_VISIBLE_DEVICES, and at what nvidia-smi says",
+            "check CUDA_VISIBLE_DEVICES and the output of nvidia-smi",
         ),
         (
             replace(GOOD, cupy={"cupy-cuda12x": "14.2.0", "cupy-cuda13x": "14.2.0"}),
@@ -219,7 +219,7 @@ def test_a_gpu_that_does_not_work_leaves_the_cpu_healthy() -> None:
         ),
     ],
 )
-def test_a_fault_is_told_with_the_line_that_mends_it(
+def test_a_fault_comes_with_the_command_that_fixes_it(
     found: Cuda, topic: str, seen: str, fix: str
 ) -> None:
     finding = judged(found)[topic]
@@ -236,11 +236,11 @@ def test_a_toolkit_has_the_headers_that_no_wheel_brought() -> None:
 @pytest.mark.parametrize(
     ("found", "seen", "fix"),
     [
-        (replace(BARE, driver="580.65"), "driver 580.65, but no GPU within reach", "--gpus all"),
+        (replace(BARE, driver="580.65"), "driver 580.65, but no GPU is visible", "--gpus all"),
         (replace(BARE, rocm="6.4"), "PyTorch is built for ROCm 6.4; kernels are for CUDA", ""),
     ],
 )
-def test_what_is_not_a_fault_is_told_as_well(found: Cuda, seen: str, fix: str) -> None:
+def test_findings_without_a_fault_are_reported_too(found: Cuda, seen: str, fix: str) -> None:
     finding = judged(found)["GPU"]
     assert (finding.state, finding.seen) == ("optional", seen)
     assert fix in finding.fix
@@ -301,11 +301,11 @@ def smi(folder: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_what_is_here_is_found(gpu_machine: pytest.MonkeyPatch) -> None:
+def test_installed_packages_are_found(gpu_machine: pytest.MonkeyPatch) -> None:
     assert installed.look() == GOOD
 
 
-def test_without_pytorchs_cuda_the_driver_tells_of_the_gpus(
+def test_without_pytorchs_cuda_the_driver_reports_the_gpus(
     gpu_machine: pytest.MonkeyPatch,
 ) -> None:
     gpu_machine.setattr(torch.version, "cuda", None)
@@ -313,7 +313,7 @@ def test_without_pytorchs_cuda_the_driver_tells_of_the_gpus(
     assert (found.usable, found.gpus, found.driver) == (False, (H100,), GOOD.driver)
 
 
-def test_why_pytorch_can_not_use_a_gpu_is_kept_and_not_printed(
+def test_the_reason_why_pytorch_can_not_use_a_gpu_is_found_and_not_printed(
     gpu_machine: pytest.MonkeyPatch,
 ) -> None:
     def unavailable() -> bool:
@@ -333,7 +333,7 @@ def test_why_pytorch_can_not_use_a_gpu_is_kept_and_not_printed(
     ],
 )
 @pytest.mark.parametrize("script", ["echo No devices were found; exit 6", "echo a, b, c"])
-def test_without_nvidia_smi_the_kernel_tells_of_the_driver(
+def test_without_nvidia_smi_the_kernel_reports_the_driver(
     gpu_machine: pytest.MonkeyPatch, tmp_path: Path, text: str, script: str
 ) -> None:
     smi(tmp_path, script)
@@ -352,7 +352,7 @@ def test_a_machine_without_a_driver_has_none(
     assert (installed.look().gpus, installed.look().driver) == ((), None)
 
 
-def test_why_cupy_can_not_be_imported_is_kept(gpu_machine: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_cupy_can_not_be_imported_is_found(gpu_machine: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise BuildError("CuPy is installed but can't be imported: no libx.so.\nFix: rnncc doctor")
 
@@ -362,7 +362,7 @@ def test_why_cupy_can_not_be_imported_is_kept(gpu_machine: pytest.MonkeyPatch) -
     assert found.cupy_error == "CuPy is installed but can't be imported: no libx.so"
 
 
-def test_why_nvrtc_can_not_be_loaded_is_kept(gpu_machine: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_nvrtc_can_not_be_loaded_is_found(gpu_machine: pytest.MonkeyPatch) -> None:
     def version() -> None:
         raise RuntimeError("\nCuPy failed to load libnvrtc.so.13\nmore")
 

@@ -90,7 +90,7 @@ def test_an_init_may_go_through_functions_and_arithmetic(tmp_path: Path) -> None
     torch.testing.assert_close(drawn[3], torch.full((5,), 0.4))
 
 
-def test_what_is_shaped_keeps_its_digits_in_half_precision() -> None:
+def test_shaped_values_keep_their_digits_in_half_precision() -> None:
     nu = rnncc.log(-rnncc.log(rnncc.uniform(0.99, 0.999)))
     drawn = fill(torch.empty(4000, dtype=torch.bfloat16), nu).double()
     decay = torch.exp(-torch.exp(drawn))
@@ -105,7 +105,7 @@ def test_what_is_shaped_keeps_its_digits_in_half_precision() -> None:
     assert len(spaced.unique()) == 512
 
 
-def test_an_input_says_what_it_is_like_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_an_input_has_its_distribution_and_its_source(tmp_path: Path) -> None:
     signature = (
         "h: State, x: Input, y: Input(bias=constant(-1), typical=normal(5, 2)), "
         "dt: Input(shared=True), B: Input(shared=True, projected=True)"
@@ -168,7 +168,7 @@ def test_the_line_of_a_cell_is_that_of_def_below_several_decorators(tmp_path: Pa
         ("clip(h, -1, x) * a", "h_next = a*clip(h, -1, x)"),
     ],
 )
-def test_an_expression_is_kept_as_written_and_never_expanded(
+def test_an_expression_stays_as_written_and_is_never_expanded(
     expression: str, let: str, tmp_path: Path
 ) -> None:
     assert lets_of(tmp_path, f"return {expression}") == [let]
@@ -251,7 +251,7 @@ def test_a_function_of_constants_is_folded_into_the_cell(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", sorted(set(FUNCTIONS) - NOT_OF_NUMBERS))
-def test_a_function_outside_a_cell_refuses_what_is_no_number(name: str) -> None:
+def test_a_function_outside_a_cell_refuses_anything_but_numbers(name: str) -> None:
     function = getattr(rnncc, name)
     parameters = inspect.signature(function).parameters.values()
     with pytest.raises(TypeError):
@@ -276,7 +276,7 @@ def test_spike_takes_each_surrogate_with_its_slope(surrogate: str, tmp_path: Pat
     assert let == f"h_next = x + spike_{surrogate}(-a + h, 3.0)"
 
 
-def test_what_mixes_all_channels_can_be_written_to_be_refused_with_a_reason(tmp_path: Path) -> None:
+def test_operations_over_all_channels_are_refused_with_a_reason(tmp_path: Path) -> None:
     for expression in ("shift(h, 1)", "mean(h)", "mean(x) + h", "shift(x, -2) + h"):
         ir = traced(tmp_path, f"return a * x * ({expression})")
         with pytest.raises(StructureError, match="channels couple"):

@@ -96,7 +96,7 @@ def test_a_name_that_is_nearly_one_is_offered(where: str) -> None:
     assert "Fix: did you mean 'para_gru'?" in refusal(where)
 
 
-def test_an_empty_path_is_no_file() -> None:
+def test_an_empty_path_is_not_a_file() -> None:
     assert refusal("").startswith("'': no such file")
 
 
@@ -106,7 +106,7 @@ def test_a_folder_is_refused_with_the_form_of_a_path() -> None:
 
 
 @pytest.mark.parametrize("where", ["out/decay", "out/decay/__init__.py", "out/decay/kernel.cpp"])
-def test_what_rnncc_generated_is_told_from_a_cell(where: str) -> None:
+def test_generated_files_are_told_apart_from_cells(where: str) -> None:
     Path("out/decay").mkdir(parents=True)
     for name in ("__init__.py", "kernel.cpp", "cell.json"):
         Path("out/decay", name).write_text("raise SystemError")
@@ -129,13 +129,13 @@ def test_a_name_that_the_file_lacks_gets_the_list_of_those_it_has() -> None:
 
 
 @pytest.mark.parametrize("where", ["one.py:", "one.py:2", "one.py:a-b"])
-def test_what_follows_the_colon_is_a_name(where: str) -> None:
+def test_a_name_follows_the_colon(where: str) -> None:
     assert refusal(where) == (
         f"'{where}': names no cell after the colon.\nFix: one.py, or one.py:NAME for one of several"
     )
 
 
-def test_a_file_without_a_cell_says_what_makes_one() -> None:
+def test_a_file_without_a_cell_says_how_to_make_one() -> None:
     Path("empty.py").write_text("x = 1\n")
     assert refusal("empty.py") == (
         "empty.py: no cell in this file.\n"

@@ -43,7 +43,7 @@ def texts(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_package_in_generated_is_what_its_cell_gives(name: str) -> None:
+def test_a_package_in_generated_follows_from_its_cell(name: str) -> None:
     """Of the core cells here; of all in tests/kernels/test_generated.py."""
     found = differences(GENERATED / name, compiled(name).files)
     assert not found, "Fix: make golden, then review.\n" + "\n\n".join(map(str, found[:3]))
@@ -129,7 +129,7 @@ def test_missing_files_and_orphans_are_listed(
     assert "__pycache__" not in out
 
 
-def test_update_mends_all_of_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_update_fixes_all_of_it(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copy / "elman" / "cell.json").unlink()
     (copy / "elman" / "kernel.cpp").write_text("broken")
     (copy / "elman" / "extra.txt").write_text("orphan")
@@ -141,7 +141,7 @@ def test_update_mends_all_of_it(copy: Path, capsys: pytest.CaptureFixture[str]) 
     assert not (copy / "old_cell").exists()
 
 
-def test_update_of_what_is_right_changes_nothing(
+def test_updating_correct_files_changes_nothing(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--folder", str(copy), "--update"]) == 0

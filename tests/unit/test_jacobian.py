@@ -393,7 +393,7 @@ def test_a_wrong_derivative_row_is_noticed_by_a_shipped_cell(
     assert differences(by_text(ir, points), by_autograd(cell, ir, points)) != []
 
 
-def test_lets_of_the_derivatives_are_named_after_what_they_differentiate() -> None:
+def test_lets_of_the_derivatives_are_named_after_the_differentiated_lets() -> None:
     program = lower(trace(find("para_gru")), 1)
     jacobian = differentiate(program)
     names = [let.name for let in jacobian.lets]

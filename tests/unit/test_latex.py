@@ -85,7 +85,7 @@ def test_states_are_those_before_the_step_and_what_changes_has_a_time(tmp_path: 
     ]
 
 
-def test_a_let_that_is_no_state_s_next_value_keeps_its_name(tmp_path: Path) -> None:
+def test_a_let_that_is_not_a_next_state_keeps_its_name(tmp_path: Path) -> None:
     body = """
     h_new = tanh(h + x)
     u = a * h_new
@@ -172,7 +172,7 @@ def test_an_expression_is_written_as_in_a_paper(
     assert printed(tmp_path, expression) == expected
 
 
-def test_a_matrix_stands_before_what_it_mixes(tmp_path: Path) -> None:
+def test_a_matrix_precedes_its_operand(tmp_path: Path) -> None:
     signature = "h: State, x: Input, Rz: Matrix(block=2)"
     assert printed(tmp_path, "tanh(Rz @ (x * h))", signature) == r"\tanh(R_z\,(h_{t-1}\,x_t))"
     assert printed(tmp_path, "Rz @ h + x", signature) == r"x_t + R_z\,h_{t-1}"

@@ -183,7 +183,7 @@ def test_segments_of_the_backward_begin_at_saved_states() -> None:
             assert p.backward.tiling.segment % every == 0 or p.backward.tiling.segment == 1000
 
 
-def test_tolerance_follows_what_rounding_makes_of_a_segment() -> None:
+def test_tolerance_follows_the_rounding_of_a_segment() -> None:
     short, long = (plan_for(NARROW, choices=Choices("segmented", segment=k)) for k in (16, 65536))
     assert short.tolerance == 5e-7
     assert long.tolerance == pytest.approx(2.0**-23 * 128)

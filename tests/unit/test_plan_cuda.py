@@ -91,7 +91,7 @@ def test_a_larger_gpu_takes_one_pass_less_often() -> None:
     assert large.solver == "segmented"
 
 
-def test_explain_tells_the_plan_for_a_gpu_by_name() -> None:
+def test_explain_gives_the_plan_for_a_gpu_by_name() -> None:
     text = compiled("para_gru").explain(1, 65536, 64, device="H100")
     assert "over the grid" in text
     assert "threads" not in text

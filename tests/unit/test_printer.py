@@ -115,6 +115,6 @@ def test_what_no_row_stands_for_is_refused(make: Callable[[], Printer], expr: Ex
         make().text(expr)
 
 
-def test_a_power_that_is_no_integer_is_refused() -> None:
+def test_a_power_that_is_not_an_integer_is_refused() -> None:
     with pytest.raises(TypeError, match="not an integer reached the printer"):
         CPrinter().text(sympy.sqrt(x))

@@ -70,7 +70,7 @@ def test_bytes_are_those_of_the_tensors_and_of_the_saved_states(
 # --- work ------------------------------------------------------------------------------------
 
 
-def test_what_hangs_on_params_alone_takes_no_time_in_a_step() -> None:
+def test_lets_that_depend_only_on_params_take_no_time_in_a_step() -> None:
     found = estimate(decay, (1, 64, 32))["forward"]
     assert found.special == 0
     # a product and a sum of 2048 values; 64 of them per clock

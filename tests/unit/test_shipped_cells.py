@@ -113,7 +113,7 @@ def test_a_cell_that_no_longer_ships_leaves_the_cache(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"x": 1}', "{", "null"])
-def test_a_broken_cache_is_written_again(folder: Path, traced: list[str], text: str) -> None:
+def test_a_broken_cache_is_rewritten(folder: Path, traced: list[str], text: str) -> None:
     first = catalogue()
     cache = folder.parent / "cache" / "cells.json"
     whole = cache.read_text()
@@ -126,7 +126,7 @@ def test_a_broken_cache_is_written_again(folder: Path, traced: list[str], text: 
     assert len(traced) == 6
 
 
-def test_a_cache_that_can_not_be_written_is_no_failure(
+def test_a_cache_that_can_not_be_written_is_not_a_failure(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked = folder / "decay.py" / "cache"

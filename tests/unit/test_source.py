@@ -97,7 +97,7 @@ def test_a_kernels_key_follows_from_the_cell_and_the_driver(driver: Path) -> Non
     assert Kernel(c.spec, c.files).key != key
 
 
-def test_what_is_shown_begins_with_the_cell_and_ends_with_its_kernels() -> None:
+def test_the_shown_text_begins_with_the_cell_and_ends_with_its_kernels() -> None:
     files = compiled("elman").files
     text = of_the_cell(files, "cuda")
     assert text.startswith(files["cell.h"].splitlines()[0])

@@ -67,7 +67,7 @@ def test_a_comment_cannot_break_out_of_a_comment(tmp_path: Path) -> None:
     assert [let.note for let in ir.lets] == ["closes  and continues", "plain"]
 
 
-def test_a_hash_in_a_string_is_no_comment(tmp_path: Path) -> None:
+def test_a_hash_in_a_string_is_not_a_comment(tmp_path: Path) -> None:
     ir = traced(tmp_path, "z = {'#': a * h}['#']\nreturn z + x")
     assert [let.note for let in ir.lets] == ["", ""]
 
@@ -167,7 +167,7 @@ FAITHFUL = {
 
 
 @pytest.mark.parametrize("case", FAITHFUL)
-def test_the_trace_computes_what_the_function_computes(case: str, tmp_path: Path) -> None:
+def test_the_trace_computes_the_same_as_the_function(case: str, tmp_path: Path) -> None:
     assert_traced_faithfully(tmp_path, FAITHFUL[case], SIGNATURE, HELPERS)
 
 
@@ -182,12 +182,14 @@ def test_the_trace_computes_what_the_function_computes(case: str, tmp_path: Path
         "c = a\nreturn b * x, c",
     ],
 )
-def test_states_that_are_swapped_kept_or_shared_are_traced_right(body: str, tmp_path: Path) -> None:
+def test_states_that_are_swapped_unchanged_or_shared_are_traced_right(
+    body: str, tmp_path: Path
+) -> None:
     assert_traced_faithfully(tmp_path, body, STATES)
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_trace_of_a_shipped_cell_computes_what_its_function_computes(name: str) -> None:
+def test_the_trace_of_a_shipped_cell_computes_the_same_as_its_function(name: str) -> None:
     ir = trace(find(name))
     values, start = random_values(ir, (2, 5, 2 * group_size(ir)))
     outputs, states = run_loop(find(name), ir, values, start)
@@ -202,7 +204,7 @@ def test_helpers_leave_no_let_behind(tmp_path: Path) -> None:
     assert [str(let) for let in ir.lets] == ["z = a*tanh(h)**2", "h_next = x + z"]
 
 
-def test_what_no_result_needs_is_left_out(tmp_path: Path) -> None:
+def test_lets_that_no_result_needs_are_left_out(tmp_path: Path) -> None:
     ir = traced(tmp_path, "u = tanh(h)\nv = u * 2\nw = h * a\nreturn w + x")
     assert [let.name for let in ir.lets] == ["w", "h_next"]
 

@@ -29,7 +29,7 @@ def test_check_shows_equations_jacobian_proof_arguments_and_cost() -> None:
         assert line in text
 
 
-def test_check_names_what_the_jacobian_reads_and_the_author_did_not_name() -> None:
+def test_check_names_unnamed_parts_that_the_jacobian_reads() -> None:
     assert "u_0 = clip(beta, 0, 1)" in good("check", "lif").partition("Jacobian")[2]
 
 
@@ -54,14 +54,14 @@ def test_check_as_data_holds_the_same() -> None:
         "name": "az",
         "role": "param",
         "shape": "[N]",
-        "start": "uniform(-1, 1)",
+        "init": "uniform(-1, 1)",
     }
     assert found["cost"]["forward"]["functions"] == {"sigmoid": 2, "tanh": 1}
     assert found["cost"]["backward"]["writes"] == {"dxz": 4, "dxr": 4, "dxc": 4}
     assert found["source"] == "Danieli et al. 2025, arXiv:2510.21450."
 
 
-def test_check_for_a_shape_tells_the_plan() -> None:
+def test_check_for_a_shape_prints_the_plan() -> None:
     assert "[8, 64, 32] float32: sequential" in good("check", "elman", "--shape", "8x64x32")
     assert data("check", "elman", "--shape", "8x64x32")["plan"].startswith("[8, 64, 32] float32")
 
@@ -111,14 +111,14 @@ def test_check_exits_with_1_where_an_argument_is_not_used() -> None:
     )
 
 
-def test_what_the_cells_file_prints_stays_away_from_the_results() -> None:
+def test_prints_of_the_cells_file_stay_away_from_the_results() -> None:
     result = call("check", "loud.py", "--json")
     assert json.loads(result.stdout)["name"] == "loud"
     assert "hello from the file" in result.stderr
     assert "hello from the cell" in result.stderr
 
 
-def test_check_plans_for_a_gpu_and_tells_the_least_time() -> None:
+def test_check_plans_for_a_gpu_and_prints_the_least_time() -> None:
     shape = ("--shape", "8x2048x4096", "--device", "H100", "--dtype", "bfloat16")
     text = good("check", "para_gru", *shape)
     assert "a thread for each sequence and group of channels" in text

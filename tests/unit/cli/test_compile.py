@@ -21,7 +21,7 @@ def test_compile_writes_a_package_and_says_how_to_use_it() -> None:
     assert text.endswith("Next: from generated.para_gru import ParaGRU, para_gru\n")
 
 
-def test_compile_as_data_tells_files_and_structure() -> None:
+def test_compile_as_data_has_files_and_structure() -> None:
     (found,) = data("compile", "elman", "--out", "some/where")["cells"]
     assert found["name"] == "elman"
     assert found["class"] == "Elman"
@@ -56,7 +56,7 @@ def test_one_cell_that_fails_does_not_stop_the_others() -> None:
     assert "nothing_like_it: no such file" in result.stderr
 
 
-def test_as_data_what_was_compiled_stands_beside_the_error() -> None:
+def test_as_data_the_compiled_cells_are_beside_the_error() -> None:
     found = data("compile", "mix.py", "elman", "wrong.py", exit_code=1)
     assert [cell["name"] for cell in found["cells"]] == ["elman"]
     assert found["error"]["type"] == "StructureError"
@@ -70,7 +70,7 @@ def test_two_cells_of_one_name_are_not_written_over_each_other() -> None:
     assert "elman.py: a second cell called 'elman'; both would be written to" in result.stderr
 
 
-def test_compile_does_not_replace_what_it_did_not_write() -> None:
+def test_compile_does_not_replace_files_that_it_did_not_write() -> None:
     Path("generated/elman").mkdir(parents=True)
     Path("generated/elman/notes.txt").write_text("mine")
     message = refused(1, "compile", "elman")
@@ -101,7 +101,7 @@ def test_the_import_line_is_one_that_python_takes(result: dict[str, str], line: 
     assert import_line(result | {"name": "lif", "class": "LIF"}) == line
 
 
-def test_fast_math_is_repeated_in_the_command_that_writes_the_files_again() -> None:
+def test_fast_math_is_repeated_in_the_command_that_regenerates_the_files() -> None:
     good("compile", "elman", "--fast-math")
     assert "rnncc compile cells/elman.py --fast-math\n" in written("generated/elman")["kernel.cu"]
     assert data("show", "elman", "--stage", "cuda", "--fast-math")["text"].count("2^-11") == 2

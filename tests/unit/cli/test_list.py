@@ -16,7 +16,7 @@ def test_list_has_a_line_for_every_shipped_cell() -> None:
     assert lines["para_gru"].endswith("  Danieli et al. 2025, arXiv:2510.21450.")
 
 
-def test_list_as_data_tells_states_structure_field_and_source() -> None:
+def test_list_as_data_has_states_structure_field_and_source() -> None:
     found = {cell["name"]: cell for cell in data("list")["cells"]}
     assert sorted(found) == [path.stem for path in shipped()]
     assert found["lstm"]["states"] == ["c", "h"]
@@ -48,9 +48,9 @@ def test_list_has_a_filter_for_a_field_or_a_part_of_its_name() -> None:
     assert listed("--field", field.upper()[:-1]) == of_the_field
 
 
-def test_filters_that_no_cell_fits_are_told_with_those_that_there_are() -> None:
+def test_filters_that_no_cell_fits_are_reported_with_the_existing_ones() -> None:
     text = good("list", "--affine", "--spiking")
-    assert text.startswith("No cell that ships fits all of that.\nFilters: words, --states 1 | 2 ")
+    assert text.startswith("No shipped cell fits all filters.\nFilters: words, --states 1 | 2 ")
     assert "--affine | --nonlinear, --spiking, --smooth, --field." in text
     for field in {field for cell in listed() for field in cell["fields"]}:
         assert field in text.splitlines()[-1]

@@ -40,7 +40,7 @@ def test_show_without_a_stage_says_what_a_cell_is_and_how_to_use_it() -> None:
         "  GRU with diagonal state-to-state weights.",
         "  z = sigmoid(az*h + xz)                              # update gate",
         "  diagonal, blocks of 1, nonlinear, smooth",
-        "  h     state  [B, N]     init 0",
+        "  h     state  [B, N]     0",
         "  y, h = layer(x)",
         "  y = para_gru(xz, xr, xc, az, ar, ac)",
         "More: rnncc check para_gru, rnncc show para_gru --stage latex",
@@ -60,10 +60,10 @@ def test_show_has_the_units_of_the_docstring_and_what_inputs_are_like() -> None:
     Path("membrane.py").write_text(UNITS)
     found = data("show", "membrane.py", "--set", "tau=7")
     assert found["fields"] == ["neuroscience"]
-    assert {row["name"]: row["start"] for row in found["arguments"]} == {
-        "v": "init -65 mV",
-        "w": "init 0",
-        "h": "init 0",
+    assert {row["name"]: row["init"] for row in found["arguments"]} == {
+        "v": "-65 mV",
+        "w": "0",
+        "h": "0",
         "I": "given at each step, in uA/cm2, like uniform(0, 20)",
         "g": "given at each step; init of its bias: constant(1)",
         "dt": "given at each step, in ms, like uniform(0, 1)",
@@ -110,7 +110,7 @@ def test_a_stage_that_does_not_exist_is_wrong_usage() -> None:
     assert "'fortran' is not one of 'recurrence', 'lets', 'jacobian'" in message
 
 
-def test_arch_and_dtype_are_for_what_a_gpu_makes_of_a_cell() -> None:
+def test_arch_and_dtype_are_for_the_stages_of_a_gpu() -> None:
     message = refused(2, "show", "elman", "--arch", "sm_80")
     assert "--arch is for --stage ptx, sass and resources" in message
     message = refused(2, "show", "elman", "--fast-math")

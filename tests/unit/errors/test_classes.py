@@ -36,7 +36,7 @@ def test_every_error_is_an_rnncc_error() -> None:
     assert issubclass(ArgumentError, ValueError)
 
 
-def test_a_problem_reported_twice_is_told_once() -> None:
+def test_a_problem_reported_twice_is_shown_once() -> None:
     problem = Problem("f.py", 3, "c", "seen", "expected", "fix")
     assert str(CellError([problem, problem])) == "f.py:3: cell 'c': seen.\nexpected\nFix: fix"
 

@@ -64,7 +64,7 @@ def load_cases(folder: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_what_cannot_be_found_is_said_with_a_fix(
+def test_missing_files_and_cells_are_reported_with_a_fix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

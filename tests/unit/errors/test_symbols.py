@@ -43,7 +43,7 @@ def branch(seen: str, body: str) -> Case:
 
 
 def operand(kind: str, body: str, before: str = "", fix: str = FLOAT) -> Case:
-    return Case(f"a {kind} meets a symbol", NUMBER, fix, body, before=before)
+    return Case(f"an operand of type {kind}", NUMBER, fix, body, before=before)
 
 
 def condition(body: str, line: int = BODY_LINE) -> Case:
@@ -83,10 +83,13 @@ SYMBOLS = {
     "indexing": Case("'a*h' is iterated over", ONE_VALUE, BY_NAME, "return (a * h)[0] + x"),
     "unpacking": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "u, v = h\nreturn u * a + x"),
     "an attribute": Case(
-        "'.T' is asked of a symbol", "A symbol has no attributes.", OWN_FUNCTIONS, "return h.T * a"
+        "'.T' is accessed on a symbol",
+        "A symbol has no attributes.",
+        OWN_FUNCTIONS,
+        "return h.T * a",
     ),
     "a method": Case(
-        "'.exp' is asked of a symbol",
+        "'.exp' is accessed on a symbol",
         "A symbol has no attributes.",
         OWN_FUNCTIONS,
         "return h.exp() * a",
@@ -114,7 +117,7 @@ SYMBOLS = {
     ),
     "a list": operand("list", "return h + [1] + x * a"),
     "a number that mixes": Case(
-        "a int meets a symbol", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
+        "an operand of type int", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),
     "a generator": operand("generator", "yield a * h + x", fix="return the next states, not yield"),
     "round": Case(
@@ -228,7 +231,7 @@ SYMBOLS = {
 
 
 @pytest.mark.parametrize("case", SYMBOLS)
-def test_what_no_symbol_can_do_is_refused_with_line_reason_and_fix(
+def test_unsupported_operations_are_refused_with_line_reason_and_fix(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert message_of(SYMBOLS[case], tmp_path, monkeypatch) == SYMBOLS[case].text()
