@@ -73,7 +73,7 @@ def _read(paths: Sequence[Path]) -> Tensor:
 
 
 class Block(nn.Module):
-    """A recurrent layer and an MLP, each behind a norm and beside a residual path."""
+    """A recurrent layer and an MLP, each with a norm before it and a residual path."""
 
     def __init__(self, width: int, make: MakeLayer) -> None:
         super().__init__()

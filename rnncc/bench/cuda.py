@@ -205,7 +205,7 @@ class _Case:
     # --- time --------------------------------------------------------------------------------
 
     def time(self, direction: str, against_compile: bool, solvers: bool) -> GpuTiming:
-        """Ours and the copy in turns, then each baseline by itself: only one holds memory."""
+        """The kernel and the copy in turns, then each baseline by itself: only one holds memory."""
         decode = direction == "decode"
         arguments = self.arguments(1 if decode else self.shape[1])
         solver, moved = self.solver(arguments), self.bytes(direction)
@@ -254,7 +254,7 @@ class _Case:
         return workload.bytes_moved(self.compiled.spec, self.shape, direction, self.dtype.itemsize)
 
     def step(self, arguments: dict[str, Tensor]) -> Run:
-        """One step of ours, from given states."""
+        """One step of the kernel, from given states."""
         batch, _, channels = self.shape
         compiled, kind = self.compiled, COMPUTE[self.dtype]
         states = tuple(

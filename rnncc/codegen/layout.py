@@ -40,7 +40,7 @@ def declare(type_: str, names: list[str], indent: int) -> str:
 
 
 def statement(head: str, expr: str, indent: int, note: str = "") -> str:
-    """`head = expr;`, and the note behind it or, where that is too wide, above it."""
+    """`head = expr;`, and the note after it or, where that is too wide, above it."""
     pad = " " * indent
     line = f"{pad}{head} = {expr};"
     if len(line) > WIDTH:

@@ -206,7 +206,7 @@ class _Graph:
 
 
 def _pieces(kernel: Kernel) -> dict[int, Piece]:
-    """Cut before each label and behind each jump."""
+    """Cut before each label and after each jump."""
     labels = set(kernel.labels.values())
     pieces: dict[int, list[Instruction]] = {}
     start = None

@@ -268,7 +268,7 @@ def changed(name: str) -> CellIR:
 
 
 def by_cell(cell: CellIR) -> list[Array]:
-    """Outputs [B, T, N] and last states [B, N] of the traced cell, from its own start."""
+    """Outputs [B, T, N] and last states [B, N] of the traced cell, from its inits."""
     y, last = plain_loop(cell, drawn(cell))
     return [t.numpy() for t in (*y, *last)]
 
@@ -317,7 +317,7 @@ def dampened(u: Array, c: Constants) -> Array:
 
 
 def over_adex(current: Complex, c: Constants) -> Complex:
-    """(v - V_peak) / (V_T - E_L) after a step from where the cell starts."""
+    """(v - V_peak) / (V_T - E_L) after a step from the cell's inits."""
     v = -70.6
     upstroke = c["g_L"] * c["Delta_T"] * np.exp((v - c["V_T"]) / c["Delta_T"])
     v = v + c["dt"] * (c["g_L"] * (c["E_L"] - v) + upstroke + current) / c["C"]

@@ -1,4 +1,4 @@
-"""Cells in continuous time, held to other implementations, to their papers and to known facts."""
+"""Cells in continuous time, compared with other implementations, their papers and known facts."""
 
 from __future__ import annotations
 
@@ -317,7 +317,7 @@ def test_long_after_a_sample_cfc_is_at_its_second_candidate_and_just_after_betwe
 
 @pytest.mark.parametrize("name", IRREGULAR)
 def test_a_layer_takes_irregular_dt_as_its_step_does_and_learns(name: str) -> None:
-    """The target is the sampled signal behind a low-pass filter, which only dt tells how to run."""
+    """The target is the sampled signal after a low-pass filter, whose rate only dt gives."""
     torch.manual_seed(0)
     dt = torch.distributions.Exponential(1.0).sample((16, 40)).double()
     x = torch.randn(16, 40, 1, dtype=torch.float64)
@@ -352,7 +352,7 @@ def test_a_layer_takes_irregular_dt_as_its_step_does_and_learns(name: str) -> No
 
 
 def test_ltc_stays_between_0_and_its_reversal_potential() -> None:
-    """Theorem 2 of the paper; with a start inside, for steps of any length."""
+    """Theorem 2 of the paper; with an initial state inside, for steps of any length."""
     rng = np.random.default_rng(0)
     A, leak = np.array([-2.0, -0.5, 0.1, 1.0, 3.0]), np.array([-8.0, 3, -8, 3, -8])
     values = drawn("ltc", A=A, leak=leak, dt=rng.exponential(10, (BATCH, STEPS)))

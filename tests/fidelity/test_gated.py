@@ -29,7 +29,7 @@ Step = Callable[..., Any]
 
 
 def drawn(name: str, weights: float = 1.5) -> Call:
-    """Normal inputs, weights within the bound, and a start that the cell reaches."""
+    """Normal inputs, weights within the bound, and an initial state that the cell reaches."""
     return random_call(name, (BATCH, STEPS, CHANNELS), torch.float64, weights=weights)
 
 
@@ -154,7 +154,7 @@ def test_block_elman_is_torchs_rnn_with_block_diagonal_weights() -> None:
 
 
 def as_torchs_gru(call: Call, weight_hh: Tensor, z: str, r: str, c: str) -> tuple[Tensor, Any]:
-    """torch.nn.GRUCell, whose z says how much is kept: its sign is turned, in both weights."""
+    """torch.nn.GRUCell, whose z is the share of the old state: both of its weights change sign."""
     xz, xr, xc = pick(call, z, r, c)
     weight_hh = torch.cat([weight_hh[:CHANNELS], -weight_hh[CHANNELS : 2 * CHANNELS],
                            weight_hh[2 * CHANNELS :]])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cells that are affine in their state, or normalised, held to their papers and to known facts."""
+"""Cells that are affine in their state, or normalised, compared with papers and known facts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPEN, SHUT = 800.0, -800.0  # before a sigmoid: exactly 1 and 0 in float64
 
 
 def drawn(name: str, weights: float | None = None) -> tuple[Values, list[Array]]:
-    """Typical inputs, params as the cell starts them or within the bound, states it reaches."""
+    """Typical inputs, params by the cell's inits or within the bound, states it reaches."""
     call = random_call(name, (BATCH, STEPS, CHANNELS), torch.float64, weights=weights)
     assert call.h0 is not None
     return {key: t.numpy() for key, t in call.arguments.items()}, [h.numpy() for h in call.h0]
@@ -204,13 +204,13 @@ def test_outputs_and_states_are_those_of_the_papers_equations(step: Step) -> Non
 
 
 def started(name: str, param: str) -> Array:
-    """Many values of a param, as a layer starts it."""
+    """Many values of a param, as a layer initializes it."""
     (init,) = (p.init for p in compiled(name).spec.params if p.name == param)
     return fill(torch.empty(10000, dtype=torch.float64), init).numpy()
 
 
 def biased(name: str, given: str) -> Array:
-    """Many biases of an input's projection, as a layer starts them."""
+    """Many biases of an input's projection, as a layer initializes them."""
     (init,) = (i.bias for i in compiled(name).spec.inputs if i.name == given)
     assert init is not None
     return fill(torch.empty(10000, dtype=torch.float64), init).numpy()

@@ -50,7 +50,7 @@ class Network(nn.Module):
 
 
 def accuracy(network: Network, draw: Callable[[int], Batch], updates: int, rate: float) -> float:
-    """Train on batches that `draw` gives; the share of new cases that it then tells."""
+    """Train on batches of `draw`; the share of new cases that it then classifies."""
     assert not network.layer(draw(64)[0])[0].any()
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     for _ in range(updates):
@@ -68,7 +68,7 @@ CHANNELS, STEPS, KINDS = 20, 40, 4
 
 
 def patterns(size: int) -> Batch:
-    """Spike patterns that only times tell apart: each channel fires three times in each of them.
+    """Spike patterns that differ only in times: each channel fires three times in each of them.
 
     A tenth of the spikes is lost, the others come up to two steps early or late.
     """

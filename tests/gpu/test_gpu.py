@@ -134,7 +134,7 @@ class Recorded:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Whatever of PyTorch's waits for the GPU raises."""
+    """Every function of PyTorch that waits for the GPU raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "a prototype feature"
         torch.cuda.set_sync_debug_mode("error")
@@ -205,7 +205,7 @@ def test_sequences_of_every_kind_equal_those_of_the_cpu(name: str, kind: str) ->
 
 
 def sequences(name: str, kind: str) -> tuple[CellLayer, Tensor, Arguments]:
-    """A layer, its x, and tensors that say what the sequences are."""
+    """A layer, its x, and tensors that describe the sequences."""
     flags = {"reverse": {"reverse": True}, "both ways": {"bidirectional": True}}.get(kind, {})
     layer, x = layer_of(name, 40, **flags), draw(name, 3, 90)["x"]
     bounds = torch.tensor([0, 90, 90, 200, 270])
@@ -276,7 +276,7 @@ def test_autocast_computes_in_half_precision_and_keeps_gradients_in_float32(
 
 
 def near(got: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> bool:
-    """Within what rounded inputs and weights make of them, a few times what results round to."""
+    """Within the error of rounded inputs and weights, a few times that of rounded results."""
     limit = 3 * TOLERANCES[dtype].gradient
     pairs = [(g.float(), e.float()) for g, e in zip(got, expected, strict=True)]
     return all((g - e).abs().max() <= limit * max(1.0, float(e.abs().max())) for g, e in pairs)

@@ -1,4 +1,4 @@
-"""Backends: all answer to one protocol, another can be added, and the way there is short."""
+"""Backends: all follow one protocol, another can be added, and a call takes few frames."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_tensors_on_a_gpu_go_to_the_backend_for_gpus() -> None:
 
 
 class Fake:
-    """Fills outputs with 3 and gradients with 4, and notes what it was handed."""
+    """Fills outputs with 3 and gradients with 4, and records its arguments."""
 
     host_reads = True
     steps_saved = staticmethod(planner.steps_saved)

@@ -1,4 +1,4 @@
-"""Bench: it times what it says it times, and only what is right; on a GPU its baselines too."""
+"""Bench: it times the right programs, and only correct ones; on a GPU its baselines too."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_layer_of_cudnn_is_not_compared_in_float64() -> None:
 
 
 class Scan(types.ModuleType):
-    """As accelerated_scan.warp, which tells of its build when it is imported."""
+    """As accelerated_scan.warp, which prints its build when it is imported."""
 
     def __init__(self) -> None:
         super().__init__("accelerated_scan.warp")

@@ -1,4 +1,4 @@
-"""Building kernels: the cache, the compilers, what goes wrong and in which words."""
+"""Building kernels: the cache, the compilers, and the messages of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line where it builds kernels: probe, build, bench, calibration, what NVRTC makes."""
+"""The command line where it builds kernels: probe, build, bench, calibration, stages by NVRTC."""
 
 import json
 import os

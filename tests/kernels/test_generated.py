@@ -1,4 +1,4 @@
-"""generated/ is what all cells that ship give, in any process, and imports from the root."""
+"""generated/ follows from the shipped cells, in any process, and imports from the root."""
 
 from __future__ import annotations
 

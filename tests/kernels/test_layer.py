@@ -202,7 +202,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Batch:
-    """Sequences of unequal length in float64; all tensors want their gradient.
+    """Sequences of unequal length in float64; all tensors require gradients.
 
     Attributes:
         x, shared: padded, [B, T, ...].

@@ -1,4 +1,4 @@
-"""Peak memory of forward and backward, beside what inputs, outputs and gradients take."""
+"""Peak memory of forward and backward, beyond inputs, outputs and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules without a GPU: a CuPy and a CUDA that record what is asked of them.
+"""Modules without a GPU: a CuPy and a CUDA that record their calls.
 
 tests/gpu/test_gpu_modules.py has the real ones.
 """

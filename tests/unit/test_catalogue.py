@@ -1,4 +1,4 @@
-"""The catalogue: docs/cells.md is what the cells and docs/cells.json give, and its parts are right.
+"""The catalogue: docs/cells.md follows from the cells and docs/cells.json, and its parts are right.
 
 The page lies in docs, its makers in tools.
 """

@@ -1,4 +1,4 @@
-"""Choices: which solver honours which option, what values are taken, and their text and back."""
+"""Choices: the options of each solver, their values, and their text and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor: what it finds on this machine, and on machines that are made up."""
+"""The doctor: its findings on this machine, and on made-up machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find: what the command line's PATH may be, and what is said of a PATH that is none."""
+"""Find: the forms of the command line's PATH, and the messages for a wrong one."""
 
 import os
 import re

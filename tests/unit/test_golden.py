@@ -1,4 +1,4 @@
-"""Golden output: generated/ is what the cells give, and what they give is the same everywhere."""
+"""Golden output: generated/ follows from the cells, and is the same everywhere."""
 
 from __future__ import annotations
 

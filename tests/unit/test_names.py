@@ -1,4 +1,4 @@
-"""Names: no code of rnncc's knows a particular cell; what a cell needs is in its own file."""
+"""Names: no code of rnncc knows a particular cell; everything about a cell is in its own file."""
 
 import ast
 import re

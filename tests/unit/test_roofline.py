@@ -1,4 +1,4 @@
-"""Rooflines: seconds from a cell's work, a shape and a datasheet, worked out by hand."""
+"""Rooflines: seconds from a cell's cost, a shape and a datasheet, worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Catalogue: what is told of shipped cells, which of them a filter gives, and the cache of it."""
+"""Catalogue: the entries of shipped cells, filters, and their cache."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Structure: what couples to what is proved from the symbolic Jacobian, or refused."""
+"""Structure: the coupling of channels is proved from the symbolic Jacobian, or refused."""
 
 from __future__ import annotations
 

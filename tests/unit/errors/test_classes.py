@@ -1,4 +1,4 @@
-"""The classes of errors, and what compiling refuses of its arguments."""
+"""The classes of errors, and the arguments that compiling refuses."""
 
 from __future__ import annotations
 

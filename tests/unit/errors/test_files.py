@@ -1,4 +1,4 @@
-"""Files and names of cells: what can't be found or doesn't run, word for word, with a fix."""
+"""Files and names of cells that can't be found or run: each message word for word, with a fix."""
 
 from __future__ import annotations
 
