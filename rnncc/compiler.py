@@ -171,10 +171,10 @@ def _plan(
 
     from rnncc.planner.cuda import Gpu, plan
     from rnncc.planner.devices import find_device
-    from rnncc.runtime.backend import backend_of
+    from rnncc.runtime.backend import DEFAULTS, backend_of
     from rnncc.runtime.kernel import COMPUTE
 
-    if device in ("cpu", "cuda"):
+    if device in DEFAULTS:
         here = torch.device(device)
         return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
     known = find_device(device)
