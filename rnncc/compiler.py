@@ -10,7 +10,7 @@ from rnncc.calculus.analyse import analyse
 from rnncc.codegen.emit import emit
 from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.errors import ArgumentError
-from rnncc.ir.choices import Choices
+from rnncc.ir.choices import RULES, Choices
 from rnncc.ir.program import Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
 from rnncc.lang.dsl import Cell
@@ -155,8 +155,8 @@ class CompiledCell:
                 f"dtype: got {dtype!r}, expected one of {known}.\nFix: dtype='float32'"
             )
         check_groups(kernel.spec, channels)
-        shape = (batch, steps, channels)
-        plan = _plan(kernel, shape, io, Choices(**choices), device)
+        shape, options = (batch, steps, channels), ("dtype", "device", *RULES)
+        plan = _plan(kernel, shape, io, Choices.of(choices, options), device)
         return explain(kernel.spec, plan, shape, io.itemsize, COMPUTE[io].itemsize)
 
     def __repr__(self) -> str:
@@ -171,10 +171,10 @@ def _plan(
 
     from rnncc.planner.cuda import Gpu, plan
     from rnncc.planner.devices import find_device
-    from rnncc.runtime.backend import backend_of
+    from rnncc.runtime.backend import DEFAULTS, backend_of
     from rnncc.runtime.kernel import COMPUTE
 
-    if device in ("cpu", "cuda"):
+    if device in DEFAULTS:
         here = torch.device(device)
         return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
     known = find_device(device)

@@ -21,9 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rnncc.nn.functional import run as _run, takes_options as _takes_options
-from rnncc.nn.layer import CellLayer
-from rnncc.runtime.kernel import Kernel
+from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
 
 __all__ = ["Hopfield", "hopfield"]
 

@@ -11,7 +11,7 @@ from sympy import Add, Expr, Integer, Symbol
 
 from rnncc.ir import functions
 from rnncc.ir.functions import Opaque
-from rnncc.ir.program import AdjointIR, JacobianIR, Let, Program
+from rnncc.ir.program import AdjointIR, JacobianIR, Let, Program, needed_lets
 
 ZERO = Integer(0)
 
@@ -60,7 +60,7 @@ class _Forward:
             tuple(self.derivative.get((v.name, s.name), ZERO) for s in self.states)
             for v in self.program.next
         )
-        needed = _needed(self.lets, [e for row in entries for e in row])
+        needed = needed_lets(self.lets, [e for row in entries for e in row])
         return JacobianIR(needed, entries, tuple(s.name for s in self.states))
 
     def depends(self, name: str) -> int:
@@ -128,7 +128,7 @@ class _Reverse:
             tuple(Add(*self.gradients[slot.symbol.name]) for slot in slots)
             for slots in (program.states, program.inputs, program.params)
         )
-        lets = _needed(self.lets, [*states, *inputs, *params])
+        lets = needed_lets(self.lets, [*states, *inputs, *params])
         return AdjointIR(
             upstream_states=up_states,
             upstream_outputs=up_outputs,
@@ -188,14 +188,3 @@ class _Reverse:
 
 def _sorted(symbols: Iterable[Symbol]) -> list[Symbol]:
     return sorted(symbols, key=lambda s: s.name)
-
-
-def _needed(lets: list[Let], results: list[Any]) -> tuple[Let, ...]:
-    """The lets that the results need, in order."""
-    names = {s.name for r in results for s in r.free_symbols}
-    needed: list[Let] = []
-    for let in reversed(lets):
-        if let.name in names:
-            needed.append(let)
-            names |= {s.name for s in let.expr.free_symbols}
-    return tuple(reversed(needed))

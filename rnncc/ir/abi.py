@@ -213,13 +213,32 @@ STRUCTS = {struct.name: struct for struct in (VIEW, STATUS, ARGS)}
 ENUMS: tuple[type[IntEnum], ...] = (Solver, Stage)
 
 
+# What the driver takes from cell.h. Raise DRIVER when a change of the driver makes it unfit for
+# folders that were generated before, though this list and the structs above stay.
+DRIVER = 1
+MEMBERS = {
+    "Cell": (
+        *("int kGroup", "int kStateTensors", "int kInputTensors"),
+        *("int kParamTensors", "int kOutputTensors"),
+        *("int kStates", "int kInputs", "int kParams", "int kOutputs"),
+        *("int kStored", "int kSharedInputs"),
+        "bool kAffine",
+        *("Slot states[]", "Slot inputs[]", "Slot params[]", "Slot outputs[]", "real init[]"),
+        *("int kFed", "int fed[]", "bool checked[]"),
+        *("int kProducts", "int product_row[]", "int product_column[]"),
+    ),
+    "Lane": ("step", "jacobian", "carry", "adjoint"),
+    "Lanes": ("step", "step_to_store", "jacobian", "carry", "adjoint"),
+}
+
+
 def _version() -> str:
     """Changes with everything that the compiled code depends on, not with comments."""
     listed: list[object] = [(enum.__name__, [(m.name, m.value) for m in enum]) for enum in ENUMS]
     for struct in STRUCTS.values():
         members = [(f.name, f.type, f.per and f.per.value) for f in struct.fields]
         listed.append((struct.name, members))
-    return hashlib.sha256(repr((WORD, NO_STEP, listed)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((WORD, NO_STEP, DRIVER, MEMBERS, listed)).encode()).hexdigest()[:12]
 
 
 ABI = _version()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar
@@ -95,16 +95,18 @@ class Choices:
     reverse: bool = _option(False, _switch("reverse=True"))
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Choices:
+    def of(cls, given: Mapping[str, Any], options: Sequence[str]) -> Choices:
         """Those of a call.
 
+        Args:
+            options: all that the caller takes, these and its own.
         Raises:
             ArgumentError: an unknown option, or a value that it can't have.
         """
         for name in sorted(given.keys() - RULES.keys()):
-            close = difflib.get_close_matches(name, RULES, 1)
+            close = difflib.get_close_matches(name, options, 1)
             raise ArgumentError(
-                f"{name}: no option has this name, expected one of {', '.join(RULES)}.\n"
+                f"{name}: no option has this name, expected one of {', '.join(options)}.\n"
                 f"Fix: {f'{close[0]}=...' if close else 'leave it out'}"
             )
         return cls(**given)
@@ -152,6 +154,12 @@ def read_choices(text: str) -> Choices:
     """From the text of `write_choices`."""
     parts = [part.split("=") for part in text.split()]
     return Choices(**{name: KINDS[name](value) for name, value in parts})
+
+
+def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names that a function takes only by keyword, in order."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 F = TypeVar("F", bound=Callable[..., Any])

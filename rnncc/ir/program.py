@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,17 @@ class Let:
     def __str__(self) -> str:
         text = f"{self.name} = {show(self.expr)}"
         return f"{text:<50}  # {self.note}" if self.note else text
+
+
+def needed_lets(lets: Sequence[Let], results: Iterable[Any]) -> tuple[Let, ...]:
+    """The lets that the results need, in order."""
+    names = {s.name for result in results for s in result.free_symbols}
+    found: list[Let] = []
+    for let in reversed(lets):
+        if let.name in names:
+            found.append(let)
+            names |= {s.name for s in let.expr.free_symbols}
+    return tuple(reversed(found))
 
 
 @dataclass(frozen=True)

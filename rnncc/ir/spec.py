@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
@@ -129,12 +130,25 @@ class KernelSpec(_Frozen):
     warps: int
     fast_math: bool = False
 
-    @field_validator("abi", mode="before")
     @classmethod
-    def _known_abi(cls, abi: object) -> object:
+    def read(cls, text: str) -> KernelSpec:
+        """From the text of cell.json.
+
+        Raises:
+            ValueError: another version of rnncc wrote it, or a field doesn't fit.
+        """
+        found = json.loads(text)
+        abi = found.get("abi") if isinstance(found, dict) else None
         if abi != ABI:
-            raise ValueError(f"got {abi!r}, expected {ABI!r}: another version of rnncc wrote it")
-        return abi
+            raise ValueError(
+                f"abi: got {abi!r}, expected {ABI!r}: another version of rnncc wrote it"
+            )
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
 
     @property
     def group(self) -> int:

@@ -15,7 +15,7 @@ import sympy
 from sympy import Expr, Symbol
 
 from rnncc.errors import CellError
-from rnncc.ir.program import Argument, CellIR, Let
+from rnncc.ir.program import Argument, CellIR, Let, needed_lets
 from rnncc.lang.dsl import Cell
 from rnncc.lang.names import reserved, unreserved
 from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
@@ -44,7 +44,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         next_, outputs = _read_return(cell, recorder, arguments, returned)
     finally:
         TRACER.reset(token)
-    lets = _prune(recorder.lets, [*next_.values(), *outputs.values()])
+    lets = needed_lets(recorder.lets, [*next_.values(), *outputs.values()])
     cell_ir = CellIR(
         name=cell.name,
         doc=inspect.cleandoc(cell.function.__doc__ or _module_doc(cell)),
@@ -267,17 +267,6 @@ def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> 
 
 
 # --- what can only be seen at the end --------------------------------------------------------
-
-
-def _prune(lets: list[Let], results: list[Expr]) -> tuple[Let, ...]:
-    """Only the lets that a result needs."""
-    needed = {s.name for result in results for s in result.free_symbols}
-    found: list[Let] = []
-    for let in reversed(lets):
-        if let.name in needed:
-            found.append(let)
-            needed |= {s.name for s in let.expr.free_symbols}
-    return tuple(reversed(found))
 
 
 def _check(cell: Cell, cell_ir: CellIR) -> None:

@@ -160,7 +160,7 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
             f"{name}.float()",
         )
     if value.device.type not in DEFAULTS:
-        raise refuse(name, show(value), "a tensor on the CPU or a CUDA GPU", f"{name}.cpu()")
+        raise refuse(name, show(value), f"a tensor on {' or '.join(DEFAULTS)}", f"{name}.cpu()")
     if device is not None and value.device != device:
         here = f"a tensor on {device}, as the others are"
         raise refuse(name, show(value), here, f"{name}.to('{device}')")

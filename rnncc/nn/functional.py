@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rnncc.ir.choices import Choices, F, show_instead_of_rest, takes_choices
+from rnncc.ir.choices import Choices, F, options_of, show_instead_of_rest, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
 from rnncc.nn.status import Solve
@@ -20,6 +20,7 @@ def run(
     kernel: Kernel,
     args: Sequence[Any],
     kwargs: dict[str, Any] | None = None,
+    /,
     *,
     h0: Any = None,
     return_state: bool = False,
@@ -54,7 +55,7 @@ def run(
         ArgumentError: a shape, dtype, device or option that doesn't fit; it names the argument.
         ConvergenceError: the solver was "newton" and did not converge.
     """
-    chosen = Choices.of(choices)
+    chosen = Choices.of(choices, OPTIONS)
     given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
     solution = ops.solve(
         kernel,
@@ -69,6 +70,9 @@ def run(
     if observe is not None:
         observe(Solve(solution.status))
     return unpack(kernel.spec, solution, given.leading, given.state_leading, return_state)
+
+
+OPTIONS = options_of(run)
 
 
 def jacobians(

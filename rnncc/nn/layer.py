@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.choices import Choices, takes_choices
+from rnncc.ir.choices import Choices, options_of, takes_choices
 from rnncc.nn import ops, projection
 from rnncc.nn.arguments import (
     check_groups,
@@ -23,7 +23,6 @@ from rnncc.nn.arguments import (
     unpack,
 )
 from rnncc.nn.direction import Direction, check_directions, directions, side_by_side
-from rnncc.nn.functional import run as run  # generated modules import it from here
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
@@ -85,7 +84,7 @@ class CellLayer(nn.Module):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
         check_groups(spec, hidden_size)
-        self.choices = Choices.of(choices)
+        self.choices = Choices.of(choices, OPTIONS)
         check_directions(bidirectional, self.choices.reverse)
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -289,3 +288,6 @@ class CellLayer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """State for copies and pickles, without `last_solve`."""
         return {**self.__dict__, "last_solve": None}
+
+
+OPTIONS = options_of(CellLayer.__init__)

@@ -44,7 +44,7 @@ def read_sequences(
                 f"cu_seqlens: got the shape {list(given.shape)}, expected [S + 1], 0 first and "
                 "the total last.\nFix: torch.cumsum of the lengths, with a 0 in front"
             )
-        if device.type == "cuda" and not given.is_cuda:  # while it can be read without waiting
+        if given.is_cpu and device.type != "cpu":  # while it can be read without waiting
             check_values(given[:-1], given.diff(), steps)
         bounds = to_device("cu_seqlens", given, device)
         return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
@@ -56,7 +56,7 @@ def read_sequences(
             f"lengths: got the shape {list(counts.shape)}, expected {list(leading)}, the inputs' "
             "leading dimensions.\nFix: one length per sequence"
         )
-    if device.type == "cuda" and not counts.is_cuda:
+    if counts.is_cpu and device.type != "cpu":
         check_values(None, counts, steps)
     return Sequences(None, to_device("lengths", counts, device).reshape(-1).contiguous(), rows)
 
@@ -72,7 +72,7 @@ def _integers(name: str, value: Any) -> Tensor:
 
 
 def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, without waiting for it.
+    """On the device; on a CUDA GPU without waiting for it.
 
     Raises:
         ArgumentError: a CUDA graph is being captured, which can't hold a copy from the CPU.

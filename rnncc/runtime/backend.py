@@ -1,6 +1,7 @@
 """Backend: the protocol of objects that run kernels on one type of device, and their registry.
 
-A backend is an object in a folder of its own, and one line in `DEFAULTS`.
+A backend is an object in a folder of its own, and one line in `DEFAULTS`, from which the operators
+and the checks of arguments follow.
 """
 
 from __future__ import annotations

@@ -60,9 +60,7 @@ class Kernel:
             LoadError: a file is missing or was written by another version of rnncc.
         """
         try:
-            spec = KernelSpec.model_validate_json(
-                (folder / "cell.json").read_text(encoding="utf-8")
-            )
+            spec = KernelSpec.read((folder / "cell.json").read_text(encoding="utf-8"))
             return cls(spec, {f: (folder / f).read_text(encoding="utf-8") for f in SOURCES})
         except (OSError, ValueError) as error:
             raise LoadError(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from rnncc import paths
+from rnncc.errors import LoadError
 from rnncc.ir.spec import CELL, FILES
 
 INCLUDE = re.compile(r'#include "([^"]+)"')
@@ -72,5 +73,15 @@ def _mark(name: str) -> str:
 
 @functools.cache
 def header(name: str) -> str:
-    """A header of the driver, by the name it is included by."""
-    return (paths.headers() / name).read_text(encoding="utf-8")
+    """A header of the driver, by the name it is included by.
+
+    Raises:
+        LoadError: the driver has none; a folder of another version may have had.
+    """
+    try:
+        return (paths.headers() / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LoadError(
+            f"{name}: the driver has no such header; another version of rnncc generated the folder "
+            "that includes it.\nFix: regenerate the folder with rnncc compile"
+        ) from None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import rnncc
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
 from rnncc.planner.plan import Plan, Shape
@@ -143,6 +144,22 @@ def test_a_type_of_device_without_a_backend_of_its_own_can_be_given_one() -> Non
     with registered("xpu", Fake()):
         assert isinstance(backend_of(torch.device("xpu")), Fake)
     assert "xpu" not in backends._backends
+
+
+def test_a_call_is_taken_on_every_type_of_device_that_has_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    c, elsewhere = compiled("elman"), torch.device("meta")
+    x, a = torch.empty(2, 5, 4, device=elsewhere), torch.empty(4, device=elsewhere)
+    with pytest.raises(ArgumentError, match="expected a tensor on cpu or cuda"):
+        c(x, a)
+    monkeypatch.setitem(backends.DEFAULTS, "meta", "its module")
+    y, h = c(x, a, lengths=[5, 3], return_state=True)
+    assert [(tuple(t.shape), t.device) for t in (y, h)] == [
+        ((2, 5, 4), elsewhere), ((2, 4), elsewhere)
+    ]  # fmt: skip
+    with pytest.raises(ArgumentError, match="lengths: got 6, expected between 0 and 5"):
+        c(x, a, lengths=[5, 6])  # before they go to the device
 
 
 def test_tensors_without_data_have_the_shapes_of_those_on_the_cpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -72,6 +73,19 @@ def without_memory() -> None:
         gru()
 
 
+def elman(**options: Any) -> Any:
+    """By the generated function."""
+    return importlib.import_module("generated.elman").elman(
+        torch.zeros(B, T, N), torch.zeros(N), **options
+    )
+
+
+OF_THE_SOLVER = "solver, segment, iterations, tol, on_failure, checkpoint, reverse"
+
+
+OF_A_CALL = "h0, return_state, return_states, lengths, cu_seqlens, reset, observe, " + OF_THE_SOLVER
+
+
 SUM_IT = "torch.cumsum of the lengths, with a 0 in front"
 
 
@@ -91,8 +105,38 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "an unknown option": (
         lambda: run(compiled("elman").kernel, (), solvr="auto"),
         ArgumentError,
-        "solvr: no option has this name, expected one of solver, segment, iterations, tol, "
-        "on_failure, checkpoint, reverse",
+        f"solvr: no option has this name, expected one of {OF_A_CALL}",
+        "solver=...",
+    ),
+    "an option of a call, misspelt": (
+        lambda: elman(return_stat=True),
+        ArgumentError,
+        f"return_stat: no option has this name, expected one of {OF_A_CALL}",
+        "return_state=...",
+    ),
+    "an argument of the function that solves": (
+        lambda: elman(kernel=3),
+        ArgumentError,
+        f"kernel: no option has this name, expected one of {OF_A_CALL}",
+        "leave it out",
+    ),
+    "arguments by name beside the cell's own": (
+        lambda: elman(kwargs={"foo": 1}),
+        ArgumentError,
+        f"kwargs: no option has this name, expected one of {OF_A_CALL}",
+        "leave it out",
+    ),
+    "an option of a layer, misspelt": (
+        lambda: compiled("elman").layer(3, 4, bidirection=True),
+        ArgumentError,
+        "bidirection: no option has this name, expected one of bias, bidirectional, device, "
+        f"dtype, kernel, {OF_THE_SOLVER}",
+        "bidirectional=...",
+    ),
+    "an option of a plan, misspelt": (
+        lambda: compiled("elman").explain(1, 1, 1, solvr="auto"),
+        ArgumentError,
+        f"solvr: no option has this name, expected one of dtype, device, {OF_THE_SOLVER}",
         "solver=...",
     ),
     "an option that the solver does not use": (

@@ -23,6 +23,7 @@ from tests.support.runs import (
     Call,
     Outcome,
     assert_agree,
+    assert_same_bits,
     by_kernel,
     by_oracle,
     compiled,
@@ -61,13 +62,6 @@ def observed(name: str, call: Call, **choices: Any) -> tuple[Outcome, Solve]:
     solves: list[Solve] = []
     outcome = by_kernel(name, call, observe=solves.append, **choices)
     return outcome, solves[0]
-
-
-def assert_same_bits(a: Outcome, b: Outcome) -> None:
-    for x, y in zip((*a.y, *a.z, *a.h), (*b.y, *b.z, *b.h), strict=True):
-        assert torch.equal(x, y)
-    for argument, gradient in a.gradients.items():
-        assert torch.equal(gradient, b.gradients[argument]), argument
 
 
 # --- the sequential answer -------------------------------------------------------------------

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.support.runs import (
     CELLS,
     Call,
-    Outcome,
     assert_agree,
+    assert_same_bits,
     by_kernel,
     by_oracle,
     compiled,
@@ -478,13 +478,6 @@ def test_gradcheck_passes_through_lengths_resets_initial_and_all_states(
         return (*y, *z, *h)
 
     assert torch.autograd.gradcheck(function, (*leaves.values(), *start), fast_mode=True)
-
-
-def assert_same_bits(a: Outcome, b: Outcome) -> None:
-    for x, y in zip((*a.y, *a.z, *a.h), (*b.y, *b.z, *b.h), strict=True):
-        assert torch.equal(x, y)
-    for argument, gradient in a.gradients.items():
-        assert torch.equal(gradient, b.gradients[argument]), argument
 
 
 @pytest.mark.parametrize("solver", ["auto", "sequential", "segments of 16", "newton"])

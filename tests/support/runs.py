@@ -381,6 +381,13 @@ def _gradients(
 # --- comparing -------------------------------------------------------------------------------
 
 
+def assert_same_bits(a: Outcome, b: Outcome) -> None:
+    for x, y in zip((*a.y, *a.z, *a.h), (*b.y, *b.z, *b.h), strict=True):
+        assert torch.equal(x, y)
+    for argument, gradient in a.gradients.items():
+        assert torch.equal(gradient, b.gradients[argument]), argument
+
+
 def assert_agree(name: str, call: Call, got: Outcome, expected: Outcome, what: str = "") -> None:
     """Outputs, states and all gradients within the limits of the call's dtype.
 

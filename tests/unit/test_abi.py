@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from rnncc.codegen import args_header
 from rnncc.errors import LoadError
 from rnncc.ir import abi
-from rnncc.ir.abi import ABI, ARGS, ENUMS, STATUS, STRUCTS, VIEW, Solver, Struct
+from rnncc.ir.abi import ABI, ARGS, ENUMS, MEMBERS, STATUS, STRUCTS, VIEW, Solver, Struct
 from rnncc.ir.choices import SOLVERS, Choices
 from rnncc.runtime.args import NUMBERS, Value, _numbers, fill, layout_of, words_of
 from rnncc.runtime.backend import backend_of
@@ -49,6 +50,9 @@ def test_the_version_changes_with_everything_that_compiled_code_depends_on(
     ):
         monkeypatch.setitem(STRUCTS, "View", Struct("View", VIEW.meaning, {"": (changed, *rest)}))
         assert (abi._version() == ABI) == same
+    monkeypatch.undo()
+    monkeypatch.setattr(abi, "DRIVER", abi.DRIVER + 1)
+    assert abi._version() != ABI
 
 
 def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -60,6 +64,44 @@ def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
         message = rf"expected '{ABI}': another version of rnncc wrote it[\s\S]*Fix: regenerate it"
         with pytest.raises(LoadError, match=message):
             Kernel.read(folder)
+
+
+OTHER_FIELDS = {
+    "a field too many": ({"novelty": 1}, "novelty: Extra inputs are not permitted, got 1"),
+    "a field of another type": ({"warps": "x"}, "warps: Input should be a valid integer, .*'x'"),
+    "a field within one": ({"states": [{"start": 0.0}]}, r"states\.0\.name: Field required"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), OTHER_FIELDS.values(), ids=[*OTHER_FIELDS])
+def test_a_record_that_does_not_fit_is_refused_in_one_line(
+    changed: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    text = compiled("elman").files["cell.json"]
+    refused(tmp_path, json.dumps(json.loads(text) | changed), message)
+
+
+def test_a_record_that_is_not_json_is_refused_in_one_line(tmp_path: Path) -> None:
+    refused(tmp_path, "{", "Expecting property name")
+    refused(tmp_path, "[]", f"abi: got None, expected '{ABI}'")
+
+
+def refused(folder: Path, record: str, message: str) -> None:
+    (folder / "cell.json").write_text(record, encoding="utf-8")
+    whole = rf"the generated folder \S+ can't be read: {message}.*\.\nFix: regenerate it with .*"
+    with pytest.raises(LoadError) as refusal:
+        Kernel.read(folder)
+    assert re.fullmatch(whole, str(refusal.value))
+    assert "http" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["elman", "block_elman", "lru"])
+def test_the_driver_finds_in_a_cell_what_the_list_says(name: str) -> None:
+    text = compiled(name).files["cell.h"]
+    bodies = dict(re.findall(r"^struct (\w+)[^{]*\{\n(.*?)^\};", text, re.DOTALL | re.MULTILINE))
+    constants = re.findall(r"static constexpr (\w+ \w+(?:\[\])?) =", bodies["Cell"])
+    functions = {n: re.findall(r" void (\w+)\(", bodies[n]) for n in ("Lane", "Lanes")}
+    assert {"Cell": constants, **functions} == {n: [*m] for n, m in MEMBERS.items()}
 
 
 def test_solvers_have_one_numbering() -> None:

@@ -12,8 +12,8 @@ import pytest
 FRONT = ("lang", "calculus", "codegen")
 BACK = ("planner", "runtime", "nn")
 ORDER = (
-    *("errors", "paths", "cache", "ir", *FRONT, *BACK),
-    *("export", "compiler", "inspect", "cells", "doctor", "bench", "analysis", "cli", "__main__"),
+    *("errors", "paths", "cache", "kernel", "ir", *FRONT, *BACK, "generated", "export"),
+    *("compiler", "inspect", "cells", "doctor", "bench", "analysis", "cli", "__main__"),
 )
 ONLY_IN = {"jinja2": "codegen/emit", "cupy": "runtime/cuda/", "ctypes": "runtime/"}
 HEAVY = ("torch", "sympy", "cupy", "jinja2", "numpy", "pydantic")

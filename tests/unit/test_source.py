@@ -12,6 +12,7 @@ import pytest
 import rnncc
 from rnncc import paths
 from rnncc.codegen.kernel_spec import TILE
+from rnncc.errors import LoadError
 from rnncc.ir.spec import FILES
 from rnncc.runtime import source
 from rnncc.runtime.kernel import Kernel
@@ -87,6 +88,12 @@ def test_a_kernels_key_follows_from_the_cell() -> None:
     key = Kernel(c.spec, c.files).key
     assert Kernel(c.spec, dict(c.files)).key == key
     assert Kernel(c.spec, {**c.files, "cell.h": c.files["cell.h"] + "\n"}).key != key
+
+
+def test_a_header_that_the_driver_lacks_is_named_with_the_fix() -> None:
+    message = r"rnncc/cpp/gone\.h: the driver has no such header.*\nFix: regenerate the folder"
+    with pytest.raises(LoadError, match=message):
+        join({"kernel.cpp": '#include "rnncc/cpp/gone.h"\n'}, "cpp")
 
 
 def test_the_shown_text_begins_with_the_cell_and_ends_with_its_kernels() -> None:

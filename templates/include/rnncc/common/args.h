@@ -1,5 +1,5 @@
 // Generated from rnncc/ir/abi.py by make golden; don't edit.
-// Version a9482f69a69e, as cell.json holds it.
+// Version 015729edea13, as cell.json holds it.
 #pragma once
 
 #include "cell.h"

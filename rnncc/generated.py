@@ -1,0 +1,7 @@
+"""What generated modules import: these names stay here, wherever the code behind them moves."""
+
+from rnncc.nn.functional import run, takes_options
+from rnncc.nn.layer import CellLayer
+from rnncc.runtime.kernel import Kernel
+
+__all__ = ["CellLayer", "Kernel", "run", "takes_options"]
