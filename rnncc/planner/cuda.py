@@ -250,7 +250,7 @@ class _Planner(Planner):
         return float(max(steps * max(chain, each * issue), memory))
 
     def warps(self) -> int:
-        """Of a block along time: at most the segments of a sequence, and those that fit in memory."""
+        """Of a block along time: at most the segments of a sequence, and as many as fit."""
         warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
         while warps > 1 and shared_of_back_tiles(self.spec, warps, self.itemsize) > MOST_SHARED:
             warps //= 2
