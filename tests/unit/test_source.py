@@ -13,6 +13,7 @@ import rnncc
 from rnncc import paths
 from rnncc.codegen.kernel_spec import TILE
 from rnncc.ir.spec import FILES
+from rnncc.planner.cuda import WARM_UP_OF_BLOCK, WARP
 from rnncc.runtime import source
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.source import driver_digest, header, join, of_the_cell
@@ -106,3 +107,8 @@ def test_the_shown_text_begins_with_the_cell_and_ends_with_its_kernels() -> None
 
 def test_a_tile_is_as_large_as_the_planner_takes_it_to_be() -> None:
     assert f"constexpr int kTile = {TILE};" in header("rnncc/cpp/lanes.h")
+
+
+def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:
+    assert f"constexpr int kWarp = {WARP};" in header("rnncc/cuda/runs.h")
+    assert f"constexpr int kWarm = {WARM_UP_OF_BLOCK};" in header("rnncc/cuda/tiles.h")
