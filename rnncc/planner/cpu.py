@@ -76,18 +76,16 @@ class _Planner(Planner):
 
     def one_pass_cut(self) -> Cut:
         one_pass = self.one_pass(self.steps)
-        return self.cut(self.steps, WARM_UP, 1, one_pass, one_pass)
+        return self.cut(self.steps, 1, one_pass, one_pass)
 
     def newton_cut(self, sweeps: int) -> Cut:
         cost = sweeps * self.sweep(1)
-        return self.cut(1, 1, sweeps, cost, self.one_pass(self.steps))
+        return self.cut(1, sweeps, cost, self.one_pass(self.steps))
 
     def segmented_cut(self) -> Cut:
         segment = min(self.choices.segment or self.best(self.segmented), self.steps)
-        most = -(-self.steps // segment) + 1  # the first may be one in vain
-        sweeps = min(self.choices.iterations or most, most)
-        one_pass = self.one_pass(self.steps)
-        return self.cut(segment, WARM_UP, sweeps, self.segmented(segment), one_pass)
+        predicted, one_pass = self.segmented(segment), self.one_pass(self.steps)
+        return self.cut(segment, self.sweeps_of(segment), predicted, one_pass)
 
     def faster_cut(self, one_pass: float) -> Cut | None:
         affine = self.spec.structure.affine
@@ -100,7 +98,7 @@ class _Planner(Planner):
             sweeps = AFFINE_SWEEPS
         elif sweeps < FEWEST_SWEEPS:
             sweeps = 1
-        return self.cut(segment, WARM_UP, sweeps, predicted, one_pass)
+        return self.cut(segment, sweeps, predicted, one_pass)
 
     def segmented(self, segment: int) -> float:
         last = self.one_pass(segment)
@@ -119,24 +117,26 @@ class _Planner(Planner):
 
     # --- backward --------------------------------------------------------------------------------
 
-    def backward(self) -> Cut:
+    def back_one_pass_cut(self) -> Cut:
         one_pass = self.back_pass(self.steps)
-        whole = self.cut(self.steps, WARM_UP, 1, one_pass, one_pass)
-        if self.choices.solver == "sequential":
-            return whole
+        return self.cut(self.steps, 1, one_pass, one_pass)
+
+    def back_segmented_cut(self) -> Cut:
         asked = self.choices.segment
-        if self.choices.solver == "segmented" and asked:
-            segment = min(self.steps, round_up(asked, self.checkpoint))
-        else:
-            segment = self.best(self.back_segmented, lambda k: self.back_alone(k, WARM_UP))
+        segment = min(self.steps, round_up(asked, self.checkpoint)) if asked else self.back_best()
+        return self.cut(segment, 2, self.back_segmented(segment), self.back_pass(self.steps))
+
+    def back_faster_cut(self, one_pass: float) -> Cut | None:
+        segment = self.back_best()
         predicted = self.back_segmented(segment)
-        if self.choices.solver == "segmented":
-            return self.cut(segment, WARM_UP, 2, predicted, one_pass)
         if WORTH_SEGMENTS * predicted > one_pass:
-            return whole
+            return None
         twice = predicted + self.back_alone(segment, segment)
         sweeps = 2 if twice < AT_MOST * one_pass else 1
-        return self.cut(segment, WARM_UP, sweeps, predicted, one_pass)
+        return self.cut(segment, sweeps, predicted, one_pass)
+
+    def back_best(self) -> int:
+        return self.best(self.back_segmented, lambda segment: self.back_alone(segment, WARM_UP))
 
     def back_segmented(self, segment: int) -> float:
         return self.back_alone(segment, WARM_UP) + self.back_pass(segment)
@@ -167,11 +167,9 @@ class _Planner(Planner):
                 lengths.append(length)
         return min([self.steps, *lengths], key=cost)
 
-    def cut(
-        self, segment: int, warm_up: int, sweeps: int, predicted: float, one_pass: float
-    ) -> Cut:
+    def cut(self, segment: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
         tiling, whole = (self.tiling(n, self.threads) for n in (segment, self.steps))
-        return Cut(tiling, whole, warm_up, sweeps, predicted, one_pass)
+        return Cut(tiling, whole, sweeps, predicted, one_pass)
 
     def tiling_for_cores(self, segment: int) -> Tiling:
         """By which the solver is chosen, however many threads work."""

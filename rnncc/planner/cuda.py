@@ -13,10 +13,21 @@ from typing import NamedTuple
 
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import Effort, KernelSpec
-from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
+from rnncc.planner.plan import (
+    WARM_UP,
+    Cut,
+    Plan,
+    Planner,
+    Problem,
+    Shape,
+    Tiling,
+    round_up,
+    warm_up_of,
+)
 
 WARP = 32
 WARPS_OF_BLOCK = 4
+WARM_UP_OF_BLOCK = 4  # steps before a warp's segment: kWarm of templates/include/rnncc/cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
 AUTO_ROUNDS = 3
@@ -121,9 +132,7 @@ class _Planner(Planner):
 
     def segmented_cut(self) -> Cut:
         level = self.asked() or self.best()
-        most = max(1, -(-self.steps // level.segment)) + 1
-        rounds = min(self.choices.iterations or ROUNDS, most)
-        return self.cut(level, rounds, self.whole())
+        return self.cut(level, self.sweeps_of(level.segment, ROUNDS), self.whole())
 
     def faster_cut(self, one_pass: float) -> Cut | None:
         level, whole = self.best(), self.whole()
@@ -172,7 +181,7 @@ class _Planner(Planner):
         """Segments of the grid: their warm-up, and one sweep or two with their scans."""
         runs, inputs = self.problem.runs(segment), len(self.spec.inputs)
         effort = [self.spec.effort.step, self.spec.effort.carry]
-        warm_up = self.walk(runs, min(WARM_UP, segment), effort, inputs)
+        warm_up = self.walk(runs, warm_up_of(segment), effort, inputs)
         launches = 3 + 3 * AUTO_ROUNDS
         return warm_up + 1.5 * self.sweep(segment) + launches * LAUNCH
 
@@ -182,41 +191,55 @@ class _Planner(Planner):
         streams = len(spec.inputs) + len(spec.outputs)
         runs = self.batch * warps
         sweep = self.walk(runs, ahead, [spec.effort.step, spec.effort.carry], streams)
-        guess = self.walk(runs, 4, [spec.effort.step], len(spec.inputs))
+        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], len(spec.inputs))
         tile = guess + SWEEPS_OF_TILE * (sweep + warps * CROSSING + 2 * BARRIER)
         tiles = -(-self.steps // (ahead * warps))
         return _Level(tiles * tile + LAUNCH, ahead, in_block=True)
 
     # --- backward --------------------------------------------------------------------------------
 
-    def backward(self) -> Cut:
-        spec, choices, ahead = self.spec, self.choices, self.spec.ahead
-        whole = _Level(self.back_walk(self.batch, self.steps) + 2 * LAUNCH, self.steps)
-        if choices.solver == "sequential":
-            return self.cut(whole, 1, whole)
-        found = []
-        if self.checkpoint == ahead:
-            warps = self.warps()
-            tiles = -(-self.steps // (ahead * warps))
-            effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
-            walk = self.walk(self.batch * warps, ahead, effort, self.back_streams)
-            tile = walk + warps * CROSSING + 2 * BARRIER
-            found.append(_Level(tiles * tile + 2 * LAUNCH, ahead, in_block=True))
+    def back_one_pass_cut(self) -> Cut:
+        whole = self.back_whole()
+        return self.cut(whole, 1, whole)
+
+    def back_segmented_cut(self) -> Cut:
+        level = self.back_level()
+        if level.segment >= self.steps:
+            return self.back_one_pass_cut()
+        return self.cut(level, 2, self.back_whole())
+
+    def back_faster_cut(self, one_pass: float) -> Cut | None:
+        level, whole = self.back_level(), self.back_whole()
+        if level.segment >= self.steps or WORTH * level.cycles >= whole.cycles:
+            return None
+        return self.cut(level, 2, whole)
+
+    def back_whole(self) -> _Level:
+        return _Level(self.back_walk(self.batch, self.steps) + 2 * LAUNCH, self.steps)
+
+    def back_level(self) -> _Level:
+        """The segments that cost least, or those that the user wants."""
+        asked, ahead = self.choices.segment, self.spec.ahead
+        found = [self.back_tiles()] if self.checkpoint == ahead else []
+        if asked is not None and asked <= ahead and found:
+            return found[0]
+        if asked is not None:
+            segment = round_up(asked, self.checkpoint)
+            return _Level(self.back_segments(segment), segment)
         for count in (2**n for n in range(1, 13)):
             segment = round_up(-(-self.steps // count), self.checkpoint)
             if 2 * WARM_UP <= segment < self.steps:
                 found.append(_Level(self.back_segments(segment), segment))
-        asked = choices.segment
-        if asked is not None:
-            segment = round_up(asked, self.checkpoint)
-            level = _Level(self.back_segments(segment), segment)
-            found = [f for f in found if f.in_block and asked <= ahead] or [level]
-        level = min(found, key=lambda level: level.cycles, default=whole)
-        if level.segment >= self.steps:
-            return self.cut(whole, 1, whole)
-        if choices.solver == "segmented" or WORTH * level.cycles < whole.cycles:
-            return self.cut(level, 2, whole)
-        return self.cut(whole, 1, whole)
+        return min(found, key=lambda level: level.cycles, default=self.back_whole())
+
+    def back_tiles(self) -> _Level:
+        """Segments of a block, tile after tile."""
+        spec, ahead, warps = self.spec, self.spec.ahead, self.warps()
+        tiles = -(-self.steps // (ahead * warps))
+        effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
+        walk = self.walk(self.batch * warps, ahead, effort, self.back_streams)
+        tile = walk + warps * CROSSING + 2 * BARRIER
+        return _Level(tiles * tile + 2 * LAUNCH, ahead, in_block=True)
 
     @property
     def back_streams(self) -> int:
@@ -229,9 +252,7 @@ class _Planner(Planner):
     def back_segments(self, segment: int) -> float:
         runs, spec = self.problem.runs(segment), self.spec
         alone = [spec.effort.step, spec.effort.step, spec.effort.through]
-        warm_up = self.walk(
-            runs, min(WARM_UP, segment), alone, len(spec.inputs) + len(spec.outputs)
-        )
+        warm_up = self.walk(runs, warm_up_of(segment), alone, len(spec.inputs) + len(spec.outputs))
         crossings = -(-self.steps // segment) * CROSSING
         return warm_up + 1.5 * self.back_walk(runs, segment) + crossings + 9 * LAUNCH
 
@@ -263,7 +284,6 @@ class _Planner(Planner):
         return Cut(
             tiling=Tiling(segment, rows, columns),
             whole=Tiling(self.steps, WARPS_OF_BLOCK, columns),
-            warm_up=min(WARM_UP, segment),
             sweeps=rounds,
             predicted=level.cycles / CYCLES_PER_NANOSECOND,
             one_pass=whole.cycles / CYCLES_PER_NANOSECOND,

@@ -1,4 +1,4 @@
-"""Devices: GPUs by their datasheets, and the cost of each function of include/cuda/math.h."""
+"""Devices: GPUs by their datasheets, and the cost of each function of rnncc/cuda/math.h."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Call:
     cycles: float
 
 
-# Counted in the code of NVRTC 13.0 for include/cuda/math.h on sm_90, without rare paths. Cycles:
+# Counted in the code of NVRTC 13.0 for rnncc/cuda/math.h on sm_90, without rare paths. Cycles:
 # its longest chain, with an assumed 20 for a special function; where it branches, by hand.
 FLOAT32 = {
     "exp": Call(11, 7, 1, 48),

@@ -70,7 +70,6 @@ class Cut:
 
     Attributes:
         tiling: segments and tiles; `whole`: those of one pass over time.
-        warm_up: steps that give a guess of a segment's border.
         sweeps: forward, the most sweeps before one pass solves the rest; backward, 2 if all
             segments may be walked twice, else 1.
         predicted: nanoseconds, if the warm-up finds the initial states.
@@ -81,12 +80,16 @@ class Cut:
 
     tiling: Tiling
     whole: Tiling
-    warm_up: int
     sweeps: int
     predicted: float
     one_pass: float
     rounds: int = 0
     in_block: bool = False
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that give a guess of a segment's border."""
+        return warm_up_of(self.tiling.segment)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,23 @@ class Planner(ABC):
         reason = f"batch x channels leaves {self.idle} idle; segments of time fill it"
         return "segmented", reason, cut
 
+    def backward(self) -> Cut:
+        """The cut of the backward; for Newton's iteration as the cost says, for it is linear."""
+        asked, whole = self.choices.solver, self.back_one_pass_cut()
+        if asked == "sequential":
+            return whole
+        if asked == "segmented":
+            return self.back_segmented_cut()
+        return self.back_faster_cut(whole.one_pass) or whole
+
+    def sweeps_of(self, segment: int, default: int | None = None) -> int:
+        """Sweeps over segments of this length: the user's, `default`, or as many as can help.
+
+        Each solves a segment of every sequence at least, but the first may be one in vain.
+        """
+        most = -(-self.steps // segment) + 1
+        return min(self.choices.iterations or default or most, most)
+
     def _tolerance(self, solver: str, segment: int) -> float:
         if self.choices.tol is not None:
             return self.choices.tol
@@ -190,8 +210,21 @@ class Planner(ABC):
         """Segments, if they are enough faster than `one_pass` nanoseconds."""
 
     @abstractmethod
-    def backward(self) -> Cut:
-        """The cut of the backward."""
+    def back_one_pass_cut(self) -> Cut:
+        """Whole sequences, backward."""
+
+    @abstractmethod
+    def back_segmented_cut(self) -> Cut:
+        """The same of the backward as `segmented_cut`."""
+
+    @abstractmethod
+    def back_faster_cut(self, one_pass: float) -> Cut | None:
+        """The same of the backward as `faster_cut`."""
+
+
+def warm_up_of(segment: int) -> int:
+    """Steps of the warm-up of a segment: within its neighbour."""
+    return min(WARM_UP, segment)
 
 
 def round_up(value: int, multiple: int) -> int:

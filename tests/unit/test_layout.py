@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 HEADERS = sorted(paths.headers().rglob("*.h"))
 # A diagonal cell, groups of channels, several states, long sums and choices.
 CELLS = ("para_gru", "block_gru", "wilson_cowan", "gated_delta_net", "lmu")
+FILES = ("cell.h", "kernel.cpp", "kernel.cu")
 
 
 def clang_format(files: Sequence[Path]) -> str:
@@ -36,9 +37,18 @@ def clang_format(files: Sequence[Path]) -> str:
     return run.stderr
 
 
-@pytest.mark.parametrize("file", ["cell.h", "kernel.cpp", "kernel.cu"])
+@pytest.mark.parametrize("file", FILES)
 def test_emitted_files_are_laid_out_as_clang_format_would(file: str) -> None:
     assert clang_format([ROOT / "generated" / cell / file for cell in CELLS]) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("third", range(3))
+@pytest.mark.parametrize("file", FILES)
+def test_those_of_the_other_cells_are_too(file: str, third: int) -> None:
+    files = sorted(p for p in (ROOT / "generated").glob(f"*/{file}") if p.parent.name not in CELLS)
+    assert len(files) > 3 * len(CELLS)
+    assert clang_format(files[third::3]) == ""
 
 
 def test_headers_of_the_driver_are_laid_out_as_clang_format_would() -> None:

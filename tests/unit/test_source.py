@@ -14,6 +14,7 @@ from rnncc import paths
 from rnncc.codegen.kernel_spec import TILE
 from rnncc.errors import LoadError
 from rnncc.ir.spec import FILES
+from rnncc.planner.cuda import WARM_UP_OF_BLOCK, WARP
 from rnncc.runtime import source
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.source import header, join, of_the_cell
@@ -105,3 +106,8 @@ def test_the_shown_text_begins_with_the_cell_and_ends_with_its_kernels() -> None
 
 def test_a_tile_is_as_large_as_the_planner_takes_it_to_be() -> None:
     assert f"constexpr int kTile = {TILE};" in header("rnncc/cpp/lanes.h")
+
+
+def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:
+    assert f"constexpr int kWarp = {WARP};" in header("rnncc/cuda/runs.h")
+    assert f"constexpr int kWarm = {WARM_UP_OF_BLOCK};" in header("rnncc/cuda/tiles.h")

@@ -97,12 +97,17 @@ def _run_sweeps(series: Series) -> None:
     series.over_blocks("number_runs", 1, SUMMING_WARPS)
     series.over_runs("sweep", runs, Stage.WARM_UP)
     for number in range(cut.rounds):
-        # only the first sweep may leave M out, unless M is the same in all of them
-        if affine or (number == 0 and not newton):
-            series.over_runs("forward", runs, Stage.SWEEP, number)
-        if not affine or number < 2:
-            series.over_runs("sweep", runs, Stage.SWEEP, number)
+        for name in kernels_of(number, affine, newton):
+            series.over_runs(name, runs, Stage.SWEEP, number)
         series.over_runs("scan", call.shape[0], Stage.SWEEP, number)
+
+
+def kernels_of(number: int, affine: bool, newton: bool) -> list[str]:
+    """Those that a sweep may need: `sweep_after` of common/policy.h takes one of them, or none."""
+    # only the first sweep may leave M out, unless M is the same in all of them
+    without_M = affine or (number == 0 and not newton)
+    with_M = not affine or number < 2
+    return ["forward"] * without_M + ["sweep"] * with_M
 
 
 def run_backward(series: Series) -> None:

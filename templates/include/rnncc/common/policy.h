@@ -80,4 +80,10 @@ RNNCC_FN bool forgotten(real through, real most, real there) {
 // Whether each segment may be walked twice: alone, and then from the gradient at its end.
 RNNCC_FN bool walks_twice(const Args& a) { return a.sweeps >= 2; }
 
+// Whether a scan gives the gradients that are missing at the ends of segments, with `largest` the
+// largest entry of all Q; otherwise one pass over time does.
+RNNCC_FN bool scans_back(const Args& a, double largest) {
+  return walks_twice(a) && largest - largest == 0;
+}
+
 }  // namespace rnncc

@@ -127,17 +127,14 @@ static int run_backward(const Args& a) {
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
   if (!pass.cut.whole) {
     Pass warm_up = pass;
-    warm_up.cut.warm_up = -(a.warm_up < a.segment ? a.warm_up : a.segment);
+    warm_up.cut.warm_up = -a.warm_up;
     if (in_parallel(warm_up, alone_tile, tiles, space)) return 1;
     if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
     if (!all_there(a)) {
-      const bool twice = walks_twice(a);
-      if (twice && in_parallel(pass, alone_tile, tiles, space)) return 1;
-      if (twice && finite(largest_product(a, pass.cut.first_run(a, a.batch) * WalkBack::kQ))) {
-        if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
-      } else {
-        pass.cut = Cut::in_one(a, 0);
-      }
+      if (walks_twice(a) && in_parallel(pass, alone_tile, tiles, space)) return 1;
+      const int64_t values = pass.cut.first_run(a, a.batch) * WalkBack::kQ;
+      if (!scans_back(a, largest_product(a, values))) pass.cut = Cut::in_one(a, 0);
+      else if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
     }
   }
   if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;

@@ -118,7 +118,7 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
 // Guesses all initial states. Returns the share of a wrong one that is left in them, or -1.
 static double guess(const Args& a, int64_t runs) {
   Pass pass = {a, Cut::into_segments(a)};
-  pass.cut.warm_up = a.warm_up < a.segment ? a.warm_up : a.segment;
+  pass.cut.warm_up = a.warm_up;
   if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return -1;
   return largest_product(a, runs * Lanes::kProducts);
 }

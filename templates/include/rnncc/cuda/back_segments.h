@@ -18,9 +18,7 @@ RNNCC_FN bool missing(const Args& a) { return note_of(a, 0)->bad != kNone; }
 
 // One pass over time is left.
 RNNCC_FN bool not_by_segments(const Args& a) {
-  if (whole(a)) return true;
-  const double largest = size_of(note_of(a, 1));
-  return missing(a) && !(walks_twice(a) && largest - largest == 0);
+  return whole(a) || (missing(a) && !scans_back(a, size_of(note_of(a, 1))));
 }
 
 // Each stretch alone: the steps after each segment (warm-up), or the segments themselves (sweep).
