@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import click
 import torch
 
 ROOT = Path.cwd()  # the checkout whose rnncc is measured
@@ -21,7 +22,10 @@ sys.dont_write_bytecode = True
 CALLS = 20_000
 
 
+@click.command()
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def main(out: Path) -> None:
+    """Write the frames and times of a call of the checkout in the working directory to OUT."""
     from generated.para_gru import ParaGRU
 
     torch.manual_seed(0)
@@ -41,7 +45,7 @@ def entered(layer: Any, x: torch.Tensor) -> list[str]:
 
     package, found = Path(rnncc.__file__).resolve().parent, []
     if ROOT not in package.parents:
-        raise SystemExit(f"{package} is imported, not that in {ROOT}")
+        raise click.ClickException(f"{package} is imported, not that in {ROOT}")
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         file = Path(frame.f_code.co_filename)
@@ -68,4 +72,4 @@ def timed(layer: Any, x: torch.Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

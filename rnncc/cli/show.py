@@ -53,9 +53,9 @@ Stages:
 )
 @click.argument("path")
 @click.option("--stage", type=click.Choice(list(STAGES)), help="One stage in place of the summary.")
-@click.option("--arch", default="sm_90", show_default=True, help="Of the GPU: sm_80 is an A100.")
-@options.dtype("Of the tensors.")
-@click.option("--whole", is_flag=True, help="Of cpp and cuda: with the driver, as compiled.")
+@click.option("--arch", default="sm_90", show_default=True, help="The GPU: sm_80 is an A100.")
+@options.dtype("The dtype of inputs and outputs.")
+@click.option("--whole", is_flag=True, help="For cpp and cuda: with the driver, as compiled.")
 @options.fast_math
 @options.constants
 @options.common

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REFUSAL = re.compile(r"^\| `(f\(.*?)` +\| (.*?) +\|$", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)\)")
+PAGES = sorted(str(p.relative_to(ROOT)) for f in (".", "docs") for p in (ROOT / f).glob("*.md"))
 IMPORTS = "import math, numpy, torch\nfrom rnncc import *\n"
 
 
@@ -57,11 +58,21 @@ def _commands(language: str, text: str, folder: Path) -> list[list[str]]:
     return [["example.py"]]
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_to_files(name: str) -> None:
     folder = (ROOT / name).parent
     text = (ROOT / name).read_text(encoding="utf-8")
     assert [link for link in LINK.findall(text) if not (folder / link).exists()] == []
+
+
+def test_the_readme_shows_the_emitted_code() -> None:
+    (shown,) = [text for language, _, text in blocks("README.md") if language == "cpp"]
+    emitted = rnncc.compile("para_gru").files["cell.h"]
+    assert _unindented(shown) in _unindented(emitted)
+
+
+def _unindented(text: str) -> str:
+    return "\n".join(line.strip() for line in text.splitlines())
 
 
 def test_cells_in_the_language_page_compile(tmp_path: Path) -> None:

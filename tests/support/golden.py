@@ -27,7 +27,7 @@ SHOWN_LINES = 40
 
 @dataclass(frozen=True)
 class Difference:
-    """One file that is not as the cells give it; a side is None where the file is missing."""
+    """One file that is not as it should be; a side is None where the file is missing."""
 
     path: str
     found: str | None
@@ -42,8 +42,8 @@ class Difference:
             difflib.unified_diff(
                 self.found.splitlines(),
                 self.expected.splitlines(),
-                f"generated/{self.path}",
-                "what the cell gives now",
+                self.path,
+                "what follows now",
                 lineterm="",
             )
         )
@@ -76,6 +76,12 @@ def differences(folder: Path, expected: dict[str, str]) -> list[Difference]:
     return [d for d in all_ if d.found != d.expected]
 
 
+def of_the_header() -> list[Difference]:
+    """The same for args.h."""
+    found = ARGS_HEADER.read_text(encoding="utf-8") if ARGS_HEADER.is_file() else None
+    return [Difference(PATH, found, args_header())] if found != args_header() else []
+
+
 def update(folder: Path, emitted: dict[str, dict[str, str]]) -> None:
     """Write every package as `rnncc compile` does, and delete the rest."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,27 +107,25 @@ def _files(folder: Path) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.golden", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--update", action="store_true", help="write generated/ again")
+    parser.add_argument("--update", action="store_true", help="write generated/ and args.h again")
     parser.add_argument("--folder", type=Path, default=GENERATED, help="in the place of generated/")
     options = parser.parse_args(arguments)
-    if options.update:
-        ARGS_HEADER.write_text(args_header(), encoding="utf-8")  # before the cells include it
     emitted = packages()
     expected = expected_files(emitted)
-    found = differences(options.folder, expected)
+    found = [*of_the_header(), *differences(options.folder, expected)]
+    count = len(expected) + 1
     if options.update:
+        ARGS_HEADER.write_text(args_header(), encoding="utf-8")
         update(options.folder, emitted)
         changed = ", ".join(d.path for d in found) or "nothing"
-        print(f"golden: {len(expected)} files written; changed: {changed}")
+        print(f"golden: {count} files written; changed: {changed}")
         return 0
     for difference in found:
         print(difference)
     if found:
-        print(
-            f"\ngolden: {len(found)} of {len(expected)} files differ. Fix: make golden, then review"
-        )
+        print(f"\ngolden: {len(found)} of {count} files differ. Fix: make golden, then review")
         return 1
-    print(f"golden: {len(expected)} files are as the cells give them")
+    print(f"golden: {count} files are as the cells and ir/abi.py give them")
     return 0
 
 

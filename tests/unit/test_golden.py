@@ -97,7 +97,7 @@ def test_an_updated_folder_has_no_differences(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--folder", str(copy)]) == 0
-    assert "files are as the cells give them" in capsys.readouterr().out
+    assert "files are as the cells and ir/abi.py give them" in capsys.readouterr().out
 
 
 def test_a_changed_file_is_shown_as_a_short_diff(
@@ -139,6 +139,21 @@ def test_update_fixes_all_of_it(copy: Path, capsys: pytest.CaptureFixture[str]) 
     assert "changed: elman/cell.json, elman/extra.txt" in capsys.readouterr().out
     assert differences(copy, expected_files(packages())) == []
     assert not (copy / "old_cell").exists()
+
+
+def test_the_header_of_the_structs_is_held_and_updated_too(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = copy.parent / "args.h"
+    monkeypatch.setattr(golden, "ARGS_HEADER", header)
+    assert main(["--folder", str(copy)]) == 1
+    assert "rnncc/common/args.h: missing" in capsys.readouterr().out
+    header.write_text("// old\n")
+    assert main(["--folder", str(copy)]) == 1
+    assert "rnncc/common/args.h: differs" in capsys.readouterr().out
+    assert main(["--folder", str(copy), "--update"]) == 0
+    assert "changed: rnncc/common/args.h\n" in capsys.readouterr().out
+    assert main(["--folder", str(copy)]) == 0
 
 
 def test_updating_correct_files_changes_nothing(
