@@ -25,7 +25,7 @@ RNNCC_FN bool not_by_segments(const Args& a) {
 RNNCC_FN void alone(const Args& a) {
   const bool warm_up = a.stage == Stage::kWarmUp;
   if (!warm_up && !missing(a)) return;
-  const Run r = Run::segment(a, warm_up ? -a.warm_up : 0);
+  const Run r = Run::segment(a, warm_up ? Stretch::kWarmUpAfter : Stretch::kSegment);
   WalkBack walk;
   walk.open(a, r, a.columns);
   if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
@@ -108,7 +108,7 @@ RNNCC_FN void scan_back(const Args& a) {
 RNNCC_FN void backward(const Args& a) {
   const bool sequences = a.stage == Stage::kRest;
   if (sequences != not_by_segments(a)) return;
-  const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, 0);
+  const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
   WalkBack walk;
   walk.open(a, r, sequences ? a.whole_columns : a.columns);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
