@@ -12,6 +12,12 @@ constexpr double kSteady = 0.9;
 // This part of a gradient may be missing.
 constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
+// In place of a segment: there is none.
+constexpr int64_t kNone = int64_t(1) << 62;
+
+// Which steps a run takes: those of its segment, or the warm-up beside it.
+enum class Stretch { kSegment, kWarmUpBefore, kWarmUpAfter };
+
 RNNCC_FN bool is_newton(const Args& a) { return a.solver == Solver::kNewton; }
 
 RNNCC_FN int64_t segments_of(const Args& a) { return (a.steps + a.segment - 1) / a.segment; }

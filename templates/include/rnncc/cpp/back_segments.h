@@ -18,13 +18,14 @@ namespace rnncc {
 // end of a sequence that is the one given.
 static void alone_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
+  const bool warm_up = pass.cut.stretch == Stretch::kWarmUpAfter;
   const Tile t(pass, index);
   WalkBack walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
     const bool to_end = t.first[r] + t.count[r] >= length_of(a, t.sequence[r]);
     clear_row(t, r, Lanes::kStates, walk.g);
     clear_row(t, r, int(WalkBack::kQ), walk.Q);
-    if (pass.cut.warm_up && to_end) {
+    if (warm_up && to_end) {
       if (a.dh_last) load_states(a, t, r, a.dh_last, walk.g);
       continue;
     }
@@ -34,7 +35,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
   }
   walk.run(true);
   for (int64_t r = 0; r < t.rows; ++r) {
-    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, pass.cut.warm_up ? a.begins : a.ends);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.g, warm_up ? a.begins : a.ends);
     store_run(a, t, r, t.run + r, int(WalkBack::kQ), walk.Q, a.products);
   }
 }
@@ -127,7 +128,7 @@ static int run_backward(const Args& a) {
   const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
   if (!pass.cut.whole) {
     Pass warm_up = pass;
-    warm_up.cut.warm_up = -a.warm_up;
+    warm_up.cut.stretch = Stretch::kWarmUpAfter;
     if (in_parallel(warm_up, alone_tile, tiles, space)) return 1;
     if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
     if (!all_there(a)) {

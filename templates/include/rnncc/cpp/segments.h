@@ -60,13 +60,14 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
 static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
 
 // All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
-// `verdicts` the largest mismatch, and the first segment whose initial state was out of tolerance.
+// `verdicts` the largest mismatch, and the first segment whose initial state was out of tolerance,
+// or kNone.
 static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const Args& a = pass.args;
   const int64_t runs = pass.cut.runs_of(a, b), groups = a.groups;
   const int64_t first = pass.cut.first_run(a, b);
   real worst_of_all = 0;
-  int64_t bad = runs;
+  int64_t bad = kNone;
   for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
   moved(a, first) = 0;
   for (int64_t i = 1; i < runs; ++i) {
@@ -86,11 +87,11 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
     moved(a, run) = changed;
-    if (!agree(a, pass.sweep, worst) && i < bad) bad = solved_before(pass.sweep, i);
+    if (!agree(a, pass.sweep, worst) && bad == kNone) bad = solved_before(pass.sweep, i);
     worst_of_all = larger(worst_of_all, worst);
   }
   a.verdicts[2 * b] = double(worst_of_all);
-  a.verdicts[2 * b + 1] = bad < runs ? double(bad) : -1;
+  a.verdicts[2 * b + 1] = double(bad);
 }
 
 // Every run has to rerun.
@@ -109,36 +110,39 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
-    if (bad >= 0 && bad < double(*solved)) *solved = int64_t(bad);
+    if (bad < double(*solved)) *solved = int64_t(bad);
   }
   a.status->sweeps += 1, a.status->mismatch = worst;
   return true;
 }
 
-// Guesses all initial states. Returns the share of a wrong one that is left in them, or -1.
-static double guess(const Args& a, int64_t runs) {
+// Guesses all initial states; false if there was no memory. `left`: the share of a wrong one that is
+// left in them.
+static bool guess(const Args& a, int64_t runs, double* left) {
   Pass pass = {a, Cut::into_segments(a)};
-  pass.cut.warm_up = a.warm_up;
-  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return -1;
-  return largest_product(a, runs * Lanes::kProducts);
+  pass.cut.stretch = Stretch::kWarmUpBefore;
+  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return false;
+  *left = largest_product(a, runs * Lanes::kProducts);
+  return true;
 }
 
-// Sweeps until neighbours agree. Returns how many segments of every sequence are solved, or -1.
-static int64_t solve_segments(const Args& a) {
+// Sweeps until neighbours agree; false if there was no memory. `solved`: as for a sweep, or for
+// Newton's iteration all segments.
+static bool solve_segments(const Args& a, int64_t* solved) {
   number_runs(a);
   const int64_t segments = segments_of(a), runs = Cut::into_segments(a).first_run(a, a.batch);
-  const double left = guess(a, runs);
-  if (left < 0) return -1;
-  a.status->sweeps = 0;
-  int64_t solved = 0;
-  for (int64_t number = 0; solved < segments; ++number) {
+  double left = 0;
+  if (!guess(a, runs, &left)) return false;
+  a.status->sweeps = 0, *solved = 0;
+  for (int64_t number = 0; *solved < segments; ++number) {
     const Sweep sweep = sweep_after(a, left, number);
     if (!sweep.runs) break;
     if (sweep.all) move_all(a, runs);
-    if (!sweep_once(a, sweep, &solved)) return -1;
+    if (!sweep_once(a, sweep, solved)) return false;
   }
-  a.status->converged = solved == segments;
-  return is_newton(a) ? segments : solved;
+  a.status->converged = *solved == segments;
+  if (is_newton(a)) *solved = segments;
+  return true;
 }
 
 static int run_forward(const Args& a) {
@@ -146,8 +150,7 @@ static int run_forward(const Args& a) {
   int64_t solved = 0;
   *a.status = {1, 0, 1, kNoStep, double(a.solver), double(a.segment)};  // of one pass over time
   if (a.segment < a.steps) {
-    solved = solve_segments(a);
-    if (solved < 0) return 1;
+    if (!solve_segments(a, &solved)) return 1;
     if (solved * a.segment < a.steps)
       a.status->converged = 1, a.status->sequential_from = double(solved * a.segment);
   }

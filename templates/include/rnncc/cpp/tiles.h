@@ -14,14 +14,14 @@ struct Cut {
   bool whole;             // one run a sequence
   int64_t length;         // steps of a run
   int64_t from;           // the step at which the first begins
-  int64_t warm_up;        // not 0: not the run but this many steps before or, if below 0, after it
   int64_t rows, columns;  // of a tile
+  Stretch stretch = Stretch::kSegment;
 
   static Cut in_one(const Args& a, int64_t from) {
-    return {true, a.steps, from, 0, a.whole_rows, a.whole_columns};
+    return {true, a.steps, from, a.whole_rows, a.whole_columns};
   }
   static Cut into_segments(const Args& a) {
-    return {a.segment >= a.steps, a.segment, 0, 0, a.rows, a.columns};
+    return {a.segment >= a.steps, a.segment, 0, a.rows, a.columns};
   }
 
   // The first run of a sequence; that of `batch` is how many there are.
@@ -81,13 +81,13 @@ struct Tile {
       first[r] = cut.from + segment[r] * cut.length;
       const int64_t left = length_of(a, sequence[r]) - first[r];
       count[r] = left < 0 ? 0 : left < cut.length ? left : cut.length;
-      if (cut.warm_up > 0) {
-        count[r] = segment[r] && left > 0 ? cut.warm_up : 0;
+      if (cut.stretch == Stretch::kWarmUpBefore) {
+        count[r] = segment[r] && left > 0 ? a.warm_up : 0;
         first[r] -= count[r];
-      } else if (cut.warm_up < 0) {
+      } else if (cut.stretch == Stretch::kWarmUpAfter) {
         first[r] += cut.length;
         const int64_t after = left - cut.length;
-        count[r] = after < 0 ? 0 : after < -cut.warm_up ? after : -cut.warm_up;
+        count[r] = after < 0 ? 0 : after < a.warm_up ? after : a.warm_up;
       }
       steps = count[r] > steps ? count[r] : steps;
     }

@@ -8,8 +8,6 @@
 
 namespace rnncc {
 
-constexpr int64_t kNone = int64_t(1) << 62;
-
 // The message of one launch to the next: a size, and the place of the first one out of tolerance.
 struct Note {
   uint64_t size;  // bits of a double >= 0, which rise as it does

@@ -24,7 +24,7 @@ RNNCC_FN void forward(const Args& a) {
     else load_states(a, r, a.h0, walk.h);
   } else {
     if (!now.runs || now.carry) return;
-    r = Run::segment(a, 0);
+    r = Run::segment(a, Stretch::kSegment);
     if (!r.active || !is_due(a, r, now)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }

@@ -78,16 +78,20 @@ struct Run {
     return r;
   }
 
-  // A segment; `warm_up` steps before it instead or, if below 0, after it.
-  RNNCC_MEMBER static Run segment(const Args& a, int64_t warm_up) {
+  // A segment, or the warm-up beside it.
+  RNNCC_MEMBER static Run segment(const Args& a, Stretch stretch) {
     Run r;
     r.place(a, first_run(a, a.batch), a.columns);
     r.sequence = sequence_of(a, r.index);
     const int64_t begin = (r.index - first_run(a, r.sequence)) * a.segment;
-    const bool warms = warm_up > 0 && begin > 0 && begin < steps_of(a, r.sequence);
-    if (warm_up > 0) r.take(a, warms ? begin - warm_up : begin, warms ? warm_up : 0);
-    else if (warm_up < 0) r.take(a, begin + a.segment, -warm_up);
-    else r.take(a, begin, a.segment);
+    if (stretch == Stretch::kWarmUpBefore) {
+      const bool warms = begin > 0 && begin < steps_of(a, r.sequence);
+      r.take(a, warms ? begin - a.warm_up : begin, warms ? a.warm_up : 0);
+    } else if (stretch == Stretch::kWarmUpAfter) {
+      r.take(a, begin + a.segment, a.warm_up);
+    } else {
+      r.take(a, begin, a.segment);
+    }
     return r;
   }
 };

@@ -62,7 +62,7 @@ RNNCC_FN void sweep(const Args& a) {
   const bool guess = a.stage == Stage::kWarmUp;
   const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);
   if (!guess && !(now.runs && now.carry)) return;
-  const Run r = Run::segment(a, guess ? a.warm_up : 0);
+  const Run r = Run::segment(a, guess ? Stretch::kWarmUpBefore : Stretch::kSegment);
   if (!guess && !is_due(a, r, now)) return;
   Walk<true> walk;
   if (guess) load_states(a, r, a.h0, walk.h);

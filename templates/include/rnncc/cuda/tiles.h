@@ -91,6 +91,35 @@ RNNCC_FN void report_tiles(const Args& a, int sweeps, real worst) {
   a.status->solver = double(a.solver), a.status->segment = double(a.segment);
 }
 
+// A sweep of one warp's segment: from `initial` to its end, with M.
+RNNCC_FN void sweep_in_block(const Args& a, const Run& r, const Ahead& now, const real* initial,
+                             Walk<true>& walk, const Shelf& begins, const Shelf& ends,
+                             const Shelf& products) {
+  const int warp = threadIdx.y;
+  walk.aim(a, r, true);
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) begins(warp, s) = walk.h[s] = initial[s];
+  if (walk.writes && a.saved && r.first % a.checkpoint == 0)
+    walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
+  walk.block(a, r, now, 0);
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
+#pragma unroll
+  for (int k = 0; k < Cell::kProducts; ++k) products(warp, k) = walk.M[k];
+}
+
+// Takes the initial state that the scan found; whether it is another for any lane of the warp.
+RNNCC_FN bool take_initial(const Shelf& begins, real* initial) {
+  bool changed = false;
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) {
+    const real now_there = begins(threadIdx.y, s);
+    changed = changed || !same(now_there, initial[s]);
+    initial[s] = now_there;
+  }
+  return __any_sync(0xffffffffu, changed);
+}
+
 RNNCC_FN void tiles(const Args& a) {
   const int warp = threadIdx.y, warps = blockDim.y;
   const Shelf ends = {reinterpret_cast<real*>(rnncc_shared), Cell::kStates};
@@ -119,30 +148,12 @@ RNNCC_FN void tiles(const Args& a) {
     used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
-      if (moves) {
-        walk.aim(a, r, true);
-#pragma unroll
-        for (int s = 0; s < Cell::kStates; ++s) begins(warp, s) = walk.h[s] = initial[s];
-        if (walk.writes && a.saved && r.first % a.checkpoint == 0)
-          walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
-        walk.block(a, r, now, 0);
-#pragma unroll
-        for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
-#pragma unroll
-        for (int k = 0; k < Cell::kProducts; ++k) products(warp, k) = walk.M[k];
-      }
+      if (moves) sweep_in_block(a, r, now, initial, walk, begins, ends, products);
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, begins, carried);
       if (sweep > most) most = sweep;
       if (__syncthreads_and(warp > 0 || worst <= a.guess_tolerance)) break;
-      bool changed = false;
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) {
-        const real now_there = begins(warp, s);
-        changed = changed || !same(now_there, initial[s]);
-        initial[s] = now_there;
-      }
-      moves = __any_sync(0xffffffffu, changed) && r.count > 0;
+      moves = take_initial(begins, initial) && r.count > 0;
     }
     worst_of_all = larger(worst_of_all, worst);
   }
