@@ -1,4 +1,4 @@
-"""What generated modules import: these names stay here, wherever the code behind them moves."""
+"""The names that generated modules import; they stay here, wherever the code behind them moves."""
 
 from rnncc.nn.functional import run, takes_options
 from rnncc.nn.layer import CellLayer
