@@ -97,7 +97,7 @@ def test_the_verdict_is_what_is_known_of_the_cell(name: str, verdict: str, reaso
 def test_states_that_do_not_stay_finite_are_unstable() -> None:
     overflown = probe(compiled_here("growing"), steps=8192, channels=4)
     assert overflown.verdict == "unstable"
-    assert overflown.reason.startswith("the states do not stay finite, in one pass over time")
+    assert overflown.reason.startswith("the states do not stay finite, not even in one pass")
     assert overflown.forgotten is None
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import rnncc
 from rnncc.runtime.cpu import build
-from tests.support import emulate
+from tests.support import emulation_build
 from tests.support.tolerances import assert_close
 
 BATCH, STEPS, CHANNELS, GROUP = 2, 19, 6, 2
@@ -277,7 +277,8 @@ def quick_builds(level: str) -> Iterator[None]:
     The emulation's -O1 takes three times as long.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module, flags, usual in ((build, "FLAGS", "-O3"), (emulate, "FOR_KERNELS", "-O1")):
+        usually = ((build, "FLAGS", "-O3"), (emulation_build, "FOR_KERNELS", "-O1"))
+        for module, flags, usual in usually:
             others = [level if f == usual else f for f in getattr(module, flags)]
             patch.setattr(module, flags, others)
         yield
