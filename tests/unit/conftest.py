@@ -46,7 +46,8 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     before = _seconds()
     yield
     seconds = _seconds() - before
-    if seconds <= MOST_SECONDS or item.config.pluginmanager.hasplugin("_cov"):
+    excused = item.get_closest_marker("slow") or item.config.pluginmanager.hasplugin("_cov")
+    if excused or seconds <= MOST_SECONDS:
         return
     seconds /= max(1.0, _reference() / REFERENCE)  # a slow or busy machine is no fault of the test
     if seconds > MOST_SECONDS:
