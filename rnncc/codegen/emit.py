@@ -40,7 +40,9 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
         "cell.json": as_json(spec),
         "kernel.cpp": render(
             "kernel.cpp.j2",
-            header=header("kernel.cpp.j2", f"What the C++ library of {name} exports."),
+            header=header(
+                "kernel.cpp.j2", f"The functions that the C++ library of {name} exports."
+            ),
             exports=_exports(name),
         ),
         "kernel.cu": render(
