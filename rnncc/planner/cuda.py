@@ -33,6 +33,8 @@ ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over t
 AUTO_ROUNDS = 3
 AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
+BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
+STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
 MOST_SAVED = 2**30  # steps
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WORTH = 1.2  # times faster than one pass over time, for `auto`
@@ -92,14 +94,63 @@ def columns_of(groups: int) -> int:
     return columns
 
 
-def shared_of_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """Bytes of shared memory of a block along time: its segments' borders and products."""
-    return ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * itemsize
+@dataclass(frozen=True)
+class Ring:
+    """The blocks of steps that a warp reads next, in shared memory: see ring.h of rnncc/cuda.
+
+    Attributes:
+        stage: bytes of one block of a warp.
+        stages: blocks; all but the one that is read are on their way from memory.
+        in_flight: bytes of inputs, and of gradients of outputs, that a thread has on their way.
+    """
+
+    stage: int
+    stages: int
+    in_flight: int
+
+    @property
+    def bytes(self) -> int:
+        """Of shared memory, for each warp."""
+        return self.stage * self.stages
 
 
-def shared_of_back_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """The same for the backward, which also holds sums in double precision."""
-    return max(shared_of_tiles(spec, warps, itemsize), warps * WARP * 8)
+def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = None) -> Ring:
+    """The ring of a warp, forward or `back`.
+
+    Args:
+        io, real: bytes of the tensors' type, and of the type that the recurrence is computed in.
+        stages: as many as keep `BYTES_AHEAD` in flight, if None.
+    """
+    scalars = sum(1 if i.shared else spec.group for i in spec.inputs)
+    scalars += spec.group * len(spec.outputs) * back
+    block = scalars * spec.ahead * io
+    found = stages or 1 + max(1, -(-BYTES_AHEAD * spec.group // block))
+    states = spec.size * real * back
+    return Ring(WARP * (block + states), found, (found - 1) * block)
+
+
+def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
+    """The ring of a warp of a kernel, if it walks over steps and is not a block along time."""
+    back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
+    return None if back is None else ring(spec, io, real, back)
+
+
+def rows_of_block(found: Ring) -> int:
+    """Warps of a block of such a kernel: as many as there is room for their rings."""
+    rows = WARPS_OF_BLOCK
+    while rows > 1 and rows * found.bytes > MOST_SHARED:
+        rows //= 2
+    return rows
+
+
+def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool) -> int:
+    """Bytes of shared memory of a block along time: its inputs, and its segments' borders.
+
+    The backward's also holds sums in double precision.
+    """
+    rings = warps * ring(spec, io, real, back, STAGES_OF_TILES).bytes
+    shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
+    return max(rings + shelves, warps * WARP * 8 * back)
 
 
 @dataclass(frozen=True)
@@ -273,7 +324,8 @@ class _Planner(Planner):
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""
         warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
-        while warps > 1 and shared_of_back_tiles(self.spec, warps, self.itemsize) > MOST_SHARED:
+        real = self.itemsize
+        while warps > 1 and shared_of_tiles(self.spec, warps, real, real, True) > MOST_SHARED:
             warps //= 2
         return warps
 

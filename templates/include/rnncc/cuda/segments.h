@@ -52,7 +52,13 @@ RNNCC_FN void report(const Args& a, int64_t solved) {
 // Whether a run takes part in a sweep; clears its flag for the next one.
 RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
   if (r.active) *moved(a, r.index, a.round + 1) = 0;
-  return now.all || *moved(a, r.index, a.round);
+  return r.active && (now.all || *moved(a, r.index, a.round));
+}
+
+// Whether this warp has work. In one that has, a run that is not due has no steps.
+RNNCC_FN bool takes_part(bool due, Run& r) {
+  if (!due) r.count = 0, r.active = false;
+  return __any_sync(0xffffffffu, due);
 }
 
 // Runs that carry M along: a sweep or, before it, the first guess: the cell's init, run through the
@@ -62,15 +68,15 @@ RNNCC_FN void sweep(const Args& a) {
   const bool guess = a.stage == Stage::kWarmUp;
   const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);
   if (!guess && !(now.runs && now.carry)) return;
-  const Run r = Run::segment(a, guess ? Stretch::kWarmUpBefore : Stretch::kSegment);
-  if (!guess && !is_due(a, r, now)) return;
+  Run r = Run::segment(a, guess ? Stretch::kWarmUpBefore : Stretch::kSegment);
+  if (!takes_part(guess ? r.active : is_due(a, r, now), r)) return;
   Walk<true> walk;
   if (guess) load_states(a, r, a.h0, walk.h);
   else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
 #pragma unroll
   for (int s = 0; guess && is_newton(a) && s < Cell::kStates; ++s)
     walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
-  walk.run(a, r, now.write);
+  walk.run(a, r, a.columns, now.write);
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
   if (!guess) {
     store_run(a, r, Cell::kProducts, walk.M, a.products);
