@@ -322,22 +322,31 @@ def test_nvrtc_compiles_for_every_dtype_and_architecture(dtype: str, arch: str) 
 # --- instructions ----------------------------------------------------------------------------
 
 BY_HAND = Path(__file__).parents[1] / "support" / "emulation" / "by_hand.cu"
-ALLOWED = 1.35  # times the instructions of the same step written by hand; 1.27 to 1.30 were counted
+ALLOWED = 1.05  # times the instructions of the same step written by hand; 1.01 to 1.02 were counted
 
 
-def instructions(binary: Any, kernel: str) -> int:
-    """Of a trip of the loop over steps that computes a whole block and loads the next one."""
-    graph = loops._Graph(sass.read(sass.disassemble(binary.cubin))[kernel])
-    start = loops.loops(sass.read(sass.disassemble(binary.cubin))[kernel])[0].start
+def instructions(binary: Any, kernel: str, load: str) -> tuple[int, int]:
+    """Of a trip of the loop over steps that computes a whole block and loads another one.
+
+    Returns:
+        all of them, and those among them that load.
+    """
+    code = sass.read(sass.disassemble(binary.cubin))[kernel]
+    graph = loops._Graph(code)
+    start = loops.loops(code)[0].start
     ends = [end for first, end in graph.ways_back() if first == start]
     body = {start}.union(*(graph.between(start, end) for end in ends))
     weight = {address: len(graph.pieces[address]) for address in body}
+
+    def loads(address: int) -> tuple[int, int]:
+        """The piece that loads without asking for each load whether there is anything."""
+        piece = graph.pieces[address]
+        return sum(i.opcode == load and not i.guard for i in piece), -len(piece)
+
     computing = max(body, key=lambda address: loops._arithmetic(graph.pieces[address]))
-    loading = max(body, key=lambda a: sum(i.opcode == "LDG" for i in graph.pieces[a]))
-    through = weight | {computing: -loops.ALL, loading: -loops.ALL}
+    through = weight | {computing: -loops.ALL, max(body, key=loads): -loops.ALL}
     trip = [i for a in graph.lightest(start, ends, through) for i in graph.pieces[a]]
-    assert sum(i.opcode == "LDG" for i in trip) == 12  # 3 inputs, 4 steps
-    return len(trip)
+    return len(trip), sum(i.opcode == load for i in trip)
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
@@ -347,6 +356,9 @@ def test_a_step_takes_about_the_instructions_of_one_written_by_hand(arch: str) -
     pytest.importorskip("cupy")
     by_hand = nvrtc.compile("by_hand", BY_HAND.read_text(), "float32", arch)
     ours = compiled_by_nvrtc("para_gru", "float32", arch)
-    assert compiled("para_gru").spec.ahead == 4  # as by hand
-    ratio = instructions(ours, "para_gru_forward") / instructions(by_hand, "by_hand_forward")
-    assert ratio < ALLOWED
+    assert compiled("para_gru").spec.ahead == 8  # as by hand
+    expected, loaded = instructions(by_hand, "by_hand_forward", "LDG")
+    assert loaded == 3 * 8  # inputs and steps
+    found, copied = instructions(ours, "para_gru_forward", "LDGSTS")
+    assert copied == 3 * 8 // 4  # in pieces of 16 bytes
+    assert found < ALLOWED * expected

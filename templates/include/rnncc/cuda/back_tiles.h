@@ -57,7 +57,7 @@ RNNCC_FN void back_tiles(const Args& a) {
   walk.open(a, r, kWarp);
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   feed.open(a, r, kWarp, first, -span, -warps);
-  feed.fill(a, first < length);
+  feed.fill(a, uint32_t(first) < uint32_t(length));
   resets.fetch(a, r, first);
   for (int begin = last; begin >= 0; begin -= span, first -= span) {
     const int count = int(limited(length - first, kAhead));

@@ -126,6 +126,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
   uint32_t whole_until;    // steps before that begin blocks that are copied whole, in 16s
   const io* at[Of::kTensors];
   int count[Of::kTensors];  // steps of the run that the piece belongs to; 0: nothing to copy
+  int on[Of::kTensors];     // its step, from this lane's `step` on
 
   // From a step of the run on, every `steps_on` steps; `columns` lanes share a run.
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t columns, int first, int steps_on) {
@@ -137,7 +138,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
       const View& view = Of::view(a, t);
       const Slot first_slot = {t, 0, L::table.tensors[t].shared ? 0 : L::table.tensors[t].width};
       at[t] = place_of(a, view, first_slot, r, first);
-      count[t] = r.count;
+      count[t] = r.count, on[t] = 0;
       if (!view.data) {
         clear(t);
         continue;
@@ -148,6 +149,8 @@ template <typename Of, int stages, int more = 0> struct Ring {
     int least = in_16 == kAll ? own_count : 0;
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) least = count[t] < least ? count[t] : least;
+    // lanes of several runs may be at several steps
+    if (!__all_sync(0xffffffffu, step == __shfl_sync(0xffffffffu, step, 0))) least = 0;
     least = -most_of_warp(-least);
     whole_until = least < kAhead ? 0 : least - kAhead + 1;
   }
@@ -203,7 +206,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
     const uint64_t there = __shfl_sync(0xffffffffu, address, owner);
     const int steps = __shfl_sync(0xffffffffu, r.active ? r.count : 0, owner);
     at[t] = reinterpret_cast<const io*>(there + from % own) + row_step * view.time;
-    count[t] = steps;
+    count[t] = steps, on[t] = row_step + __shfl_sync(0xffffffffu, step, owner) - step;
     return true;
   }
 
@@ -213,13 +216,12 @@ template <typename Of, int stages, int more = 0> struct Ring {
     const int pieces = L::pieces(t, bytes), me = int(threadIdx.x);
     if (!pieces || (kAhead * pieces < kWarp && me >= kAhead * pieces)) return;
     const int copies = (kAhead * pieces + kWarp - 1) / kWarp;
-    const int row_step = pieces < kWarp ? me / pieces : 0;
     const Place there = to + (slot + L::table.tensors[t].place * kIo + me * bytes);
 #pragma unroll
     for (int j = 0; j < copies; ++j) {
-      const int on = j * kWarp / pieces, along = j * kWarp % pieces * bytes / kIo;
-      if (whole || uint32_t(step + row_step + on) < uint32_t(count[t]))
-        copy_async<bytes>(there + j * kWarp * bytes, at[t] + on * Of::view(a, t).time + along);
+      const int rows = j * kWarp / pieces, along = j * kWarp % pieces * bytes / kIo;
+      if (whole || uint32_t(step + on[t] + rows) < uint32_t(count[t]))
+        copy_async<bytes>(there + j * kWarp * bytes, at[t] + rows * Of::view(a, t).time + along);
     }
   }
 
