@@ -35,6 +35,9 @@ AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
 STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
+PARAMS_IN_REGISTERS = 16  # at most, of the sums over them: as in backward.h
+SCANS = ("scan", "scan_back")
+BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SAVED = 2**30  # steps
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WORTH = 1.2  # times faster than one pass over time, for `auto`
@@ -102,16 +105,18 @@ class Ring:
         stage: bytes of one block of a warp.
         stages: blocks; all but the one that is read are on their way from memory.
         in_flight: bytes of inputs, and of gradients of outputs, that a thread has on their way.
+        sums: bytes of the sums that a backward keeps for params.
     """
 
     stage: int
     stages: int
     in_flight: int
+    sums: int = 0
 
     @property
     def bytes(self) -> int:
         """Of shared memory, for each warp."""
-        return self.stage * self.stages
+        return self.stage * self.stages + self.sums
 
 
 def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = None) -> Ring:
@@ -126,11 +131,15 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     block = scalars * spec.ahead * io
     found = stages or 1 + max(1, -(-BYTES_AHEAD * spec.group // block))
     states = spec.size * real * back
-    return Ring(WARP * (block + states), found, (found - 1) * block)
+    sums = WARP * spec.param_slots * 8 if back and spec.param_slots > PARAMS_IN_REGISTERS else 0
+    return Ring(WARP * (block + states), found, (found - 1) * block, sums)
 
 
 def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
-    """The ring of a warp of a kernel, if it walks over steps and is not a block along time."""
+    """The shared memory of a warp of a kernel that isn't a block along time."""
+    if kernel in SCANS:
+        scalars = 2 * spec.size + spec.size**2
+        return Ring(WARP * scalars * real, 8 if scalars * real <= BYTES_OF_BORDER else 4, 0)
     back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
     return None if back is None else ring(spec, io, real, back)
 

@@ -164,17 +164,17 @@ def test_no_copy_is_out_of_bounds(dtype: str) -> None:
 SIZES = """
 RNNCC_KERNEL(32) sizes(rnncc::Args a) {
   using namespace rnncc;
-  typedef FeedBack<stages_of(Layout<InputsAndUpstream>::kBytes / kWarp)> Back;
+  typedef WalkBack::Feed Back;
   if (threadIdx.x) return;
-  a.control[0] = Walk<true>::Feed::kBytes, a.control[1] = Back::Blocks::kBytes;
+  a.control[0] = Walk<true>::Feed::kBytes, a.control[1] = Back::Blocks::kBytes + ParamSums::kBytes;
   a.control[2] = Ring<Inputs, kStagesOfTiles>::kBytes;
-  a.control[3] = FeedBack<kStagesOfTiles>::Blocks::kBytes;
+  a.control[3] = FeedBack<kStagesOfTiles>::Blocks::kBytes + ParamSums::kBytes;
 }
 """
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", ["para_gru", "clocked", "block_elman"])
+@pytest.mark.parametrize("name", ["para_gru", "clocked", "block_elman", "block_gru"])
 def test_the_planner_and_the_kernels_count_the_same_bytes(name: str, dtype: torch.dtype) -> None:
     cell = compiled(name)
     layout, zeros = layout_of(cell.spec)

@@ -28,7 +28,7 @@ RNNCC_FN void alone(const Args& a) {
   const Run r = Run::segment(a, warm_up ? Stretch::kWarmUpAfter : Stretch::kSegment);
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, a.columns);
+  walk.open(a, r, a.columns, blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
     if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
 #pragma unroll
@@ -95,12 +95,27 @@ RNNCC_FN void scan_back(const Args& a) {
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
   const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
-  real g[Cell::kStates] = {}, e[Cell::kStates], Q[kQ + 1];
+  real g[Cell::kStates] = {};
   if (a.dh_last) load_states(a, r, a.dh_last, g);
+  Queue<Cell::kStates + kQ> queue;
+  queue.open();
+  const auto fetch = [&](int64_t run) {
+    if (run >= first) {
+      queue.template copy<Cell::kStates>(0, run_at(a, r, run, Cell::kStates, a.ends), a.groups);
+      queue.template copy<kQ>(Cell::kStates, run_at(a, r, run, kQ, a.products), a.groups);
+    }
+    queue.turn();
+  };
+#pragma unroll 1
+  for (int n = 1; n <= queue.kFilled; ++n) fetch(end - n);
+#pragma unroll 1
   for (r.index = end - 1; r.index >= first; --r.index) {
+    real e[Cell::kStates], Q[kQ + 1];
+    queue.wait();
+    fetch(r.index - queue.kFilled);
     store_run(a, r, Cell::kStates, g, a.begins);
-    load_run(a, r, r.index, Cell::kStates, a.ends, e);
-    load_run(a, r, r.index, kQ, a.products, Q);
+    queue.template read<Cell::kStates>(0, e);
+    queue.template read<kQ>(Cell::kStates, Q);
     pass_through(e, Q, g);
   }
 }
@@ -112,7 +127,8 @@ RNNCC_FN void backward(const Args& a) {
   const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, sequences ? a.whole_columns : a.columns);
+  walk.open(a, r, sequences ? a.whole_columns : a.columns,
+            blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
   else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
   walk.run<false>(a, r);

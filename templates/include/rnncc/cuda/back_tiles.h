@@ -21,7 +21,7 @@ RNNCC_FN void alone_in_block(const Args& a, const Run& r, const WalkBack::Values
 }
 
 // Sums over the warps of a block, in their order.
-RNNCC_FN void sum_over_warps(const Args& a, const Run& r, const WalkBack& walk) {
+RNNCC_FN void sum_over_warps(const Args& a, const Run& r, WalkBack& walk) {
   const int warp = threadIdx.y, warps = blockDim.y;
   double* const sums = reinterpret_cast<double*>(rnncc_shared);
 #pragma unroll
@@ -54,7 +54,8 @@ RNNCC_FN void back_tiles(const Args& a) {
   Feed feed;
   Resets resets;
   int first = last + warp * kAhead;
-  walk.open(a, r, kWarp);
+  double* const sums = reinterpret_cast<double*>(through.at + warps * kQ * kWarp);
+  walk.open(a, r, kWarp, int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   feed.open(a, r, kWarp, first, -span, -warps);
   feed.fill(a, uint32_t(first) < uint32_t(length));

@@ -64,28 +64,47 @@ template <int stages> struct FeedBack {
   }
 };
 
+// Sums over time for each param, in double precision: in registers, or where these would run out in
+// shared memory, behind all rings.
+struct ParamSums {
+  static constexpr bool kShared = Cell::kParams > 16;  // as in rnncc/planner/cuda.py
+  static constexpr int kBytes = kShared ? kWarp * Cell::kParams * int(sizeof(double)) : 0;
+  double own[kShared ? 1 : Cell::kParams + 1];
+  double* shared;
+
+  RNNCC_MEMBER void open(int bytes_before) {
+    shared = reinterpret_cast<double*>(rnncc_shared + bytes_before + threadIdx.y * kBytes) +
+             threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < Cell::kParams; ++k) (*this)[k] = 0;
+  }
+
+  RNNCC_MEMBER double& operator[](int k) { return kShared ? shared[k * kWarp] : own[k]; }
+};
+
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
   // What the adjoint reads of each step stays in registers, if these are few.
   static constexpr bool kKeeps = kAhead * Cell::kStored <= 64;
   typedef Block<InputsAndUpstream> Values;
+  typedef FeedBack<stages_of(Layout<InputsAndUpstream>::kBytes / kWarp)> Feed;
 
   real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
   real dp[Cell::kParams + 1];
-  double sums[Cell::kParams + 1];
+  ParamSums sums;
   io* dx_at[Cell::kInputs + 1];  // of the step that comes next
   int64_t dx_on[Cell::kInputs + 1];
   bool dx_given[Cell::kInputs + 1];
   int columns;                   // lanes of a warp that share a run
 
-  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
+  // `bytes_before`: of shared memory that is in use otherwise.
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes, int bytes_before) {
     load_params(a, r, p);
     columns = int(lanes);
+    sums.open(bytes_before);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
-#pragma unroll
-    for (int k = 0; k < Cell::kParams; ++k) sums[k] = 0;
     begin_alone();
   }
 
@@ -182,8 +201,6 @@ struct WalkBack {
   // Every step of a run, last first. All lanes of the warp take part.
   template <bool alone>
   RNNCC_MEMBER void run(const Args& a, const Run& r) {
-    constexpr int stages = stages_of(Layout<InputsAndUpstream>::kBytes / kWarp);
-    typedef FeedBack<stages> Feed;
     Feed feed;
     Resets resets;
     const int apart = int(a.checkpoint / kAhead);  // blocks from one saved state to the next

@@ -156,10 +156,14 @@ RNNCC_FN real* saved_at(const Args& a, const Run& r, int64_t slot, int s) {
 }
 
 // Scalars of a run in [runs, count, groups].
+RNNCC_FN const real* run_at(const Args& a, const Run& r, int64_t run, int count, const real* all) {
+  return all + run * count * a.groups + r.group;
+}
+
 RNNCC_FN void load_run(const Args& a, const Run& r, int64_t run, int count, const real* from,
                        real* to) {
 #pragma unroll
-  for (int s = 0; s < count; ++s) to[s] = from[(run * count + s) * a.groups + r.group];
+  for (int s = 0; s < count; ++s) to[s] = run_at(a, r, run, count, from)[s * a.groups];
 }
 
 RNNCC_FN void store_run(const Args& a, const Run& r, int count, const real* from, real* to) {
