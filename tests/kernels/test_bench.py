@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rnncc.bench import baselines, cuda, gpu, peers, timing, workload
 from rnncc.bench.cuda import LOOP, GpuTiming
+from rnncc.bench.table import ROWS
 from rnncc.cli import bench as command
 from rnncc.cli.main import main
 from rnncc.errors import RnnccError
@@ -353,6 +354,11 @@ def test_without_a_gpu_its_bench_exits_with_3(monkeypatch: pytest.MonkeyPatch) -
         f"--device cuda: PyTorch {torch.__version__} can use no GPU here; it was built without "
         "CUDA.\nFix: rnncc doctor says what is missing, and what to install\n"
     )
+
+
+def test_shapes_by_default_are_rows_of_the_table() -> None:
+    assert set(command.SHAPES["cuda"]) <= {row.shape for row in ROWS}
+    assert set(command.ABOUT_PEERS) <= set(peers.PEERS)
 
 
 def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
