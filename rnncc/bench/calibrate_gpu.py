@@ -52,7 +52,7 @@ class Job:
 
 
 # One pass bound by memory, by instructions, by the chain of a step or latency; segments of the grid
-# with few and many borders, and of blocks. All take longer than Python does for a call, some 0.2 ms.
+# with few and many borders, and of blocks. All take longer than a call does in Python, some 0.2 ms.
 JOBS = (
     Job((8, 2048, 4096)),
     Job((8, 2048, 4096), dtype="bfloat16"),
