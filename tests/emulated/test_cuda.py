@@ -327,15 +327,7 @@ ALLOWED = 1.35  # times the instructions of the same step written by hand; 1.27 
 
 def instructions(binary: Any, kernel: str) -> int:
     """Of a trip of the loop over steps that computes a whole block and loads the next one."""
-    graph = loops._Graph(sass.read(sass.disassemble(binary.cubin))[kernel])
-    start = loops.loops(sass.read(sass.disassemble(binary.cubin))[kernel])[0].start
-    ends = [end for first, end in graph.ways_back() if first == start]
-    body = {start}.union(*(graph.between(start, end) for end in ends))
-    weight = {address: len(graph.pieces[address]) for address in body}
-    computing = max(body, key=lambda address: loops._arithmetic(graph.pieces[address]))
-    loading = max(body, key=lambda a: sum(i.opcode == "LDG" for i in graph.pieces[a]))
-    through = weight | {computing: -loops.ALL, loading: -loops.ALL}
-    trip = [i for a in graph.lightest(start, ends, through) for i in graph.pieces[a]]
+    trip = loops.loops(sass.read(sass.disassemble(binary.cubin))[kernel])[0].lightest
     assert sum(i.opcode == "LDG" for i in trip) == 12  # 3 inputs, 4 steps
     return len(trip)
 
