@@ -84,6 +84,11 @@ def steps_saved(spec: KernelSpec, choices: Choices) -> int:
     return round_up(min(choices.checkpoint or spec.ahead, MOST_SAVED), spec.ahead)
 
 
+def steps_loaded_ahead(spec: KernelSpec) -> int:
+    """Steps whose inputs a thread has asked memory for while it computes others."""
+    return spec.ahead
+
+
 def columns_of(groups: int) -> int:
     """Neighbouring lanes that take neighbouring groups of channels: a power of two, 32 at most."""
     columns = 1
