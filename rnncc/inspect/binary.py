@@ -9,7 +9,7 @@ import torch
 
 from rnncc.inspect import resources, sass
 from rnncc.ir.spec import CUDA_KERNELS, KernelSpec
-from rnncc.planner.cuda import ring_of, rows_of_block, shared_of_tiles
+from rnncc.planner.ring import ring_of, rows_of_block, shared_of_tiles
 from rnncc.runtime.cuda import nvrtc
 from rnncc.runtime.kernel import COMPUTE
 

@@ -13,6 +13,8 @@ from rnncc.inspect.sass import CLASSES, ENDS, Instruction, Kernel
 RARE = re.compile(r"__cuda_sm\d+_|slowpath")
 SIZE = 16  # bytes of an instruction
 FEW = 8  # of arithmetic: fewer can't be the step
+WHOLE = 0.75  # of the most arithmetic of a trip: with less, a trip leaves a step out
+LOADS = ("LDG", "LDGSTS", "UBLKCP")
 ALL = 10**9  # more instructions than any kernel has
 
 Piece = tuple[Instruction, ...]
@@ -25,8 +27,8 @@ class Loop:
     Attributes:
         start: the address that it comes back to.
         depth: 1 for an outermost one.
-        lightest: the instructions of the trip that takes fewest of those that do the work, which
-            are those through the piece with most arithmetic; rare paths don't count.
+        lightest: the instructions of the trip that takes fewest of those that do the work: they
+            load inputs, and compute about as much as any; rare paths don't count.
         heaviest: those of the trip that takes most.
         rare: how many instructions those have.
         calls: functions whose own instructions are not counted.
@@ -69,16 +71,17 @@ def _loop(graph: _Graph, start: int, ends: Sequence[int], bodies: Mapping[int, s
     inside = [other for first, other in bodies.items() if first != start and first in body]
     own = {address: graph.pieces[address] for address in sorted(body.difference(*inside))}
     rare = {address: own.pop(address) for address in list(own) if _is_rare(own[address])}
-    heart = max(own, key=lambda address: _arithmetic(own[address]), default=start)
     weight = {address: len(own.get(address, ())) for address in body - rare.keys()}
 
     def trip(weight: Mapping[int, int]) -> Piece:
         return tuple(i for a in graph.lightest(start, ends, weight) for i in own.get(a, ()))
 
+    loading = dict.fromkeys(_loading(own), -ALL)
+    hearts = _hearts(own) or [start]
     return Loop(
         start,
         depth=sum(start in other for other in bodies.values()),
-        lightest=trip(weight | {heart: -ALL}),
+        lightest=_working([trip(weight | loading | {heart: -ALL}) for heart in hearts]),
         heaviest=trip({address: -count for address, count in weight.items()}),
         rare=sum(map(len, rare.values())),
         calls=tuple(dict.fromkeys(name for piece in own.values() for name in _calls(piece))),
@@ -89,10 +92,27 @@ def _is_rare(piece: Piece) -> bool:
     return any(RARE.search(name) for name in _calls(piece))
 
 
-def _arithmetic(piece: Piece) -> tuple[int, int]:
-    """Most arithmetic first, then least of all else: a copy of the step may be a rare path."""
-    count = sum(i.kind in ("float", "special") for i in piece)
-    return count, -len(piece) if count > FEW else len(piece)
+def _arithmetic(piece: Piece) -> int:
+    return sum(i.kind in ("float", "special") for i in piece)
+
+
+def _hearts(own: Mapping[int, Piece]) -> list[int]:
+    """The pieces that may be the step; if none has much arithmetic, the one with most."""
+    found = [address for address, piece in own.items() if _arithmetic(piece) > FEW]
+    return found or sorted(own, key=lambda a: (_arithmetic(own[a]), len(own[a])))[-1:]
+
+
+def _loading(own: Mapping[int, Piece]) -> list[int]:
+    """The pieces that load the inputs of steps: those that load most, and more than one value."""
+    loads = {a: sum(i.opcode in LOADS for i in piece) for a, piece in own.items()}
+    most = max(loads.values(), default=0)
+    return [address for address, count in loads.items() if count == most > 1]
+
+
+def _working(trips: Sequence[Piece]) -> Piece:
+    """The lightest of those that compute about as much as any; others leave the step out."""
+    least = WHOLE * max(map(_arithmetic, trips))
+    return min((t for t in trips if _arithmetic(t) >= least), key=len)
 
 
 def _calls(piece: Iterable[Instruction]) -> list[str]:

@@ -33,8 +33,9 @@ def inspect(
         steps: of one trip of a kernel's largest loop, by kernel name; 1 where missing.
         launched: bytes of dynamic shared memory of a block, by kernel name; 0 where missing.
     Returns:
-        For each kernel the fields of `Resources`, "occupancy" (None for an unknown architecture),
-        "instructions" of the whole text, "steps" and "loops", the largest first.
+        For each kernel the fields of `Resources`, "dynamic_shared" memory, "occupancy" (None for an
+        unknown architecture), "instructions" of the whole text, "steps" and "loops", the largest
+        first.
     Raises:
         BuildError: nvdisasm isn't installed, or can't read the binary.
     """
@@ -42,10 +43,11 @@ def inspect(
     result = []
     for found in binary.resources:
         kernel, taken = code[found.kernel], (steps or {}).get(found.kernel, 1)
-        at_once = _at_once(binary.arch, found, (launched or {}).get(found.kernel, 0))
+        dynamic = (launched or {}).get(found.kernel, 0)
+        at_once = _at_once(binary.arch, found, dynamic)
         listed = [_loop(loop, taken) for loop in loops(kernel)]
         counts = {"instructions": len(kernel.instructions), "steps": taken, "loops": listed}
-        result.append(vars(found) | {"occupancy": at_once} | counts)
+        result.append(vars(found) | {"dynamic_shared": dynamic, "occupancy": at_once} | counts)
     return result
 
 

@@ -14,15 +14,20 @@ FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by 
 CELL = "cell.h"
 SOURCES = (CELL, *FILES.values())
 
-# The kernels of kernel.cu in parts that are compiled at their first use, and the most threads of a
-# block; tiles take as many warps as the cell's spec says.
+# The kernels of kernel.cu in parts that are compiled at their first use, so that a call waits only
+# for kernels that it launches, and the most threads of a block; tiles take as many warps as the
+# cell's spec says.
 PER_THREAD = 128
 CUDA_KERNELS: dict[str, dict[str, int]] = {
-    "passes": dict.fromkeys(("forward", "backward", "jacobians"), PER_THREAD)
-    | {"reduce_params": 256, "reduce_shared_params": 32, "reduce_shared_inputs": PER_THREAD},
-    "segments": dict.fromkeys(("sweep", "scan", "alone", "judge", "scan_back"), PER_THREAD)
-    | {"number_runs": 256, "reduce_starts": PER_THREAD},
-    "tiles": dict.fromkeys(("tiles", "back_tiles"), 0),
+    "forward": {"forward": PER_THREAD},
+    "backward": {"backward": PER_THREAD},
+    "sums": {"reduce_params": 256, "reduce_shared_params": 32, "reduce_shared_inputs": PER_THREAD},
+    "tiles": {"tiles": 0},
+    "back_tiles": {"back_tiles": 0},
+    "runs": {"number_runs": 256},
+    "segments": dict.fromkeys(("sweep", "scan"), PER_THREAD),
+    "back_segments": dict.fromkeys(("alone", "judge", "scan_back", "reduce_starts"), PER_THREAD),
+    "jacobians": {"jacobians": PER_THREAD},
 }
 
 

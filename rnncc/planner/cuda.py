@@ -24,22 +24,15 @@ from rnncc.planner.plan import (
     round_up,
     warm_up_of,
 )
+from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, shared_of_tiles
 
-WARP = 32
-WARPS_OF_BLOCK = 4
 WARM_UP_OF_BLOCK = 4  # steps before a warp's segment: kWarm of templates/include/rnncc/cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
 AUTO_ROUNDS = 3
 AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
-BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
-STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
-PARAMS_IN_REGISTERS = 16  # at most, of the sums over them: as in backward.h
-SCANS = ("scan", "scan_back")
-BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SAVED = 2**30  # steps
-MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WORTH = 1.2  # times faster than one pass over time, for `auto`
 
 
@@ -96,71 +89,6 @@ def columns_of(groups: int) -> int:
     while columns < min(groups, WARP):
         columns *= 2
     return columns
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The blocks of steps that a warp reads next, in shared memory: see ring.h of rnncc/cuda.
-
-    Attributes:
-        stage: bytes of one block of a warp.
-        stages: blocks; all but the one that is read are on their way from memory.
-        in_flight: bytes of inputs, and of gradients of outputs, that a thread has on their way.
-        sums: bytes of the sums that a backward keeps for params.
-    """
-
-    stage: int
-    stages: int
-    in_flight: int
-    sums: int = 0
-
-    @property
-    def bytes(self) -> int:
-        """Of shared memory, for each warp."""
-        return self.stage * self.stages + self.sums
-
-
-def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = None) -> Ring:
-    """The ring of a warp, forward or `back`.
-
-    Args:
-        io, real: bytes of the tensors' type, and of the type that the recurrence is computed in.
-        stages: as many as keep `BYTES_AHEAD` in flight, if None.
-    """
-    scalars = sum(1 if i.shared else spec.group for i in spec.inputs)
-    scalars += spec.group * len(spec.outputs) * back
-    block = scalars * spec.ahead * io
-    found = stages or 1 + max(1, -(-BYTES_AHEAD * spec.group // block))
-    states = spec.size * real * back
-    sums = WARP * spec.param_slots * 8 if back and spec.param_slots > PARAMS_IN_REGISTERS else 0
-    return Ring(WARP * (block + states), found, (found - 1) * block, sums)
-
-
-def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
-    """The shared memory of a warp of a kernel that isn't a block along time."""
-    if kernel in SCANS:
-        scalars = 2 * spec.size + spec.size**2
-        return Ring(WARP * scalars * real, 8 if scalars * real <= BYTES_OF_BORDER else 4, 0)
-    back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
-    return None if back is None else ring(spec, io, real, back)
-
-
-def rows_of_block(found: Ring) -> int:
-    """Warps of a block of such a kernel: as many as there is room for their rings."""
-    rows = WARPS_OF_BLOCK
-    while rows > 1 and rows * found.bytes > MOST_SHARED:
-        rows //= 2
-    return rows
-
-
-def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool) -> int:
-    """Bytes of shared memory of a block along time: its inputs, and its segments' borders.
-
-    The backward's also holds sums in double precision.
-    """
-    rings = warps * ring(spec, io, real, back, STAGES_OF_TILES).bytes
-    shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
-    return max(rings + shelves, warps * WARP * 8 * back)
 
 
 @dataclass(frozen=True)
@@ -268,7 +196,7 @@ class _Planner(Planner):
         return cycles + self.borders(segment) + launches * self.constants.launch
 
     def tiles(self) -> _Level:
-        """Segments of a block, tile after tile, each of which waits for its inputs."""
+        """Segments of a block, tile after tile."""
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         runs = self.batch * warps
         with_product = [spec.effort.step, spec.effort.carry]
@@ -349,11 +277,11 @@ class _Planner(Planner):
 
     def under_way(self, back: bool) -> int:
         """Steps whose inputs a thread that walks over steps has on their way, forward or `back`."""
-        return self.spec.ahead
+        return ring(self.spec, self.io, self.itemsize, back).steps
 
     def fed(self, cycles: float) -> float:
-        """The cycles of a tile of a block, with the wait for its inputs before it."""
-        return self.constants.latency + cycles
+        """The cycles of a tile of a block: its inputs come while the one before is computed."""
+        return max(self.constants.latency, cycles)
 
     def walk(
         self,
@@ -386,8 +314,8 @@ class _Planner(Planner):
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""
         warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
-        real = self.itemsize
-        while warps > 1 and shared_of_tiles(self.spec, warps, real, real, True) > MOST_SHARED:
+        sizes = self.io, self.itemsize
+        while warps > 1 and shared_of_tiles(self.spec, warps, *sizes, back=True) > MOST_SHARED:
             warps //= 2
         return warps
 

@@ -197,6 +197,42 @@ def test_a_trip_takes_one_side_of_each_choice_and_does_not_skip_the_work() -> No
     assert addresses(loop.heaviest) == heaviest
 
 
+# A step of two pieces, in two copies of which the first also stores; before them a choice to load.
+COPIES = """
+\t.section\t.text.copies,"ax",@progbits
+.L_loop:
+        /*0000*/               @P0 BRA `(.L_nothing) ;
+        /*0010*/                   LDG.E R2, desc[UR4][R4.64] ;
+        /*0020*/                   LDG.E R3, desc[UR4][R4.64+0x4] ;
+.L_nothing:
+        /*0030*/               @P1 BRA `(.L_reset) ;
+        /*0040*/               @P2 BRA `(.L_plain) ;
+{step}
+        /*0170*/                   STG.E desc[UR4][R6.64], R3 ;
+        /*0180*/                   BRA `(.L_join) ;
+.L_plain:
+{plain}
+        /*02b0*/                   BRA `(.L_join) ;
+.L_reset:
+        /*02c0*/                   LDG.E R3, desc[UR4][R8.64] ;
+.L_join:
+        /*02d0*/               @P3 BRA `(.L_loop) ;
+        /*02e0*/                   EXIT ;
+"""
+
+
+def test_of_two_copies_of_a_step_the_lighter_counts_with_the_loads_of_its_inputs() -> None:
+    def step(start: int) -> str:
+        lines = [f"{' ' * 8}/*{start + 16 * i:04x}*/ FADD R3, R3, R4 ;" for i in range(18)]
+        return "\n".join([*lines[:9], f".L_{start}:", *lines[9:]])
+
+    kernel = sass.read(COPIES.format(step=step(0x50), plain=step(0x190)))["copies"]
+    (loop,) = loops(kernel)
+    expected = [0, 0x10, 0x20, 0x30, 0x40, *range(0x190, 0x2B0, 0x10), 0x2B0, 0x2D0]
+    assert addresses(loop.lightest) == expected
+    assert {0x170, 0x180} < set(addresses(loop.heaviest))
+
+
 def test_no_trip_takes_the_rare_side_of_a_choice() -> None:
     text = BRANCHES.replace("FFMA R3, R3, R4, R5", "CALL.REL.NOINC `($slowpath)")
     text = text.replace("@P1 BRA `(.L_loop)", "@P1 MOV R7, R8").replace("F", "V")

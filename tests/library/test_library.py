@@ -17,6 +17,7 @@ from torch import Tensor
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import shipped
 from rnncc.runtime.cuda import nvrtc
+from rnncc.runtime.cuda.backend import part_of
 from tests.support.runs import (
     CORE,
     SHIPPED,
@@ -147,13 +148,13 @@ def test_nvrtc_compiles_its_tiles_without_a_warning_or_a_spill(name: str, target
     if target == "cpp":
         pytest.skip("kernel.cu is the GPU's")
     pytest.importorskip("cupy")
-    parts, spec = list(CUDA_KERNELS), compiled(name).spec
-    text = f"#define RNNCC_PART {parts.index('tiles')}\n{compiled(name).source('cuda')}"
-    made = nvrtc.compile(name, text, "float32", "sm_90")
-    assert made.warnings == ()
-    spilled = {r.kernel for r in made.resources if r.spill_stores + r.spill_loads}
-    assert spilled == set() or spec.group > 1
-    assert {r.kernel for r in made.resources} == {f"{name}_{k}" for k in CUDA_KERNELS["tiles"]}
+    for part in ("tiles", "back_tiles"):
+        text = part_of(compiled(name).source("cuda"), list(CUDA_KERNELS).index(part))
+        made = nvrtc.compile(name, text, "float32", "sm_90")
+        assert made.warnings == ()
+        spilled = {r.kernel for r in made.resources if r.spill_stores + r.spill_loads}
+        assert spilled == set() or compiled(name).spec.group > 1
+        assert {r.kernel for r in made.resources} == {f"{name}_{part}"}
 
 
 def test_its_file_is_short_and_says_field_and_source(target: str) -> None:

@@ -72,8 +72,7 @@ class CudaBackend:
         part = PART[name]
         source = self._parts.get((kernel.key, part))
         if source is None:
-            source = f"#define RNNCC_PART {part}\n{kernel.source('cuda')}"
-            self._parts[kernel.key, part] = source
+            source = self._parts[kernel.key, part] = part_of(kernel.source("cuda"), part)
         kind = str(dtype).removeprefix("torch.")
         return self.load(kernel.spec.name, source, kind, device)
 
@@ -143,6 +142,11 @@ class CudaBackend:
         device = call.inputs[0].device
         find = partial(self.module, call.kernel, dtype=call.dtype, device=device)
         return Series(call, cut, values, like, find)
+
+
+def part_of(source: str, part: int) -> str:
+    """The text of which only one part of `CUDA_KERNELS` is compiled."""
+    return f"#define RNNCC_PART {part}\n{source}"
 
 
 BACKEND: Backend = CudaBackend()

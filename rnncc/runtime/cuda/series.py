@@ -11,8 +11,8 @@ from typing import cast
 from torch import Tensor
 
 from rnncc.ir.abi import WORD, Stage
-from rnncc.planner.cuda import WARP, WARPS_OF_BLOCK, ring_of, rows_of_block, shared_of_tiles
 from rnncc.planner.plan import Cut
+from rnncc.planner.ring import WARP, WARPS_OF_BLOCK, ring_of, rows_of_block, shared_of_tiles
 from rnncc.runtime.args import Value, View, input_views, layout_of, words_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda.module import Module

@@ -34,18 +34,22 @@ template <typename T> RNNCC_FN T exprel(T x) {
   return x > T(1e4) ? Real<T>::infinity : y;
 }
 
-// 1 + 2/3 x + 1/4 x^2 + ...: term k is (k + 1) / (k (k + 2)) x times the one before.
+constexpr double factorial(int n) { return n > 1 ? n * factorial(n - 1) : 1.0; }
+
+// The sum of x^k / (k! (k + 2)) from a term on, divided by its power of x.
 template <int k, int last, typename T> RNNCC_FN T exprel_series(T x) {
-  if constexpr (k > last) return T(1);
-  else return T(1) + x * T((k + 1.0) / (k * (k + 2.0))) * exprel_series<k + 1, last>(x);
+  constexpr T term = T(1.0 / (factorial(k) * (k + 2.0)));
+  if constexpr (k == last) return term;
+  else return term + x * exprel_series<k + 1, last>(x);
 }
 
-// The derivative of exprel. The closed form loses all digits near 0, where a series takes over.
+// The derivative of exprel, by one exponential and one division. The closed form loses all digits
+// near 0, where a series takes over.
 template <typename T> RNNCC_FN T exprel_slope(T x) {
-  T e = exp(x);
-  T closed = e < Real<T>::infinity ? (e - exprel(x)) / x : e;
-  T series = T(0.5) * exprel_series<1, sizeof(T) == 4 ? 8 : 14>(x);
-  return abs(x) < T(0.5) ? series : closed;
+  const T e = exp(x), inverse = T(1) / x;
+  const T closed = e < Real<T>::infinity ? (e - (e - T(1)) * inverse) * inverse : e;
+  const T series = exprel_series<0, sizeof(T) == 4 ? 13 : 22>(x);
+  return abs(x) < T(1.5) ? series : closed;
 }
 
 }  // namespace rnncc
