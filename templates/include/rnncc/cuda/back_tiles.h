@@ -87,7 +87,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     if (count > 0) {
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-      walk.aim(a, r, first + count - 1);
+      walk.gradients.aim(a, r, first + count - 1, -1, r.active);
       walk.walk_again(a, r, block, first, count, careful, resets_before);
     }
   }

@@ -93,10 +93,8 @@ struct WalkBack {
   real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
   real dp[Cell::kParams + 1];
   ParamSums sums;
-  io* dx_at[Cell::kInputs + 1];  // of the step that comes next
-  int64_t dx_on[Cell::kInputs + 1];
-  bool dx_given[Cell::kInputs + 1];
-  int columns;                   // lanes of a warp that share a run
+  Writer<InputGradients> gradients;
+  int columns;  // lanes of a warp that share a run
 
   // `bytes_before`: of shared memory that is in use otherwise.
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes, int bytes_before) {
@@ -116,17 +114,6 @@ struct WalkBack {
     for (int q = 0; q < Cell::kFed; ++q)
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
-  }
-
-  // The gradients of inputs are written from this step on, last first.
-  RNNCC_MEMBER void aim(const Args& a, const Run& r, int last) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const View& view = a.dx[Cell::inputs[i].tensor];
-      dx_at[i] = place_of(a, view, Cell::inputs[i], r, last);
-      dx_on[i] = kept(-view.time);
-      dx_given[i] = r.active && view.data && Cell::inputs[i].stride;
-    }
   }
 
   // The states before each step of a whole block, from h[0].
@@ -217,7 +204,7 @@ struct WalkBack {
 #pragma unroll 1
     for (int n = 0; n < Feed::Blocks::kFilled; ++n) fill();
     resets.fetch(a, r, spot.step);
-    aim(a, r, r.count - 1);
+    gradients.aim(a, r, r.count - 1, -1, r.active);
     const int most = most_of_warp(r.count > 0 ? spot.step + kAhead : 0);
 #pragma unroll 1
     for (int to_come = most; to_come > 0; to_come -= kAhead, spot.move(apart)) {
@@ -267,11 +254,7 @@ struct WalkBack {
       Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);
     if (along) add_along(a, r, step);
     Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);
-#pragma unroll
-    for (int i = 0; !alone && i < Cell::kInputs; ++i) {
-      if (dx_given[i]) from_real(dx[i], *dx_at[i]);
-      dx_at[i] += dx_on[i];
-    }
+    if (!alone) gradients.write(a, dx);
     if (!alone && Cell::kSharedInputs) add_shared(a, r, step, dx);
   }
 

@@ -57,6 +57,7 @@ struct InputsAndUpstream {
 // Where they lie in a stage: [tensor][step][lane][scalar of the tensor].
 template <typename Of> struct Layout {
   struct Tensor {
+    int first;    // of its scalars
     int width;    // scalars of a group of channels; 1 if all channels share it
     bool shared;  // by all channels
     int place;    // of its first scalar, in the stage
@@ -70,7 +71,8 @@ template <typename Of> struct Layout {
     Table table = {};
     for (int i = 0; i < Of::kScalars; ++i) {
       const Slot slot = Of::slot(i);
-      table.tensors[slot.tensor] = {slot.stride ? slot.stride : 1, !slot.stride, 0};
+      if (slot.offset) continue;  // the scalars of a tensor are in the order of its channels
+      table.tensors[slot.tensor] = {i, slot.stride ? slot.stride : 1, !slot.stride, 0};
     }
     for (int t = 0; t < Of::kTensors; ++t) {
       table.tensors[t].place = table.size;
@@ -257,6 +259,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   // A tensor that is not given counts as 0.
   RNNCC_MEMBER void clear(int t) {
+#pragma unroll 1
     for (int n = 0; n < stages * kAhead; ++n) {
       io* const to = reinterpret_cast<io*>(memory + n / kAhead * kStage) + L::table.tensors[t].place +
                      n % kAhead * kWarp * L::table.tensors[t].width + int(threadIdx.x) * L::table.tensors[t].width;

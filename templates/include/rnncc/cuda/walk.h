@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rnncc/cuda/ring.h"
+#include "rnncc/cuda/writer.h"
 
 namespace rnncc {
 
@@ -47,15 +48,13 @@ struct Walk {
   typedef Ring<Inputs, stages_of(Layout<Inputs>::kBytes / kWarp)> Feed;
 
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
-  io* y_at[Cell::kOutputs];  // of the next step
+  Writer<Outputs> outputs;
   bool writes;
 
   // Before the first step of a run.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
     writes = write && r.active;
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i)
-      y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
+    outputs.aim(a, r, 0, 1, writes);
   }
 
   // One step; `along` writes the states after it too.
@@ -68,11 +67,7 @@ struct Walk {
 #pragma unroll
       for (int i = 0; i < Cell::kProducts; ++i) M[i] = N[i];
     }
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) {
-      if (writes) from_real(y[i], *y_at[i]);
-      y_at[i] += a.y[Cell::outputs[i].tensor].time;
-    }
+    outputs.write(a, y);
 #pragma unroll
     for (int s = 0; along && s < Cell::kStates; ++s) {
       const Slot& slot = Cell::states[s];
