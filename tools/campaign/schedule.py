@@ -1,0 +1,181 @@
+"""Schedule: the parts of a campaign, one after another -> their results, saved after each.
+
+A part that fails or hangs stops no other. One that crashes or hangs in the middle goes on in a new
+process, without the result that it stuck at.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from campaign import plan
+from campaign.plan import Part
+from campaign.process import Ended
+from campaign.record import Campaign, Result, Step, read_lines, write_lines
+
+LEAST = 3.0  # seconds that a process is worth starting for
+MOST_RESTARTS = 20
+
+
+class Start(Protocol):
+    """Runs the process of a step until it ends, or `limit` or `watch` ends it."""
+
+    def __call__(self, name: str, file: Path, limit: float, watch: Callable[[], str]) -> Ended: ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the schedule needs from outside.
+
+    Attributes:
+        now: a clock.
+        clocks: those of the GPU.
+        say: a line for whoever waits.
+    """
+
+    start: Start
+    now: Callable[[], float]
+    clocks: Callable[[], Mapping[str, str]]
+    say: Callable[[str], None]
+
+
+def run(
+    campaign: Campaign, parts: Sequence[Part], seconds: float, folder: Path, tools: Tools
+) -> None:
+    """Run the parts that aren't complete, and save the campaign after each."""
+    began = tools.now()
+    waiting = [part for part in parts if not _is_complete(campaign, part.name)]
+    for part in parts:
+        if part not in waiting:
+            tools.say(f"{part.name}: complete already")
+    while waiting:
+        part = waiting[0]
+        limit = plan.share(waiting, seconds - (tools.now() - began))
+        step = campaign.steps.setdefault(part.name, Step(part.name))
+        tools.say(f"{part.name}: {limit:.0f} s at most")
+        try:
+            _Run(step, limit, folder, tools).all()
+        finally:
+            campaign.save(folder)
+        (folder / f"{part.name}.jsonl").unlink(missing_ok=True)  # it is in the campaign now
+        tools.say(f"{part.name}: {told(step)}")
+        waiting.pop(0)
+
+
+def _is_complete(campaign: Campaign, name: str) -> bool:
+    return name in campaign.steps and campaign.steps[name].state == "complete"
+
+
+def told(step: Step) -> str:
+    """A step in a line."""
+    counts = {state: 0 for state in ("ok", "failed", "killed", "unavailable")}
+    for result in step.results:
+        counts[result.state] += 1
+    found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    reason = f"; {step.reason}" if step.reason else ""
+    return f"{step.state} in {step.seconds:.0f} s: {found or 'no results'}{reason}"
+
+
+@dataclass
+class _Run:
+    """One step in this call of the campaign."""
+
+    step: Step
+    limit: float
+    folder: Path
+    tools: Tools
+
+    def all(self) -> None:
+        """Fill in the step, whatever happens to its processes."""
+        step, tools = self.step, self.tools
+        began = tools.now()
+        step.began, step.limit, step.restarts = date(), round(self.limit, 1), 0
+        step.clocks = {"before": dict(tools.clocks())}
+        self.recall()
+        try:
+            while self.again(began):
+                step.restarts += 1
+        finally:
+            step.results = list(read_lines(self.file).results.values())
+            step.seconds = round(tools.now() - began, 1)
+            step.clocks["after"] = dict(tools.clocks())
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.step.name}.jsonl"
+
+    def recall(self) -> None:
+        """Begin from what the campaign knows, and what a call that was cut off left in the file."""
+        known = {result.key: result for result in self.step.results}
+        left = read_lines(self.file)
+        known |= left.results
+        if left.pending is not None:
+            key = left.pending[0]
+            known[key] = Result(key, "killed", reason="the campaign ended meanwhile")
+        write_lines(self.file, known.values())
+
+    def again(self, began: float) -> bool:
+        """Run one process; whether another should follow it."""
+        step, before = self.step, len(read_lines(self.file).results)
+        left = self.limit - (self.tools.now() - began)
+        if left < LEAST and step.restarts:
+            return False
+        watch = _Watch(self.file, self.tools.now)
+        ended = self.tools.start(step.name, self.file, max(left, LEAST), watch)
+        found = read_lines(self.file)
+        if found.ended:
+            step.state = "partial" if found.left else "complete"
+            step.left, step.tail = found.left, ""
+            step.reason = f"{found.left} left, as the time was up" if found.left else ""
+            return False
+        step.tail = ended.tail
+        step.reason = ended.reason or _crash(ended)
+        if found.pending is not None:
+            key = found.pending[0]
+            found.results[key] = Result(key, "killed", watch.waited, step.reason)
+        write_lines(self.file, found.results.values())
+        step.state = "killed" if ended.status is None else "failed"
+        # one that was ended for a result which took too long, or crashed at one, can go on
+        grown = len(found.results) > before
+        return grown and not self.is_late(began) and step.restarts < MOST_RESTARTS
+
+    def is_late(self, began: float) -> bool:
+        return self.limit - (self.tools.now() - began) < LEAST
+
+
+class _Watch:
+    """Follows a step's file: ends the process if one result takes longer than it may."""
+
+    def __init__(self, file: Path, now: Callable[[], float]) -> None:
+        self._file, self._now = file, now
+        self._pending: tuple[str, float] | None = None
+        self._since, self._size = now(), -1
+
+    @property
+    def waited(self) -> float:
+        return round(self._now() - self._since, 3) if self._pending else 0.0
+
+    def __call__(self) -> str:
+        size = self._file.stat().st_size if self._file.is_file() else 0
+        if size != self._size:
+            self._size, pending = size, read_lines(self._file).pending
+            if pending != self._pending:
+                self._pending, self._since = pending, self._now()
+        if self._pending is None or self.waited <= self._pending[1]:
+            return ""
+        key, limit = self._pending
+        return f"{key} took longer than its {limit:.0f} s"
+
+
+def _crash(ended: Ended) -> str:
+    status = ended.status or 0
+    how = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    return f"its process {how} before its end"
+
+
+def date() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,81 @@
+"""Setting: where the steps run, on a GPU or, in a rehearsal, on its emulation."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+TOOLS = Path(__file__).resolve().parents[1]
+Of = TypeVar("Of")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a step has to know of the machine.
+
+    Attributes:
+        rehearsal: kernels are emulated, shapes small, times counted by a stub.
+    """
+
+    rehearsal: bool
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cpu" if self.rehearsal else "cuda")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it, calls on `device` take the CUDA kernels."""
+        if not self.rehearsal:
+            yield
+            return
+        from tests.support.emulated import emulated
+
+        with emulated():
+            yield
+
+    def choose(self, real: Of, small: Of) -> Of:
+        """The second in a rehearsal."""
+        return small if self.rehearsal else real
+
+    def call(self, *arguments: str) -> list[str]:
+        """The command that runs tools/gpu_call.py."""
+        rehearse = ["--rehearse"] if self.rehearsal else []
+        return [sys.executable, str(TOOLS / "gpu_call.py"), *arguments, *rehearse]
+
+
+def broken() -> bool:
+    """Whether an earlier fault leaves PyTorch's CUDA context unusable."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def compiled(name: str) -> Any:
+    """A shipped cell."""
+    import rnncc
+    from rnncc.lang.loader import find
+
+    return rnncc.compile(find(name))
+
+
+def name_of(shape: Sequence[int]) -> str:
+    """As on the command line: 8x2048x256."""
+    return "x".join(map(str, shape))
+
+
+Find = Callable[[], dict[str, Any]]
