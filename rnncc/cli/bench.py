@@ -15,6 +15,7 @@ from rnncc.cli.options import Constants, Shape
 if TYPE_CHECKING:
     from rnncc.bench.cpu import Timing
     from rnncc.bench.cuda import GpuTiming
+    from rnncc.bench.timing import Place
     from rnncc.compiler import CompiledCell
 
 SHAPES: dict[str, list[Shape]] = {
@@ -79,23 +80,21 @@ def bench(
     accelerated-scan is installed, its scan is a baseline of cells with one state that are affine
     in it; its inputs, in its layout [B, N, T], are prepared before.
     """
-    from rnncc.bench import cpu, cuda
+    from rnncc.bench import cpu, gpu
 
     cpu.use_threads(threads)
-    on_gpu = device == "cuda"
-    if on_gpu:
-        cuda.gpu()
+    place = gpu.gpu() if device == "cuda" else None
     compiled = load(path, constants)
     how = (dtype, against_compile, solvers)
-    found = _measure(compiled, shapes or SHAPES[device], on_gpu, how, wanted=not json)
-    machine = cuda.machine() if on_gpu else cpu.machine()
+    found = _measure(compiled, shapes or SHAPES[device], place, how, wanted=not json)
+    machine = gpu.machine() if place else cpu.machine()
     if json:
         head = {"cell": compiled.name, "dtype": dtype, "rnncc": __version__}
         results = [timing.data() for timing in found]
         terminal.as_json({**head, "machine": machine, "results": results})
         return
     title = f"{compiled.name}, {dtype}, {machine['device']}"
-    if on_gpu:
+    if place:
         _print_gpu_timings(f"{title}, {_versions(machine)}", found)
     else:
         title += f", {machine['threads']} threads, PyTorch {machine['torch']}"
@@ -105,18 +104,20 @@ def bench(
 def _measure(
     compiled: CompiledCell,
     shapes: Sequence[Shape],
-    on_gpu: bool,
+    place: Place | None,
     how: tuple[str, bool, bool],
     wanted: bool,
 ) -> list[Any]:
     from rnncc.bench import cpu, cuda
 
-    measure: Any = cuda.measure if on_gpu else cpu.measure
-    timings = []
+    timings: list[Any] = []
     for shape in shapes:
         text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
         with terminal.progress(text, wanted):
-            timings += list(measure(compiled, shape, *how))
+            if place:
+                timings += cuda.measure(compiled, shape, place, *how)
+            else:
+                timings += cpu.measure(compiled, shape, *how)
     return timings
 
 
@@ -164,7 +165,7 @@ def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
     """The same for a GPU, then the baselines that were left out and why."""
     terminal.line(f"{title}; milliseconds by the GPU's clock, medians")
     terminal.line()
-    names = list(dict.fromkeys(name for t in found for name in (*t.baselines, *t.skipped)))
+    names = list(dict.fromkeys(name for timing in found for name in timing.baselines))
     solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
     headers = ("shape", "pass", "solver", "rnncc", "in Python", "GB/s", "copy", "rnncc / copy")
     rows = [_gpu_row(timing, names, solvers) for timing in found]

@@ -1,0 +1,113 @@
+"""The table of docs/cuda.md, rehearsed: emulated kernels, a stub clock, small shapes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rnncc.bench import peers, table, timing, workload
+from rnncc.bench.baselines import UnavailableError
+from rnncc.bench.cuda import LOOP
+from rnncc.bench.table import ROWS, Row
+from tests.support.clock import HERE
+from tests.support.emulated import emulated
+from tests.support.runs import compiled
+
+FORWARD = Row((2, 70, 8), "float32", "forward")
+BOTH = Row((2, 70, 8), "float32", "forward+backward")
+HALF = Row((2, 70, 8), "bfloat16", "forward")
+DECODE = Row((2, 1, 8), "float32", "decode")
+
+
+@pytest.fixture(autouse=True)
+def emulation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
+    monkeypatch.setattr(timing, "MOST_CALLS", 2)
+    with emulated():
+        yield
+
+
+def test_the_table_measures_every_row_as_it_comes() -> None:
+    found = list(table.measure(compiled("elman"), HERE, rows=(FORWARD, BOTH, HALF, DECODE)))
+    assert [m.row for m in found] == [FORWARD, BOTH, HALF, DECODE]
+    for measured in found:
+        assert measured.timing is not None, measured.reason
+        assert {LOOP, "nn.GRU", "nn.LSTM"} <= set(measured.timing.baselines)
+        data = measured.data()
+        assert (data["dtype"], data["pass"]) == (measured.row.dtype, measured.row.direction)
+        assert 0 < data["share_of_copy"] == pytest.approx(1 / data["copy_ratio"])
+        assert data["reason"] == ""
+
+
+def test_a_shape_is_checked_once_for_each_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: Counter[Any] = Counter()
+
+    def check(_: Any, __: Any, arguments: Any, *___: Any) -> None:
+        checked[arguments["x"].dtype] += 1
+
+    monkeypatch.setattr(workload, "check", check)
+    list(table.measure(compiled("elman"), HERE, rows=(FORWARD, BOTH, HALF), peers=False))
+    assert sorted(checked.values()) == [1, 1]
+
+
+def test_a_row_that_fails_gives_its_reason_and_the_others_come() -> None:
+    odd = Row((2, 8, 6), "float32", "forward")
+    fits = Row((2, 8, 8), "float32", "forward")
+    found = list(table.measure(compiled("block_elman"), HERE, rows=(odd, fits), peers=False))
+    assert found[0].timing is None
+    assert "got 6 channels, expected a multiple of 4" in found[0].reason
+    assert found[0].data()["reason"] == found[0].reason
+    assert found[1].timing is not None
+
+
+def test_rows_that_time_does_not_reach_say_so() -> None:
+    found = list(table.measure(compiled("elman"), HERE, budget=0.0, rows=(FORWARD, BOTH)))
+    assert [m.reason for m in found] == ["not reached within 0 s"] * 2
+
+
+@pytest.mark.parametrize("error", [UnavailableError("none"), KeyError("none"), ValueError("none")])
+def test_whatever_a_peer_raises_is_a_reason(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(peers, "PEERS", {"nn.GRU": peers.Peer(lambda _: True, fails)})
+    (found,) = table.measure(compiled("elman"), HERE, rows=(DECODE,))
+    assert found.timing is not None
+    assert "none" in found.timing.skipped["nn.GRU"]
+
+
+def test_rows_without_peers_have_the_loop_alone() -> None:
+    (found,) = table.measure(compiled("elman"), HERE, rows=(FORWARD,), peers=False)
+    assert found.timing is not None
+    assert set(found.timing.baselines) == {LOOP}
+    assert found.timing.skipped == {}
+
+
+def test_the_chunks_are_compiled_for_one_shape_and_only_if_time_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table, "CHUNKED", FORWARD.shape)
+    asked = [
+        table._Table(compiled("elman"), HERE, 0.0, end, True).chunks(row)
+        for end in (float("inf"), float("-inf"))
+        for row in (FORWARD, BOTH, HALF, DECODE)
+    ]
+    assert asked == [True, True, False, False, False, False, False, False]
+
+
+def test_the_rows_are_those_of_the_page() -> None:
+    doubled = {(8, 512 * 2**n, 256) for n in range(7)}
+    wide = {(8, 2048, 4096), (1, 32768, 2048), (1, 131072, 64), (64, 1024, 1024)}
+    assert len(set(ROWS)) == len(ROWS) == 50
+    for dtype in ("float32", "bfloat16"):
+        for direction in ("forward", "forward+backward"):
+            of = {r.shape for r in ROWS if (r.dtype, r.direction) == (dtype, direction)}
+            assert of == doubled | wide
+        assert {r.shape[0] for r in ROWS if (r.dtype, r.direction) == (dtype, "decode")} == {
+            *(1, 64, 512)
+        }
