@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TAIL = 3000  # characters of output that are shown
 POLL = 0.1  # seconds
@@ -115,10 +118,8 @@ def end_all(members: Callable[[], list[int]]) -> bool:
 
 
 def _send(process: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone meanwhile
         os.kill(process, number)
-    except (ProcessLookupError, PermissionError):
-        pass  # gone meanwhile
 
 
 def _session(child: subprocess.Popen[bytes]) -> list[int]:
@@ -149,3 +150,13 @@ def tail(log: Path) -> str:
         return log.read_text(encoding="utf-8", errors="replace").strip()[-TAIL:]
     except OSError:
         return ""
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """The lines of JSON of an output; one that was cut short isn't one."""
+    found = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("{"):
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found

@@ -124,9 +124,7 @@ def load(folder: Path) -> Campaign:
         steps = {name: _step(step) for name, step in given.pop("steps").items()}
         return Campaign(**given, steps=steps)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CampaignError(
-            f"{file}: is no campaign: {error}.\nFix: another folder"
-        ) from None
+        raise CampaignError(f"{file}: is no campaign: {error}.\nFix: another folder") from None
 
 
 def _step(given: dict[str, Any]) -> Step:

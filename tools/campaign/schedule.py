@@ -72,7 +72,7 @@ def _is_complete(campaign: Campaign, name: str) -> bool:
 
 def told(step: Step) -> str:
     """A step in a line."""
-    counts = {state: 0 for state in ("ok", "failed", "killed", "unavailable")}
+    counts = dict.fromkeys(("ok", "failed", "killed", "unavailable"), 0)
     for result in step.results:
         counts[result.state] += 1
     found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)

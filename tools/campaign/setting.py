@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+    from rnncc.bench.timing import Place
 
 TOOLS = Path(__file__).resolve().parents[1]
 Of = TypeVar("Of")
@@ -31,6 +33,21 @@ class Setting:
         import torch
 
         return torch.device("cpu" if self.rehearsal else "cuda")
+
+    @property
+    def place(self) -> Place:
+        """The device and its clock, for rnncc.bench.
+
+        Raises:
+            BuildError: there is no GPU that can be used.
+        """
+        if self.rehearsal:
+            from tests.support.clock import HERE
+
+            return HERE
+        from rnncc.bench.gpu import gpu
+
+        return gpu()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -76,6 +93,3 @@ def compiled(name: str) -> Any:
 def name_of(shape: Sequence[int]) -> str:
     """As on the command line: 8x2048x256."""
     return "x".join(map(str, shape))
-
-
-Find = Callable[[], dict[str, Any]]

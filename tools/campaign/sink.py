@@ -115,4 +115,3 @@ class Sink:
     def _write(self, line: dict[str, Any]) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, default=str) + "\n")
-

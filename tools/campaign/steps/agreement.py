@@ -20,7 +20,10 @@ BUILT = "kernels built"
 MOST_BUILDS = 8  # at once; each holds half a GiB of the GPU
 LIMIT = 60.0  # seconds of a test
 LEAST = 2.0  # seconds that a test is worth beginning for
-TESTS = ("tests/gpu", *(f"tests/kernels/test_{name}.py" for name in "oracle segments sequences".split()))
+TESTS = (
+    "tests/gpu",
+    *(f"tests/kernels/test_{name}.py" for name in "oracle segments sequences".split()),
+)
 REHEARSED = ("tests/kernels/test_oracle.py", "-k", "emulated and para_gru and float32 and few")
 FLAGS = ("-q", "--no-header", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
 # Not among the tests: they are a step of their own.

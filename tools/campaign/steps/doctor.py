@@ -37,11 +37,15 @@ def machine(setting: Setting) -> dict[str, Any]:
     import torch
 
     if setting.rehearsal:
-        return {"device": "emulated", "torch": torch.__version__, "python": platform.python_version()}
+        return {
+            "device": "emulated",
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
     if not torch.cuda.is_available():
         raise UnavailableError(f"PyTorch {torch.__version__} can use no GPU here")
-    from rnncc.bench import cuda
+    from rnncc.bench import gpu
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     found = {name: getattr(properties, name) for name in OF_GPU if hasattr(properties, name)}
-    return {**cuda.machine(), "properties": found}
+    return {**gpu.machine(), "properties": found}
