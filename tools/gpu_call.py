@@ -141,7 +141,7 @@ def _load(options: argparse.Namespace, setting: Setting) -> Iterator[dict[str, A
                 yield {"cell": cell, "dtype": dtype, "part": part, **_timed(load)}
 
 
-def _build_for_cpu(kernel: Any, dtype: torch.dtype) -> None:
+def _build_for_cpu(kernel: Any, dtype: Any) -> None:
     import torch
 
     from rnncc.runtime.cpu.backend import CpuBackend

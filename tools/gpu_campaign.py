@@ -26,6 +26,7 @@ from campaign.schedule import Tools
 
 ROOT = machine.ROOT
 OUT = ROOT / "build" / "gpu"
+STEPS = ROOT / "tools" / "gpu_steps.py"
 WRONG = 2  # exit status of a call that can't be understood
 
 
@@ -35,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{p.name:10} {p.text}" for p in plan.PARTS))
         return 0
-    signal.signal(signal.SIGTERM, _interrupted)
     out = sys.stderr if options.json else sys.stdout
     began = time.monotonic()
 
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the results as JSON; progress on stderr")
     add("--commit", default="", help="the commit that runs, where git can't tell it")
     add("--rehearse", action="store_true",
-        help="without a GPU: small shapes, emulated kernels, a clock that only counts")  # fmt: skip
+        help="without a GPU: emulated kernels, small shapes, times that mean nothing")  # fmt: skip
     return parser
 
 
@@ -84,7 +84,11 @@ def campaign_of(options: argparse.Namespace) -> Campaign:
     Raises:
         CampaignError: the folder doesn't fit what was asked.
     """
-    folder = options.out
+    folder = options.out.resolve()
+    if not options.rehearse and not machine.has_gpu():
+        raise CampaignError(
+            "no GPU: neither nvidia-smi nor /dev shows one.\nFix: --rehearse emulates one"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -155,13 +159,13 @@ def _announce(campaign: Campaign, say: Callable[[str], None]) -> None:
 
 
 def starter(logs: Path, rehearse: bool) -> schedule.Start:
-    """Starts tools/gpu_steps.py."""
+    """Starts STEPS."""
     env = environment(os.environ)
 
     def start(name: str, file: Path, limit: float, watch: Callable[[], str]) -> process.Ended:
         seconds = plan.soft(limit)
-        script = str(ROOT / "tools" / "gpu_steps.py")
-        command = [sys.executable, script, name, "--out", str(file), "--seconds", f"{seconds:.1f}"]
+        command = [sys.executable, str(STEPS), name]
+        command += ["--out", str(file), "--seconds", f"{seconds:.1f}"]
         command += ["--rehearse"] if rehearse else []
         log = logs / f"{name}.log"
         return process.run(command, log, limit, watch, folder=ROOT, env=env)
@@ -182,4 +186,5 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupted)
     sys.exit(main())

@@ -46,6 +46,11 @@ def about() -> dict[str, Any]:
     }
 
 
+def has_gpu() -> bool:
+    """Whether there is an NVIDIA GPU, as far as can be told without PyTorch."""
+    return bool(ask(("name",))) or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def clocks() -> dict[str, str]:
     """Those of the GPU now; none without one."""
     return ask(CLOCKS)

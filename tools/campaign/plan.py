@@ -25,8 +25,8 @@ class Part:
 
 
 PARTS = (
-    Part("doctor", 15, "what is installed, and whether a first kernel gives the right answer"),
-    Part("agreement", 115, "tests/gpu for the core cells, then the other tests that need a GPU"),
+    Part("doctor", 40, "what is installed, and whether a first kernel gives the right answer"),
+    Part("agreement", 110, "tests/gpu for the core cells, then the other tests that need a GPU"),
     Part("times", 150, "the table of docs/cuda.md: rnncc, a copy, the plain loop, cuDNN"),
     Part("compile", 45, "seconds of compiling kernels, cold, and loading them from the cache"),
     Part("counters", 55, "ncu: DRAM throughput, occupancy, stalls, bank conflicts"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,8 @@ from campaign.sink import AGAIN, Sink
 
 BUILT = "kernels built"
 MOST_BUILDS = 8  # at once; each holds half a GiB of the GPU
+# Tests passed, failed; none was left to run.
+EXPECTED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 LIMIT = 60.0  # seconds of a test
 LEAST = 2.0  # seconds that a test is worth beginning for
 TESTS = (
@@ -25,10 +27,18 @@ TESTS = (
     *(f"tests/kernels/test_{name}.py" for name in "oracle segments sequences".split()),
 )
 REHEARSED = ("tests/kernels/test_oracle.py", "-k", "emulated and para_gru and float32 and few")
-FLAGS = ("-q", "--no-header", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
+FLAGS = (
+    "-q",
+    "--no-header",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "filterwarnings=default",
+    "--continue-on-collection-errors",
+)
 # Not among the tests: they are a step of their own.
 LEFT_OUT = "test_the_sanitizer"
-# The first of these that a test's id contains is its place in the order; then the core cells.
+# The first of these that a test's id contains is its place in the order.
 ORDER = (
     r"test_the_self_test",
     r"test_large_calls.*float32",
@@ -39,28 +49,32 @@ ORDER = (
     r"test_outputs_states.*bfloat16",
     r"",
 )
+LATE = re.compile(r"two_thousand_million|compiled_layer")  # they take long
 
 
 def run(sink: Sink, setting: Setting) -> None:
     """Build what the first tests need, all processors at once; then test."""
-    from tests.support.runs import CORE
+    from tests.support.runs import CELLS, CORE, SHIPPED
 
     cells = setting.choose(CORE, ["para_gru"])
     sink.take(BUILT, lambda: build(cells, setting, sink.left / 2), limit=sink.left)
-    plugin = Plugin(sink, cells)
+    plugin = Plugin(sink, {*CELLS, *SHIPPED} - {*CORE})
     chosen = setting.choose(("-m", "gpu", *TESTS), REHEARSED)
-    pytest.main([*FLAGS, *chosen], plugins=[plugin])
+    status = pytest.main([*FLAGS, *chosen], plugins=[plugin])
     if plugin.broken:
         raise SystemExit(AGAIN)
+    if status not in EXPECTED and not plugin.stopped:
+        raise SystemExit(f"pytest ended with status {status}: see its output")
 
 
 def build(cells: list[str], setting: Setting, seconds: float) -> dict[str, Any]:
     """Fill the caches: kernels of the CPU, which is the reference, and of the GPU."""
     workers = max(1, min(MOST_BUILDS, (os.cpu_count() or 1) // 2))
+    dtypes = setting.choose(("float32", "bfloat16"), ("float32",))
     with TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
 
         def one(cell: str) -> tuple[str, str]:
-            command = setting.call("load", cell, "--dtype", "float32", "bfloat16", "--cpu")
+            command = setting.call("load", cell, "--dtype", *dtypes, "--cpu")
             ended = run_inside(command, Path(folder, f"{cell}.log"), seconds)
             return cell, "" if ended.status == 0 else (ended.reason or ended.tail[-300:])
 
@@ -68,23 +82,29 @@ def build(cells: list[str], setting: Setting, seconds: float) -> dict[str, Any]:
     return {"cells": len(cells), "workers": workers, "failed": failed}
 
 
-def rank(test: str, cells: list[str]) -> tuple[int, int]:
-    """Where a test stands in the order, by its id; lower is earlier."""
+def rank(test: str, others: Collection[str]) -> tuple[bool, int]:
+    """Where a test stands in the order, by its id; lower is earlier.
+
+    Args:
+        others: cells that aren't among the core.
+    """
     place = next(i for i, pattern in enumerate(ORDER) if re.search(pattern, test))
-    return place, int(not any(re.search(rf"[\[-]{cell}[\]-]", test) for cell in cells))
+    given = re.split(r"[\[\]-]", test)
+    return bool(LATE.search(test)) or any(name in others for name in given), place
 
 
 class Plugin:
     """Of pytest: puts tests in order, and each outcome into the sink.
 
     Attributes:
+        stopped: the time was up.
         broken: nothing more can run in this process.
     """
 
-    def __init__(self, sink: Sink, cells: list[str]) -> None:
-        self._sink, self._cells = sink, cells
+    def __init__(self, sink: Sink, others: Collection[str]) -> None:
+        self._sink, self._others = sink, others
         self._reports: list[pytest.TestReport] = []
-        self.broken = False
+        self.broken = self.stopped = False
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -93,14 +113,14 @@ class Plugin:
             for item in items
             if LEFT_OUT not in item.nodeid and item.nodeid not in self._sink.known
         ]
-        items.sort(key=lambda item: rank(item.nodeid, self._cells))
+        items.sort(key=lambda item: rank(item.nodeid, self._others))
         self._sink.left_out += len(items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         if self._sink.left < LEAST:
-            item.session.shouldstop = "the time is up"
-            raise item.session.Interrupted(item.session.shouldstop)
+            self.stopped = True
+            raise item.session.Interrupted("the time is up")
         self._reports = []
         self._sink.begin(item.nodeid, LIMIT)
         result = yield
