@@ -33,6 +33,7 @@ WRONG = 2  # exit status of a call that can't be understood
 def main(arguments: list[str] | None = None) -> int:
     """Run a campaign; 1 if a step failed or found something wrong."""
     options = _parser().parse_args(arguments)
+    options.out = options.out.resolve()
     if options.list:
         print("\n".join(f"{p.name:10} {p.text}" for p in plan.PARTS))
         return 0
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(plan.NAMES)
     add("--part", action="append", choices=plan.NAMES, metavar="NAME",
         help=f"only this step; repeatable. One of {names}")  # fmt: skip
-    add("--seconds", type=_seconds, default=plan.SECONDS, metavar="N",
+    add("--seconds", type=seconds, default=plan.SECONDS, metavar="N",
         help=f"of all steps, shared in proportion [{plan.SECONDS:.0f}]")  # fmt: skip
     add("--resume", action="store_true", help="go on with what DIR holds: complete steps stay")
     add("--list", action="store_true", help="list the steps and end")
@@ -71,11 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds < 1e6:
+def seconds(text: str) -> float:
+    """A length of time."""
+    found = float(text)
+    if not 1 <= found < 1e6:
         raise argparse.ArgumentTypeError(f"got {text}, expected seconds, 1 or more")
-    return seconds
+    return found
 
 
 def campaign_of(options: argparse.Namespace) -> Campaign:
@@ -84,7 +86,7 @@ def campaign_of(options: argparse.Namespace) -> Campaign:
     Raises:
         CampaignError: the folder doesn't fit what was asked.
     """
-    folder = options.out.resolve()
+    folder = options.out
     if not options.rehearse and not machine.has_gpu():
         raise CampaignError(
             "no GPU: neither nvidia-smi nor /dev shows one.\nFix: --rehearse emulates one"

@@ -63,9 +63,11 @@ def run(
     try:
         reason = _wait(child, limit, watch)
     finally:  # also what it left running when it ended by itself
-        if not end_all(lambda: _session(child)) and reason:
+        if end_all(lambda: _session(child)):
+            child.wait()
+        elif reason:
             reason += "; it could not be ended"
-    return Ended(None if reason else child.wait(), reason, tail(log))
+    return Ended(None if reason else child.returncode, reason, tail(log))
 
 
 def run_inside(
@@ -82,8 +84,9 @@ def run_inside(
             preexec_fn=os.setpgrp,  # no threads run between fork and exec here
         )
     reason = _wait(child, limit, lambda: "")
-    end_all(lambda: _group(child))
-    return Ended(None if reason else child.wait(), reason, tail(log))
+    if end_all(lambda: _group(child)):
+        child.wait()
+    return Ended(None if reason else child.returncode, reason, tail(log))
 
 
 def _wait(child: subprocess.Popen[bytes], limit: float, watch: Callable[[], str]) -> str:
