@@ -200,7 +200,7 @@ def test_a_sample_is_of_one_call_out_of_several(monkeypatch: pytest.MonkeyPatch)
     samples = timing.interleave_on_gpu({"call": call}, HERE.clock)
     assert len(samples["call"]) == 3
     for sample in samples["call"]:
-        assert sample.device == pytest.approx(0.005)
+        assert sample.device == pytest.approx(2 * 0.005)
         assert sample.python == pytest.approx(0.005)
 
 

@@ -11,7 +11,7 @@ import pytest
 from rnncc.bench import peers, table, timing, workload
 from rnncc.bench.baselines import UnavailableError
 from rnncc.bench.cuda import LOOP
-from rnncc.bench.table import ROWS, Row
+from rnncc.bench.table import Row
 from tests.support.clock import HERE
 from tests.support.emulated import emulated
 from tests.support.runs import compiled
@@ -98,16 +98,3 @@ def test_the_chunks_are_compiled_for_one_shape_and_only_if_time_is_left(
         for row in (FORWARD, BOTH, HALF, DECODE)
     ]
     assert asked == [True, True, False, False, False, False, False, False]
-
-
-def test_the_rows_are_those_of_the_page() -> None:
-    doubled = {(8, 512 * 2**n, 256) for n in range(7)}
-    wide = {(8, 2048, 4096), (1, 32768, 2048), (1, 131072, 64), (64, 1024, 1024)}
-    assert len(set(ROWS)) == len(ROWS) == 50
-    for dtype in ("float32", "bfloat16"):
-        for direction in ("forward", "forward+backward"):
-            of = {r.shape for r in ROWS if (r.dtype, r.direction) == (dtype, direction)}
-            assert of == doubled | wide
-        assert {r.shape[0] for r in ROWS if (r.dtype, r.direction) == (dtype, "decode")} == {
-            *(1, 64, 512)
-        }
