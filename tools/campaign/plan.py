@@ -25,14 +25,14 @@ class Part:
 
 
 PARTS = (
-    Part("doctor", 40, "what is installed, and whether a first kernel gives the right answer"),
-    Part("agreement", 110, "tests/gpu for the core cells, then the other tests that need a GPU"),
-    Part("times", 150, "the table of docs/cuda.md: rnncc, a copy, the plain loop, cuDNN"),
-    Part("compile", 45, "seconds of compiling kernels, cold, and loading them from the cache"),
-    Part("counters", 55, "ncu: DRAM throughput, occupancy, stalls, bank conflicts"),
-    Part("sanitizer", 40, "compute-sanitizer: memcheck and racecheck on small calls"),
-    Part("constants", 40, "the planner's constants, fitted, and its regret over 12 shapes"),
-    Part("peers", 60, "other projects at the table's shapes, and the loop in compiled chunks"),
+    Part("doctor", 30, "what is installed, and whether a first kernel gives the right answer"),
+    Part("agreement", 100, "tests/gpu for the core cells, then the other tests that need a GPU"),
+    Part("times", 140, "the table of docs/cuda.md: rnncc, a copy, the plain loop, cuDNN"),
+    Part("compile", 40, "seconds of compiling kernels, cold, and loading them from the cache"),
+    Part("counters", 50, "ncu: DRAM throughput, occupancy, stalls, bank conflicts"),
+    Part("sanitizer", 30, "compute-sanitizer: memcheck and racecheck on small calls"),
+    Part("constants", 80, "the planner's constants, fitted, and its regret over 12 shapes"),
+    Part("peers", 50, "other projects at the table's shapes, and the loop in compiled chunks"),
 )
 NAMES = tuple(part.name for part in PARTS)
 

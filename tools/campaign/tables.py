@@ -133,12 +133,12 @@ def agreement(campaign: Campaign) -> str:
 
 def times(campaign: Campaign) -> str:
     """The table of para_gru."""
-    return _timings("Times of para_gru, ms", _rows(campaign, "times"))
+    return _timings("Times of para_gru, ms", _rows(campaign, "times", "fused_ms"))
 
 
 def peers(campaign: Campaign) -> str:
     """A table for each other cell, and the chunks."""
-    rows = _rows(campaign, "peers")
+    rows = _rows(campaign, "peers", "fused_ms")
     cells = dict.fromkeys(r.key.split()[0] for r in rows)
     parts = [
         _timings(f"Times of {c}, ms", [r for r in rows if r.key.startswith(f"{c} ")]) for c in cells
@@ -146,9 +146,10 @@ def peers(campaign: Campaign) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _rows(campaign: Campaign, name: str) -> list[Result]:
+def _rows(campaign: Campaign, name: str, needs: str) -> list[Result]:
+    """The results of a step that hold a certain figure."""
     step = campaign.steps.get(name)
-    return [r for r in step.results if r.state == "ok"] if step else []
+    return [r for r in step.results if r.state == "ok" and needs in r.data] if step else []
 
 
 def _timings(title: str, rows: list[Result]) -> str:
@@ -176,10 +177,9 @@ def _ms(value: float | None) -> str:
 def compiling(campaign: Campaign) -> str:
     """Seconds of each part, cold and cached."""
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for r in _rows(campaign, "compile"):
-        if "part" in r.data:
-            row = found.setdefault((r.data["cell"], r.data["dtype"]), {})
-            row[f"{r.data['part']} {r.data['kind']}"] = r.data["seconds"]
+    for r in _rows(campaign, "compile", "part"):
+        row = found.setdefault((r.data["cell"], r.data["dtype"]), {})
+        row[f"{r.data['part']} {r.data['kind']}"] = r.data["seconds"]
     if not found:
         return ""
     columns = list(dict.fromkeys(name for row in found.values() for name in row))
@@ -196,7 +196,7 @@ def counters(campaign: Campaign) -> str:
     rows = [
         (r.data["shape"], r.data["dtype"], k["kernel"], *(_ms(k.get(n)) for n in COUNTED),
          _ms(_sum(k, "conflicts_")), _stalls(k))
-        for r in _rows(campaign, "counters")
+        for r in _rows(campaign, "counters", "kernels")
         for k in r.data["kernels"]
     ]  # fmt: skip
     heads = ("shape", "dtype", "kernel", *COUNTED.values(), "bank conflicts", "stalls")
@@ -219,20 +219,44 @@ def sanitizer(campaign: Campaign) -> str:
     """What compute-sanitizer said."""
     rows = [
         (r.data["tool"], ", ".join(r.data["cells"]), str(r.data["calls"]), str(r.data["faults"]))
-        for r in _rows(campaign, "sanitizer")
+        for r in _rows(campaign, "sanitizer", "faults")
     ]
     return _table(("tool", "cells", "calls", "faults"), rows) if rows else ""
 
 
 def constants(campaign: Campaign) -> str:
-    """The planner's constants and its regret."""
-    rows = _rows(campaign, "constants")
-    return "\n\n".join(_fitted(r.data) for r in rows)
+    """The planner's constants, and how much longer its choices take than the best plan."""
+    fitted = [_fitted(r.data) for r in _rows(campaign, "constants", "error")]
+    rows = _rows(campaign, "constants", "regret")
+    return "\n\n".join([*fitted, *([_regrets(rows)] if rows else [])])
 
 
 def _fitted(data: dict[str, Any]) -> str:
-    rows = [(name, f"{value:.4g}") for name, value in data.get("constants", {}).items()]
-    return f"The planner's constants, fitted:\n\n{_table(('constant', 'value'), rows)}"
+    rows = [(name, f"{value:.4g}") for name, value in data["constants"].items()]
+    error = f"median error {data['error']:.0%}, {data['error_before']:.0%} with those that ship"
+    title = f"The planner's constants, fitted to {len(data['times'])} times ({error}):"
+    return f"{title}\n\n{_table(('constant', 'value'), rows)}"
+
+
+def _regrets(results: list[Result]) -> str:
+    data = [result.data for result in results]
+    heads = ("constants", "shape", "pass", "auto, ms", "best plan", "its ms", "regret")
+    rows = [
+        (d["constants"], "x".join(map(str, d["shape"])), d["pass"], _ms(d["auto_ms"]), d["best"],
+         _ms(d["plans_ms"][d["best"]]), f"{d['regret']:.2f}")
+        for d in data
+    ]  # fmt: skip
+    return f"The planner's regret: {_worst(data)}.\n\n{_table(heads, rows)}"
+
+
+def _worst(data: list[dict[str, Any]]) -> str:
+    """In words, for each set of constants."""
+    told = []
+    for name in dict.fromkeys(d["constants"] for d in data):
+        found = sorted(d["regret"] for d in data if d["constants"] == name)
+        middle = f"median {found[len(found) // 2]:.2f}, at most {found[-1]:.2f}"
+        told.append(f"{middle} with the {name} constants")
+    return "; ".join(told)
 
 
 def _table(heads: Row, rows: Iterable[Row]) -> str:
