@@ -148,7 +148,8 @@ def measured() -> Any:
         "peers": [result("min_gru 8x2048x4096 float32 forward", "ok", 3.0, "", timing)],
     }
     gpu = {"name": "NVIDIA Test", "driver_version": "580.1", "clocks.max.sm": "1980 MHz"}
-    clocks = {"after": {"clocks.sm": "1755 MHz"}}
+    seen = {"before": "345", "15 s": "990", "30 s": "1755", "after": "210"}
+    clocks = {when: {"clocks.sm": f"{speed} MHz"} for when, speed in seen.items()}
     return record.Campaign(
         began="2026-11-27T05:00:00+00:00",
         commit="0123456789ab",

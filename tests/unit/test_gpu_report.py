@@ -18,7 +18,7 @@ def test_all_tables_are_rendered() -> None:
     for line in (
         "# Campaign on a GPU",
         "NVIDIA Test, driver 580.1, torch 2.11.0, Python 3.12.3; 2026-11-27, commit 0123456789ab. "
-        "Clocks of the processors after the steps: 1755 MHz (at most 1980 MHz).",
+        "The clock of its processors, seen every 15 s: 990 MHz to 1755 MHz (at most 1980 MHz).",
         "| times | complete | 9 of 20 | 1 ok, 1 failed |  |",
         "Agreement with the CPU and the oracle: 1 tests passed, 1 failed, 1 hung, 0 skipped.",
         "| shape | dtype | pass | solver | rnncc | GB/s | of copy "

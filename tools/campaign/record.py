@@ -54,7 +54,7 @@ class Step:
         began: the date and time of its last process.
         seconds, limit: that it took and that it was given, in the last call.
         reason: why it isn't complete; `tail` is the end of its output then.
-        clocks: of the GPU before and after it, as nvidia-smi says.
+        clocks: of the GPU before, during and after it, as nvidia-smi says.
         left: how many of its results are still to be had, where it knows.
         restarts: processes that followed one that crashed or hung.
     """

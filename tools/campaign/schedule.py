@@ -19,6 +19,7 @@ from campaign.record import Campaign, Result, Step, read_lines, write_lines
 
 LEAST = 3.0  # seconds that a process is worth starting for
 MOST_RESTARTS = 20
+SAMPLED = 15.0  # seconds from one look at the GPU's clocks to the next
 
 
 class Start(Protocol):
@@ -94,7 +95,8 @@ class _Run:
         step, tools = self.step, self.tools
         began = tools.now()
         step.began, step.limit, step.restarts = date(), round(self.limit, 1), 0
-        step.clocks = {"before": dict(tools.clocks())}
+        step.clocks = {}
+        self.look("before")
         self.recall()
         try:
             while self.again(began):
@@ -102,7 +104,13 @@ class _Run:
         finally:
             step.results = list(read_lines(self.file).results.values())
             step.seconds = round(tools.now() - began, 1)
-            step.clocks["after"] = dict(tools.clocks())
+            self.look("after")
+
+    def look(self, when: str) -> None:
+        """Note the clocks of the GPU, if there is one."""
+        seen = dict(self.tools.clocks())
+        if seen:
+            self.step.clocks[when] = seen
 
     @property
     def file(self) -> Path:
@@ -121,10 +129,10 @@ class _Run:
     def again(self, began: float) -> bool:
         """Run one process; whether another should follow it."""
         step, before = self.step, len(read_lines(self.file).results)
-        left = self.limit - (self.tools.now() - began)
+        left = self.limit - self.since(began)
         if left < LEAST and step.restarts:
             return False
-        watch = _Watch(self.file, self.tools.now)
+        watch = _Watch(self.file, self.tools.now, lambda: self.look(f"{self.since(began):.0f} s"))
         ended = self.tools.start(step.name, self.file, max(left, LEAST), watch)
         found = read_lines(self.file)
         if found.ended:
@@ -141,17 +149,22 @@ class _Run:
         step.state = "killed" if ended.status is None else "failed"
         # one that was ended for a result which took too long, or crashed at one, can go on
         grown = len(found.results) > before
-        return grown and not self.is_late(began) and step.restarts < MOST_RESTARTS
+        late = self.limit - self.since(began) < LEAST
+        return grown and not late and step.restarts < MOST_RESTARTS
 
-    def is_late(self, began: float) -> bool:
-        return self.limit - (self.tools.now() - began) < LEAST
+    def since(self, began: float) -> float:
+        return self.tools.now() - began
 
 
 class _Watch:
-    """Follows a step's file: ends the process if one result takes longer than it may."""
+    """Follows a step's file: ends the process if one result takes longer than it may.
 
-    def __init__(self, file: Path, now: Callable[[], float]) -> None:
-        self._file, self._now = file, now
+    Args:
+        look: called every SAMPLED seconds.
+    """
+
+    def __init__(self, file: Path, now: Callable[[], float], look: Callable[[], None]) -> None:
+        self._file, self._now, self._look, self._looked = file, now, look, now()
         self._pending: tuple[str, float] | None = None
         self._since, self._size = now(), -1
 
@@ -160,6 +173,9 @@ class _Watch:
         return round(self._now() - self._since, 3) if self._pending else 0.0
 
     def __call__(self) -> str:
+        if self._now() - self._looked >= SAMPLED:
+            self._looked = self._now()
+            self._look()
         size = self._file.stat().st_size if self._file.is_file() else 0
         if size != self._size:
             self._size, pending = size, read_lines(self._file).pending

@@ -64,13 +64,19 @@ def head(campaign: Campaign) -> str:
 
 
 def _clocks(campaign: Campaign) -> str:
-    """The clocks after each step, and at most."""
-    seen = [step.clocks.get("after", {}) for step in campaign.steps.values()]
-    sm = sorted({c["clocks.sm"] for c in seen if "clocks.sm" in c})
-    if not sm:
+    """The clocks that were seen while steps ran, and the highest that there is."""
+    seen = {
+        clocks["clocks.sm"]
+        for step in campaign.steps.values()
+        for when, clocks in step.clocks.items()
+        if when not in ("before", "after") and "clocks.sm" in clocks
+    }
+    if not seen:
         return ""
+    in_order = sorted(seen, key=lambda text: (len(text), text))
     most = campaign.machine.get("clocks.max.sm", "unknown")
-    return f"Clocks of the processors after the steps: {', '.join(sm)} (at most {most})."
+    span = " to ".join(dict.fromkeys((in_order[0], in_order[-1])))
+    return f"The clock of its processors, seen every 15 s: {span} (at most {most})."
 
 
 def steps(campaign: Campaign) -> str:

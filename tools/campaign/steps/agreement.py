@@ -43,10 +43,10 @@ ORDER = (
     r"test_the_self_test",
     r"test_large_calls.*float32",
     r"test_large_calls.*bfloat16",
+    r"test_outputs_states.*float32-few",
     r"tests/gpu/test_gpu_modules",
-    r"tests/gpu/",
-    r"test_outputs_states.*float32",
-    r"test_outputs_states.*bfloat16",
+    r"test_outputs_states.*bfloat16-few",
+    r"tests/gpu/(?!.*test_large_calls)",
     r"",
 )
 LATE = re.compile(r"two_thousand_million|compiled_layer")  # they take long
@@ -76,10 +76,12 @@ def build(cells: list[str], setting: Setting, seconds: float) -> dict[str, Any]:
         def one(cell: str) -> tuple[str, str]:
             command = setting.call("load", cell, "--dtype", *dtypes, "--cpu")
             ended = run_inside(command, Path(folder, f"{cell}.log"), seconds)
-            return cell, "" if ended.status == 0 else (ended.reason or ended.tail[-300:])
+            return cell, "" if ended.status == 0 else (ended.reason or ended.tail[-200:])
 
-        failed = {cell: reason for cell, reason in pool.map(one, cells) if reason}
-    return {"cells": len(cells), "workers": workers, "failed": failed}
+        failed = [f"{cell}: {reason}" for cell, reason in pool.map(one, cells) if reason]
+    if failed:
+        raise RuntimeError("\n".join(failed))
+    return {"cells": len(cells), "workers": workers}
 
 
 def rank(test: str, others: Collection[str]) -> tuple[bool, int]:

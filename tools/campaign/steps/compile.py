@@ -32,6 +32,8 @@ def run(sink: Sink, setting: Setting) -> None:
             sink.begin(f"all {kind}", sink.left + 60)
             ended = run_inside(setting.call("load", *done), log, seconds, _environment(folder))
             done = _put(sink, kind, done, ended, log)
+            if not done:
+                break
     sink.left_out += len(wanted) - len(done)
 
 
@@ -40,7 +42,10 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 def _last(cell: str, kind: str) -> str:
-    return f"{cell} float32 tiles {kind}"
+    """The key of a cell's last part."""
+    from rnncc.ir.spec import CUDA_KERNELS
+
+    return f"{cell} float32 {list(CUDA_KERNELS)[-1]} {kind}"
 
 
 def _put(sink: Sink, kind: str, cells: list[str], ended: Ended, log: Path) -> list[str]:
