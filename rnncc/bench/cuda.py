@@ -154,6 +154,7 @@ class Case:
         patience: seconds that three calls of a baseline may take; it is left out if they are
             predicted to take longer.
         against_peers: whether programs of other projects are timed too.
+        builds: whether those of them that compile for long are.
     """
 
     compiled: CompiledCell
@@ -163,6 +164,7 @@ class Case:
     budget: float = 6.0
     patience: float = 6.0
     against_peers: bool = True
+    builds: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -294,6 +296,8 @@ class Case:
         return _passes(direction, loop, arguments if whole else self.arguments(steps))
 
     def peer(self, peer: peers.Peer, direction: str, steps: int) -> Run:
+        if peer.builds and not self.builds:
+            raise UnavailableError("compiles for long; not at every shape")
         batch, _, channels = self.shape
         shape = (batch, steps, channels)
         return peer.prepare(self.compiled, shape, self.dtype, self.device, direction)

@@ -1,7 +1,7 @@
 """Peers: a cell and a shape -> the programs of other projects that its kernel is timed against.
 
-All but cuDNN's are optional. Those of FlashRNN, mamba and pararnn-torch were written from their
-signatures and never run: no GPU was at hand. What one raises is the reason that it is left out.
+All but cuDNN's are optional, and none has run on a GPU: none was at hand. What one raises is the
+reason that it is left out.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SCANNED = [2**n for n in range(5, 17)]  # the steps that accelerated-scan takes
 MAMBA_STATES = 16  # of a channel, mamba's own default
 HEAD = 64  # FlashRNN's widest head that stays in one kernel, by its page
 
-# The cells whose gates are those of a function of FlashRNN, or of a cell of pararnn-torch: theirs
-# mix the channels of a head by a matrix, and project x, respectively.
+# The cells whose gates are those of a function of FlashRNN (gates, biases, states), or of a cell of
+# pararnn-torch: theirs mix the channels of a head by a matrix, and project x, respectively.
 FLASH = {
-    "para_gru": ("gru", 3, 1),
-    "para_lstm": ("lstm", 4, 2),
-    "lstm": ("lstm", 4, 2),
-    "slstm": ("slstm", 4, 4),
-    "elman": ("elman", 1, 1),
+    "para_gru": ("gru", 3, 4, 1),
+    "para_lstm": ("lstm", 4, 4, 2),
+    "lstm": ("lstm", 4, 4, 2),
+    "slstm": ("slstm", 4, 4, 4),
+    "elman": ("elman", 1, 1, 1),
 }
 PARARNN = {"para_gru": "ParaGRU", "para_lstm": "ParaLSTM", "slstm": "ParaSLSTM"}
 
@@ -47,11 +47,13 @@ class Peer(NamedTuple):
         fits: whether it computes something comparable to a cell.
         prepare: makes a run of a shape, dtype, device and direction; raises UnavailableError.
         serial: it walks over time, so that a few steps predict the time of all.
+        builds: it compiles for long, for every batch.
     """
 
     fits: Callable[[CompiledCell], bool]
     prepare: Prepare
     serial: bool = False
+    builds: bool = False
 
 
 def peers_of(compiled: CompiledCell, direction: str) -> dict[str, Peer]:
@@ -123,7 +125,7 @@ def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, dir
 def mamba_scan(shape: Shape, dtype: torch.dtype, device: torch.device, direction: str) -> Run:
     """Mamba's selective scan over [B, N, T], of 16 states a channel, its gates computed within.
 
-    Never run: no GPU was at hand.
+    Never run: written from its signature.
 
     Raises:
         UnavailableError: it isn't installed, or doesn't take such a dtype.
@@ -143,6 +145,7 @@ def mamba_scan(shape: Shape, dtype: torch.dtype, device: torch.device, direction
 def flash_rnn(
     function: str,
     gates: int,
+    biases: int,
     states: int,
     shape: Shape,
     dtype: torch.dtype,
@@ -152,7 +155,7 @@ def flash_rnn(
     """FlashRNN's function of that name, heads of 64 channels, each with its recurrent matrix.
 
     Given the gates' inputs, as our kernels are; but it also multiplies by that matrix. Never run:
-    no GPU was at hand.
+    only its arguments were tried, with FlashRNN's own loop on a CPU.
 
     Raises:
         UnavailableError: it isn't installed, or doesn't take such a shape or dtype.
@@ -166,7 +169,7 @@ def flash_rnn(
     there: Any = {"device": device, "dtype": dtype}
     x = torch.randn(batch, steps, gates, heads, HEAD, **there)
     r = torch.randn(gates, heads, HEAD, HEAD, **there) / HEAD
-    b = torch.zeros(gates, heads, HEAD, **there)
+    b = torch.zeros(biases, heads, HEAD, **there)
     h0 = torch.zeros(states, batch, 1, heads, HEAD, **there)
     name = str(dtype).removeprefix("torch.")
 
@@ -184,7 +187,7 @@ def pararnn_torch(
 ) -> Run:
     """A whole layer of pararnn-torch by Newton's iteration, 3 times, as many features as channels.
 
-    Its projection of x is timed with it. Never run on a GPU: none was at hand.
+    Its projection of x is timed with it. Run on a CPU only.
 
     Raises:
         UnavailableError: it isn't installed, or doesn't take such a dtype.
@@ -206,12 +209,12 @@ def pararnn_torch(
 
 
 def ml_pararnn() -> Run:
-    """Apple's ml-pararnn, which no package registry has: what to do about it.
+    """Apple's ml-pararnn, which PyPI doesn't have and whose interface was not at hand.
 
     Raises:
         UnavailableError: always.
     """
-    raise UnavailableError("not in a package registry; time it by its own programs")
+    raise UnavailableError("not on PyPI, and not known here how to call it; see its own programs")
 
 
 # --- what they share -------------------------------------------------------------------------
@@ -227,9 +230,11 @@ def _module(name: str) -> Any:
     try:
         with _stdout_to_stderr():
             return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        own = str(error.name).partition(".")[0] == name.partition(".")[0]
+        raise UnavailableError("not installed" if own else f"needs {error.name}") from None
     except Exception as error:  # of whatever kind: it's their code
-        reason = "not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        raise UnavailableError(reason.strip().partition("\n")[0]) from None
+        raise UnavailableError(str(error).strip().partition("\n")[0]) from None
 
 
 def _run(direction: str, call: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Run:
@@ -292,7 +297,10 @@ PEERS: dict[str, Peer] = {
     "accelerated-scan": Peer(_scanned, lambda _, *there: accelerated_scan(*there)),
     "mamba's scan": Peer(_scanned, lambda _, *there: mamba_scan(*there)),
     "FlashRNN": Peer(
-        lambda c: c.name in FLASH, lambda c, *there: flash_rnn(*FLASH[c.name], *there), serial=True
+        lambda c: c.name in FLASH,
+        lambda c, *there: flash_rnn(*FLASH[c.name], *there),
+        serial=True,
+        builds=True,
     ),
     "pararnn-torch": Peer(
         lambda c: c.name in PARARNN, lambda c, *there: pararnn_torch(PARARNN[c.name], *there)

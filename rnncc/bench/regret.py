@@ -14,6 +14,9 @@ from rnncc.bench import timing, workload
 from rnncc.bench.baselines import Shape
 from rnncc.bench.timing import Place
 from rnncc.compiler import CompiledCell
+from rnncc.ir.choices import Choices
+from rnncc.planner.plan import Cut
+from rnncc.runtime.backend import backend_of
 
 SHAPES: tuple[Shape, ...] = (
     (8, 2048, 4096),
@@ -41,6 +44,8 @@ class Regret:
     Attributes:
         plans: seconds by name: "one pass", "block", or the steps of segments of the grid; empty if
             the row was not measured, for the `reason` given.
+        predicted: seconds by the planner's model, of these and of "auto".
+        chosen: what `auto` takes, in the same names.
     """
 
     shape: Shape
@@ -48,6 +53,8 @@ class Regret:
     auto: float = 0.0
     plans: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    predicted: dict[str, float] = field(default_factory=dict)
+    chosen: str = ""
 
     @property
     def best(self) -> str:
@@ -64,9 +71,15 @@ class Regret:
         row = {"shape": list(self.shape), "pass": self.direction, "reason": self.reason}
         if not self.plans:
             return row
-        plans = {name: seconds * 1e3 for name, seconds in self.plans.items()}
-        measured = {"auto_ms": self.auto * 1e3, "plans_ms": plans}
-        return {**row, **measured, "best": self.best, "regret": self.ratio}
+        return {
+            **row,
+            "auto_ms": self.auto * 1e3,
+            "plans_ms": {name: seconds * 1e3 for name, seconds in self.plans.items()},
+            "predicted_ms": {name: seconds * 1e3 for name, seconds in self.predicted.items()},
+            "chosen": self.chosen,
+            "best": self.best,
+            "regret": self.ratio,
+        }
 
 
 def regret(
@@ -111,10 +124,37 @@ def _row(
     arguments = workload.random_arguments(spec, shape, dtype=dtype, device=there)
     prepare = PASSES[direction]
     options = {"auto": {}, **plans(shape)}
+    cuts = {n: _cut(compiled, place, shape, direction, dtype, of) for n, of in options.items()}
     runs = {
         name: prepare(workload.fused_loop(compiled, **of), arguments)
         for name, of in options.items()
     }
     found = timing.interleave_on_gpu(runs, place.clock, SAMPLED)
     seconds = {name: statistics.median(s.device for s in of) for name, of in found.items()}
-    return Regret(shape, direction, seconds.pop("auto"), seconds)
+    return Regret(
+        shape,
+        direction,
+        auto=seconds.pop("auto"),
+        plans=seconds,
+        predicted={name: cut.predicted / 1e9 for name, cut in cuts.items()},
+        chosen=_name(cuts["auto"], shape),
+    )
+
+
+def _cut(
+    compiled: CompiledCell,
+    place: Place,
+    shape: Shape,
+    direction: str,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> Cut:
+    backend, kernel, steps = backend_of(place.device), compiled.kernel, shape[0] * shape[1]
+    found = backend.plan(kernel, shape, dtype, Choices(**options), steps, place.device)
+    return found.forward if direction == "forward" else found.backward
+
+
+def _name(cut: Cut, shape: Shape) -> str:
+    if cut.in_block:
+        return "block"
+    return "one pass" if cut.tiling.segment >= shape[1] else str(cut.tiling.segment)

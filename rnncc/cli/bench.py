@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 SHAPES: dict[str, list[Shape]] = {
     "cpu": [(8, 512, 256), (1, 4096, 64)],
-    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 65536, 64)],
+    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 131072, 64)],
+}
+# What their times hold.
+ABOUT_PEERS = {
+    "accelerated-scan": "of gates and values, given as [B, N, T]; only the scan.",
+    "mamba's scan": "given as [B, N, T], 16 states a channel; its gates are computed within.",
+    "FlashRNN": "heads of 64 channels, each with its recurrent matrix; not the projection.",
+    "pararnn-torch": "a whole layer, as many features as channels, by 3 iterations.",
 }
 
 
@@ -76,9 +83,11 @@ def bench(
 
     With --device cuda, times are by the GPU's clock, and one step is timed as well, as in decoding.
     The baselines are the loop, unless it takes too long, and cuDNN's nn.GRU and nn.LSTM: whole
-    layers of as many features as channels, because their matrix products are part of them. If
-    accelerated-scan is installed, its scan is a baseline of cells with one state that are affine
-    in it; its inputs, in its layout [B, N, T], are prepared before.
+    layers of as many features as channels, because their matrix products are part of them.
+    Programs of other projects are baselines too, if they are installed and compute something like
+    the cell: accelerated-scan and mamba's scan, given their inputs in their layout [B, N, T], for
+    cells with one state that are affine in it; FlashRNN, which mixes the channels of heads of 64;
+    pararnn-torch's whole layers.
     """
     from rnncc.bench import cpu, gpu
 
@@ -175,8 +184,9 @@ def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
     terminal.line("In parentheses: the time as a multiple of rnncc's.")
     if any(name.startswith("nn.") for timing in found for name in timing.baselines):
         terminal.line("nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.")
-    if any("accelerated-scan" in timing.baselines for timing in found):
-        terminal.line("accelerated-scan: of gates and values, given as [B, N, T]; only the scan.")
+    for name, note in ABOUT_PEERS.items():
+        if any(name in timing.baselines for timing in found):
+            terminal.line(f"{name}: {note}")
     for note in dict.fromkeys(_notes(found)):
         terminal.line(note)
 

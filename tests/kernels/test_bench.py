@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from rnncc.bench import baselines, cuda, gpu, peers, timing, workload
 from rnncc.bench.cuda import LOOP, GpuTiming
+from rnncc.bench.table import ROWS
 from rnncc.cli import bench as command
 from rnncc.cli.main import main
 from rnncc.errors import RnnccError
@@ -166,6 +168,99 @@ def test_accelerated_scan_says_why_it_does_not_run(
 )
 def test_accelerated_scan_is_for_affine_cells_of_one_state(name: str, scans: bool) -> None:
     assert peers.scans(compiled(name).structure) is scans
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """As mamba, FlashRNN and pararnn-torch: their functions, which record what they are given."""
+    seen: dict[str, Any] = {}
+
+    def selective_scan_fn(*given: Tensor) -> Tensor:
+        seen["mamba"] = [tuple(t.shape) for t in given]
+        u, delta, a, b, c = given
+        return u * delta + (a.sum() + b.sum() + c.sum()).to(u.dtype)
+
+    def flashrnn(x: Tensor, r: Tensor, b: Tensor, states: Tensor, **options: Any) -> Any:
+        seen["flash"] = ([tuple(t.shape) for t in (x, r, b, states)], options)
+        return x * (r.sum() + b.sum()), states
+
+    class ParaGRU(nn.Linear):
+        pass
+
+    def newton_apply(layer: ParaGRU, x: Tensor, config: int) -> Tensor:
+        seen["pararnn"] = (tuple(x.shape), config)
+        found: Tensor = layer(x)
+        return found
+
+    def config(max_iters: int) -> int:
+        return max_iters
+
+    pararnn = {"ParaGRU": ParaGRU, "newton_apply": newton_apply, "NewtonConfig": config}
+    for name, names in {
+        **{"mamba_ssm": {}, "mamba_ssm.ops": {}},
+        "mamba_ssm.ops.selective_scan_interface": {"selective_scan_fn": selective_scan_fn},
+        "flashrnn": {"flashrnn": flashrnn},
+        "pararnn": pararnn,
+    }.items():
+        module = types.ModuleType(name)
+        vars(module).update(names)
+        monkeypatch.setitem(sys.modules, name, module)
+    return seen
+
+
+@pytest.mark.parametrize("direction", ["forward", "forward+backward"])
+def test_peers_get_their_own_layouts(installed: dict[str, Any], direction: str) -> None:
+    there = ((2, 8, 128), torch.bfloat16, HERE.device, direction)
+    wanted = 5 if direction == "forward+backward" else 2
+    assert len(peers.mamba_scan(*there)()) == wanted
+    assert installed["mamba"] == [(2, 128, 8), (2, 128, 8), (128, 16), (2, 16, 8), (2, 16, 8)]
+    peers.flash_rnn("gru", 3, 4, 1, *there)()
+    shapes, options = installed["flash"]
+    assert shapes == [(2, 8, 3, 2, 64), (3, 2, 64, 64), (4, 2, 64), (1, 2, 1, 2, 64)]
+    assert options == {"function": "gru", "backend": "cuda_fused", "dtype": "bfloat16"}
+    peers.pararnn_torch("ParaGRU", *there)()
+    assert installed["pararnn"] == ((2, 8, 128), 3)
+
+
+@pytest.mark.usefixtures("installed")
+def test_peers_say_why_they_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    single = ((2, 8, 128), torch.float32, HERE.device, "forward")
+    narrow = ((2, 8, 100), torch.bfloat16, HERE.device, "forward")
+    with pytest.raises(baselines.UnavailableError, match="float16 and bfloat16 only"):
+        peers.flash_rnn("gru", 3, 4, 1, *single)
+    with pytest.raises(baselines.UnavailableError, match="takes heads of 64 channels here"):
+        peers.flash_rnn("gru", 3, 4, 1, *narrow)
+    with pytest.raises(baselines.UnavailableError, match="not on PyPI"):
+        peers.ml_pararnn()
+    monkeypatch.setitem(sys.modules, "pararnn", types.ModuleType("pararnn"))
+    with pytest.raises(baselines.UnavailableError, match="'pararnn' isn't pararnn-torch"):
+        peers.pararnn_torch("ParaGRU", *single)
+
+
+def test_a_peer_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "peer_without.py").write_text("import something_else")
+    (tmp_path / "peer_broken.py").write_text("raise ValueError('no nvcc\\nat all')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, reason in (
+        ("peer_absent", "not installed"),
+        ("peer_without", "needs something_else"),
+        ("peer_broken", "no nvcc"),
+    ):
+        with pytest.raises(baselines.UnavailableError, match=f"^{reason}$"):
+            peers._module(name)
+
+
+def test_peers_are_compared_with_cells_like_them() -> None:
+    assert set(peers.peers_of(compiled("min_gru"), "forward")) == {
+        *("nn.GRU", "nn.LSTM", "accelerated-scan", "mamba's scan")
+    }
+    assert set(peers.peers_of(compiled("para_gru"), "forward")) == {
+        *("nn.GRU", "nn.LSTM", "FlashRNN", "pararnn-torch", "ml-pararnn")
+    }
+    assert set(peers.peers_of(compiled("para_gru"), "decode")) == {"nn.GRU", "nn.LSTM"}
+    assert set(peers.peers_of(compiled("lif"), "forward")) == {"nn.GRU", "nn.LSTM"}
 
 
 def test_the_stdout_of_a_build_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
@@ -353,6 +448,11 @@ def test_without_a_gpu_its_bench_exits_with_3(monkeypatch: pytest.MonkeyPatch) -
         f"--device cuda: PyTorch {torch.__version__} can use no GPU here; it was built without "
         "CUDA.\nFix: rnncc doctor says what is missing, and what to install\n"
     )
+
+
+def test_shapes_by_default_are_rows_of_the_table() -> None:
+    assert set(command.SHAPES["cuda"]) <= {row.shape for row in ROWS}
+    assert set(command.ABOUT_PEERS) <= set(peers.PEERS)
 
 
 def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from rnncc.bench import peers, table, timing, workload
 from rnncc.bench.baselines import UnavailableError
-from rnncc.bench.cuda import LOOP
+from rnncc.bench.cuda import FEW_STEPS, LOOP
 from rnncc.bench.table import Row
 from tests.support.clock import HERE
 from tests.support.emulated import emulated
@@ -26,6 +27,7 @@ DECODE = Row((2, 1, 8), "float32", "decode")
 def emulation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
     monkeypatch.setattr(timing, "MOST_CALLS", 2)
+    monkeypatch.setattr(table, "PATIENCE", 100.0)
     with emulated():
         yield
 
@@ -46,7 +48,7 @@ def test_a_shape_is_checked_once_for_each_dtype(monkeypatch: pytest.MonkeyPatch)
     checked: Counter[Any] = Counter()
 
     def check(_: Any, __: Any, arguments: Any, *___: Any) -> None:
-        checked[arguments["x"].dtype] += 1
+        checked[arguments["x"].dtype] += arguments["x"].shape[1] == FEW_STEPS
 
     monkeypatch.setattr(workload, "check", check)
     list(table.measure(compiled("elman"), HERE, rows=(FORWARD, BOTH, HALF), peers=False))
@@ -88,13 +90,21 @@ def test_rows_without_peers_have_the_loop_alone() -> None:
     assert found.timing.skipped == {}
 
 
-def test_the_chunks_are_compiled_for_one_shape_and_only_if_time_is_left(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("budget", [1000.0, 50.0])
+def test_baselines_that_compile_for_long_are_timed_at_one_shape_if_time_is_left(
+    budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "CHUNKED", FORWARD.shape)
-    asked = [
-        table._Table(compiled("elman"), HERE, 0.0, end, True).chunks(row)
-        for end in (float("inf"), float("-inf"))
-        for row in (FORWARD, BOTH, HALF, DECODE)
-    ]
-    assert asked == [True, True, False, False, False, False, False, False]
+    fast = peers.Peer(lambda _: True, lambda *_: lambda: None, builds=True)
+    monkeypatch.setattr(peers, "PEERS", {"slow to build": fast})
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(table, "CHUNKED", HALF.shape)
+    other = Row((2, 8, 8), "float32", "forward")
+    rows = (FORWARD, HALF, other)
+    found = [m.timing for m in table.measure(compiled("elman"), HERE, budget, rows)]
+    timed = [set(t.baselines) - {LOOP} for t in found if t]
+    if budget > table.COMPILING:
+        assert timed == [{"torch.compile", "slow to build"}, {"slow to build"}, set()]
+    else:
+        assert timed == [set(), set(), set()]
+    assert found[2] is not None
+    assert found[2].skipped == {"slow to build": "compiles for long; not at every shape"}

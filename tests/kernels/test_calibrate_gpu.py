@@ -100,6 +100,8 @@ def test_regret_compares_auto_with_every_plan() -> None:
         assert found["regret"] == row.ratio >= 1
         assert found["plans_ms"][found["best"]] == min(found["plans_ms"].values()) > 0
         assert (found["auto_ms"] > 0, found["reason"]) == (True, "")
+        assert found["predicted_ms"].keys() == {"auto", *found["plans_ms"]}
+        assert found["predicted_ms"]["auto"] == found["predicted_ms"][found["chosen"]]
 
 
 def test_a_row_of_regret_that_fails_says_why_and_the_others_come(

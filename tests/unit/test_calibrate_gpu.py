@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rnncc.nn.status import Solve
 from rnncc.planner import gpu_constants
 from rnncc.planner.cuda import Gpu
 from rnncc.planner.gpu_constants import GUESSED, GpuConstants
+from rnncc.runtime.cuda import backend
 from tests.support.doctor import call
 from tests.support.runs import compiled
 
@@ -109,6 +111,16 @@ def test_calibrated_constants_are_those_of_gpus_of_that_name() -> None:
     gpu_constants.constants_of.cache_clear()
     assert gpu_constants.constants_of("NVIDIA H100") == TRUE
     assert gpu_constants.constants_of("NVIDIA A100") == GUESSED
+
+
+@pytest.mark.usefixtures("cache")
+def test_calls_are_planned_by_the_constants_of_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_constants.save("NVIDIA H100", TRUE)
+    known = SimpleNamespace(name="NVIDIA H100", multi_processor_count=PROCESSORS)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: known)
+    found = backend._gpu.__wrapped__(torch.device("cuda", 0))
+    assert found == Gpu.of(PROCESSORS, TRUE)
+    assert found.bytes_per_cycle == TRUE.bytes_per_cycle
 
 
 @pytest.mark.usefixtures("cache")
