@@ -108,7 +108,10 @@ def measured() -> Any:
     timing = {
         **{"shape": [8, 2048, 4096], "dtype": "float32", "pass": "forward", "solver": "sequential"},
         **{"fused_ms": 0.75, "bytes_per_second": 2.4e12, "share_of_copy": 0.8},
-        **{"baselines_ms": {"plain loop": 250.0, "nn.GRU": 31.0, "FlashRNN": 40.0}, "skipped": {}},
+        **{
+            "baselines_ms": {"plain loop": 250.0, "nn.GRU": 31.0, "FlashRNN": 40.0},
+            "skipped": {"ml-pararnn": "not in a registry"},
+        },
     }
     load = {"cell": "para_gru", "dtype": "float32", "part": "passes"}
     kernel = {"kernel": "para_gru_forward", "microseconds": 750.0, "dram_percent": 80.0}
@@ -121,7 +124,12 @@ def measured() -> Any:
     counted = {"shape": "8x2048x4096", "dtype": "float32", "kernels": [kernel], "unknown": []}
     fitted = {"constants": {"clock": 1.7}, "error": 0.125, "error_before": 0.5, "times": [{}] * 9}
     regret = {"shape": [1, 64, 8], "pass": "forward", "constants": "shipped", "auto_ms": 3.0}
-    regret |= {"plans_ms": {"one pass": 2.0, "128": 4.0}, "best": "one pass", "regret": 1.5}
+    regret |= {
+        "plans_ms": {"one pass": 2.0, "128": 4.0},
+        "best": "one pass",
+        "regret": 1.5,
+        "chosen": "64",
+    }
     checked = {"tool": "memcheck", "cells": ["para_gru"], "calls": 3, "faults": 0}
     found = {
         "doctor": [result("GPU", "ok", 0, "NVIDIA Test")],

@@ -166,7 +166,18 @@ def _timings(title: str, rows: list[Result]) -> str:
     others = [n for n in names if n not in (LOOP, CHUNKS, *BESIDE)]
     columns = [n for n in (LOOP, CHUNKS, *BESIDE) if n in names] + others
     heads = ("shape", "dtype", "pass", "solver", "rnncc", "GB/s", "of copy", *columns)
-    return f"{title}:\n\n{_table(heads, [_timing(d, columns) for d in data])}"
+    table = _table(heads, [_timing(d, columns) for d in data])
+    return "\n\n".join([f"{title}:", table, *_left_out(data)])
+
+
+def _left_out(data: list[dict[str, Any]]) -> list[str]:
+    """Why a column, or a part of it, is empty: the first reason of each."""
+    reasons: dict[str, list[str]] = {}
+    for d in data:
+        for name, reason in d["skipped"].items():
+            reasons.setdefault(name, []).append(reason)
+    told = [f"{name} in {len(of)} of {len(data)} rows ({of[0]})" for name, of in reasons.items()]
+    return [f"Left out: {'; '.join(told)}."] if told else []
 
 
 def _timing(d: dict[str, Any], columns: list[str]) -> Row:
@@ -245,11 +256,11 @@ def _fitted(data: dict[str, Any]) -> str:
 
 
 def _regrets(results: list[Result]) -> str:
-    data = [result.data for result in results]
-    heads = ("constants", "shape", "pass", "auto, ms", "best plan", "its ms", "regret")
+    data = [{**r.data, "shape": "x".join(map(str, r.data["shape"]))} for r in results]
+    heads = ("constants", "shape", "pass", "auto takes", "ms", "best plan", "its ms", "regret")
     rows = [
-        (d["constants"], "x".join(map(str, d["shape"])), d["pass"], _ms(d["auto_ms"]), d["best"],
-         _ms(d["plans_ms"][d["best"]]), f"{d['regret']:.2f}")
+        (*(d[name] for name in ("constants", "shape", "pass", "chosen")), _ms(d["auto_ms"]),
+         d["best"], _ms(d["plans_ms"][d["best"]]), f"{d['regret']:.2f}")
         for d in data
     ]  # fmt: skip
     return f"The planner's regret: {_worst(data)}.\n\n{_table(heads, rows)}"
