@@ -21,7 +21,9 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     cuda_tools(tools)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-        status = campaign.main(["--rehearse", "--out", str(folder), *COMMITTED])
+        status = campaign.main(
+            ["--rehearse", "--out", str(folder), "--seconds", "2000", *COMMITTED]
+        )
     return folder, status
 
 

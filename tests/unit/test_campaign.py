@@ -125,7 +125,7 @@ def test_a_step_that_fails_at_once_stops_no_other_and_is_not_repeated(tmp_path: 
     found = run(steps, tmp_path)
     doctor = found.steps["doctor"]
     assert (doctor.state, doctor.tail) == ("failed", "Segmentation fault")
-    assert doctor.reason == "its process ended by signal 11 before its end"
+    assert doctor.reason == "its process ended early by signal 11: Segmentation fault"
     assert {found.steps[name].state for name in plan.NAMES[1:]} == {"complete"}
     assert len(steps.limits) == len(plan.NAMES)
 
@@ -337,6 +337,8 @@ def test_missing_packages_come_with_their_parts(installed: dict[str, str]) -> No
     line = machine.pip_line(found)
     assert "-m pip install --no-deps -c constraints.txt " in line
     assert ' "pydantic>=2.6" ' in line
+    assert machine.pip_line(["torch>=2.6", "rich>=13"]).startswith("torch as pytorch.org says")
+    assert '"torch' not in machine.pip_line(["torch>=2.6", "rich>=13"])
 
 
 def test_here_nothing_is_missing() -> None:

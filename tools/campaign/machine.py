@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def missing() -> list[str]:
     for requirement in list(found):
         found += [part for part in PARTS.get(name_of(requirement), ()) if not _version(part)]
     if not any(_version(name) for name in CUPY):
-        found.append("cupy-cuda13x")
+        found.append("cupy-cuda12x" if "+cu12" in (_version("torch") or "") else "cupy-cuda13x")
     return list(dict.fromkeys(found))
 
 
@@ -123,8 +123,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def pip_line(wanted: Iterable[str]) -> str:
+def pip_line(wanted: Collection[str]) -> str:
     """The command that installs them, and nothing else; the versions that constraints.txt pins."""
-    names = " ".join(f'"{r}"' if re.search(r"[<>]", r) else r for r in wanted)
-    file = "-c constraints.txt"
-    return f"{sys.executable} -m pip install --no-deps {file} {names}"
+    found = [r for r in wanted if name_of(r) != "torch"]
+    names = " ".join(f'"{r}"' if re.search(r"[<>]", r) else r for r in found)
+    line = f"{sys.executable} -m pip install --no-deps -c constraints.txt {names}"
+    if len(found) < len(wanted):
+        line = f"torch as pytorch.org says for this GPU; {line}"
+    return line

@@ -188,9 +188,11 @@ class _Watch:
 
 
 def _crash(ended: Ended) -> str:
+    """How it ended, and its last words."""
     status = ended.status or 0
-    how = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
-    return f"its process {how} before its end"
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    words = ended.tail.splitlines()[-1:]
+    return ": ".join([f"its process ended early {how}", *words])
 
 
 def date() -> str:

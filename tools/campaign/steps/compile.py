@@ -11,9 +11,9 @@ from campaign.record import Result
 from campaign.setting import Setting
 from campaign.sink import Sink
 
-# The core cells first, then those that take longest.
-CELLS = ("para_gru", "lstm", "para_lstm", "slstm", "min_gru", "elman", "lru", "lif", "block_elman",
-         "fitzhugh_nagumo", "block_gru", "hodgkin_huxley")  # fmt: skip
+# First some that users have and that take long, then the others.
+CELLS = ("para_gru", "slstm", "block_gru", "para_lstm", "hodgkin_huxley", "lstm", "min_gru",
+         "elman", "lru", "lif", "block_elman", "fitzhugh_nagumo")  # fmt: skip
 COLD = 0.75  # of the seconds
 KINDS = ("cold", "cached")
 
