@@ -25,7 +25,7 @@ from rnncc.runtime.kernel import COMPUTE
 
 DIRECTIONS = ("forward", "forward+backward", "decode")
 FEW_STEPS = 64  # of the plain loop, to check the kernel by, and to predict the time of all
-LOOP = "plain loop"
+LOOP, GRAPH = "plain loop", "in a CUDA graph"
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class GpuTiming:
         baselines: by name; those left out are in `skipped`, with the reason.
         solvers: the kernels by each solver by name, where asked for.
         rounds: samples of `fused`.
+        graph: the kernels alone, launched by a CUDA graph and not by Python; without gradients.
     """
 
     shape: Shape
@@ -55,6 +56,7 @@ class GpuTiming:
     baselines: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    graph: float | None = None
 
     @property
     def speed(self) -> float:
@@ -86,6 +88,7 @@ class GpuTiming:
             "solvers_ms": {name: seconds * 1e3 for name, seconds in self.solvers.items()},
             "skipped": self.skipped,
             "rounds": self.rounds,
+            "graph_ms": None if self.graph is None else self.graph * 1e3,
         }
 
 
@@ -215,8 +218,11 @@ class Case:
         runs["copy"] = baselines.copier(moved, self.device)
         samples = timing.interleave_on_gpu(runs, self.place.clock, self.budget)
         medians = {name: _median(found) for name, found in samples.items()}
+        against = self.against(direction, arguments, against_compile)
+        if direction != "forward+backward":
+            against = {GRAPH: partial(self.place.clock.replay, runs["auto"]), **against}
         runs.clear()  # with the tensors that they hold
-        found, skipped = self.times_of(self.against(direction, arguments, against_compile))
+        found, skipped = self.times_of(against)
         return GpuTiming(
             shape=(self.shape[0], 1, self.shape[2]) if decode else self.shape,
             dtype=str(self.dtype).removeprefix("torch."),
@@ -226,6 +232,7 @@ class Case:
             copy=medians["copy"].device,
             bytes=moved,
             rounds=len(samples["auto"]),
+            graph=found.pop(GRAPH, None),
             baselines=found,
             solvers={name: medians[name].device for name in each},
             skipped=skipped,

@@ -176,10 +176,12 @@ def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
     terminal.line()
     names = list(dict.fromkeys(name for timing in found for name in timing.baselines))
     solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
-    headers = ("shape", "pass", "solver", "rnncc", "in Python", "GB/s", "copy", "rnncc / copy")
+    own = ("rnncc", "in a graph", "in Python", "GB/s", "copy", "rnncc / copy")
+    headers = ("shape", "pass", "solver", *own)
     rows = [_gpu_row(timing, names, solvers) for timing in found]
     terminal.table((*headers, *names, *solvers), rows)
     terminal.line()
+    terminal.line("In a graph: the same kernels, launched by a CUDA graph.")
     terminal.line("In Python: until the call has launched its kernels, and returns.")
     terminal.line("In parentheses: the time as a multiple of rnncc's.")
     if any(name.startswith("nn.") for timing in found for name in timing.baselines):
@@ -197,6 +199,7 @@ def _gpu_row(timing: GpuTiming, names: Sequence[str], solvers: Sequence[str]) ->
         timing.direction,
         timing.solver,
         _ms(timing.fused.device),
+        "-" if timing.graph is None else _ms(timing.graph),
         _ms(timing.fused.python),
         f"{timing.speed / 1e9:.3g}",
         _ms(timing.copy),

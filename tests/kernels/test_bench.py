@@ -24,7 +24,7 @@ from rnncc.bench.table import ROWS
 from rnncc.cli import bench as command
 from rnncc.cli.main import main
 from rnncc.errors import RnnccError
-from tests.support.clock import HERE
+from tests.support.clock import HERE, HostClock
 from tests.support.emulated import emulated
 from tests.support.runs import DTYPES, compiled
 from tests.support.tolerances import assert_close
@@ -330,6 +330,7 @@ def test_a_gpus_bench_times_every_pass_against_every_baseline() -> None:
         assert all(seconds > 0 for seconds in times)
         absent = {"mamba's scan": "not installed"} if t.shape[1] > 1 else {}
         assert t.skipped == absent
+        assert (t.graph is None) == (t.direction == "forward+backward")
         assert t.share == pytest.approx(t.copy / t.fused.device)
         assert t.speed == pytest.approx(t.bytes / t.fused.device)
 
@@ -386,6 +387,20 @@ def test_a_baseline_that_fails_is_left_out_and_the_others_are_timed(
             "nn.LSTM": "CUDNN_STATUS",
         }
         assert set(t.baselines) == {LOOP}
+
+
+@pytest.mark.usefixtures("emulation")
+def test_a_call_that_cannot_be_recorded_is_timed_without_a_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def replay(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(HostClock, "replay", replay)
+    found = next(cuda.measure(compiled("elman"), (2, 8, 8), HERE))
+    assert found.graph is None
+    assert "stream is capturing" in found.skipped[cuda.GRAPH]
+    assert LOOP in found.baselines
 
 
 @pytest.mark.usefixtures("emulation")
@@ -458,10 +473,10 @@ def test_shapes_by_default_are_rows_of_the_table() -> None:
 def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def row(direction: str, skipped: dict[str, str], **found: dict[str, float]) -> GpuTiming:
+    def row(direction: str, skipped: dict[str, str], **found: Any) -> GpuTiming:
         fused = timing.Sample(2e-3, 1e-4)
         shape = (1, 1 if direction == "decode" else 64, 8)
-        rest: Any = {"baselines": {}, "solvers": {}} | found
+        rest: Any = {"baselines": {}, "solvers": {}, "graph": None} | found
         return GpuTiming(
             shape,
             "float32",
@@ -480,20 +495,21 @@ def test_the_page_of_a_gpu_has_a_row_for_each_pass_and_says_what_was_left_out(
     command._print_gpu_timings(
         "gru, float32",
         [
-            row("forward", both, baselines={LOOP: 0.1}, solvers={"newton": 5e-3}),
+            row("forward", both, baselines={LOOP: 0.1}, solvers={"newton": 5e-3}, graph=1e-3),
             row("forward+backward", {LOOP: slow, **both}, baselines={"nn.GRU": 4e-3}),
         ],
     )
     assert capsys.readouterr().out == (
         "gru, float32; milliseconds by the GPU's clock, medians\n"
         "\n"
-        "  shape   pass              solver      rnncc  in Python  GB/s  copy  rnncc / copy"
-        "  plain loop   nn.GRU    newton\n"
-        "  1x64x8  forward           sequential  2      0.1        2     1     2.0           "
-        "100 (50.0x)  -         5\n"
-        "  1x64x8  forward+backward  sequential  2      0.1        2     1     2.0           "
-        "-            4 (2.0x)  -\n"
+        "  shape   pass              solver      rnncc  in a graph  in Python  GB/s  copy"
+        "  rnncc / copy  plain loop   nn.GRU    newton\n"
+        "  1x64x8  forward           sequential  2      1           0.1        2     1   "
+        "  2.0           100 (50.0x)  -         5\n"
+        "  1x64x8  forward+backward  sequential  2      -           0.1        2     1   "
+        "  2.0           -            4 (2.0x)  -\n"
         "\n"
+        "In a graph: the same kernels, launched by a CUDA graph.\n"
         "In Python: until the call has launched its kernels, and returns.\n"
         "In parentheses: the time as a multiple of rnncc's.\n"
         "nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.\n"
@@ -546,6 +562,7 @@ def test_a_gpu_is_benched(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for t in found:
         assert {LOOP, *layers} <= set(t.baselines), t.skipped
         assert all(1e-7 < s < 1 for s in (*t.fused, t.copy, *t.baselines.values()))
+        assert t.direction == "forward+backward" or t.graph, t.skipped
     assert set(found[0].solvers) >= {"sequential", "segmented"}
     about = gpu.machine()
     assert about["cuda"]
