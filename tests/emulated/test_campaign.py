@@ -116,7 +116,7 @@ def test_steps_that_raise_hang_or_die_stop_no_other(
 
     _, again = call(folder, "--resume", "--part", "agreement", "--part", "peers", "--seconds", "9")
     assert again.steps["agreement"].state == "complete"
-    assert again.steps["agreement"].limit == 9
+    assert again.steps["agreement"].limit == pytest.approx(hung.limit + 9, abs=0.5)
     assert again.steps["peers"] == found.steps["peers"]
     assert "peers: complete already" in capsys.readouterr().out
 

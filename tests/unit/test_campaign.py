@@ -117,6 +117,21 @@ def test_a_process_stops_by_itself_before_it_is_ended() -> None:
     assert plan.soft(10) == 8.5
 
 
+def test_what_time_cut_off_gets_the_seconds_that_are_left_at_the_end(tmp_path: Path) -> None:
+    acts = [finds("a", left=2, seconds=50), finds("b", left=1, seconds=50), finds("c")]
+    steps = Machine(times=acts)
+    times = run(steps, tmp_path).steps["times"]
+    assert [name for name, _ in steps.limits] == [*plan.NAMES, "times", "times"]
+    assert steps.limits[-1][1] == 520 - 100 - (len(plan.NAMES) - 1)
+    assert (times.state, [r.key for r in times.results]) == ("complete", ["a", "b", "c"])
+
+
+def test_a_step_that_finds_nothing_more_is_not_run_forever(tmp_path: Path) -> None:
+    steps = Machine(times=[finds("a", left=2)] + [finds(left=2)] * 9)
+    assert run(steps, tmp_path).steps["times"].state == "partial"
+    assert [name for name, _ in steps.limits].count("times") == 2
+
+
 # --- faults ----------------------------------------------------------------------------------
 
 
@@ -167,7 +182,7 @@ def test_the_clocks_are_looked_at_while_a_step_runs(tmp_path: Path) -> None:
 
 
 def test_complete_steps_stay_and_partial_ones_go_on(tmp_path: Path) -> None:
-    first = Machine(times=[finds("a", left=2)])
+    first = Machine(times=[finds("a", left=2, seconds=600)])
     found = run(first, tmp_path)
     assert found.steps["times"].state == "partial"
     assert found.steps["times"].reason == "2 left, as the time was up"
@@ -185,7 +200,21 @@ def test_what_a_campaign_that_was_cut_off_had_found_is_there(tmp_path: Path) -> 
     (tmp_path / "times.jsonl").write_text(text)
     found = run(Machine(times=[finds("d")]), tmp_path)
     states = {r.key: r.state for r in found.steps["times"].results}
-    assert states == {"a": "ok", "b": "killed", "d": "ok"}
+    assert states == {"a": "ok", "d": "ok"}
+
+
+def test_a_result_that_was_cut_off_is_tried_once_more(tmp_path: Path) -> None:
+    run(Machine(times=[hangs("a", 1e6)]), tmp_path)
+    found = run(Machine(times=[finds("a")]), tmp_path, record.load(tmp_path))
+    assert [(r.key, r.state) for r in found.steps["times"].results] == [("a", "ok")]
+
+
+def test_a_result_that_hangs_again_is_not_tried_a_third_time(tmp_path: Path) -> None:
+    run(Machine(times=[hangs("a", 1e6)]), tmp_path)
+    run(Machine(times=[hangs("a", 1e6)]), tmp_path, record.load(tmp_path))
+    found = run(Machine(times=[finds("b")]), tmp_path, record.load(tmp_path))
+    states = {r.key: r.state for r in found.steps["times"].results}
+    assert states == {"a": "killed", "b": "ok"}
 
 
 def test_a_campaign_that_is_interrupted_saves_what_it_has(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Step:
     Attributes:
         state: one of STEP_STATES.
         began: the date and time of its last process.
-        seconds, limit: that it took and that it was given, in the last call.
+        seconds, limit: that it took and that it was given, all its runs together.
         reason: why it isn't complete; `tail` is the end of its output then.
         clocks: of the GPU before, during and after it, as nvidia-smi says.
         left: how many of its results are still to be had, where it knows.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from campaign.process import Ended
 from campaign.record import Campaign, Result, Step, read_lines, write_lines
 
 LEAST = 3.0  # seconds that a process is worth starting for
+CUT_OFF = "cut off"  # of a result that was ended for no fault of its own
+WORTH_IT = 20.0  # seconds that are worth another process for a part that time cut off
 MOST_RESTARTS = 20
 SAMPLED = 15.0  # seconds from one look at the GPU's clocks to the next
 
@@ -47,15 +49,29 @@ class Tools:
 def run(
     campaign: Campaign, parts: Sequence[Part], seconds: float, folder: Path, tools: Tools
 ) -> None:
-    """Run the parts that aren't complete, and save the campaign after each."""
-    began = tools.now()
-    waiting = [part for part in parts if not _is_complete(campaign, part.name)]
+    """Run the parts that aren't complete; again those that time cut off, while there is some."""
+    until = tools.now() + seconds
     for part in parts:
-        if part not in waiting:
+        if _state(campaign, part.name) == "complete":
             tools.say(f"{part.name}: complete already")
-    while waiting:
-        part = waiting[0]
-        limit = plan.share(waiting, seconds - (tools.now() - began))
+    _round(
+        campaign, [p for p in parts if _state(campaign, p.name) != "complete"], until, folder, tools
+    )
+    left = [p for p in parts if _state(campaign, p.name) == "partial"]
+    while left and until - tools.now() > WORTH_IT:
+        before = _found(campaign)
+        _round(campaign, left, until, folder, tools)
+        left = [p for p in left if _state(campaign, p.name) == "partial"]
+        if _found(campaign) == before:
+            break
+
+
+def _round(
+    campaign: Campaign, parts: Sequence[Part], until: float, folder: Path, tools: Tools
+) -> None:
+    """Run each part once, and save the campaign after it."""
+    for i, part in enumerate(parts):
+        limit = max(LEAST, plan.share(parts[i:], until - tools.now()))
         step = campaign.steps.setdefault(part.name, Step(part.name))
         tools.say(f"{part.name}: {limit:.0f} s at most")
         try:
@@ -64,11 +80,14 @@ def run(
             campaign.save(folder)
         (folder / f"{part.name}.jsonl").unlink(missing_ok=True)  # it is in the campaign now
         tools.say(f"{part.name}: {told(step)}")
-        waiting.pop(0)
 
 
-def _is_complete(campaign: Campaign, name: str) -> bool:
-    return name in campaign.steps and campaign.steps[name].state == "complete"
+def _state(campaign: Campaign, name: str) -> str:
+    return campaign.steps[name].state if name in campaign.steps else ""
+
+
+def _found(campaign: Campaign) -> int:
+    return sum(len(step.results) for step in campaign.steps.values())
 
 
 def told(step: Step) -> str:
@@ -89,13 +108,14 @@ class _Run:
     limit: float
     folder: Path
     tools: Tools
+    tried: set[str] = field(default_factory=set)
 
     def all(self) -> None:
         """Fill in the step, whatever happens to its processes."""
         step, tools = self.step, self.tools
         began = tools.now()
-        step.began, step.limit, step.restarts = date(), round(self.limit, 1), 0
-        step.clocks = {}
+        step.began, step.restarts = date(), 0
+        step.limit = round(step.limit + self.limit, 1)
         self.look("before")
         self.recall()
         try:
@@ -103,7 +123,7 @@ class _Run:
                 step.restarts += 1
         finally:
             step.results = list(read_lines(self.file).results.values())
-            step.seconds = round(tools.now() - began, 1)
+            step.seconds = round(step.seconds + self.since(began), 1)
             self.look("after")
 
     def look(self, when: str) -> None:
@@ -117,14 +137,17 @@ class _Run:
         return self.folder / f"{self.step.name}.jsonl"
 
     def recall(self) -> None:
-        """Begin from what the campaign knows, and what a call that was cut off left in the file."""
+        """Begin from what the campaign knows, and what a call that was cut off left in the file.
+
+        A result that was under way when the time of all was up gets one more try.
+        """
         known = {result.key: result for result in self.step.results}
         left = read_lines(self.file)
         known |= left.results
+        self.tried = {key for key, result in known.items() if result.data.get(CUT_OFF)}
         if left.pending is not None:
-            key = left.pending[0]
-            known[key] = Result(key, "killed", reason="the campaign ended meanwhile")
-        write_lines(self.file, known.values())
+            self.tried.add(left.pending[0])
+        write_lines(self.file, [r for r in known.values() if r.key not in self.tried])
 
     def again(self, began: float) -> bool:
         """Run one process; whether another should follow it."""
@@ -132,7 +155,11 @@ class _Run:
         left = self.limit - self.since(began)
         if left < LEAST and step.restarts:
             return False
-        watch = _Watch(self.file, self.tools.now, lambda: self.look(f"{self.since(began):.0f} s"))
+        watch = _Watch(
+            self.file,
+            self.tools.now,
+            lambda: self.look(f"{step.seconds + self.since(began):.0f} s"),
+        )
         ended = self.tools.start(step.name, self.file, max(left, LEAST), watch)
         found = read_lines(self.file)
         if found.ended:
@@ -144,7 +171,9 @@ class _Run:
         step.reason = ended.reason or _crash(ended)
         if found.pending is not None:
             key = found.pending[0]
-            found.results[key] = Result(key, "killed", watch.waited, step.reason)
+            cut = ended.status is None and not watch.late and key not in self.tried
+            data = {CUT_OFF: True} if cut else {}
+            found.results[key] = Result(key, "killed", watch.waited, step.reason, data)
         write_lines(self.file, found.results.values())
         step.state = "killed" if ended.status is None else "failed"
         # one that was ended for a result which took too long, or crashed at one, can go on
@@ -161,12 +190,15 @@ class _Watch:
 
     Args:
         look: called every SAMPLED seconds.
+    Attributes:
+        late: it did.
     """
 
     def __init__(self, file: Path, now: Callable[[], float], look: Callable[[], None]) -> None:
         self._file, self._now, self._look, self._looked = file, now, look, now()
         self._pending: tuple[str, float] | None = None
         self._since, self._size = now(), -1
+        self.late = False
 
     @property
     def waited(self) -> float:
@@ -184,6 +216,7 @@ class _Watch:
         if self._pending is None or self.waited <= self._pending[1]:
             return ""
         key, limit = self._pending
+        self.late = True
         return f"{key} took longer than its {limit:.0f} s"
 
 

@@ -32,7 +32,7 @@ class Setting:
     def device(self) -> torch.device:
         import torch
 
-        return torch.device("cpu" if self.rehearsal else "cuda")
+        return torch.device("cpu" if self.rehearsal else "cuda:0")
 
     @property
     def place(self) -> Place:

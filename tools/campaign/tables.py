@@ -165,7 +165,8 @@ def _timings(title: str, rows: list[Result]) -> str:
     names = dict.fromkeys(name for d in data for name in d["baselines_ms"])
     others = [n for n in names if n not in (LOOP, CHUNKS, *BESIDE)]
     columns = [n for n in (LOOP, CHUNKS, *BESIDE) if n in names] + others
-    heads = ("shape", "dtype", "pass", "solver", "rnncc", "GB/s", "of copy", *columns)
+    heads = ("shape", "dtype", "pass", "solver", "rnncc", "in Python", "in a graph", "GB/s",
+             "of copy", *columns)  # fmt: skip
     table = _table(heads, [_timing(d, columns) for d in data])
     return "\n\n".join([f"{title}:", table, *_left_out(data)])
 
@@ -183,8 +184,9 @@ def _left_out(data: list[dict[str, Any]]) -> list[str]:
 def _timing(d: dict[str, Any], columns: list[str]) -> Row:
     beside = (_ms(d["baselines_ms"].get(name)) for name in columns)
     fixed = ("x".join(map(str, d["shape"])), d["dtype"], d["pass"], d["solver"])
-    share = f"{d['share_of_copy']:.0%}"
-    return (*fixed, _ms(d["fused_ms"]), f"{d['bytes_per_second'] / 1e9:.3g}", share, *beside)
+    own = (_ms(d[name]) for name in ("fused_ms", "python_ms", "graph_ms"))
+    speed = f"{d['bytes_per_second'] / 1e9:.3g}"
+    return (*fixed, *own, speed, f"{d['share_of_copy']:.0%}", *beside)
 
 
 def _ms(value: float | None) -> str:
