@@ -20,7 +20,7 @@ from rnncc.errors import RnnccError
 from rnncc.ir.choices import Choices
 from rnncc.lang.loader import find
 from rnncc.nn.status import Solve
-from rnncc.planner.cuda import Gpu, plan
+from rnncc.planner.cuda import AUTO_ROUNDS, Gpu, plan
 from rnncc.planner.gpu_constants import GUESSED, GpuConstants
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.cuda.backend import CudaBackend
@@ -46,9 +46,15 @@ class Job:
 
     @property
     def options(self) -> dict[str, Any]:
-        if self.segment is None:
-            return {"solver": "sequential"}
-        return {"solver": "segmented", "segment": self.segment}
+        return forced(self.segment)
+
+
+def forced(segment: int | None) -> dict[str, Any]:
+    """The options that force one pass, or segments, with as many launches as `auto` makes."""
+    if segment is None:
+        return {"solver": "sequential"}
+    rounds = {"iterations": AUTO_ROUNDS} if segment > 1 else {}
+    return {"solver": "segmented", "segment": segment, **rounds}
 
 
 # One pass bound by memory, by instructions, by the chain of a step or latency; segments of the grid

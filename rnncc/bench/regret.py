@@ -12,6 +12,7 @@ import torch
 
 from rnncc.bench import timing, workload
 from rnncc.bench.baselines import Shape
+from rnncc.bench.calibrate_gpu import forced
 from rnncc.bench.timing import Place
 from rnncc.compiler import CompiledCell
 from rnncc.ir.choices import Choices
@@ -112,9 +113,8 @@ def regret(
 
 def plans(shape: Shape) -> dict[str, dict[str, Any]]:
     """The options that force each plan, by its name."""
-    grid = {str(k): {"solver": "segmented", "segment": k} for k in SEGMENTS if k < shape[1]}
-    block = {"block": {"solver": "segmented", "segment": 1}}
-    return {"one pass": {"solver": "sequential"}, **block, **grid}
+    grid = {str(k): forced(k) for k in SEGMENTS if k < shape[1]}
+    return {"one pass": forced(None), "block": forced(1), **grid}
 
 
 def _row(

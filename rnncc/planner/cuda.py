@@ -174,18 +174,12 @@ class _Planner(Planner):
         return min(found, key=lambda level: level.cycles, default=least)
 
     def whole(self) -> _Level:
-        effort, ahead = [self.spec.effort.step], self.ahead_in_one_pass
-        cycles = self.walk(self.batch, self.steps, effort, self.streams, ahead)
+        cycles = self.walk(self.batch, self.steps, [self.spec.effort.step], self.streams)
         return _Level(cycles + self.constants.launch, self.steps)
 
     @property
     def streams(self) -> int:
         return len(self.spec.inputs) + len(self.spec.outputs)
-
-    @property
-    def ahead_in_one_pass(self) -> int:
-        """Steps whose inputs a thread of one pass has under way, forward and backward."""
-        return self.spec.ahead
 
     def borders(self, segment: int) -> float:
         """Walking over the borders of all segments, one after another."""
@@ -217,10 +211,12 @@ class _Planner(Planner):
         """Segments of a block, tile after tile, each of which waits for its inputs."""
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         runs = self.batch * warps
-        sweep = self.walk(runs, ahead, [spec.effort.step, spec.effort.carry], self.streams)
-        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], len(spec.inputs))
+        with_product = [spec.effort.step, spec.effort.carry]
+        sweep = self.walk(runs, ahead, with_product, self.streams, waits=False)
+        inputs = len(spec.inputs)
+        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], inputs, waits=False)
         scanned = warps * c.crossing + 2 * c.barrier
-        tile = c.latency + guess + SWEEPS_OF_TILE * (sweep + scanned)
+        tile = self.fed(guess + SWEEPS_OF_TILE * (sweep + scanned))
         tiles = -(-self.steps // (ahead * warps))
         return _Level(tiles * tile + c.launch, ahead, in_block=True)
 
@@ -243,7 +239,7 @@ class _Planner(Planner):
         return self.cut(level, 2, whole)
 
     def back_whole(self) -> _Level:
-        cycles = self.back_walk(self.batch, self.steps, self.ahead_in_one_pass)
+        cycles = self.back_walk(self.batch, self.steps)
         return _Level(cycles + 2 * self.constants.launch, self.steps)
 
     def back_level(self) -> _Level:
@@ -266,49 +262,66 @@ class _Planner(Planner):
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         tiles = -(-self.steps // (ahead * warps))
         effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
-        walk = self.walk(self.batch * warps, ahead, effort, self.back_streams)
-        tile = c.latency + walk + warps * c.crossing + 2 * c.barrier
+        walk = self.walk(self.batch * warps, ahead, effort, self.back_streams, waits=False)
+        tile = self.fed(walk + warps * c.crossing + 2 * c.barrier)
         return _Level(tiles * tile + 2 * c.launch, ahead, in_block=True)
 
     @property
     def back_streams(self) -> int:
         return 2 * len(self.spec.inputs) + len(self.spec.outputs)
 
-    def back_walk(self, runs: int, steps: int, ahead: int | None = None) -> float:
+    def back_walk(self, runs: int, steps: int) -> float:
         effort = [self.spec.effort.step, self.spec.effort.step, self.spec.effort.adjoint]
-        return self.walk(runs, steps, effort, self.back_streams, ahead)
+        return self.walk(runs, steps, effort, self.back_streams, back=True)
 
     def back_segments(self, segment: int) -> float:
         """Likewise: the steps after each segment, the segments alone if affine, and a walk."""
         runs, spec = self.problem.runs(segment), self.spec
         alone = [spec.effort.step, spec.effort.step, spec.effort.through]
-        cycles = self.walk(runs, warm_up_of(segment), alone, self.streams)
+        cycles = self.walk(runs, warm_up_of(segment), alone, self.streams, back=True)
         if spec.structure.affine:
-            cycles += self.walk(runs, segment, alone, self.streams) + self.borders(segment)
+            cycles += self.walk(runs, segment, alone, self.streams, back=True)
+            cycles += self.borders(segment)
         cycles += self.back_walk(runs, segment)
         return cycles + 2 * self.borders(segment) + 9 * self.constants.launch
 
     # --- both ------------------------------------------------------------------------------------
 
+    def under_way(self, back: bool) -> int:
+        """Steps whose inputs a thread that walks over steps has on their way, forward or `back`."""
+        return self.spec.ahead
+
+    def fed(self, cycles: float) -> float:
+        """The cycles of a tile of a block, with the wait for its inputs before it."""
+        return self.constants.latency + cycles
+
     def walk(
-        self, runs: int, steps: int, efforts: list[Effort], streams: int, ahead: int | None = None
+        self,
+        runs: int,
+        steps: int,
+        efforts: list[Effort],
+        streams: int,
+        back: bool = False,
+        waits: bool = True,
     ) -> float:
         """Cycles of `runs` runs, each of `steps` steps.
 
         Args:
-            ahead: steps whose inputs a thread has under way; by default, those in registers.
+            back: it is a walk of the backward.
+            waits: for its inputs; those of a block are there.
         """
         c, operations = self.constants, sum(e.operations for e in efforts)
         functions = sum(e.functions for e in efforts)
         chain = c.step + c.operation * operations + c.function * functions
-        waits = c.latency / (ahead or self.spec.ahead)
+        if waits:
+            chain = max(chain, c.latency / self.under_way(back))
         issue = operations + c.issue_function * functions + c.issue_stream * streams
         warps = -(-runs * self.groups // WARP)
         each = -(-warps // (SCHEDULERS * self.gpu.processors))
         waves = -(-each // RESIDENT)
         values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
         memory = values * self.io / self.gpu.bytes_per_cycle
-        return float(max(steps * max(waves * max(chain, waits), each * issue), memory))
+        return float(max(steps * max(waves * chain, each * issue), memory))
 
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rnncc.bench import peers, table, timing, workload
+from rnncc.bench import gpu, peers, table, timing, workload
 from rnncc.bench.baselines import UnavailableError
 from rnncc.bench.cuda import FEW_STEPS, LOOP
 from rnncc.bench.table import Row
@@ -108,3 +108,11 @@ def test_baselines_that_compile_for_long_are_timed_at_one_shape_if_time_is_left(
         assert timed == [set(), set(), set()]
     assert found[2] is not None
     assert found[2].skipped == {"slow to build": "compiles for long; not at every shape"}
+
+
+@pytest.mark.gpu
+def test_rows_are_measured_on_a_gpu() -> None:
+    rows = (Row((2, 512, 64), "bfloat16", "forward+backward"), Row((4, 1, 64), "float32", "decode"))
+    for measured in table.measure(compiled("para_gru"), gpu.gpu(), rows=rows):
+        assert measured.timing is not None, measured.reason
+        assert "nn.GRU" in measured.timing.baselines, measured.timing.skipped
