@@ -76,8 +76,8 @@ status = subprocess.run(command).returncode
 def row(*cells):
     print(",".join(f'"{{cell}}"' for cell in cells))
 row("ID", "Kernel Name", *metrics)
-row("", "", *("us" if "duration" in m else "Mbyte" if "bytes" in m else "%" for m in metrics))
-row(0, "para_gru_forward(Args)", *("1,234.5" for _ in metrics))
+row("", "", *("ns" if "duration" in m else "byte" if "bytes" in m else "%" for m in metrics))
+row(0, "para_gru_forward(Args)", *("1,234,500" for _ in metrics))
 row(1, "para_gru_backward", *("n/a" for _ in metrics))
 sys.exit(status)
 """

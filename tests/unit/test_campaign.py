@@ -272,6 +272,19 @@ def test_a_sink_says_why_there_is_no_result(tmp_path: Path) -> None:
     }
 
 
+def test_what_the_time_of_a_step_cuts_off_is_left_for_later(tmp_path: Path) -> None:
+    file = tmp_path / "times.jsonl"
+    found = sink.Sink(file, 10.0)
+
+    def slow() -> dict[str, Any]:
+        raise sink.TimeUpError
+
+    found.take("slow", slow)
+    found.end()
+    lines = record.read_lines(file)
+    assert (lines.results, lines.pending, lines.left) == ({}, None, 1)
+
+
 def test_a_process_that_can_go_no_further_ends_and_asks_for_another(tmp_path: Path) -> None:
     found = sink.Sink(tmp_path / "times.jsonl", 10.0, broken=lambda: True)
     with pytest.raises(SystemExit) as left:

@@ -32,6 +32,7 @@ PARTS = {
     "hypothesis": ("sortedcontainers",),
 }
 TESTING = ("pytest", "hypothesis")
+PATIENCE = 10.0  # seconds
 CUPY = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
 
 
@@ -72,11 +73,19 @@ def commit() -> str:
 
 
 def _output(command: Sequence[str]) -> str:
+    """What a command prints; nothing if it fails or doesn't answer, as beside a GPU that hangs."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+    except OSError:
         return ""
-    return "" if done.returncode else done.stdout
+    try:
+        found, _ = child.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()  # and not wait: the driver may hold it
+        return ""
+    return "" if child.returncode else found
 
 
 # --- packages --------------------------------------------------------------------------------

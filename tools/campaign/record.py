@@ -150,7 +150,7 @@ def write_atomically(file: Path, text: str) -> None:
 
 @dataclass
 class Lines:
-    """A step's own file: a line as each result begins, one as it ends, one when all is over.
+    """A step's own file: a line as each result begins, one as it ends or is cut, one at the end.
 
     Attributes:
         results: by key.
@@ -171,6 +171,8 @@ class Lines:
             return
         if "begin" in given:
             self.pending = (given["begin"], given["limit"])
+        elif "cut" in given:
+            self.pending = None
         elif "end" in given:
             self.ended, self.left = True, given["left"]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,8 +88,9 @@ def broken() -> bool:
     return False
 
 
+@functools.cache
 def compiled(name: str) -> Any:
-    """A shipped cell."""
+    """A shipped cell, compiled once."""
     import rnncc
     from rnncc.lang.loader import find
 

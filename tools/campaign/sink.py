@@ -22,6 +22,10 @@ class UnavailableError(Exception):
     """What is to be measured can't be had on this machine; says why."""
 
 
+class TimeUpError(Exception):
+    """A result was under way when the step's time was up: it is left for later."""
+
+
 class Sink:
     """Where a step puts its results.
 
@@ -82,6 +86,9 @@ class Sink:
         self.begin(key, limit)
         try:
             self.finish(key, "ok", data=find())
+        except TimeUpError:
+            self.left_out += 1
+            self._write({"cut": key})
         except UnavailableError as error:
             self.finish(key, "unavailable", str(error))
         except Exception as error:  # the next result is another matter

@@ -13,7 +13,7 @@ from typing import Any
 
 from campaign.process import Ended, run_inside
 from campaign.setting import Setting
-from campaign.sink import Sink, UnavailableError
+from campaign.sink import Sink, TimeUpError, UnavailableError
 
 # The cells of issue 12; the wide shape takes one pass over time, the narrow one segments.
 CELLS = ("para_gru", "para_lstm", "slstm", "block_gru")
@@ -43,7 +43,7 @@ METRICS = {
     "local_read": "smsp__inst_executed_op_local_ld.sum",
     **{f"stall_{name}": STALL.format(name) for name in STALLS},
 }
-# Factors to the units above; ncu takes the unit that fits a value.
+# Factors to the units above.
 UNITS = {
     **{"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "msecond": 1e3},
     **{"s": 1e6, "second": 1e6},
@@ -77,6 +77,7 @@ def count(cell: str, shape: str, dtype: str, seconds: float, setting: Setting) -
 
     Raises:
         UnavailableError: ncu isn't there, or may not read counters.
+        TimeUpError: it takes too long.
         RuntimeError: it failed.
     """
     ncu, metrics = command_of("ncu"), dict(METRICS)
@@ -109,7 +110,8 @@ def _command(ncu: str, cell: str, metrics: Iterable[str], call: list[str]) -> li
     """The GPU's clocks are left as they are; only kernels of the cell, of the profiled call."""
     return [
         *(ncu, "--csv", "--page", "raw", "--clock-control", "none", "--profile-from-start", "off"),
-        *("--target-processes", "all", "--kernel-name", f"regex:^{cell}_"),
+        *("--print-units", "base"),
+        *("--target-processes", "all", "--kernel-name", f"regex:^{cell}_.*"),
         *("--metrics", ",".join(metrics), *call),
     ]
 
@@ -118,8 +120,10 @@ def _check(ended: Ended, said: str, kernels: list[dict[str, Any]]) -> None:
     refusal = next((reason for reason in REFUSED if reason in said), None)
     if refusal and not kernels:
         raise UnavailableError(f"ncu: {refusal}")
-    if ended.status != 0 or not kernels:
-        raise RuntimeError(f"ncu: {ended.reason or f'status {ended.status}'}; {ended.tail}")
+    if ended.status is None:
+        raise TimeUpError
+    if ended.status or not kernels:
+        raise RuntimeError(f"ncu ended with status {ended.status}: {ended.tail}")
 
 
 def command_of(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from campaign.process import lines_of, run_inside
 from campaign.setting import Setting
-from campaign.sink import Sink, UnavailableError
+from campaign.sink import Sink, TimeUpError, UnavailableError
 from campaign.steps.counters import command_of
 
 TOOLS = ("memcheck", "racecheck")
@@ -42,7 +42,8 @@ def check(tool: str, cells: tuple[str, ...], seconds: float, setting: Setting) -
 
     Raises:
         UnavailableError: it isn't there, or can't watch this GPU.
-        RuntimeError: it found something, or its time was up.
+        TimeUpError: it takes too long.
+        RuntimeError: it found something.
     """
     sanitizer = command_of("compute-sanitizer")
     shape = setting.choose(SHAPE, SMALL)
@@ -58,6 +59,8 @@ def check(tool: str, cells: tuple[str, ...], seconds: float, setting: Setting) -
         raise UnavailableError(f"compute-sanitizer: {refusal}")
     counted = FAULTS.search(said)
     wanted = len(cells) * len(CHOICES)
+    if ended.status is None:
+        raise TimeUpError
     if ended.status or counted is None or int(counted[1]):
-        raise RuntimeError(f"{len(ran)} of {wanted} calls ran. {ended.reason} {ended.tail}")
+        raise RuntimeError(f"{len(ran)} of {wanted} calls ran. {ended.tail}")
     return {"tool": tool, "cells": list(cells), "calls": len(ran), "faults": int(counted[1])}
