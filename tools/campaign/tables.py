@@ -133,7 +133,8 @@ def agreement(campaign: Campaign) -> str:
     left = f", {step.left} not reached" if step.left else ""
     return (
         f"Agreement with the CPU and the oracle: {count['ok']} tests passed, "
-        f"{count['failed']} failed, {count['killed']} hung, {count['unavailable']} skipped{left}."
+        f"{count['failed']} failed, {count['killed']} hung or crashed, "
+        f"{count['unavailable']} skipped{left}."
     )
 
 
@@ -182,15 +183,18 @@ def _left_out(data: list[dict[str, Any]]) -> list[str]:
 
 
 def _timing(d: dict[str, Any], columns: list[str]) -> Row:
-    beside = (_ms(d["baselines_ms"].get(name)) for name in columns)
+    beside = (_digits(d["baselines_ms"].get(name)) for name in columns)
     fixed = ("x".join(map(str, d["shape"])), d["dtype"], d["pass"], d["solver"])
-    own = (_ms(d[name]) for name in ("fused_ms", "python_ms", "graph_ms"))
-    speed = f"{d['bytes_per_second'] / 1e9:.3g}"
+    own = (_digits(d[name]) for name in ("fused_ms", "python_ms", "graph_ms"))
+    speed = _digits(d["bytes_per_second"] / 1e9)
     return (*fixed, *own, speed, f"{d['share_of_copy']:.0%}", *beside)
 
 
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _digits(value: float | None) -> str:
+    """Three digits, or all of them before the point."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def compiling(campaign: Campaign) -> str:
@@ -202,7 +206,7 @@ def compiling(campaign: Campaign) -> str:
     if not found:
         return ""
     columns = list(dict.fromkeys(name for row in found.values() for name in row))
-    rows = [(*key, *(_ms(row.get(name)) for name in columns)) for key, row in found.items()]
+    rows = [(*key, *(_digits(row.get(name)) for name in columns)) for key, row in found.items()]
     return f"Compiling, s:\n\n{_table(('cell', 'dtype', *columns), rows)}"
 
 
@@ -213,8 +217,8 @@ COUNTED = {"microseconds": "us", "dram_percent": "DRAM %", "occupancy_percent": 
 def counters(campaign: Campaign) -> str:
     """A row for each kernel."""
     rows = [
-        (r.data["shape"], r.data["dtype"], k["kernel"], *(_ms(k.get(n)) for n in COUNTED),
-         _ms(_sum(k, "conflicts_")), _stalls(k))
+        (r.data["shape"], r.data["dtype"], k["kernel"], *(_digits(k.get(n)) for n in COUNTED),
+         _digits(_sum(k, "conflicts_")), _stalls(k))
         for r in _rows(campaign, "counters", "kernels")
         for k in r.data["kernels"]
     ]  # fmt: skip
@@ -240,7 +244,8 @@ def sanitizer(campaign: Campaign) -> str:
         (r.data["tool"], ", ".join(r.data["cells"]), str(r.data["calls"]), str(r.data["faults"]))
         for r in _rows(campaign, "sanitizer", "faults")
     ]
-    return _table(("tool", "cells", "calls", "faults"), rows) if rows else ""
+    table = _table(("tool", "cells", "calls", "faults"), rows)
+    return f"compute-sanitizer:\n\n{table}" if rows else ""
 
 
 def constants(campaign: Campaign) -> str:
@@ -261,8 +266,8 @@ def _regrets(results: list[Result]) -> str:
     data = [{**r.data, "shape": "x".join(map(str, r.data["shape"]))} for r in results]
     heads = ("constants", "shape", "pass", "auto takes", "ms", "best plan", "its ms", "regret")
     rows = [
-        (*(d[name] for name in ("constants", "shape", "pass", "chosen")), _ms(d["auto_ms"]),
-         d["best"], _ms(d["plans_ms"][d["best"]]), f"{d['regret']:.2f}")
+        (*(d[name] for name in ("constants", "shape", "pass", "chosen")), _digits(d["auto_ms"]),
+         d["best"], _digits(d["plans_ms"][d["best"]]), f"{d['regret']:.2f}")
         for d in data
     ]  # fmt: skip
     return f"The planner's regret: {_worst(data)}.\n\n{_table(heads, rows)}"
