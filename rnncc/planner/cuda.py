@@ -26,7 +26,7 @@ from rnncc.planner.plan import (
 )
 from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, shared_of_tiles
 
-WARM_UP_OF_BLOCK = 4  # steps before a warp's segment: kWarm of templates/include/rnncc/cuda/tiles.h
+WARM_UP_OF_BLOCK = 4  # steps before a warp's segment, at most: kWarm of cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
 AUTO_ROUNDS = 3
@@ -202,7 +202,8 @@ class _Planner(Planner):
         with_product = [spec.effort.step, spec.effort.carry]
         sweep = self.walk(runs, ahead, with_product, self.streams, waits=False)
         inputs = len(spec.inputs)
-        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], inputs, waits=False)
+        steps = min(WARM_UP_OF_BLOCK, ahead)
+        guess = self.walk(runs, steps, [spec.effort.step], inputs, waits=False)
         scanned = warps * c.crossing + 2 * c.barrier
         tile = self.fed(guess + SWEEPS_OF_TILE * (sweep + scanned))
         tiles = -(-self.steps // (ahead * warps))
@@ -309,7 +310,8 @@ class _Planner(Planner):
         waves = -(-each // RESIDENT)
         values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
         memory = values * self.io / self.gpu.bytes_per_cycle
-        return float(max(steps * max(waves * chain, each * issue), memory))
+        first = c.latency if waits else 0.0  # of its first inputs
+        return float(max(steps * max(waves * chain, each * issue), memory) + first)
 
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""

@@ -56,7 +56,7 @@ GUESSED = GpuConstants(
     issue_function=12.0,
     issue_stream=4.0,
     crossing=40.0,
-    border=300.0,
+    border=170.0,
     barrier=60.0,
     launch=4000.0,
 )

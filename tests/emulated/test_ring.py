@@ -6,14 +6,12 @@ a result.
 
 from __future__ import annotations
 
-import re
 from array import array
 from typing import Any
 
 import pytest
 import torch
 
-from rnncc import paths
 from rnncc.ir.abi import WORD
 from rnncc.planner import ring as planner
 from rnncc.runtime.args import layout_of
@@ -191,9 +189,3 @@ def test_the_planner_and_the_kernels_count_the_same_bytes(name: str, dtype: torc
     expected = [planner.ring(cell.spec, *sizes, back).bytes for back in (False, True)]
     expected += [planner.ring(cell.spec, *sizes, back, tiles).bytes for back in (False, True)]
     assert found.tolist() == expected
-
-
-def test_the_constants_of_the_planner_are_those_of_the_headers() -> None:
-    folder = paths.templates() / "include" / "rnncc" / "cuda"
-    ring = (folder / "ring.h").read_text(encoding="utf-8")
-    assert re.findall(r"kBytesAhead = (\d+);", ring) == [str(planner.BYTES_AHEAD)]

@@ -14,7 +14,14 @@ from rnncc import paths
 from rnncc.codegen.kernel_spec import TILE
 from rnncc.errors import LoadError
 from rnncc.ir.spec import FILES
-from rnncc.planner.cuda import WARM_UP_OF_BLOCK, WARP
+from rnncc.planner.cuda import WARM_UP_OF_BLOCK
+from rnncc.planner.ring import (
+    BYTES_AHEAD,
+    BYTES_OF_BORDER,
+    PARAMS_IN_REGISTERS,
+    STAGES_OF_TILES,
+    WARP,
+)
 from rnncc.runtime import source
 from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.source import header, join, of_the_cell
@@ -110,4 +117,13 @@ def test_a_tile_is_as_large_as_the_planner_takes_it_to_be() -> None:
 
 def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:
     assert f"constexpr int kWarp = {WARP};" in header("rnncc/cuda/runs.h")
-    assert f"constexpr int kWarm = {WARM_UP_OF_BLOCK};" in header("rnncc/cuda/tiles.h")
+    tiles = header("rnncc/cuda/tiles.h")
+    most = WARM_UP_OF_BLOCK
+    assert f"constexpr int kWarm = kAhead < {most} ? kAhead : {most};" in tiles
+    assert f"constexpr int kStagesOfTiles = {STAGES_OF_TILES};" in tiles
+
+
+def test_kernels_read_as_far_ahead_as_the_planner_takes_them_to() -> None:
+    assert f"constexpr int kBytesAhead = {BYTES_AHEAD};" in header("rnncc/cuda/ring.h")
+    assert f"kParams > {PARAMS_IN_REGISTERS};" in header("rnncc/cuda/backward.h")
+    assert f"kMost * kReal <= {BYTES_OF_BORDER} ? 8 : 4;" in header("rnncc/cuda/queue.h")

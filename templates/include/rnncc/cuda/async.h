@@ -22,9 +22,7 @@ RNNCC_FN int64_t kept(int64_t value) {
 // A place in shared memory, as copies take it.
 typedef uint32_t Place;
 
-RNNCC_FN Place place_in_shared(void* to) {
-  return kept(Place(__cvta_generic_to_shared(to)));
-}
+RNNCC_FN Place place_in_shared(void* to) { return kept(Place(__cvta_generic_to_shared(to))); }
 
 // `bytes` is 4, 8 or 16, and both addresses are multiples of it.
 template <int bytes> RNNCC_FN void copy_async(Place there, const void* from) {

@@ -8,9 +8,9 @@
 namespace rnncc {
 
 // One warp's segment alone.
-RNNCC_FN void alone_in_block(const Args& a, const Run& r, const WalkBack::Values& block,
-                             int first, int count, bool careful, uint32_t resets_before,
-                             WalkBack& walk, const Shelf& ends, const Shelf& through) {
+RNNCC_FN void alone_in_block(const Args& a, const Run& r, const WalkBack::Values& block, int first,
+                             int count, bool careful, uint32_t resets_before, WalkBack& walk,
+                             const Shelf& ends, const Shelf& through) {
   const int warp = threadIdx.y;
   walk.begin_alone();
   walk.walk<true>(a, r, block, first, count, careful, resets_before);
@@ -18,6 +18,21 @@ RNNCC_FN void alone_in_block(const Args& a, const Run& r, const WalkBack::Values
   for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
 #pragma unroll
   for (int q = 0; q < WalkBack::kQ; ++q) through(warp, q) = walk.Q[q];
+}
+
+// The gradient at the end of each segment of a tile, last first; g is the one after the tile, and
+// becomes the one before it.
+RNNCC_FN void pass_borders(int used, const Shelf& ends, const Shelf& through, const Shelf& given,
+                           real* g) {
+  constexpr int kQ = WalkBack::kQ;
+  for (int i = used - 1; i >= 0; --i) {
+    real e[Cell::kStates], Q[kQ + 1];
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
+#pragma unroll
+    for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
+    pass_through(e, Q, g);
+  }
 }
 
 // Sums over the warps of a block, in their order.
@@ -75,14 +90,7 @@ RNNCC_FN void back_tiles(const Args& a) {
       alone_in_block(a, r, block, first, count, careful, resets_before, walk, ends, through);
     __syncthreads();
     const int used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
-    for (int i = used - 1; warp == 0 && i >= 0; --i) {
-      real e[Cell::kStates], Q[kQ + 1];
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
-#pragma unroll
-      for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
-      pass_through(e, Q, g);
-    }
+    if (warp == 0) pass_borders(used, ends, through, given, g);
     __syncthreads();
     if (count > 0) {
 #pragma unroll

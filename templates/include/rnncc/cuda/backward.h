@@ -73,8 +73,8 @@ struct ParamSums {
   double* shared;
 
   RNNCC_MEMBER void open(int bytes_before) {
-    shared = reinterpret_cast<double*>(rnncc_shared + bytes_before + threadIdx.y * kBytes) +
-             threadIdx.x;
+    shared =
+        reinterpret_cast<double*>(rnncc_shared + bytes_before + threadIdx.y * kBytes) + threadIdx.x;
 #pragma unroll
     for (int k = 0; k < Cell::kParams; ++k) (*this)[k] = 0;
   }
@@ -244,8 +244,7 @@ struct WalkBack {
   // The gradient g of the states after a step becomes that of the states before it.
   template <bool alone>
   RNNCC_MEMBER void back_step(const Args& a, const Run& r, const Values& block, int k, int step,
-                              const real* x, const real* before, const real* stored,
-                              bool along) {
+                              const real* x, const real* before, const real* stored, bool along) {
     real dx[Cell::kInputs + 1], dy[Cell::kOutputs], none[Cell::kOutputs];
 #pragma unroll
     for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = block(k, Cell::kInputs + i), none[i] = 0;

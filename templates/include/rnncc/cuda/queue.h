@@ -43,8 +43,7 @@ template <int scalars> struct Queue {
 
   template <int count> RNNCC_MEMBER void read(int first, real* to_registers) const {
 #pragma unroll
-    for (int i = 0; i < count; ++i)
-      to_registers[i] = memory[entry * kEntry + (first + i) * kWarp];
+    for (int i = 0; i < count; ++i) to_registers[i] = memory[entry * kEntry + (first + i) * kWarp];
   }
 };
 

@@ -114,8 +114,8 @@ template <typename Of> struct Block {
 template <typename Of, int stages, int more = 0> struct Ring {
   typedef Layout<Of> L;
   static constexpr int kStage = L::kBytes + more;  // bytes; `more` are the caller's
-  static constexpr int kBytes = stages * kStage;    // of a warp
-  static constexpr int kFilled = stages - 1;        // ahead of the one that is read
+  static constexpr int kBytes = stages * kStage;   // of a warp
+  static constexpr int kFilled = stages - 1;       // ahead of the one that is read
   static constexpr uint32_t kAll = (1u << Of::kTensors) - 1;
 
   unsigned char* memory;  // of this warp
@@ -123,9 +123,9 @@ template <typename Of, int stages, int more = 0> struct Ring {
   int lane;               // that this one reads as
   int step, stride;       // the first step to be copied next, and from one block to the next
   int own_count;
-  Place to;                // `memory`, for copies
-  uint32_t in_16, in_4;    // tensors copied in such pieces
-  uint32_t whole_until;    // steps before that begin blocks that are copied whole, in 16s
+  Place to;              // `memory`, for copies
+  uint32_t in_16, in_4;  // tensors copied in such pieces
+  uint32_t whole_until;  // steps before that begin blocks that are copied whole, in 16s
   const io* at[Of::kTensors];
   int count[Of::kTensors];  // steps of the run that the piece belongs to; 0: nothing to copy
   int on[Of::kTensors];     // its step, from this lane's `step` on
@@ -193,8 +193,9 @@ template <typename Of, int stages, int more = 0> struct Ring {
   template <int bytes>
   RNNCC_MEMBER bool aim(const Args& a, const Run& r, int64_t columns, int t) {
     constexpr int kIo = int(sizeof(io));
-    const int pieces = L::pieces(t, bytes), own = L::table.tensors[t].width * kIo;  // bytes that a lane reads
-    const int lanes = own < bytes ? bytes / own : 1;                  // that share a piece
+    const int pieces = L::pieces(t, bytes),
+              own = L::table.tensors[t].width * kIo;  // bytes that a lane reads
+    const int lanes = own < bytes ? bytes / own : 1;  // that share a piece
     if (!pieces || columns % lanes || a.groups % lanes) return false;
     const View& view = Of::view(a, t);
     const int me = int(threadIdx.x), row_step = pieces < kWarp ? me / pieces : 0;
@@ -202,7 +203,8 @@ template <typename Of, int stages, int more = 0> struct Ring {
     const uint64_t address = reinterpret_cast<uint64_t>(at[t]);
     const bool aligned = (address - me % lanes * own) % bytes == 0 && view.time * kIo % bytes == 0;
     const bool one_run = pieces <= kWarp || (columns == kWarp && r.active);
-    if (!__all_sync(0xffffffffu, (aligned && view.channel == 1 && one_run) || (!r.active && pieces <= kWarp)))
+    if (!__all_sync(0xffffffffu,
+                    (aligned && view.channel == 1 && one_run) || (!r.active && pieces <= kWarp)))
       return false;
     const int owner = from / own;
     const uint64_t there = __shfl_sync(0xffffffffu, address, owner);
@@ -261,8 +263,9 @@ template <typename Of, int stages, int more = 0> struct Ring {
   RNNCC_MEMBER void clear(int t) {
 #pragma unroll 1
     for (int n = 0; n < stages * kAhead; ++n) {
-      io* const to = reinterpret_cast<io*>(memory + n / kAhead * kStage) + L::table.tensors[t].place +
-                     n % kAhead * kWarp * L::table.tensors[t].width + int(threadIdx.x) * L::table.tensors[t].width;
+      io* const to = reinterpret_cast<io*>(memory + n / kAhead * kStage) +
+                     L::table.tensors[t].place + n % kAhead * kWarp * L::table.tensors[t].width +
+                     int(threadIdx.x) * L::table.tensors[t].width;
       for (int i = 0; i < L::table.tensors[t].width; ++i) to[i] = io();
     }
   }

@@ -161,8 +161,7 @@ RNNCC_FN void tiles(const Args& a) {
     used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
-      if (moves)
-        sweep_in_block(a, r, block, resets_before, initial, walk, begins, ends, products);
+      if (moves) sweep_in_block(a, r, block, resets_before, initial, walk, begins, ends, products);
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, begins, carried);
       if (sweep > most) most = sweep;

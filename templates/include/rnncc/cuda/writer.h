@@ -40,9 +40,9 @@ RNNCC_FN uint64_t address_of(const void* pointer) {
 
 template <typename Of> struct Writer {
   typedef Layout<Of> L;
-  io* at[Of::kTensors];       // of the next step
-  int64_t on[Of::kTensors];   // to the one after
-  uint32_t given;    // a bit for each tensor that is written
+  io* at[Of::kTensors];      // of the next step
+  int64_t on[Of::kTensors];  // to the one after
+  uint32_t given;            // a bit for each tensor that is written
   bool together[Of::kTensors];
 
   // From a step of the run on, forward in time or, with -1, backward; unless `active`, nothing.
