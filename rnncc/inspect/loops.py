@@ -103,10 +103,20 @@ def _hearts(own: Mapping[int, Piece]) -> list[int]:
 
 
 def _loading(own: Mapping[int, Piece]) -> list[int]:
-    """The pieces that load the inputs of steps: those that load most, and more than one value."""
-    loads = {a: sum(i.opcode in LOADS for i in piece) for a, piece in own.items()}
-    most = max(loads.values(), default=0)
-    return [address for address, count in loads.items() if count == most > 1]
+    """The pieces that load the inputs of steps: those that load most, and more than one value.
+
+    Loads under a guard are those of a part of a block, at its end.
+    """
+    loads = {
+        address: (sum(i.opcode in LOADS and not i.guard for i in piece), _loads(piece))
+        for address, piece in own.items()
+    }
+    most = max(loads.values(), default=(0, 0))
+    return [address for address, count in loads.items() if count == most and most[1] > 1]
+
+
+def _loads(piece: Piece) -> int:
+    return sum(i.opcode in LOADS for i in piece)
 
 
 def _working(trips: Sequence[Piece]) -> Piece:
