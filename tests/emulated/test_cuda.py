@@ -311,7 +311,10 @@ def test_nvrtc_compiles_every_kernel_without_a_warning_or_a_spill(name: str) -> 
 
 @pytest.mark.parametrize(
     ("dtype", "arch"),
-    [("float32", "sm_80"), ("float64", "sm_90"), ("bfloat16", "sm_100"), ("float16", "sm_80")],
+    [
+        *[("float32", "sm_75"), ("float32", "sm_80"), ("float64", "sm_90")],
+        *[("bfloat16", "sm_100"), ("float16", "sm_80")],
+    ],
 )
 def test_nvrtc_compiles_for_every_dtype_and_architecture(dtype: str, arch: str) -> None:
     made = compiled_by_nvrtc("para_gru", dtype, arch)

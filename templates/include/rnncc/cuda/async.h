@@ -25,12 +25,20 @@ typedef uint32_t Place;
 RNNCC_FN Place place_in_shared(void* to) { return kept(Place(__cvta_generic_to_shared(to))); }
 
 // `bytes` is 4, 8 or 16, and both addresses are multiples of it.
-template <int bytes> RNNCC_FN void copy_async(Place there, const void* from) {
-  if constexpr (bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(from) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(there), "l"(from), "n"(bytes)
-                 : "memory");
+template <int bytes> RNNCC_FN void copy_async(Place there, const void* from);
+
+#if __CUDA_ARCH__ >= 800
+
+template <> RNNCC_FN void copy_async<16>(Place there, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(there), "l"(from) : "memory");
+}
+
+template <> RNNCC_FN void copy_async<8>(Place there, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(there), "l"(from) : "memory");
+}
+
+template <> RNNCC_FN void copy_async<4>(Place there, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(there), "l"(from) : "memory");
 }
 
 RNNCC_FN void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -39,6 +47,34 @@ RNNCC_FN void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memor
 template <int groups> RNNCC_FN void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
 }
+
+#else  // through registers, at once
+
+template <> RNNCC_FN void copy_async<16>(Place there, const void* from) {
+  asm volatile(
+      "{ .reg .b32 a, b, c, d; ld.global.v4.b32 {a, b, c, d}, [%1];"
+      " st.shared.v4.b32 [%0], {a, b, c, d}; }" ::"r"(there),
+      "l"(from)
+      : "memory");
+}
+
+template <> RNNCC_FN void copy_async<8>(Place there, const void* from) {
+  asm volatile("{ .reg .b64 a; ld.global.b64 a, [%1]; st.shared.b64 [%0], a; }" ::"r"(there),
+               "l"(from)
+               : "memory");
+}
+
+template <> RNNCC_FN void copy_async<4>(Place there, const void* from) {
+  asm volatile("{ .reg .b32 a; ld.global.b32 a, [%1]; st.shared.b32 [%0], a; }" ::"r"(there),
+               "l"(from)
+               : "memory");
+}
+
+RNNCC_FN void commit_copies() {}
+
+template <int groups> RNNCC_FN void wait_for_copies() {}
+
+#endif
 
 #else
 
