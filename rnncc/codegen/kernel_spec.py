@@ -44,6 +44,7 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         tile=TILE,
         effort=cost,
         ahead=ahead,
+        lets=len(compiled.rows),
         warps=16 if light else 8,
         fast_math=fast_math,
     )

@@ -113,7 +113,8 @@ class KernelSpec(_Frozen):
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile.
         effort: the cost of a lane.
-        ahead: steps that a thread of a CUDA kernel has in registers at once.
+        ahead: steps that a thread of a CUDA kernel takes at once.
+        lets: values of a step that its derivatives read.
         warps: segments of `ahead` steps that a block takes at once.
         fast_math: sigmoid and tanh by the GPU's own, less exact tanh.
     """
@@ -132,6 +133,7 @@ class KernelSpec(_Frozen):
     tile: int
     effort: EffortSpec
     ahead: int
+    lets: int = 0
     warps: int
     fast_math: bool = False
 

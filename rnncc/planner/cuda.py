@@ -32,10 +32,9 @@ ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over t
 AUTO_ROUNDS = 3
 AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
+LETS_IN_REGISTERS = 64  # of a block of steps: kKeeps of cuda/backward.h
 MOST_SAVED = 2**30  # steps
 WORTH = 1.2  # times faster than one pass over time, for `auto`
-
-
 RESIDENT = 4  # warps that a scheduler has at once, of 128 registers each
 
 
@@ -250,7 +249,7 @@ class _Planner(Planner):
         """Segments of a block, tile after tile."""
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         tiles = -(-self.steps // (ahead * warps))
-        effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
+        effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, *self.recomputed]
         walk = self.walk(self.batch * warps, ahead, effort, self.back_streams, waits=False)
         tile = self.fed(walk + warps * c.crossing + 2 * c.barrier)
         return _Level(tiles * tile + 2 * c.launch, ahead, in_block=True)
@@ -260,13 +259,19 @@ class _Planner(Planner):
         return 2 * len(self.spec.inputs) + len(self.spec.outputs)
 
     def back_walk(self, runs: int, steps: int) -> float:
-        effort = [self.spec.effort.step, self.spec.effort.step, self.spec.effort.adjoint]
+        effort = [self.spec.effort.step, self.spec.effort.adjoint, *self.recomputed]
         return self.walk(runs, steps, effort, self.back_streams, back=True)
+
+    @property
+    def recomputed(self) -> list[Effort]:
+        """A step that the backward takes twice, if it can't keep what derivatives read of it."""
+        keeps = self.spec.ahead * self.spec.lets <= LETS_IN_REGISTERS
+        return [] if keeps else [self.spec.effort.step]
 
     def back_segments(self, segment: int) -> float:
         """Likewise: the steps after each segment, the segments alone if affine, and a walk."""
         runs, spec = self.problem.runs(segment), self.spec
-        alone = [spec.effort.step, spec.effort.step, spec.effort.through]
+        alone = [spec.effort.step, spec.effort.through, *self.recomputed]
         cycles = self.walk(runs, warm_up_of(segment), alone, self.streams, back=True)
         if spec.structure.affine:
             cycles += self.walk(runs, segment, alone, self.streams, back=True)

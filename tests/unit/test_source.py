@@ -14,7 +14,7 @@ from rnncc import paths
 from rnncc.codegen.kernel_spec import TILE
 from rnncc.errors import LoadError
 from rnncc.ir.spec import FILES
-from rnncc.planner.cuda import WARM_UP_OF_BLOCK
+from rnncc.planner.cuda import LETS_IN_REGISTERS, WARM_UP_OF_BLOCK
 from rnncc.planner.ring import (
     BYTES_AHEAD,
     BYTES_OF_BORDER,
@@ -125,5 +125,6 @@ def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:
 
 def test_kernels_read_as_far_ahead_as_the_planner_takes_them_to() -> None:
     assert f"constexpr int kBytesAhead = {BYTES_AHEAD};" in header("rnncc/cuda/ring.h")
+    assert f"kAhead * Cell::kStored <= {LETS_IN_REGISTERS};" in header("rnncc/cuda/backward.h")
     assert f"kParams > {PARAMS_IN_REGISTERS};" in header("rnncc/cuda/backward.h")
     assert f"kMost * kReal <= {BYTES_OF_BORDER} ? 8 : 4;" in header("rnncc/cuda/queue.h")

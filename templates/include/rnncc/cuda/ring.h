@@ -255,7 +255,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   RNNCC_MEMBER void copy_scalar(int place, const io* from) {
     constexpr int kIo = int(sizeof(io));
-    if constexpr (kIo >= 4) copy_async<kIo < 4 ? 4 : kIo>(to + (slot + place * kIo), from);
+    if constexpr (kIo >= 4) copy_async < kIo<4 ? 4 : kIo>(to + (slot + place * kIo), from);
     else reinterpret_cast<io*>(memory + slot)[place] = *from;
   }
 
