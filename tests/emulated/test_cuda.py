@@ -17,6 +17,7 @@ import rnncc
 from rnncc.inspect import loops, sass
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import find
+from rnncc.planner.cuda import AUTO_ROUNDS
 from rnncc.runtime.cuda import nvrtc
 from tests.support.emulated import emulated
 from tests.support.levels import LEVELS, broken, call_of
@@ -131,6 +132,17 @@ def test_segments_of_a_block_are_one_launch_each_way() -> None:
         by_kernel("para_gru", call_of("para_gru"), **LEVELS["segments of a block"])
     parts = [name.removeprefix("para_gru_") for name in launches]
     assert parts == ["tiles", "back_tiles", "reduce_params"]
+
+
+@pytest.mark.parametrize(("name", "forward", "backward"), [("para_gru", 10, 9), ("lru", 11, 9)])
+def test_segments_of_the_grid_are_as_many_launches_as_the_page_says(
+    name: str, forward: int, backward: int
+) -> None:
+    choices = {"solver": "segmented", "segment": 16, "iterations": AUTO_ROUNDS}
+    with emulated() as launches:
+        by_kernel(name, call_of(name), **choices)
+    assert len(launches) == forward + backward
+    assert launches[forward] == f"{name}_number_runs"
 
 
 def test_every_kernel_is_launched_by_some_call() -> None:
