@@ -17,6 +17,7 @@ PARAMS_IN_REGISTERS = 16  # at most, of the sums over them: as in backward.h
 SCANS = ("scan", "scan_back")
 BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
+WITHOUT_REQUEST = 48 * 2**10  # bytes of a block, which every GPU gives at once
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
 def rows_of_block(found: Ring) -> int:
     """Warps of a block of such a kernel: as many as there is room for their rings."""
     rows = WARPS_OF_BLOCK
-    while rows > 1 and rows * found.bytes > MOST_SHARED:
+    while rows > 1 and rows * found.bytes > WITHOUT_REQUEST:
         rows //= 2
     return rows
 
