@@ -4,10 +4,13 @@
 // from the hardware's tanh, whose relative error is 2^-11.
 #pragma once
 
-// A function, a function of a struct, and a kernel with a bound on the threads of a block.
+// A function, a function of a struct, and a kernel with a bound on the threads of a block. A long
+// function isn't copied to each place that calls it: kernels compile faster, and spill less. It can't
+// leave the loop over steps, so those that cells often take of params alone are not among them.
 #ifndef RNNCC_FN
 #define RNNCC_FN __device__ __forceinline__
 #define RNNCC_MEMBER __device__ __forceinline__
+#define RNNCC_LONG inline __device__ __noinline__
 #define RNNCC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #endif
 
@@ -51,12 +54,12 @@ RNNCC_FN double sinh(double x) { return ::sinh(x); }
 RNNCC_FN float cosh(float x) { return ::coshf(x); }
 RNNCC_FN double cosh(double x) { return ::cosh(x); }
 RNNCC_FN float erf(float x) { return ::erff(x); }
-RNNCC_FN double erf(double x) { return ::erf(x); }
-RNNCC_FN float pow(float x, float y) { return ::powf(x, y); }
-RNNCC_FN double pow(double x, double y) { return ::pow(x, y); }
+RNNCC_LONG double erf(double x) { return ::erf(x); }
+RNNCC_LONG float pow(float x, float y) { return ::powf(x, y); }
+RNNCC_LONG double pow(double x, double y) { return ::pow(x, y); }
 
 RNNCC_FN double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
-RNNCC_FN double tanh(double x) { return ::tanh(x); }
+RNNCC_LONG double tanh(double x) { return ::tanh(x); }
 
 #if defined(RNNCC_FAST_MATH) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
 
