@@ -12,10 +12,13 @@
 #include "rnncc/cuda/back_segments.h"
 #include "rnncc/cuda/sums.h"
 
-#if !defined(RNNCC_PART) || RNNCC_PART == 0  // passes
+#if !defined(RNNCC_PART) || RNNCC_PART == 0  // forward
 RNNCC_KERNEL(128) antisymmetric_rnn_forward(rnncc::Args a) { rnncc::forward(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 1  // backward
 RNNCC_KERNEL(128) antisymmetric_rnn_backward(rnncc::Args a) { rnncc::backward(a); }
-RNNCC_KERNEL(128) antisymmetric_rnn_jacobians(rnncc::Args a) { rnncc::jacobians(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 2  // sums
 RNNCC_KERNEL(256) antisymmetric_rnn_reduce_params(rnncc::Args a) { rnncc::reduce_params(a); }
 RNNCC_KERNEL(32) antisymmetric_rnn_reduce_shared_params(rnncc::Args a) {
   rnncc::reduce_shared_params(a);
@@ -24,16 +27,25 @@ RNNCC_KERNEL(128) antisymmetric_rnn_reduce_shared_inputs(rnncc::Args a) {
   rnncc::reduce_shared_inputs(a);
 }
 #endif
-#if !defined(RNNCC_PART) || RNNCC_PART == 1  // segments
+#if !defined(RNNCC_PART) || RNNCC_PART == 3  // tiles
+RNNCC_KERNEL(256) antisymmetric_rnn_tiles(rnncc::Args a) { rnncc::tiles(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 4  // back_tiles
+RNNCC_KERNEL(256) antisymmetric_rnn_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 5  // runs
+RNNCC_KERNEL(256) antisymmetric_rnn_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 6  // segments
 RNNCC_KERNEL(128) antisymmetric_rnn_sweep(rnncc::Args a) { rnncc::sweep(a); }
 RNNCC_KERNEL(128) antisymmetric_rnn_scan(rnncc::Args a) { rnncc::scan(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 7  // back_segments
 RNNCC_KERNEL(128) antisymmetric_rnn_alone(rnncc::Args a) { rnncc::alone(a); }
 RNNCC_KERNEL(128) antisymmetric_rnn_judge(rnncc::Args a) { rnncc::judge(a); }
 RNNCC_KERNEL(128) antisymmetric_rnn_scan_back(rnncc::Args a) { rnncc::scan_back(a); }
-RNNCC_KERNEL(256) antisymmetric_rnn_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
 RNNCC_KERNEL(128) antisymmetric_rnn_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
-#if !defined(RNNCC_PART) || RNNCC_PART == 2  // tiles
-RNNCC_KERNEL(256) antisymmetric_rnn_tiles(rnncc::Args a) { rnncc::tiles(a); }
-RNNCC_KERNEL(256) antisymmetric_rnn_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+#if !defined(RNNCC_PART) || RNNCC_PART == 8  // jacobians
+RNNCC_KERNEL(128) antisymmetric_rnn_jacobians(rnncc::Args a) { rnncc::jacobians(a); }
 #endif

@@ -12,24 +12,36 @@
 #include "rnncc/cuda/back_segments.h"
 #include "rnncc/cuda/sums.h"
 
-#if !defined(RNNCC_PART) || RNNCC_PART == 0  // passes
+#if !defined(RNNCC_PART) || RNNCC_PART == 0  // forward
 RNNCC_KERNEL(128) izhikevich_forward(rnncc::Args a) { rnncc::forward(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 1  // backward
 RNNCC_KERNEL(128) izhikevich_backward(rnncc::Args a) { rnncc::backward(a); }
-RNNCC_KERNEL(128) izhikevich_jacobians(rnncc::Args a) { rnncc::jacobians(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 2  // sums
 RNNCC_KERNEL(256) izhikevich_reduce_params(rnncc::Args a) { rnncc::reduce_params(a); }
 RNNCC_KERNEL(32) izhikevich_reduce_shared_params(rnncc::Args a) { rnncc::reduce_shared_params(a); }
 RNNCC_KERNEL(128) izhikevich_reduce_shared_inputs(rnncc::Args a) { rnncc::reduce_shared_inputs(a); }
 #endif
-#if !defined(RNNCC_PART) || RNNCC_PART == 1  // segments
+#if !defined(RNNCC_PART) || RNNCC_PART == 3  // tiles
+RNNCC_KERNEL(256) izhikevich_tiles(rnncc::Args a) { rnncc::tiles(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 4  // back_tiles
+RNNCC_KERNEL(256) izhikevich_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 5  // runs
+RNNCC_KERNEL(256) izhikevich_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 6  // segments
 RNNCC_KERNEL(128) izhikevich_sweep(rnncc::Args a) { rnncc::sweep(a); }
 RNNCC_KERNEL(128) izhikevich_scan(rnncc::Args a) { rnncc::scan(a); }
+#endif
+#if !defined(RNNCC_PART) || RNNCC_PART == 7  // back_segments
 RNNCC_KERNEL(128) izhikevich_alone(rnncc::Args a) { rnncc::alone(a); }
 RNNCC_KERNEL(128) izhikevich_judge(rnncc::Args a) { rnncc::judge(a); }
 RNNCC_KERNEL(128) izhikevich_scan_back(rnncc::Args a) { rnncc::scan_back(a); }
-RNNCC_KERNEL(256) izhikevich_number_runs(rnncc::Args a) { rnncc::number_runs(a); }
 RNNCC_KERNEL(128) izhikevich_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
-#if !defined(RNNCC_PART) || RNNCC_PART == 2  // tiles
-RNNCC_KERNEL(256) izhikevich_tiles(rnncc::Args a) { rnncc::tiles(a); }
-RNNCC_KERNEL(256) izhikevich_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+#if !defined(RNNCC_PART) || RNNCC_PART == 8  // jacobians
+RNNCC_KERNEL(128) izhikevich_jacobians(rnncc::Args a) { rnncc::jacobians(a); }
 #endif
