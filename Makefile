@@ -1,4 +1,4 @@
-# rnncc's chores. `make` alone lists them; every target sets up .venv first if it has to.
+# rnncc's chores. `make` alone lists them; every target but gpu sets up .venv first if it has to.
 
 PYTHON  ?= python3
 VENV    := .venv
@@ -26,7 +26,7 @@ if [ -t 1 ]; then printf '\r\033[K'; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test-unit test test-all coverage golden api docs demo bench wheel clean
+.PHONY: help venv lint format test-unit test test-all coverage golden api docs demo bench gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ docs: $(STAMP)  ## write docs/cells.md from cells/ and docs/cells.json
 bench: $(STAMP)  ## time a cell's kernels against its baselines on this machine (CELL=NAME or a file)
 	@[ -n "$(CELL)" ] || { echo "bench: which cell? Fix: make bench CELL=NAME"; exit 2; }
 	@$(PY) -m rnncc bench $(CELL)
+
+# On a bare machine whose Python has torch and CuPy, that Python: nothing is installed.
+gpu:  ## all that needs a GPU, in nine minutes (ARGS="--out DIR", --help); by .venv, or by PYTHON
+	@$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) tools/gpu_campaign.py $(ARGS)
 
 wheel: $(STAMP)  ## build the wheel and the sdist into dist/
 	@$(PY) -m hatchling build -d dist

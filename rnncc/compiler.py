@@ -179,7 +179,8 @@ def _plan(
         return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
     known = find_device(device)
     gpu = Gpu(known.multiprocessors, known.bandwidth / known.clock)
-    return plan(kernel.spec, shape, COMPUTE[dtype].itemsize, gpu, choices)
+    size = COMPUTE[dtype].itemsize
+    return plan(kernel.spec, shape, size, gpu, choices, io=dtype.itemsize)
 
 
 def compile_cell(

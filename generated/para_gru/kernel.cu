@@ -9,7 +9,7 @@
 
 #include "rnncc/cuda/forward.h"
 #include "rnncc/cuda/tiles.h"
-#include "rnncc/cuda/back_segments.h"
+#include "rnncc/cuda/back_tiles.h"
 #include "rnncc/cuda/sums.h"
 
 #if !defined(RNNCC_PART) || RNNCC_PART == 0  // forward
@@ -24,10 +24,10 @@ RNNCC_KERNEL(32) para_gru_reduce_shared_params(rnncc::Args a) { rnncc::reduce_sh
 RNNCC_KERNEL(128) para_gru_reduce_shared_inputs(rnncc::Args a) { rnncc::reduce_shared_inputs(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 3  // tiles
-RNNCC_KERNEL(512) para_gru_tiles(rnncc::Args a) { rnncc::tiles(a); }
+RNNCC_KERNEL(256) para_gru_tiles(rnncc::Args a) { rnncc::tiles(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 4  // back_tiles
-RNNCC_KERNEL(512) para_gru_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
+RNNCC_KERNEL(256) para_gru_back_tiles(rnncc::Args a) { rnncc::back_tiles(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 5  // runs
 RNNCC_KERNEL(256) para_gru_number_runs(rnncc::Args a) { rnncc::number_runs(a); }

@@ -9,7 +9,7 @@
 
 #include "rnncc/cuda/forward.h"
 #include "rnncc/cuda/tiles.h"
-#include "rnncc/cuda/back_segments.h"
+#include "rnncc/cuda/back_tiles.h"
 #include "rnncc/cuda/sums.h"
 
 #if !defined(RNNCC_PART) || RNNCC_PART == 0  // forward

@@ -152,7 +152,7 @@ struct Cell {
 
 namespace rnncc {
 
-constexpr int kAhead = 4;  // steps that are in registers at once
+constexpr int kAhead = 8;  // steps that are in registers at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {

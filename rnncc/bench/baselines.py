@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnncc.bench.timing import Run
 from rnncc.errors import RnnccError
 from rnncc.export.torch_loop import Step, plain_loop, plain_step
-from rnncc.ir.program import CellIR, Structure
+from rnncc.ir.program import CellIR
 from rnncc.runtime.kernel import COMPUTE
 
 Shape = tuple[int, int, int]
@@ -25,8 +21,6 @@ Loop = Callable[[Arguments], list[Tensor]]
 
 CPU = torch.device("cpu")
 CHUNK = 32  # steps of the loop that torch.compile sees at once
-CUDNN_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SCANNED = [2**n for n in range(5, 17)]  # the steps that accelerated-scan takes
 
 
 class UnavailableError(RnnccError):
@@ -131,94 +125,7 @@ def initial_states(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
     return tuple(first.new_full(size, init) for init in cell.initial)
 
 
-# --- layers of cuDNN, accelerated-scan, copies -----------------------------------------------
-
-
-def cudnn(
-    kind: Callable[..., nn.Module],
-    shape: Shape,
-    dtype: torch.dtype,
-    device: torch.device,
-    direction: str,
-) -> Run:
-    """A whole layer of as many features as channels, in the layout that suits it best.
-
-    Its recurrence can't be run without its matrix products, so both are timed.
-
-    Raises:
-        UnavailableError: not in this dtype.
-    """
-    if dtype not in CUDNN_DTYPES:
-        raise UnavailableError("compared in float32, float16 and bfloat16 only")
-    batch, steps, channels = shape
-    layer = kind(channels, channels, device=device, dtype=dtype)
-    x = torch.randn(1 if direction == "decode" else steps, batch, channels, device=device).to(dtype)
-    if direction == "forward+backward":
-        leaves = [x.requires_grad_(), *layer.parameters()]
-        upstream = torch.randn_like(x)
-        return lambda: torch.autograd.grad(layer(x)[0], leaves, upstream)
-    layer.eval()
-    with torch.no_grad():
-        state = layer(x)[1] if direction == "decode" else None
-
-    def run() -> Any:
-        with torch.no_grad():
-            return layer(x, state)
-
-    return run
-
-
-def scans(structure: Structure) -> bool:
-    """Whether accelerated-scan solves such a cell: one state, affine, each channel alone."""
-    return structure.affine and structure.block == 1
-
-
-def accelerated_scan(shape: Shape, dtype: torch.dtype, device: torch.device, direction: str) -> Run:
-    """Its scan of h_t = gate_t * h_(t-1) + value_t, given both in its layout: [B, N, T].
-
-    Neither the cell's own computation of gates and values, nor the change of layout, is timed.
-
-    Raises:
-        UnavailableError: it isn't installed, or doesn't take such a shape or dtype.
-    """
-    batch, steps, channels = shape
-    if direction == "decode" or steps not in SCANNED:
-        raise UnavailableError("takes a power of two of steps, from 32 to 65536")
-    if dtype not in CUDNN_DTYPES:
-        raise UnavailableError("takes float32, float16 and bfloat16 only")
-    try:
-        with _stdout_to_stderr():
-            scan = importlib.import_module("accelerated_scan.warp").scan
-    except (ImportError, OSError, RuntimeError) as error:  # it is built when it is imported
-        reason = "not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        raise UnavailableError(reason.strip().partition("\n")[0]) from None
-    size = (batch, channels, steps)
-    gates = torch.rand(size, device=device).to(dtype)
-    values = torch.randn(size, device=device).to(dtype)
-    if direction == "forward+backward":
-        leaves = [gates.requires_grad_(), values.requires_grad_()]
-        upstream = torch.randn_like(values)
-        return lambda: torch.autograd.grad(scan(gates, values), leaves, upstream)
-
-    def run() -> Any:
-        with torch.no_grad():
-            return scan(gates, values)
-
-    return run
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Compilers write to the file, not to sys.stdout, which is for --json."""
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+# --- copies ------------------------------------------------------------------------------------
 
 
 def copier(moved: int, device: torch.device = CPU) -> Run:

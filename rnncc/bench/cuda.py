@@ -5,7 +5,7 @@ Calls run in PyTorch's own stream, repeatedly on the same tensors, and nothing e
 
 from __future__ import annotations
 
-import platform
+import contextlib
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,22 +13,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rnncc.bench import baselines, timing, workload
+from rnncc.bench import baselines, peers, timing, workload
 from rnncc.bench.baselines import Loop, Shape, UnavailableError
-from rnncc.bench.timing import Run, Sample
+from rnncc.bench.timing import Place, Run, Sample
 from rnncc.compiler import CompiledCell
-from rnncc.doctor.installed import look
-from rnncc.errors import BuildError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.status import Solve
-from rnncc.runtime.cuda.module import import_cupy
 from rnncc.runtime.kernel import COMPUTE
 
 DIRECTIONS = ("forward", "forward+backward", "decode")
 FEW_STEPS = 64  # of the plain loop, to check the kernel by, and to predict the time of all
-LOOP = "plain loop"
+LOOP, GRAPH = "plain loop", "in a CUDA graph"
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class GpuTiming:
 
     Attributes:
         shape: [B, T, N]; "decode" takes T = 1.
+        dtype: of the inputs, "float32" and so on.
         direction: "forward", "forward+backward", or "decode": one step from given states.
         solver: the one that `auto` takes in the forward.
         fused: the kernels, called as users call them.
@@ -44,9 +42,11 @@ class GpuTiming:
         baselines: by name; those left out are in `skipped`, with the reason.
         solvers: the kernels by each solver by name, where asked for.
         rounds: samples of `fused`.
+        graph: the kernels alone, launched by a CUDA graph and not by Python; without gradients.
     """
 
     shape: Shape
+    dtype: str
     direction: str
     solver: str
     fused: Sample
@@ -56,23 +56,31 @@ class GpuTiming:
     baselines: dict[str, float] = field(default_factory=dict)
     solvers: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    graph: float | None = None
 
     @property
     def speed(self) -> float:
         """Bytes per second, of those that must move."""
         return self.bytes / self.fused.device
 
+    @property
+    def share(self) -> float:
+        """Of the speed of the copy."""
+        return self.copy / self.fused.device
+
     def data(self) -> dict[str, Any]:
         """For machines; milliseconds."""
         times = {"fused": self.fused.device, "python": self.fused.python, "copy": self.copy}
         return {
             "shape": list(self.shape),
+            "dtype": self.dtype,
             "pass": self.direction,
             "solver": self.solver,
             **{f"{name}_ms": seconds * 1e3 for name, seconds in times.items()},
             "bytes": self.bytes,
             "bytes_per_second": self.speed,
             "copy_ratio": self.fused.device / self.copy,
+            "share_of_copy": self.share,
             "baselines_ms": {name: seconds * 1e3 for name, seconds in self.baselines.items()},
             "ratios": {
                 name: seconds / self.fused.device for name, seconds in self.baselines.items()
@@ -80,74 +88,48 @@ class GpuTiming:
             "solvers_ms": {name: seconds * 1e3 for name, seconds in self.solvers.items()},
             "skipped": self.skipped,
             "rounds": self.rounds,
+            "graph_ms": None if self.graph is None else self.graph * 1e3,
         }
-
-
-def gpu() -> torch.device:
-    """The current GPU.
-
-    Raises:
-        BuildError: PyTorch can use none, or CuPy is missing.
-    """
-    if not torch.cuda.is_available():
-        built = torch.version.cuda
-        raise BuildError(
-            f"--device cuda: PyTorch {torch.__version__} can use no GPU here"
-            f"{'' if built else '; it was built without CUDA'}.\n"
-            "Fix: rnncc doctor says what is missing, and what to install"
-        )
-    import_cupy()
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def machine() -> dict[str, Any]:
-    """The GPU that was measured."""
-    found, index = look(), torch.cuda.current_device()
-    return {
-        "device": found.gpus[index].name,
-        "capability": found.gpus[index].capability,
-        "driver": found.driver,
-        "torch": found.torch,
-        "cuda": found.torch_cuda,
-        "cudnn": torch.backends.cudnn.version(),
-        "cupy": ", ".join(found.cupy.values()),
-        "nvrtc": found.nvrtc,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
 
 
 def measure(
     compiled: CompiledCell,
     shape: Shape,
+    place: Place,
     dtype: str = "float32",
     against_compile: bool = False,
     solvers: bool = False,
     budget: float = 6.0,
-    device: torch.device | None = None,
 ) -> Iterator[GpuTiming]:
     """Time the forward, forward and backward, and one step as in decoding.
 
     Args:
         shape: [B, T, N].
+        place: a GPU and its clock.
         dtype: of the inputs.
         against_compile: also the loop with chunks of 32 steps under torch.compile.
         solvers: also each solver by itself.
         budget: about how many seconds each pass takes, and each baseline of it; a plain loop that
             would take longer is left out.
-        device: a GPU; the current one if None.
     Raises:
         ArgumentError: the shape doesn't fit the cell.
-        BuildError: there is no GPU that can be used, or a kernel can't be built.
+        BuildError: a kernel can't be built.
         MemoryError: the GPU's memory is too small.
         RnnccError: the kernel and the loop don't agree.
     """
     workload.check_shape(compiled.spec, shape)
-    case = _Case(compiled, shape, getattr(torch, dtype), device or gpu(), budget)
-    try:
+    case = Case(compiled, shape, getattr(torch, dtype), place, budget, budget)
+    with memory_as_error():
         case.check()
         for direction in DIRECTIONS:
             yield case.time(direction, against_compile, solvers)
+
+
+@contextlib.contextmanager
+def memory_as_error() -> Iterator[None]:
+    """Within it, a GPU's memory that is too small is a MemoryError, without PyTorch's advice."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise MemoryError("the GPU's memory is too small") from error
 
@@ -166,14 +148,30 @@ def bytes_of_step(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> int:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A cell at one shape and dtype on one GPU."""
+class Case:
+    """A cell at one shape and dtype on one GPU.
+
+    Attributes:
+        shape: [B, T, N].
+        budget: about how many seconds runs are sampled for, once they are warm.
+        patience: seconds that three calls of a baseline may take; it is left out if they are
+            predicted to take longer.
+        against_peers: whether programs of other projects are timed too.
+        builds: whether those of them that compile for long are.
+    """
 
     compiled: CompiledCell
     shape: Shape
     dtype: torch.dtype
-    device: torch.device
-    budget: float
+    place: Place
+    budget: float = 6.0
+    patience: float = 6.0
+    against_peers: bool = True
+    builds: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.place.device
 
     def arguments(self, steps: int) -> dict[str, Tensor]:
         batch, _, channels = self.shape
@@ -186,6 +184,8 @@ class _Case:
         compiled, spec = self.compiled, self.compiled.spec
         loop = baselines.oracle(compiled.stages.cell, self.dtype, self.device)
         workload.check(workload.fused_loop(compiled), loop, self.arguments(self.few), spec)
+        if self.shape[1] == self.few:
+            return
         arguments = self.arguments(self.shape[1])
         if self.solver(arguments) != "sequential":
             one_pass = workload.fused_loop(compiled, "sequential")
@@ -204,7 +204,9 @@ class _Case:
 
     # --- time --------------------------------------------------------------------------------
 
-    def time(self, direction: str, against_compile: bool, solvers: bool) -> GpuTiming:
+    def time(
+        self, direction: str, against_compile: bool = False, solvers: bool = False
+    ) -> GpuTiming:
         """The kernel and the copy in turns, then each baseline by itself: only one holds memory."""
         decode = direction == "decode"
         arguments = self.arguments(1 if decode else self.shape[1])
@@ -214,18 +216,23 @@ class _Case:
         runs = {"auto": ours or _passes(direction, workload.fused_loop(self.compiled), arguments)}
         runs |= {name: _passes(direction, loop, arguments) for name, loop in each.items()}
         runs["copy"] = baselines.copier(moved, self.device)
-        samples = timing.interleave_on_gpu(runs, self.device, self.budget)
+        samples = timing.interleave_on_gpu(runs, self.place.clock, self.budget)
         medians = {name: _median(found) for name, found in samples.items()}
+        against = self.against(direction, arguments, against_compile)
+        if direction != "forward+backward":
+            against = {GRAPH: partial(self.place.clock.replay, runs["auto"]), **against}
         runs.clear()  # with the tensors that they hold
-        found, skipped = self.times_of(self.against(direction, arguments, against_compile))
+        found, skipped = self.times_of(against)
         return GpuTiming(
             shape=(self.shape[0], 1, self.shape[2]) if decode else self.shape,
+            dtype=str(self.dtype).removeprefix("torch."),
             direction=direction,
             solver=solver,
             fused=medians["auto"],
             copy=medians["copy"].device,
             bytes=moved,
             rounds=len(samples["auto"]),
+            graph=found.pop(GRAPH, None),
             baselines=found,
             solvers={name: medians[name].device for name in each},
             skipped=skipped,
@@ -240,12 +247,12 @@ class _Case:
         for name, prepare in prepared.items():
             try:
                 runs = {name: prepare()}
-                samples = timing.interleave_on_gpu(runs, self.device, self.budget)
+                samples = timing.interleave_on_gpu(runs, self.place.clock, self.budget)
                 found[name] = _median(samples[name]).device
             except torch.OutOfMemoryError:
                 skipped[name] = "the GPU's memory is too small"
-            except (UnavailableError, RuntimeError) as error:
-                skipped[name] = str(error).strip().partition("\n")[0]
+            except Exception as error:  # of whatever kind: most of them are others' code
+                skipped[name] = str(error).strip().partition("\n")[0] or type(error).__name__
         return found, skipped
 
     def bytes(self, direction: str) -> int:
@@ -277,31 +284,44 @@ class _Case:
         if direction == "decode":
             found[LOOP] = partial(baselines.one_step, cell, arguments, *there)
         else:
-            found[LOOP] = partial(self.plain_loop, direction, arguments)
+            plain = partial(self.looped, baselines.plain(cell, *there), direction, arguments)
+            found[LOOP] = partial(self.unless_long, plain)
             if against_compile:
                 loop = baselines.chunked(cell, *there)
-                found["torch.compile"] = partial(_passes, direction, loop, arguments)
-        for kind in (nn.GRU, nn.LSTM):
-            layer = partial(baselines.cudnn, kind, self.shape, *there, direction)
-            found[f"nn.{kind.__name__}"] = layer
-        if baselines.scans(self.compiled.structure) and direction != "decode":
-            scan = partial(baselines.accelerated_scan, self.shape, *there, direction)
-            found["accelerated-scan"] = scan
+                chunks = partial(self.looped, loop, direction, arguments)
+                found["torch.compile"] = partial(self.unless_long, chunks)
+        compared = peers.peers_of(self.compiled, direction) if self.against_peers else {}
+        for name, peer in compared.items():
+            prepare = partial(self.peer, peer, direction)
+            serial = peer.serial and direction != "decode"
+            whole = partial(prepare, self.shape[1])
+            found[name] = partial(self.unless_long, prepare) if serial else whole
         return found
 
-    def plain_loop(self, direction: str, arguments: dict[str, Tensor]) -> Run:
-        """The loop over all steps, unless a few of them predict that it takes too long."""
-        loop = baselines.plain(self.compiled.stages.cell, self.dtype, self.device)
-        few = _passes(direction, loop, self.arguments(self.few))
-        few()
-        seconds = min(timing.once(few, self.device) for _ in range(2))
-        foretold = seconds * self.shape[1] / self.few
-        if 3 * foretold > self.budget:
-            raise UnavailableError(
-                f"{self.few} steps take {seconds * 1e3:.3g} ms, so {self.shape[1]} would take "
-                f"about {foretold:.2g} s"
-            )
-        return _passes(direction, loop, arguments)
+    def looped(self, loop: Loop, direction: str, arguments: dict[str, Tensor], steps: int) -> Run:
+        whole = steps == self.shape[1]
+        return _passes(direction, loop, arguments if whole else self.arguments(steps))
+
+    def peer(self, peer: peers.Peer, direction: str, steps: int) -> Run:
+        if peer.builds and not self.builds:
+            raise UnavailableError("compiles for long; not at every shape")
+        batch, _, channels = self.shape
+        shape = (batch, steps, channels)
+        return peer.prepare(self.compiled, shape, self.dtype, self.device, direction)
+
+    def unless_long(self, prepare: Callable[[int], Run]) -> Run:
+        """A run over all steps, unless a few of them predict that it takes too long."""
+        if self.shape[1] > self.few:
+            few = prepare(self.few)
+            few()
+            seconds = min(timing.once(few, self.place.clock) for _ in range(2))
+            foretold = seconds * self.shape[1] / self.few
+            if 3 * foretold > self.patience:
+                raise UnavailableError(
+                    f"{self.few} steps take {seconds * 1e3:.3g} ms, so {self.shape[1]} would take "
+                    f"about {foretold:.2g} s"
+                )
+        return prepare(self.shape[1])
 
 
 def _passes(direction: str, loop: Loop, arguments: dict[str, Tensor]) -> Run:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -14,9 +15,76 @@ Of = TypeVar("Of")
 LEAST_ROUNDS, MOST_ROUNDS = 3, 25
 FAST = 0.1  # seconds; anything faster runs several times in a round, so in its own steady state
 
-# On a GPU: seconds of work until its clocks are up, seconds and calls of one sample. More calls
-# would fill the driver's queue of about 1000 kernels, and Python would wait for the GPU.
-WARM, SAMPLE, MOST_CALLS = 0.2, 0.02, 20
+# On a GPU: seconds and calls of one sample. More calls would fill the driver's queue of about 1000
+# kernels, and Python would wait for the GPU.
+SAMPLE, MOST_CALLS = 0.02, 20
+
+
+class Clock(Protocol):
+    """The clock of a device that works beside Python.
+
+    Attributes:
+        warm: seconds of work until the device runs at its usual speed.
+    """
+
+    warm: float
+
+    def wait(self) -> None:
+        """Until the device has done all that was launched."""
+
+    def mark(self) -> Any:
+        """A mark in the device's work, behind all that was launched."""
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Seconds of the device between two marks; after `wait`."""
+
+    def replay(self, run: Run) -> Run:
+        """What a run launches, recorded, so that Python takes next to nothing to launch it."""
+
+
+class CudaClock:
+    """The events of a GPU, in PyTorch's current stream."""
+
+    warm = 0.2
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def replay(self, run: Run) -> Run:
+        """A CUDA graph of it."""
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            run()  # all that the first call of a stream does, before the recording
+        here.wait_stream(side)
+        with torch.cuda.graph(graph):
+            results = run()
+
+        def replayed() -> Any:
+            graph.replay()
+            return results
+
+        return replayed
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are timed: a device and its clock."""
+
+    device: torch.device
+    clock: Clock
 
 
 class Sample(NamedTuple):
@@ -42,23 +110,23 @@ def interleave(runs: Mapping[str, Run], budget: float = 6.0) -> dict[str, list[f
 
 
 def interleave_on_gpu(
-    runs: Mapping[str, Run], device: torch.device, budget: float = 6.0
+    runs: Mapping[str, Run], clock: Clock, budget: float = 6.0
 ) -> dict[str, list[Sample]]:
     """The same for runs that only launch; each sample is of several calls in a row."""
-    calls = {name: _warm_up(run, device) for name, run in runs.items()}
+    calls = {name: _warm_up(run, clock) for name, run in runs.items()}
 
     def sample(name: str) -> list[Sample]:
-        return [_sample(runs[name], calls[name], device)]
+        return [_sample(runs[name], calls[name], clock)]
 
     return _in_turns(runs, sample, budget)
 
 
-def once(run: Run, device: torch.device) -> float:
+def once(run: Run, clock: Clock) -> float:
     """Seconds of one call, from launching it until the GPU is done."""
-    torch.cuda.synchronize(device)
+    clock.wait()
     start = time.perf_counter()
     run()
-    torch.cuda.synchronize(device)
+    clock.wait()
     return time.perf_counter() - start
 
 
@@ -87,23 +155,21 @@ def _seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def _warm_up(run: Run, device: torch.device) -> int:
+def _warm_up(run: Run, clock: Clock) -> int:
     """How many calls a sample takes; the first may compile, and others let the clocks rise."""
     run()
-    seconds = max(once(run, device), 1e-6)
-    for _ in range(min(1000, int(WARM / seconds))):
+    seconds = max(once(run, clock), 1e-6)
+    for _ in range(min(1000, int(clock.warm / seconds))):
         run()
     return max(1, min(MOST_CALLS, int(SAMPLE / seconds)))
 
 
-def _sample(run: Run, calls: int, device: torch.device) -> Sample:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    begin.record()
+def _sample(run: Run, calls: int, clock: Clock) -> Sample:
+    clock.wait()
+    start, begin = time.perf_counter(), clock.mark()
     for _ in range(calls):
         run()
-    end.record()
+    end = clock.mark()
     python = time.perf_counter() - start
-    torch.cuda.synchronize(device)
-    return Sample(begin.elapsed_time(end) / 1e3 / calls, python / calls)
+    clock.wait()
+    return Sample(clock.between(begin, end) / calls, python / calls)

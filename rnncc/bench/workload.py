@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,11 +70,11 @@ def random_arguments(
     return arguments
 
 
-def fused_loop(compiled: CompiledCell, solver: str = "auto") -> Loop:
+def fused_loop(compiled: CompiledCell, solver: str = "auto", **options: Any) -> Loop:
     """The kernel, as users call it."""
 
     def run(arguments: Arguments) -> list[Tensor]:
-        y = compiled(**arguments, solver=solver)
+        y = compiled(**arguments, solver=solver, **options)
         return [y] if isinstance(y, Tensor) else list(y)
 
     return run
@@ -112,6 +113,17 @@ def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[
         return torch.autograd.grad(ys, list(leaves.values()), upstream, materialize_grads=True)
 
     return run
+
+
+def backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
+    """The gradients alone, from one forward that runs here."""
+    leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
+    ys = loop(leaves)
+    generator = torch.Generator(ys[0].device).manual_seed(1)
+    upstream, given = [random_like(y, generator) for y in ys], list(leaves.values())
+    return lambda: torch.autograd.grad(
+        ys, given, upstream, retain_graph=True, materialize_grads=True
+    )
 
 
 def random_like(y: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,11 +15,19 @@ from rnncc.cli.options import Constants, Shape
 if TYPE_CHECKING:
     from rnncc.bench.cpu import Timing
     from rnncc.bench.cuda import GpuTiming
+    from rnncc.bench.timing import Place
     from rnncc.compiler import CompiledCell
 
 SHAPES: dict[str, list[Shape]] = {
     "cpu": [(8, 512, 256), (1, 4096, 64)],
-    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 65536, 64)],
+    "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 131072, 64)],
+}
+# What their times hold.
+ABOUT_PEERS = {
+    "accelerated-scan": "of gates and values, given as [B, N, T]; only the scan.",
+    "mamba's scan": "given as [B, N, T], 16 states a channel; its gates are computed within.",
+    "FlashRNN": "heads of 64 channels, each with its recurrent matrix; not the projection.",
+    "pararnn-torch": "a whole layer, as many features as channels, by 3 iterations.",
 }
 
 
@@ -75,27 +83,27 @@ def bench(
 
     With --device cuda, times are by the GPU's clock, and one step is timed as well, as in decoding.
     The baselines are the loop, unless it takes too long, and cuDNN's nn.GRU and nn.LSTM: whole
-    layers of as many features as channels, because their matrix products are part of them. If
-    accelerated-scan is installed, its scan is a baseline of cells with one state that are affine
-    in it; its inputs, in its layout [B, N, T], are prepared before.
+    layers of as many features as channels, because their matrix products are part of them.
+    Programs of other projects are baselines too, if they are installed and compute something like
+    the cell: accelerated-scan and mamba's scan, given their inputs in their layout [B, N, T], for
+    cells with one state that are affine in it; FlashRNN, which mixes the channels of heads of 64;
+    pararnn-torch's whole layers.
     """
-    from rnncc.bench import cpu, cuda
+    from rnncc.bench import cpu, gpu
 
     cpu.use_threads(threads)
-    on_gpu = device == "cuda"
-    if on_gpu:
-        cuda.gpu()
+    place = gpu.gpu() if device == "cuda" else None
     compiled = load(path, constants)
     how = (dtype, against_compile, solvers)
-    found = _measure(compiled, shapes or SHAPES[device], on_gpu, how, wanted=not json)
-    machine = cuda.machine() if on_gpu else cpu.machine()
+    found = _measure(compiled, shapes or SHAPES[device], place, how, wanted=not json)
+    machine = gpu.machine() if place else cpu.machine()
     if json:
         head = {"cell": compiled.name, "dtype": dtype, "rnncc": __version__}
         results = [timing.data() for timing in found]
         terminal.as_json({**head, "machine": machine, "results": results})
         return
     title = f"{compiled.name}, {dtype}, {machine['device']}"
-    if on_gpu:
+    if place:
         _print_gpu_timings(f"{title}, {_versions(machine)}", found)
     else:
         title += f", {machine['threads']} threads, PyTorch {machine['torch']}"
@@ -105,18 +113,20 @@ def bench(
 def _measure(
     compiled: CompiledCell,
     shapes: Sequence[Shape],
-    on_gpu: bool,
+    place: Place | None,
     how: tuple[str, bool, bool],
     wanted: bool,
 ) -> list[Any]:
     from rnncc.bench import cpu, cuda
 
-    measure: Any = cuda.measure if on_gpu else cpu.measure
-    timings = []
+    timings: list[Any] = []
     for shape in shapes:
         text = f"timing {compiled.name} at {'x'.join(map(str, shape))}"
         with terminal.progress(text, wanted):
-            timings += list(measure(compiled, shape, *how))
+            if place:
+                timings += cuda.measure(compiled, shape, place, *how)
+            else:
+                timings += cpu.measure(compiled, shape, *how)
     return timings
 
 
@@ -164,18 +174,21 @@ def _print_gpu_timings(title: str, found: Sequence[GpuTiming]) -> None:
     """The same for a GPU, then the baselines that were left out and why."""
     terminal.line(f"{title}; milliseconds by the GPU's clock, medians")
     terminal.line()
-    names = list(dict.fromkeys(name for t in found for name in (*t.baselines, *t.skipped)))
+    names = list(dict.fromkeys(name for timing in found for name in timing.baselines))
     solvers = list(dict.fromkeys(name for timing in found for name in timing.solvers))
-    headers = ("shape", "pass", "solver", "rnncc", "in Python", "GB/s", "copy", "rnncc / copy")
+    own = ("rnncc", "in a graph", "in Python", "GB/s", "copy", "rnncc / copy")
+    headers = ("shape", "pass", "solver", *own)
     rows = [_gpu_row(timing, names, solvers) for timing in found]
     terminal.table((*headers, *names, *solvers), rows)
     terminal.line()
+    terminal.line("In a graph: the same kernels, launched by a CUDA graph.")
     terminal.line("In Python: until the call has launched its kernels, and returns.")
     terminal.line("In parentheses: the time as a multiple of rnncc's.")
     if any(name.startswith("nn.") for timing in found for name in timing.baselines):
         terminal.line("nn.GRU, nn.LSTM: whole layers, as many features as channels, by cuDNN.")
-    if any("accelerated-scan" in timing.baselines for timing in found):
-        terminal.line("accelerated-scan: of gates and values, given as [B, N, T]; only the scan.")
+    for name, note in ABOUT_PEERS.items():
+        if any(name in timing.baselines for timing in found):
+            terminal.line(f"{name}: {note}")
     for note in dict.fromkeys(_notes(found)):
         terminal.line(note)
 
@@ -186,6 +199,7 @@ def _gpu_row(timing: GpuTiming, names: Sequence[str], solvers: Sequence[str]) ->
         timing.direction,
         timing.solver,
         _ms(timing.fused.device),
+        "-" if timing.graph is None else _ms(timing.graph),
         _ms(timing.fused.python),
         f"{timing.speed / 1e9:.3g}",
         _ms(timing.copy),

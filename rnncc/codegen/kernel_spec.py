@@ -8,9 +8,12 @@ from typing import Any
 from rnncc.calculus.cost import effort
 from rnncc.ir.init import Init
 from rnncc.ir.program import Argument, Compiled
-from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
+from rnncc.ir.spec import Effort, InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
 from rnncc.lang.dsl import uniform
 
+# Of a step, in operations: up to so many it is light, and above the other heavy.
+LIGHT, HEAVY = 40, 100
+WEIGHT_OF_FUNCTION = 6
 TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
 
 
@@ -18,7 +21,7 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     """The record from which the run time plans and runs the cell."""
     cell, program = compiled.cell, compiled.program
     streams, cost = len(program.inputs) + len(program.outputs), effort(compiled)
-    ahead = 8 if streams <= 3 and cost.step.functions < 2 else 4
+    ahead = steps_of_block(cost.step, len(program.states))
     # twice the warps have half the registers each
     light = len(program.states) == 1 and ahead * streams <= 16
     return KernelSpec(
@@ -44,6 +47,17 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         warps=16 if light else 8,
         fast_math=fast_math,
     )
+
+
+def steps_of_block(step: Effort, states: int) -> int:
+    """Steps that a thread of a CUDA kernel takes at once, and whose text it repeats.
+
+    More of them share the work on addresses; fewer compile sooner and need fewer registers.
+    """
+    weight = step.operations + WEIGHT_OF_FUNCTION * step.functions
+    if weight <= LIGHT and states <= 2:
+        return 8
+    return 4 if weight <= HEAVY else 2
 
 
 def _input(a: Argument) -> InputSpec:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from rnncc.inspect import resources, sass
-from rnncc.ir.spec import KernelSpec
+from rnncc.ir.spec import CUDA_KERNELS, KernelSpec
+from rnncc.planner.ring import ring_of, rows_of_block, shared_of_tiles
 from rnncc.runtime.cuda import nvrtc
+from rnncc.runtime.kernel import COMPUTE
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
@@ -32,16 +37,25 @@ def text(compiled: CompiledCell, stage: str, dtype: str, arch: str) -> str:
 
 def inspect(compiled: CompiledCell, dtype: str, arch: str) -> list[dict[str, Any]]:
     """The resources of each kernel, see `resources.inspect`."""
-    from rnncc.planner.cuda import shared_of_back_tiles, shared_of_tiles
-
-    spec, size = compiled.spec, 8 if dtype == "float64" else 4
-    shared = {
-        f"{spec.name}_tiles": shared_of_tiles(spec, spec.warps, size),
-        f"{spec.name}_back_tiles": shared_of_back_tiles(spec, spec.warps, size),
-    }
-    return resources.inspect(binary(compiled, dtype, arch), _steps(spec), shared)
+    spec = compiled.spec
+    return resources.inspect(binary(compiled, dtype, arch), _steps(spec), _shared(spec, dtype))
 
 
 def _steps(spec: KernelSpec) -> dict[str, int]:
     """How many steps of the recurrence one trip of a kernel's largest loop takes."""
     return {f"{spec.name}_{name}": spec.ahead for name in WALKING}
+
+
+def _shared(spec: KernelSpec, dtype: str) -> dict[str, int]:
+    """Bytes of dynamic shared memory of a block of each kernel that has any."""
+    io = getattr(torch, dtype)
+    sizes = io.itemsize, COMPUTE[io].itemsize
+    shared = {
+        f"{spec.name}_tiles": shared_of_tiles(spec, spec.warps, *sizes, back=False),
+        f"{spec.name}_back_tiles": shared_of_tiles(spec, spec.warps, *sizes, back=True),
+    }
+    for name in itertools.chain(*CUDA_KERNELS.values()):
+        ring = ring_of(name, spec, *sizes)
+        if ring:
+            shared[f"{spec.name}_{name}"] = rows_of_block(ring) * ring.bytes
+    return shared

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rnncc.inspect.binary import WALKING, inspect
-from rnncc.inspect.occupancy import WARP
 from rnncc.inspect.roofline import SIZES, Roofline, estimate
 from rnncc.ir.choices import AUTO
 from rnncc.ir.spec import KernelSpec
-from rnncc.planner.cuda import steps_loaded_ahead, steps_saved
+from rnncc.planner.cuda import steps_saved
 from rnncc.planner.devices import DEVICES, ISSUED, SPECIAL
+from rnncc.planner.ring import WARP, ring
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
@@ -74,13 +74,9 @@ def _pass(name: str, spec: KernelSpec, dtype: str, kernel: Data, roof: Roofline)
 
 
 def _in_flight(name: str, spec: KernelSpec, dtype: str, most_warps: int) -> float:
-    """Bytes that a multiprocessor has asked memory for: all that its threads load ahead."""
+    """Bytes that a multiprocessor has asked memory for: all that its threads read ahead."""
     batch, _, channels = SHAPE
     warps = min(batch * channels / spec.group / WARP / DEVICE.multiprocessors, most_warps)
-    ahead = steps_loaded_ahead(spec)
-    streams = len(spec.inputs) - spec.shared_inputs
-    saved = 0.0
-    if name == "backward":
-        streams += len(spec.outputs)
-        saved = len(spec.states) * max(SIZES[dtype], 4) * ahead / steps_saved(spec, AUTO)
-    return warps * WARP * spec.group * (ahead * streams * SIZES[dtype] + saved)
+    io = SIZES[dtype]
+    found = ring(spec, io, max(io, 4), back=name == "backward")
+    return warps * found.stage * (found.stages - 1)

@@ -1,9 +1,8 @@
 """Plan for CUDA: structure, shape and GPU -> which solver runs a call, and which blocks take it.
 
-The cost model counts clock cycles: a thread's chain of dependent operations where few warps share
-a processor, the instructions of all warps where many do, or the bytes that memory moves. Its
-constants are estimates from public figures of such GPUs, not measured: they choose between solvers
-that all give the same answer.
+The cost model counts clock cycles: a thread's chain of dependent operations, or the latency of the
+loads it has under way, where few warps share a processor; the instructions of all warps where many
+do; or the bytes that memory moves. Its constants are in gpu_constants.py.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import NamedTuple
 
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import Effort, KernelSpec
+from rnncc.planner.gpu_constants import GUESSED, GpuConstants
 from rnncc.planner.plan import (
     WARM_UP,
     Cut,
@@ -24,9 +24,8 @@ from rnncc.planner.plan import (
     round_up,
     warm_up_of,
 )
+from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, shared_of_tiles
 
-WARP = 32
-WARPS_OF_BLOCK = 4
 WARM_UP_OF_BLOCK = 4  # steps before a warp's segment: kWarm of templates/include/rnncc/cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
@@ -34,8 +33,10 @@ AUTO_ROUNDS = 3
 AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 MOST_SAVED = 2**30  # steps
-MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WORTH = 1.2  # times faster than one pass over time, for `auto`
+
+
+RESIDENT = 4  # warps that a scheduler has at once, of 128 registers each
 
 
 class Gpu(NamedTuple):
@@ -47,18 +48,13 @@ class Gpu(NamedTuple):
     """
 
     processors: int
-    bytes_per_cycle: float = 1800.0
+    bytes_per_cycle: float = GUESSED.bytes_per_cycle
+    constants: GpuConstants = GUESSED
 
-
-# cycles
-PER_OPERATION = 2.5  # of a chain: dependent operations take 4, and some run side by side
-PER_FUNCTION = 40.0  # exp, tanh and the like, in a chain
-ISSUE_PER_FUNCTION = 12.0  # of a warp, at the special function units
-ISSUE_PER_STREAM = 4.0  # a load or store with its address
-CROSSING = 40.0  # one border between segments
-BARRIER = 60.0
-LAUNCH = 4000.0  # between one kernel and the next
-CYCLES_PER_NANOSECOND = 1.7
+    @classmethod
+    def of(cls, processors: int, constants: GpuConstants) -> Gpu:
+        """With all constants as they were measured."""
+        return cls(processors, constants.bytes_per_cycle, constants)
 
 
 def plan(
@@ -68,6 +64,7 @@ def plan(
     gpu: Gpu,
     choices: Choices = AUTO,
     total: int | None = None,
+    io: int | None = None,
 ) -> Plan:
     """Choose the solver and its level: one pass, segments of a block, or segments of the grid.
 
@@ -75,18 +72,15 @@ def plan(
         shape: sequences, steps of the longest (or a bound of it), channels.
         itemsize: bytes of the type that the recurrence is computed in.
         total: steps of all sequences, if they aren't all as long as the longest.
+        io: bytes of the type of the tensors in memory, if it is another.
     """
-    return _Planner(spec, Problem.of(spec, shape, total), itemsize, choices, gpu).plan()
+    problem = Problem.of(spec, shape, total)
+    return _Planner(spec, problem, itemsize, choices, gpu, io or itemsize).plan()
 
 
 def steps_saved(spec: KernelSpec, choices: Choices) -> int:
     """Steps between saved states: whole blocks of those that a thread holds."""
     return round_up(min(choices.checkpoint or spec.ahead, MOST_SAVED), spec.ahead)
-
-
-def steps_loaded_ahead(spec: KernelSpec) -> int:
-    """Steps whose inputs a thread has asked memory for while it computes others."""
-    return spec.ahead
 
 
 def columns_of(groups: int) -> int:
@@ -95,16 +89,6 @@ def columns_of(groups: int) -> int:
     while columns < min(groups, WARP):
         columns *= 2
     return columns
-
-
-def shared_of_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """Bytes of shared memory of a block along time: its segments' borders and products."""
-    return ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * itemsize
-
-
-def shared_of_back_tiles(spec: KernelSpec, warps: int, itemsize: int) -> int:
-    """The same for the backward, which also holds sums in double precision."""
-    return max(shared_of_tiles(spec, warps, itemsize), warps * WARP * 8)
 
 
 @dataclass(frozen=True)
@@ -121,10 +105,17 @@ class _Planner(Planner):
     threads = 0
 
     def __init__(
-        self, spec: KernelSpec, problem: Problem, itemsize: int, choices: Choices, gpu: Gpu
+        self,
+        spec: KernelSpec,
+        problem: Problem,
+        itemsize: int,
+        choices: Choices,
+        gpu: Gpu,
+        io: int,
     ) -> None:
         super().__init__(spec, problem, itemsize, choices, steps_saved(spec, choices))
-        self.gpu = gpu
+        self.gpu, self.io = gpu, io
+        self.constants = gpu.constants
         self.batch, self.groups, self.total = problem.batch, problem.groups, problem.total
 
     # --- forward ---------------------------------------------------------------------------------
@@ -171,35 +162,51 @@ class _Planner(Planner):
         return min(found, key=lambda level: level.cycles, default=least)
 
     def whole(self) -> _Level:
-        streams = len(self.spec.inputs) + len(self.spec.outputs)
-        cycles = self.walk(self.batch, self.steps, [self.spec.effort.step], streams)
-        return _Level(cycles + LAUNCH, self.steps)
+        cycles = self.walk(self.batch, self.steps, [self.spec.effort.step], self.streams)
+        return _Level(cycles + self.constants.launch, self.steps)
+
+    @property
+    def streams(self) -> int:
+        return len(self.spec.inputs) + len(self.spec.outputs)
+
+    def borders(self, segment: int) -> float:
+        """Walking over the borders of all segments, one after another."""
+        return -(-self.steps // segment) * self.constants.border
 
     def sweep(self, segment: int) -> float:
         """A sweep that carries the product of the Jacobians, and the scan after it."""
-        runs, streams = self.problem.runs(segment), len(self.spec.inputs) + len(self.spec.outputs)
         effort = [self.spec.effort.step, self.spec.effort.carry]
-        crossings = -(-self.steps // segment) * CROSSING
-        return self.walk(runs, segment, effort, streams) + crossings + 2 * LAUNCH
+        swept = self.walk(self.problem.runs(segment), segment, effort, self.streams)
+        return swept + self.borders(segment) + 2 * self.constants.launch
 
     def segments(self, segment: int) -> float:
-        """Segments of the grid: their warm-up, and one sweep or two with their scans."""
-        runs, inputs = self.problem.runs(segment), len(self.spec.inputs)
-        effort = [self.spec.effort.step, self.spec.effort.carry]
-        warm_up = self.walk(runs, warm_up_of(segment), effort, inputs)
-        launches = 3 + 3 * AUTO_ROUNDS
-        return warm_up + 1.5 * self.sweep(segment) + launches * LAUNCH
+        """Segments of the grid: their warm-up, a sweep for the product if affine, one that writes.
+
+        That is all where the warm-up finds the initial states, as it does of gated cells. Affine
+        cells often remember more; those that are neither take one pass, or more sweeps.
+        """
+        runs, spec = self.problem.runs(segment), self.spec
+        with_product = [spec.effort.step, spec.effort.carry]
+        cycles = self.walk(runs, warm_up_of(segment), with_product, len(spec.inputs))
+        if spec.structure.affine:
+            cycles += self.walk(runs, segment, with_product, len(spec.inputs))
+            cycles += self.borders(segment)
+        cycles += self.walk(runs, segment, [spec.effort.step], self.streams)
+        launches = 4 + 2 * AUTO_ROUNDS
+        return cycles + self.borders(segment) + launches * self.constants.launch
 
     def tiles(self) -> _Level:
         """Segments of a block, tile after tile."""
-        spec, ahead, warps = self.spec, self.spec.ahead, self.warps()
-        streams = len(spec.inputs) + len(spec.outputs)
+        spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         runs = self.batch * warps
-        sweep = self.walk(runs, ahead, [spec.effort.step, spec.effort.carry], streams)
-        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], len(spec.inputs))
-        tile = guess + SWEEPS_OF_TILE * (sweep + warps * CROSSING + 2 * BARRIER)
+        with_product = [spec.effort.step, spec.effort.carry]
+        sweep = self.walk(runs, ahead, with_product, self.streams, waits=False)
+        inputs = len(spec.inputs)
+        guess = self.walk(runs, WARM_UP_OF_BLOCK, [spec.effort.step], inputs, waits=False)
+        scanned = warps * c.crossing + 2 * c.barrier
+        tile = self.fed(guess + SWEEPS_OF_TILE * (sweep + scanned))
         tiles = -(-self.steps // (ahead * warps))
-        return _Level(tiles * tile + LAUNCH, ahead, in_block=True)
+        return _Level(tiles * tile + c.launch, ahead, in_block=True)
 
     # --- backward --------------------------------------------------------------------------------
 
@@ -220,7 +227,8 @@ class _Planner(Planner):
         return self.cut(level, 2, whole)
 
     def back_whole(self) -> _Level:
-        return _Level(self.back_walk(self.batch, self.steps) + 2 * LAUNCH, self.steps)
+        cycles = self.back_walk(self.batch, self.steps)
+        return _Level(cycles + 2 * self.constants.launch, self.steps)
 
     def back_level(self) -> _Level:
         """The segments that cost least, or those that the user wants."""
@@ -239,12 +247,12 @@ class _Planner(Planner):
 
     def back_tiles(self) -> _Level:
         """Segments of a block, tile after tile."""
-        spec, ahead, warps = self.spec, self.spec.ahead, self.warps()
+        spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         tiles = -(-self.steps // (ahead * warps))
         effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, spec.effort.step]
-        walk = self.walk(self.batch * warps, ahead, effort, self.back_streams)
-        tile = walk + warps * CROSSING + 2 * BARRIER
-        return _Level(tiles * tile + 2 * LAUNCH, ahead, in_block=True)
+        walk = self.walk(self.batch * warps, ahead, effort, self.back_streams, waits=False)
+        tile = self.fed(walk + warps * c.crossing + 2 * c.barrier)
+        return _Level(tiles * tile + 2 * c.launch, ahead, in_block=True)
 
     @property
     def back_streams(self) -> int:
@@ -252,33 +260,62 @@ class _Planner(Planner):
 
     def back_walk(self, runs: int, steps: int) -> float:
         effort = [self.spec.effort.step, self.spec.effort.step, self.spec.effort.adjoint]
-        return self.walk(runs, steps, effort, self.back_streams)
+        return self.walk(runs, steps, effort, self.back_streams, back=True)
 
     def back_segments(self, segment: int) -> float:
+        """Likewise: the steps after each segment, the segments alone if affine, and a walk."""
         runs, spec = self.problem.runs(segment), self.spec
         alone = [spec.effort.step, spec.effort.step, spec.effort.through]
-        warm_up = self.walk(runs, warm_up_of(segment), alone, len(spec.inputs) + len(spec.outputs))
-        crossings = -(-self.steps // segment) * CROSSING
-        return warm_up + 1.5 * self.back_walk(runs, segment) + crossings + 9 * LAUNCH
+        cycles = self.walk(runs, warm_up_of(segment), alone, self.streams, back=True)
+        if spec.structure.affine:
+            cycles += self.walk(runs, segment, alone, self.streams, back=True)
+            cycles += self.borders(segment)
+        cycles += self.back_walk(runs, segment)
+        return cycles + 2 * self.borders(segment) + 9 * self.constants.launch
 
     # --- both ------------------------------------------------------------------------------------
 
-    def walk(self, runs: int, steps: int, efforts: list[Effort], streams: int) -> float:
-        """Cycles of `runs` runs, each of `steps` steps."""
-        operations = sum(e.operations for e in efforts)
+    def under_way(self, back: bool) -> int:
+        """Steps whose inputs a thread that walks over steps has on their way, forward or `back`."""
+        return ring(self.spec, self.io, self.itemsize, back).steps
+
+    def fed(self, cycles: float) -> float:
+        """The cycles of a tile of a block: its inputs come while the one before is computed."""
+        return max(self.constants.latency, cycles)
+
+    def walk(
+        self,
+        runs: int,
+        steps: int,
+        efforts: list[Effort],
+        streams: int,
+        back: bool = False,
+        waits: bool = True,
+    ) -> float:
+        """Cycles of `runs` runs, each of `steps` steps.
+
+        Args:
+            back: it is a walk of the backward.
+            waits: for its inputs; those of a block are there.
+        """
+        c, operations = self.constants, sum(e.operations for e in efforts)
         functions = sum(e.functions for e in efforts)
-        chain = 30 + PER_OPERATION * operations + PER_FUNCTION * functions
-        issue = operations + ISSUE_PER_FUNCTION * functions + ISSUE_PER_STREAM * streams
+        chain = c.step + c.operation * operations + c.function * functions
+        if waits:
+            chain = max(chain, c.latency / self.under_way(back))
+        issue = operations + c.issue_function * functions + c.issue_stream * streams
         warps = -(-runs * self.groups // WARP)
         each = -(-warps // (SCHEDULERS * self.gpu.processors))
+        waves = -(-each // RESIDENT)
         values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
-        memory = values * self.itemsize / self.gpu.bytes_per_cycle
-        return float(max(steps * max(chain, each * issue), memory))
+        memory = values * self.io / self.gpu.bytes_per_cycle
+        return float(max(steps * max(waves * chain, each * issue), memory))
 
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""
         warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
-        while warps > 1 and shared_of_back_tiles(self.spec, warps, self.itemsize) > MOST_SHARED:
+        sizes = self.io, self.itemsize
+        while warps > 1 and shared_of_tiles(self.spec, warps, *sizes, back=True) > MOST_SHARED:
             warps //= 2
         return warps
 
@@ -290,8 +327,8 @@ class _Planner(Planner):
             tiling=Tiling(segment, rows, columns),
             whole=Tiling(self.steps, WARPS_OF_BLOCK, columns),
             sweeps=rounds,
-            predicted=level.cycles / CYCLES_PER_NANOSECOND,
-            one_pass=whole.cycles / CYCLES_PER_NANOSECOND,
+            predicted=level.cycles / self.constants.clock,
+            one_pass=whole.cycles / self.constants.clock,
             rounds=max(rounds, AFFINE_ROUNDS) if self.spec.structure.affine else rounds,
             in_block=level.in_block,
         )

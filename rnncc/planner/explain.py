@@ -91,7 +91,7 @@ def _direction_lines(cut: dict[str, Any]) -> list[str]:
 
 
 def _gpu_lines(cut: dict[str, Any]) -> list[str]:
-    """The model of a GPU has not been calibrated, so its times are guesses."""
+    """Unless it was calibrated there, the model's times of a GPU are guesses."""
     if cut["segments"] == 1:
         ran = "one pass over time, a thread for each sequence and group of channels"
         return [f"{ran}; perhaps {cut['predicted_ms']:.2g} ms"]

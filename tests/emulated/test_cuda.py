@@ -322,14 +322,13 @@ def test_nvrtc_compiles_for_every_dtype_and_architecture(dtype: str, arch: str) 
 # --- instructions ----------------------------------------------------------------------------
 
 BY_HAND = Path(__file__).parents[1] / "support" / "emulation" / "by_hand.cu"
-ALLOWED = 1.35  # times the instructions of the same step written by hand; 1.27 to 1.30 were counted
+ALLOWED = 1.05  # times the instructions of the same step written by hand; 1.01 to 1.02 were counted
 
 
-def instructions(binary: Any, kernel: str) -> int:
-    """Of a trip of the loop over steps that computes a whole block and loads the next one."""
-    trip = loops.loops(sass.read(sass.disassemble(binary.cubin))[kernel])[0].lightest
-    assert sum(i.opcode == "LDG" for i in trip) == 12  # 3 inputs, 4 steps
-    return len(trip)
+def instructions(binary: Any, kernel: str) -> list[str]:
+    """Of a trip of the loop over steps that computes a whole block and loads another one."""
+    code = sass.read(sass.disassemble(binary.cubin))[kernel]
+    return [instruction.opcode for instruction in loops.loops(code)[0].lightest]
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
@@ -339,6 +338,9 @@ def test_a_step_takes_about_the_instructions_of_one_written_by_hand(arch: str) -
     pytest.importorskip("cupy")
     by_hand = nvrtc.compile("by_hand", BY_HAND.read_text(), "float32", arch)
     ours = compiled_by_nvrtc("para_gru", "float32", arch)
-    assert compiled("para_gru").spec.ahead == 4  # as by hand
-    ratio = instructions(ours, "para_gru_forward") / instructions(by_hand, "by_hand_forward")
-    assert ratio < ALLOWED
+    assert compiled("para_gru").spec.ahead == 8  # as by hand
+    expected = instructions(by_hand, "by_hand_forward")
+    assert expected.count("LDG") == 3 * 8  # inputs and steps
+    found = instructions(ours, "para_gru_forward")
+    assert found.count("LDGSTS") == 3 * 8 // 4  # in pieces of 16 bytes
+    assert len(found) < ALLOWED * len(expected)

@@ -660,7 +660,7 @@ def test_nothing_stays_allocated_after_a_call() -> None:
 
 WATCHED = """
 import torch
-from tests import runs
+from tests.support import runs
 runs.DEVICE = "cuda"
 choices = [{"solver": "sequential"}, {"solver": "newton", "on_failure": "sequential"}]
 choices += [{"solver": "segmented", "segment": segment} for segment in (1, 32)]

@@ -263,7 +263,8 @@ def test_a_source_that_nvrtc_refuses_is_reported_with_its_line(device: torch.dev
 def test_a_forked_process_is_told_to_spawn() -> None:
     script = """
 import os, torch
-from rnncc import errors, modules
+from rnncc import errors
+from rnncc.runtime.cuda import module as modules
 device = torch.device("cuda:0")
 modules.self_test(device)
 child = os.fork()

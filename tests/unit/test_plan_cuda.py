@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.planner.cuda import Gpu, columns_of, plan, steps_saved
-from rnncc.planner.plan import Plan
+from rnncc.planner.gpu_constants import GUESSED
+from rnncc.planner.plan import Cut, Plan
 from tests.support.runs import compiled
 
 H100 = Gpu(132, 1700.0)
@@ -89,6 +92,85 @@ def test_a_larger_gpu_takes_one_pass_less_often() -> None:
     small, large = (plan(spec, shape, 4, Gpu(n, 13.0 * n)) for n in (20, 2000))
     assert small.solver == "sequential"
     assert large.solver == "segmented"
+
+
+# --- the model -------------------------------------------------------------------------------
+
+
+def with_constants(**changes: float) -> Gpu:
+    return Gpu.of(132, replace(GUESSED, **changes))
+
+
+def times(cell: str, shape: tuple[int, int, int], gpu: Gpu, io: int = 4, **choices: object) -> Cut:
+    chosen = Choices(**choices)  # type: ignore[arg-type]
+    return plan(compiled(cell).spec, shape, 4, gpu, chosen, io=io).forward
+
+
+@pytest.mark.parametrize("shape", [(8, 2048, 1024), (1, 2048, 4096)])
+def test_a_gated_cell_that_half_fills_the_gpu_runs_in_segments_of_the_grid(
+    shape: tuple[int, int, int],
+) -> None:
+    """One sweep without the product suffices where the warm-up finds the initial states."""
+    found = planned(shape)
+    assert found.solver == "segmented"
+    assert not found.forward.in_block
+    assert found.forward.predicted < 0.5 * found.forward.one_pass
+
+
+def test_an_affine_cell_is_charged_the_product_of_its_jacobians() -> None:
+    spec, shape = compiled("lru").spec, (8, 32768, 256)
+    nonlinear = spec.model_copy(
+        update={"structure": spec.structure.model_copy(update={"affine": False})}
+    )
+    asked = Choices(solver="segmented", segment=1024)
+    affine, other = (plan(s, shape, 4, H100, asked) for s in (spec, nonlinear))
+    assert affine.forward.predicted > 1.2 * other.forward.predicted
+    assert affine.backward.predicted > 1.2 * other.backward.predicted
+
+
+def test_a_thread_waits_for_memory_unless_enough_steps_are_under_way() -> None:
+    """Little's law: latency over the steps ahead, where nothing else takes longer."""
+    shape = (1, 16384, 64)  # as few warps as there are
+    at = [times("para_gru", shape, with_constants(latency=c)).one_pass for c in (4, 4000, 8000)]
+    launch = GUESSED.launch / GUESSED.clock
+    ahead = compiled("para_gru").spec.ahead
+    assert at[0] < at[1]
+    assert at[2] - launch == pytest.approx(2 * (at[1] - launch))
+    assert at[1] - launch == pytest.approx(16384 * 4000 / ahead / GUESSED.clock)
+
+
+def test_a_wave_of_warps_comes_after_another() -> None:
+    gpu = with_constants(latency=1e5)
+    one, two = (times("para_gru", (batch, 2048, 4096), gpu).one_pass for batch in (16, 32))
+    launch = GUESSED.launch / GUESSED.clock
+    assert two - launch == pytest.approx(2 * (one - launch))
+
+
+def test_halves_move_half_the_bytes() -> None:
+    gpu = with_constants(bytes_per_cycle=10.0)
+    shape = (8, 2048, 4096)
+    single, half = (times("para_gru", shape, gpu, io).one_pass for io in (4, 2))
+    assert half == pytest.approx(single / 2, rel=0.01)
+
+
+def test_many_borders_cost_their_walk_through_memory() -> None:
+    asked = {"solver": "segmented", "segment": 128}
+    slow, fast = (
+        times("para_gru", (1, 131072, 64), with_constants(border=b), **asked) for b in (400, 300)
+    )
+    assert slow.predicted - fast.predicted == pytest.approx(1024 * 100 / GUESSED.clock)
+
+
+def test_a_faster_clock_is_faster() -> None:
+    slow, fast = (times("para_gru", (8, 2048, 256), with_constants(clock=c)) for c in (1.0, 2.0))
+    assert slow.predicted == pytest.approx(2 * fast.predicted)
+
+
+def test_calibrated_constants_change_the_plan() -> None:
+    spec, shape = compiled("para_gru").spec, (8, 512, 256)
+    shipped = plan(spec, shape, 4, with_constants())
+    dear = plan(spec, shape, 4, with_constants(barrier=1e4, launch=1e6))
+    assert (shipped.solver, dear.solver) == ("segmented", "sequential")
 
 
 def test_explain_gives_the_plan_for_a_gpu_by_name() -> None:

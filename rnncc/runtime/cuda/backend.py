@@ -18,6 +18,7 @@ from rnncc.ir.choices import Choices
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.planner import cuda as planner
 from rnncc.planner.cuda import Gpu
+from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Value, input_views, views
 from rnncc.runtime.backend import Backend
@@ -61,8 +62,8 @@ class CudaBackend:
                 f"inputs: got {shape[1]} steps, expected fewer than {MOST_STEPS} on a GPU.\n"
                 "Fix: chunks, each from the state that the one before returns"
             )
-        size = COMPUTE[dtype].itemsize
-        return _plan(kernel.key, shape, size, self.gpu(device), choices, total)
+        sizes = (COMPUTE[dtype].itemsize, dtype.itemsize)
+        return _plan(kernel.key, shape, sizes, self.gpu(device), choices, total)
 
     def module(
         self, kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device
@@ -152,10 +153,16 @@ BACKEND: Backend = CudaBackend()
 
 
 @lru_cache(maxsize=1000)
-def _plan(key: str, shape: Shape, size: int, gpu: Gpu, choices: Choices, total: int) -> Plan:
-    return planner.plan(kernel_of(key).spec, shape, size, gpu, choices, total)
+def _plan(
+    key: str, shape: Shape, sizes: tuple[int, int], gpu: Gpu, choices: Choices, total: int
+) -> Plan:
+    """With the bytes of a value that is computed, and of one in memory."""
+    size, io = sizes
+    return planner.plan(kernel_of(key).spec, shape, size, gpu, choices, total, io)
 
 
 @cache
 def _gpu(device: torch.device) -> Gpu:
-    return Gpu(torch.cuda.get_device_properties(device).multi_processor_count)
+    """With constants calibrated here, if there are any."""
+    found = torch.cuda.get_device_properties(device)
+    return Gpu.of(found.multi_processor_count, constants_of(found.name))

@@ -11,8 +11,8 @@ from typing import cast
 from torch import Tensor
 
 from rnncc.ir.abi import WORD, Stage
-from rnncc.planner.cuda import WARP, WARPS_OF_BLOCK, shared_of_back_tiles, shared_of_tiles
 from rnncc.planner.plan import Cut
+from rnncc.planner.ring import WARP, WARPS_OF_BLOCK, ring_of, rows_of_block, shared_of_tiles
 from rnncc.runtime.args import Value, View, input_views, layout_of, words_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda.module import Module
@@ -53,6 +53,7 @@ class Series:
             self.values |= {n: _reversed(v) for n, v in self.values.items() if n in VIEWS}
         self.words = words_of(call, cut, {**self.values, **self.space.members})
         self.across = -(-call.groups // cut.tiling.columns)
+        self.sizes = call.dtype.itemsize, COMPUTE[call.dtype].itemsize  # of tensors, of states
 
     def change(self, member: str, value: int) -> None:
         """A member of Args, for the launches to come."""
@@ -66,8 +67,10 @@ class Series:
         self.over_warps(name, -(-runs // (WARP // self.cut.tiling.columns)) * self.across)
 
     def over_warps(self, name: str, warps: int) -> None:
-        rows = min(WARPS_OF_BLOCK, max(1, warps // SPREAD))
-        self.over_blocks(name, -(-warps // rows), rows)
+        found = ring_of(name, self.call.kernel.spec, *self.sizes)
+        most = rows_of_block(found) if found else WARPS_OF_BLOCK
+        rows = min(most, max(1, warps // SPREAD))
+        self.over_blocks(name, -(-warps // rows), rows, rows * found.bytes if found else 0)
 
     def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0) -> None:
         """Blocks of `warps` warps, with `shared` bytes of shared memory."""
@@ -82,7 +85,7 @@ def run_forward(series: Series) -> None:
     batch, spec = call.shape[0], call.kernel.spec
     if cut.in_block:
         warps, blocks = cut.tiling.rows, batch * _full_warps(call.groups)
-        shared = shared_of_tiles(spec, warps, COMPUTE[call.dtype].itemsize)
+        shared = shared_of_tiles(spec, warps, *series.sizes, back=False)
         series.over_blocks("tiles", blocks, warps, shared)
         return
     if series.space.block is not None:
@@ -116,7 +119,7 @@ def run_backward(series: Series) -> None:
     batch, steps, _ = call.shape
     if cut.in_block:
         warps, blocks = cut.tiling.rows, batch * _full_warps(call.groups)
-        shared = shared_of_back_tiles(call.kernel.spec, warps, COMPUTE[call.dtype].itemsize)
+        shared = shared_of_tiles(call.kernel.spec, warps, *series.sizes, back=True)
         series.over_blocks("back_tiles", blocks, warps, shared)
         series.change("segment", steps)  # the params' sums have one row a sequence
     elif cut.tiling.segment < steps:

@@ -2,10 +2,15 @@
 // resets, saved states or other directions. kernel.cu's counts per step are compared with it.
 
 struct Args { const float *xz, *xr, *xc; long long time; const float *az, *ar, *ac, *h0; float *y; long long y_time; float *h_last; int steps, channels; };
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + exp2f(x * -1.44269504f)); }
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal(1.0f + exp2f(x * -1.44269504f)); }
 __device__ __forceinline__ float tanh(float x) {
   const float a = fabsf(x), z = x * x;
-  const float large = 1.0f - 2.0f * __fdividef(1.0f, 1.0f + exp2f(a * 2.88539008f));
+  const float large = 1.0f - 2.0f * reciprocal(1.0f + exp2f(a * 2.88539008f));
   const float p = -0.33332947f + z * (0.13320725f + z * (-0.05267181f + z * 0.01643758f));
   return a < 0.55f ? x + x * z * p : copysignf(large, x);
 }
@@ -16,20 +21,20 @@ RNNCC_KERNEL(128) by_hand_forward(Args a) {
   const float az = a.az[n], ar = a.ar[n], ac = a.ac[n];
   const float *xz = a.xz + n, *xr = a.xr + n, *xc = a.xc + n;
   float *y = a.y + n, h = a.h0[n];
-  float z4[4], r4[4], c4[4], z5[4], r5[4], c5[4];
+  float z_now[8], r_now[8], c_now[8], z_next[8], r_next[8], c_next[8];
 #pragma unroll
-  for (int k = 0; k < 4; ++k) { z5[k] = *xz; r5[k] = *xr; c5[k] = *xc; xz += a.time, xr += a.time, xc += a.time; }
+  for (int k = 0; k < 8; ++k) { z_next[k] = *xz; r_next[k] = *xr; c_next[k] = *xc; xz += a.time, xr += a.time, xc += a.time; }
 #pragma unroll 1
-  for (int t = 0; t < a.steps; t += 4) {
+  for (int t = 0; t < a.steps; t += 8) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) { z4[k] = z5[k], r4[k] = r5[k], c4[k] = c5[k]; }
-    if (t + 8 <= a.steps) {
+    for (int k = 0; k < 8; ++k) { z_now[k] = z_next[k], r_now[k] = r_next[k], c_now[k] = c_next[k]; }
+    if (t + 16 <= a.steps) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) { z5[k] = *xz; r5[k] = *xr; c5[k] = *xc; xz += a.time, xr += a.time, xc += a.time; }
+      for (int k = 0; k < 8; ++k) { z_next[k] = *xz; r_next[k] = *xr; c_next[k] = *xc; xz += a.time, xr += a.time, xc += a.time; }
     }
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const float z = sigmoid(az * h + z4[k]), r = sigmoid(ar * h + r4[k]), c = tanh(ac * h * r + c4[k]);
+    for (int k = 0; k < 8; ++k) {
+      const float z = sigmoid(az * h + z_now[k]), r = sigmoid(ar * h + r_now[k]), c = tanh(ac * h * r + c_now[k]);
       h = c * z + h * (1.0f - z);
       *y = h, y += a.y_time;
     }

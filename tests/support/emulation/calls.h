@@ -41,6 +41,11 @@ void before_atomic(const void* address, int bytes, int line);
 
 void fence();
 
+// Asynchronous copies of the current thread: see copies.h.
+void add_copy(void* to, const void* from, unsigned bytes, int line);
+void commit_copies();
+bool take_copy(unsigned newest, void** to, const void** from, unsigned* bytes);
+
 extern unsigned char* dynamic_shared;
 
 struct Kernel {

@@ -118,6 +118,22 @@ template <typename T> inline T __ldcs(const T* address) { return *address; }
 template <typename T> inline T __ldcg(const T* address) { return *address; }
 template <typename T> inline void __stcs(T* address, T value) { *address = value; }
 
+// What cp.async does, by the names of cuda_pipeline_primitives.h. A copy may be made at any time from
+// its issue to the wait for it: at once what was there is lost, and only the wait brings what is new.
+inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes, EMULATION_LINE) {
+  emulation::add_copy(to, from, unsigned(bytes), line);
+  for (size_t i = 0; i < bytes / 4; ++i) static_cast<unsigned*>(to)[i] = 0xffffffffu;
+}
+inline void __pipeline_commit() { emulation::commit_copies(); }
+inline void __pipeline_wait_prior(unsigned newest) {
+  void* to;
+  const void* from;
+  unsigned bytes;
+  while (emulation::take_copy(newest, &to, &from, &bytes))
+    for (size_t i = 0; i < bytes / 4; ++i)
+      static_cast<unsigned*>(to)[i] = static_cast<const unsigned*>(from)[i];
+}
+
 // The race detector learns of atomics from before_atomic, not from the compiler.
 #define EMULATION_ATOMIC(name, T, result)                                                        \
   __attribute__((no_sanitize("thread"))) inline T name(T* address, T value, EMULATION_LINE) {    \

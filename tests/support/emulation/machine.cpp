@@ -4,6 +4,7 @@
 #define _XOPEN_SOURCE 700          // ucontext on macOS
 #define _DARWIN_C_SOURCE
 
+#include "copies.h"
 #include "schedule.h"
 #include "signals.h"
 
@@ -182,6 +183,7 @@ static void fail_stuck() {
 static void end_thread(Thread& self) {
   Warp& warp = warps[self.warp()];
   settle_writes();
+  copies_of_the_end(self);
   self.state = State::gone;
   warp.gone |= self.bit();
   ++block.gone;
@@ -239,6 +241,7 @@ struct Flush {
 static void start_threads() {
   block = {int(blockDim.x * blockDim.y * blockDim.z), 0, 0, 0, 0, 0};
   ready_warps = 0;
+  forget_copies();
   for (Warp& warp : warps) warp.lanes = warp.ready = warp.gone = 0, warp.open = 0;
   for (int i = 0; i < block.size; ++i) {
     Thread& thread = threads[i];

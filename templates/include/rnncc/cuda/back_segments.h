@@ -8,8 +8,8 @@
 // and a scan give it.
 #pragma once
 
-#include "rnncc/cuda/tiles.h"
 #include "rnncc/cuda/backward.h"
+#include "rnncc/cuda/segments.h"
 
 namespace rnncc {
 
@@ -26,8 +26,9 @@ RNNCC_FN void alone(const Args& a) {
   const bool warm_up = a.stage == Stage::kWarmUp;
   if (!warm_up && !missing(a)) return;
   const Run r = Run::segment(a, warm_up ? Stretch::kWarmUpAfter : Stretch::kSegment);
+  if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, a.columns);
+  walk.open(a, r, a.columns, blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
     if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
 #pragma unroll
@@ -94,12 +95,27 @@ RNNCC_FN void scan_back(const Args& a) {
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
   const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
-  real g[Cell::kStates] = {}, e[Cell::kStates], Q[kQ + 1];
+  real g[Cell::kStates] = {};
   if (a.dh_last) load_states(a, r, a.dh_last, g);
+  Queue<Cell::kStates + kQ> queue;
+  queue.open();
+  const auto fetch = [&](int64_t run) {
+    if (run >= first) {
+      queue.template copy<Cell::kStates>(0, run_at(a, r, run, Cell::kStates, a.ends), a.groups);
+      queue.template copy<kQ>(Cell::kStates, run_at(a, r, run, kQ, a.products), a.groups);
+    }
+    queue.turn();
+  };
+#pragma unroll 1
+  for (int n = 1; n <= queue.kFilled; ++n) fetch(end - n);
+#pragma unroll 1
   for (r.index = end - 1; r.index >= first; --r.index) {
+    real e[Cell::kStates], Q[kQ + 1];
+    queue.wait();
+    fetch(r.index - queue.kFilled);
     store_run(a, r, Cell::kStates, g, a.begins);
-    load_run(a, r, r.index, Cell::kStates, a.ends, e);
-    load_run(a, r, r.index, kQ, a.products, Q);
+    queue.template read<Cell::kStates>(0, e);
+    queue.template read<kQ>(Cell::kStates, Q);
     pass_through(e, Q, g);
   }
 }
@@ -109,8 +125,10 @@ RNNCC_FN void backward(const Args& a) {
   const bool sequences = a.stage == Stage::kRest;
   if (sequences != not_by_segments(a)) return;
   const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
+  if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, sequences ? a.whole_columns : a.columns);
+  walk.open(a, r, sequences ? a.whole_columns : a.columns,
+            blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
   else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
   walk.run<false>(a, r);
@@ -123,91 +141,6 @@ RNNCC_FN void backward(const Args& a) {
   for (int k = 0; k < Cell::kParams; ++k)
     if (r.active) a.param_sums[(r.index * Cell::kParams + k) * a.groups + r.group] = walk.sums[k];
   if (r.first == 0) clear_inputs(a, r);
-}
-
-// --- a block along time
-
-// One warp's segment alone.
-RNNCC_FN void alone_in_block(const Args& a, const Run& r, const Places& at, const Block& block,
-                             WalkBack& walk, const Shelf& ends, const Shelf& through) {
-  const int warp = threadIdx.y;
-  walk.begin_alone();
-  if (block.inputs.fetched) {
-    walk.recompute(block);
-    walk.back<true>(a, r, at, block, 0);
-  } else {
-    walk.back_slowly<true>(a, r, block, 0, r.count);
-  }
-#pragma unroll
-  for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
-#pragma unroll
-  for (int q = 0; q < WalkBack::kQ; ++q) through(warp, q) = walk.Q[q];
-}
-
-// Sums over the warps of a block, in their order.
-RNNCC_FN void sum_over_warps(const Args& a, const Run& r, const WalkBack& walk) {
-  const int warp = threadIdx.y, warps = blockDim.y;
-  double* const sums = reinterpret_cast<double*>(rnncc_shared);
-#pragma unroll
-  for (int n = 0; n < Cell::kStates + Cell::kParams; ++n) {
-    const int k = n - Cell::kStates;
-    sums[warp * kWarp + threadIdx.x] = k < 0 ? double(walk.g_initial[n]) : walk.sums[k];
-    __syncthreads();
-    double sum = 0;
-    for (int i = 0; warp == 0 && i < warps; ++i) sum += sums[i * kWarp + threadIdx.x];
-    __syncthreads();
-    if (warp || !r.active) continue;
-    if (k < 0) a.dh0[state_at(a, r, n)] = real(sum);
-    else a.param_sums[(r.sequence * Cell::kParams + k) * a.groups + r.group] = sum;
-  }
-}
-
-// The same within a block: warps are segments of kAhead steps, and tiles are walked last first.
-RNNCC_FN void back_tiles(const Args& a) {
-  constexpr int kQ = WalkBack::kQ;
-  const int warp = threadIdx.y, warps = blockDim.y;
-  const Shelf ends = {reinterpret_cast<real*>(rnncc_shared), Cell::kStates};
-  const Shelf given = {ends.at + warps * Cell::kStates * kWarp, Cell::kStates};
-  const Shelf through = {given.at + warps * Cell::kStates * kWarp, kQ};
-  Run r = run_of_block(a);
-  const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
-  real g[Cell::kStates] = {};
-  WalkBack walk;
-  walk.open(a, r, kWarp);
-  if (a.dh_last) load_states(a, r, a.dh_last, g);
-  for (int64_t begin = (length - 1) / span * span; length && begin >= 0; begin -= span) {
-    Block block;
-    Places at;
-    r.take(a, begin + warp * kAhead, kAhead);
-    const int count = r.count;
-    at.aim(a, r, 0);
-    block.fetch(a, r, at, 0, count, saved_slot(a, r, r.first));
-    if (count > 0) alone_in_block(a, r, at, block, walk, ends, through);
-    __syncthreads();
-    const int used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
-    for (int i = used - 1; warp == 0 && i >= 0; --i) {
-      real e[Cell::kStates], Q[kQ + 1];
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
-#pragma unroll
-      for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
-      pass_through(e, Q, g);
-    }
-    __syncthreads();
-    if (count > 0) {
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-      if (block.inputs.fetched) walk.back<false>(a, r, at, block, 0);
-      else walk.back_slowly<false>(a, r, block, 0, count);
-    }
-  }
-  __syncthreads();
-  if (warp == 0) {
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) walk.g_initial[s] += g[s];
-  }
-  sum_over_warps(a, r, walk);
-  if (warp == 0) clear_inputs(a, r);
 }
 
 }  // namespace rnncc

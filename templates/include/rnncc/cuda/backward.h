@@ -9,92 +9,100 @@
 
 namespace rnncc {
 
-// Where a block lies in the tensors that the backward reads and writes.
-struct Places {
-  Inputs x;
-  const io* dy[Cell::kOutputs];
-  io* dx[Cell::kInputs + 1];
-
-  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
-    x.aim(a, r, step);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i)
-      dy[i] = place_of(a, a.dy[Cell::outputs[i].tensor], Cell::outputs[i], r, step);
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i)
-      dx[i] = place_of(a, a.dx[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
-  }
-
-  // The block before, in the tensors that are read.
-  RNNCC_MEMBER void read_on(const Args& a) {
-    x.turn(a, -1);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] -= kAhead * a.dy[Cell::outputs[i].tensor].time;
-  }
-
-  RNNCC_MEMBER void write_on(const Args& a) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) dx[i] -= kAhead * a.dx[Cell::inputs[i].tensor].time;
-  }
-};
-
-// The values that a block of steps reads: inputs, gradients of outputs, and the state before it if
-// that is saved.
-struct Block {
-  Ahead inputs;
-  io dy[kAhead][Cell::kOutputs];
-  real h[Cell::kStates];
-
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Places& from, int step, int count,
-                          int64_t slot) {
-    inputs.fetch(a, r, from.x, step, count == kAhead);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) {
-      const View& view = a.dy[Cell::outputs[i].tensor];
-      const io* at = from.dy[i];
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k, at += view.time)
-        dy[k][i] = view.data && inputs.fetched ? *at : io();
-    }
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = count > 0 ? *saved_at(a, r, slot, s) : real(0);
-  }
-};
-
-// Where a block lies: its first step, and the saved state before it.
+// Where a block lies: its first step, and how many blocks there are to it from a saved state.
 struct Spot {
-  int saved, step, count;
-  int64_t slot;
+  int step, above;
 
   RNNCC_MEMBER static Spot last(const Args& a, const Run& r) {
-    const int checkpoint = int(a.checkpoint), end = r.count > 0 ? r.count - 1 : 0;
-    const int saved = end / checkpoint * checkpoint, step = saved + (end - saved) / kAhead * kAhead;
-    return {saved, step, r.count - step, saved_slot(a, r, r.first + saved)};
+    const int end = r.count > 0 ? r.count - 1 : 0;
+    return {end / kAhead * kAhead, end % int(a.checkpoint) / kAhead};
   }
 
-  // The block before this one; its count is 0 if there is none.
-  RNNCC_MEMBER Spot before(const Args& a) const {
-    if (step > saved) return {saved, step - kAhead, kAhead, slot};
-    return {saved - int(a.checkpoint), step - kAhead, saved > 0 ? kAhead : 0, slot - 1};
+  // To the block before this one.
+  RNNCC_MEMBER void move(int from_saved_to_saved) {
+    step -= kAhead;
+    above = above ? above - 1 : from_saved_to_saved - 1;
+  }
+};
+
+// The blocks that a walk reads next: inputs, gradients of outputs, and the saved state before each.
+template <int stages> struct FeedBack {
+  static constexpr int kOfState = kWarp * Cell::kStates * int(sizeof(real));  // bytes of a stage
+  typedef Ring<InputsAndUpstream, stages, kOfState> Blocks;
+
+  Blocks blocks;
+  const real* saved;  // before the block to be copied next, or the nearest before that
+  int64_t saved_on;   // from one to the next
+
+  // From a step of the run on, every `steps_on` steps; `slots_on`: to the next saved state.
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t columns, int step, int steps_on,
+                         int slots_on) {
+    blocks.open(a, r, columns, step, steps_on);
+    saved = saved_at(a, r, saved_slot(a, r, r.first + step), 0);
+    saved_on = kept(slots_on * Cell::kStateTensors * (a.groups * Cell::kGroup));
   }
 
-  RNNCC_MEMBER bool is_saved() const { return step == saved; }
+  // Copies the next block, with the saved state before it or not.
+  RNNCC_MEMBER void fill(const Args& a, bool with_state) {
+    constexpr int kReal = int(sizeof(real));
+    const Place to = blocks.extra_place() + int(threadIdx.x) * kReal;
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const Slot &first = Cell::states[0], &slot = Cell::states[s];
+      const int64_t row = a.groups * Cell::kGroup;
+      const int64_t on = (slot.tensor - first.tensor) * row + slot.offset - first.offset;
+      if (with_state) copy_async<kReal>(to + s * kWarp * kReal, saved + on);
+    }
+    blocks.fill(a);
+    commit_copies();
+  }
+
+  RNNCC_MEMBER void load_state(real* h) const {
+    const real* const from = reinterpret_cast<const real*>(blocks.extra()) + threadIdx.x;
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) h[s] = from[s * kWarp];
+  }
+};
+
+// Sums over time for each param, in double precision: in registers, or where these would run out in
+// shared memory, behind all rings.
+struct ParamSums {
+  static constexpr bool kShared = Cell::kParams > 16;  // as in rnncc/planner/cuda.py
+  static constexpr int kBytes = kShared ? kWarp * Cell::kParams * int(sizeof(double)) : 0;
+  double own[kShared ? 1 : Cell::kParams + 1];
+  double* shared;
+
+  RNNCC_MEMBER void open(int bytes_before) {
+    shared = reinterpret_cast<double*>(rnncc_shared + bytes_before + threadIdx.y * kBytes) +
+             threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < Cell::kParams; ++k) (*this)[k] = 0;
+  }
+
+  RNNCC_MEMBER double& operator[](int k) { return kShared ? shared[k * kWarp] : own[k]; }
 };
 
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
+  // What the adjoint reads of each step stays in registers, if these are few.
+  static constexpr bool kKeeps = kAhead * Cell::kStored <= 64;
+  typedef Block<InputsAndUpstream> Values;
+  typedef FeedBack<stages_of(Layout<InputsAndUpstream>::kBytes / kWarp)> Feed;
+
   real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
-  real h[kAhead + 1][Cell::kStates], dp[Cell::kParams + 1];
-  double sums[Cell::kParams + 1];
+  real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
+  real dp[Cell::kParams + 1];
+  ParamSums sums;
+  Writer<InputGradients> gradients;
   int columns;  // lanes of a warp that share a run
 
-  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
+  // `bytes_before`: of shared memory that is in use otherwise.
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes, int bytes_before) {
     load_params(a, r, p);
     columns = int(lanes);
+    sums.open(bytes_before);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
-#pragma unroll
-    for (int k = 0; k < Cell::kParams; ++k) sums[k] = 0;
     begin_alone();
   }
 
@@ -108,125 +116,146 @@ struct WalkBack {
       for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
   }
 
-  // The states before each step of a block that is in registers.
-  RNNCC_MEMBER void recompute(const Block& block) {
+  // The states before each step of a whole block, from h[0].
+  RNNCC_MEMBER void recompute(const Values& block) {
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[0][s] = block.h[s];
-#pragma unroll
-    for (int k = 0; k + 1 < kAhead; ++k) {
-      real x[Cell::kInputs + 1], y[Cell::kOutputs], stored[Cell::kStored + 1];
-      block.inputs.read(k, x);
-      Lane::step<false, false>(x, p, h[k], h[k + 1], y, stored);
+    for (int k = 0; k < kAhead - !kKeeps; ++k) {
+      real x[Cell::kInputs + 1], y[Cell::kOutputs];
+      block.inputs(k, x);
+      Lane::step<false, kKeeps>(x, p, h[k], h[k + 1], y, lets[kKeeps ? k : 0]);
     }
   }
 
   // The gradients of such a block, last step first; `alone`: of them only g, and Q.
   template <bool alone>
-  RNNCC_MEMBER void back(const Args& a, const Run& r, const Places& at, const Block& block,
-                         int step) {
-#pragma unroll
-    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+  RNNCC_MEMBER void back(const Args& a, const Run& r, const Values& block, int first) {
+    begin_block();
 #pragma unroll
     for (int k = kAhead - 1; k >= 0; --k) {
-      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs];
-      block.inputs.read(k, x);
-#pragma unroll
-      for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = to_real(block.dy[k][i]);
-      back_step<alone>(a, r, step + k, x, h[k], dy, dx);
-#pragma unroll
-      for (int i = 0; !alone && i < Cell::kInputs; ++i)
-        if (r.active && Cell::inputs[i].stride && a.dx[Cell::inputs[i].tensor].data)
-          from_real(dx[i], at.dx[i][k * a.dx[Cell::inputs[i].tensor].time]);
-      if (!alone && Cell::kSharedInputs) add_shared(a, r, step + k, dx);
+      real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs];
+      block.inputs(k, x);
+      if (!kKeeps) Lane::step<false, true>(x, p, h[k], next, y, lets[0]);
+      back_step<alone>(a, r, block, k, first + k, x, h[k], lets[kKeeps ? k : 0], false);
     }
-#pragma unroll
-    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+    end_block<alone>();
   }
 
-  // The same of one that is not in registers, step by step.
+  // The same of one with resets or fewer steps, step by step.
   template <bool alone>
-  RNNCC_MEMBER void back_slowly(const Args& a, const Run& r, const Block& block, int first,
-                                int count) {
-#pragma unroll
-    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+  RNNCC_MEMBER void back_slowly(const Args& a, const Run& r, const Values& block, int first,
+                                int count, uint32_t resets_before) {
+    begin_block();
 #pragma unroll 1
     for (int k = count - 1; k >= 0; --k) {
-      real x[Cell::kInputs + 1], dx[Cell::kInputs + 1], dy[Cell::kOutputs], now[Cell::kStates];
-      real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
+      real x[Cell::kInputs + 1], now[Cell::kStates], next[Cell::kStates];
+      real y[Cell::kOutputs], stored[Cell::kStored + 1];
 #pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) now[s] = block.h[s];
+      for (int s = 0; s < Cell::kStates; ++s) next[s] = h[0][s];
 #pragma unroll 1
-      for (int j = 0; j < k; ++j) {
-        if (is_reset(a, r, first + j)) load_states(a, r, a.h0, now);
-        read_inputs(a, r, first + j, x);
-        Lane::step<false, false>(x, p, now, next, y, stored);
+      for (int j = 0; j <= k; ++j) {
 #pragma unroll
         for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
+        if (resets_before >> j & 1) load_states(a, r, a.h0, now);
+        block.inputs(j, x);
+        Lane::step<false, true>(x, p, now, next, y, stored);
       }
-      const bool reset_here = is_reset(a, r, first + k);
-      if (reset_here) load_states(a, r, a.h0, now);
-      read_inputs(a, r, first + k, x);
-#pragma unroll
-      for (int i = 0; i < Cell::kOutputs; ++i) {
-        const View& view = a.dy[Cell::outputs[i].tensor];
-        dy[i] = view.data ? to_real(*place_of(a, view, Cell::outputs[i], r, first + k)) : real(0);
-      }
-      back_step<alone>(a, r, first + k, x, now, dy, dx);
-      if (reset_here) reset<alone>();
-#pragma unroll
-      for (int i = 0; !alone && i < Cell::kInputs; ++i) {
-        const Slot& slot = Cell::inputs[i];
-        const View& view = a.dx[slot.tensor];
-        if (r.active && slot.stride && view.data)
-          from_real(dx[i], *place_of(a, view, slot, r, first + k));
-      }
-      if (!alone && Cell::kSharedInputs) add_shared(a, r, first + k, dx);
+      back_step<alone>(a, r, block, k, first + k, x, now, stored, a.dz_given);
+      if (resets_before >> k & 1) reset<alone>();
     }
-#pragma unroll
-    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+    end_block<alone>();
   }
 
-  // Every step of a run, last first.
+  // A block of `count` steps from the state h[0]. With `careful` the states may be reset before some
+  // of them, which `resets_before` has a bit for each of, or have gradients of their own.
+  template <bool alone>
+  RNNCC_MEMBER void walk(const Args& a, const Run& r, const Values& block, int first, int count,
+                         bool careful, uint32_t resets_before) {
+    if (count == kAhead && !careful) {
+      recompute(block);
+      back<alone>(a, r, block, first);
+    } else {
+      back_slowly<alone>(a, r, block, first, count, resets_before);
+    }
+  }
+
+  // The same of one that was just walked alone.
+  RNNCC_MEMBER void walk_again(const Args& a, const Run& r, const Values& block, int first,
+                               int count, bool careful, uint32_t resets_before) {
+    if (count == kAhead && !careful) back<false>(a, r, block, first);
+    else back_slowly<false>(a, r, block, first, count, resets_before);
+  }
+
+  // Every step of a run, last first. All lanes of the warp take part.
   template <bool alone>
   RNNCC_MEMBER void run(const Args& a, const Run& r) {
-    Block ahead = {};
-    Spot spot = {-1, -1, 0, 0}, next = Spot::last(a, r);
-    Places at;
-    at.aim(a, r, next.step);
-    while (spot.count > 0 || next.count > 0) {
-      Block now = ahead;
-      ahead.fetch(a, r, at, next.step, next.count, next.slot);
-      at.read_on(a);
-      if (spot.count > 0) {
-        if (!spot.is_saved()) load_inner(a, r, spot, now.h);
-        if (now.inputs.fetched) {
-          recompute(now);
-          back<alone>(a, r, at, now, spot.step);
-        } else {
-          back_slowly<alone>(a, r, now, spot.step, spot.count);
-        }
-        at.write_on(a);
+    Feed feed;
+    Resets resets;
+    const int apart = int(a.checkpoint / kAhead);  // blocks from one saved state to the next
+    const uint32_t care = kept(uint32_t((a.reset ? 1 : 0) | (a.dz_given ? 2 : 0)));
+    Spot spot = Spot::last(a, r), next = spot;
+    bool inner_is_filled = false;
+    feed.open(a, r, columns, spot.step, -kAhead, -1);
+    const auto fill = [&] {
+      const bool is_saved = next.above == 0;
+      feed.fill(a, is_saved && uint32_t(next.step) < uint32_t(r.count));
+      if (is_saved) feed.saved += feed.saved_on;
+      next.move(apart);
+    };
+#pragma unroll 1
+    for (int n = 0; n < Feed::Blocks::kFilled; ++n) fill();
+    resets.fetch(a, r, spot.step);
+    gradients.aim(a, r, r.count - 1, -1, r.active);
+    const int most = most_of_warp(r.count > 0 ? spot.step + kAhead : 0);
+#pragma unroll 1
+    for (int to_come = most; to_come > 0; to_come -= kAhead, spot.move(apart)) {
+      Feed::Blocks::wait();
+      __syncwarp();
+      fill();
+      if (uint32_t(spot.step) >= uint32_t(r.count)) continue;
+      uint32_t resets_before = 0;
+      if (care & 1) {
+        resets_before = resets.bits();
+        resets.fetch(a, r, spot.step - kAhead);
       }
-      if (next.count > 0 && next.saved != spot.saved && !next.is_saved()) fill_inner(a, r, next);
-      spot = next;
-      next = next.count > 0 ? next.before(a) : next;
+      if (spot.above == 0) {
+        feed.load_state(h[0]);
+        inner_is_filled = false;
+      } else {
+        if (!inner_is_filled) fill_inner(a, r, spot);
+        inner_is_filled = true;
+        load_inner(a, r, spot, h[0]);
+      }
+      walk<alone>(a, r, feed.blocks.now(), spot.step, steps_left(r, spot.step),
+                  care & 2 || resets_before, resets_before);
     }
   }
 
  private:
+  RNNCC_MEMBER void begin_block() {
+#pragma unroll
+    for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
+  }
+
+  template <bool alone> RNNCC_MEMBER void end_block() {
+#pragma unroll
+    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+  }
+
   // The gradient g of the states after a step becomes that of the states before it.
   template <bool alone>
-  RNNCC_MEMBER void back_step(const Args& a, const Run& r, int step, const real* x,
-                              const real* before, const real* dy, real* dx) {
-    real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1], none[Cell::kOutputs];
-    Lane::step<false, true>(x, p, before, next, y, stored);
+  RNNCC_MEMBER void back_step(const Args& a, const Run& r, const Values& block, int k, int step,
+                              const real* x, const real* before, const real* stored,
+                              bool along) {
+    real dx[Cell::kInputs + 1], dy[Cell::kOutputs], none[Cell::kOutputs];
 #pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) none[i] = 0;
+    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = block(k, Cell::kInputs + i), none[i] = 0;
 #pragma unroll
     for (int q = 0; alone && q < Cell::kFed; ++q)
       Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);
-    if (a.dz_given) add_along(a, r, step);
+    if (along) add_along(a, r, step);
     Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);
+    if (!alone) gradients.write(a, dx);
+    if (!alone && Cell::kSharedInputs) add_shared(a, r, step, dx);
   }
 
   // The gradients that flow into the states after a step.
@@ -281,17 +310,20 @@ struct WalkBack {
 
   // The states before each block from a saved one up to a spot.
   RNNCC_MEMBER void fill_inner(const Args& a, const Run& r, const Spot& spot) const {
+    const int saved = spot.step - spot.above * kAhead;
     real now[Cell::kStates], next[Cell::kStates], x[Cell::kInputs + 1];
     real y[Cell::kOutputs], stored[Cell::kStored + 1];
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) now[s] = *saved_at(a, r, spot.slot, s);
-    for (int step = spot.saved; step < spot.step; ++step) {
+    for (int s = 0; s < Cell::kStates; ++s)
+      now[s] = *saved_at(a, r, saved_slot(a, r, r.first + saved), s);
+#pragma unroll 1
+    for (int step = saved; step < spot.step; ++step) {
       read_inputs(a, r, step, x);
       if (is_reset(a, r, step)) load_states(a, r, a.h0, now);
       Lane::step<false, false>(x, p, now, next, y, stored);
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) now[s] = next[s];
-      const int done = step + 1 - spot.saved;
+      const int done = step + 1 - saved;
       if (done % kAhead == 0 && r.active)
         for (int s = 0; s < Cell::kStates; ++s) *inner_at(a, r, done / kAhead, s) = now[s];
     }
@@ -300,7 +332,7 @@ struct WalkBack {
   RNNCC_MEMBER static void load_inner(const Args& a, const Run& r, const Spot& spot, real* to) {
 #pragma unroll
     for (int s = 0; r.active && s < Cell::kStates; ++s)  // else another thread may be writing it
-      to[s] = *inner_at(a, r, (spot.step - spot.saved) / kAhead, s);
+      to[s] = *inner_at(a, r, spot.above, s);
   }
 };
 

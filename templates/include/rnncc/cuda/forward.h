@@ -16,7 +16,7 @@ RNNCC_FN void forward(const Args& a) {
     const int64_t solved = whole(a) ? 0 : solved_segments(a);
     report(a, solved);
     r = Run::rest(a, solved * a.segment);
-    if (!r.active) return;
+    if (!__any_sync(0xffffffffu, r.active)) return;
     const int64_t first = first_run(a, r.sequence), runs = first_run(a, r.sequence + 1) - first;
     const int64_t before = solved < runs ? solved : runs;
     if (before > 0 && steps_of(a, r.sequence) > 0)
@@ -25,10 +25,10 @@ RNNCC_FN void forward(const Args& a) {
   } else {
     if (!now.runs || now.carry) return;
     r = Run::segment(a, Stretch::kSegment);
-    if (!r.active || !is_due(a, r, now)) return;
+    if (!takes_part(is_due(a, r, now), r)) return;
     load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
   }
-  walk.run(a, r, true);
+  walk.run(a, r, last ? a.whole_columns : a.columns, true);
   if (last) {
     store_states(a, r, walk.h, a.h_last);
     clear_outputs(a, r);

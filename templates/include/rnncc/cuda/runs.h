@@ -51,16 +51,19 @@ struct Run {
   int count;      // of its steps
   int64_t time;   // where the first step lies in its row of memory
   bool active;    // else it repeats another thread's work and writes nothing
+  int lane;       // of the warp, whose work it is
 
   // The run and the group of this thread, of `runs` runs.
   RNNCC_MEMBER void place(const Args& a, int64_t runs, int64_t columns) {
     const int64_t warp = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    const int64_t across = (a.groups + columns - 1) / columns, lane = threadIdx.x;
+    const int64_t across = (a.groups + columns - 1) / columns;
+    lane = int(threadIdx.x);
     index = warp / across * (kWarp / columns) + lane / columns;
     group = warp % across * columns + lane % columns;
     active = index < runs && group < a.groups;
-    if (index >= runs) index = runs - 1;
-    if (group >= a.groups) group = a.groups - 1;
+    const int64_t beyond = index >= runs ? index - (runs - 1) : 0;
+    const int64_t beside = group >= a.groups ? group - (a.groups - 1) : 0;
+    index -= beyond, group -= beside, lane -= int(beyond * columns + beside);
   }
 
   RNNCC_MEMBER void take(const Args& a, int64_t from, int64_t steps) {
@@ -153,10 +156,14 @@ RNNCC_FN real* saved_at(const Args& a, const Run& r, int64_t slot, int s) {
 }
 
 // Scalars of a run in [runs, count, groups].
+RNNCC_FN const real* run_at(const Args& a, const Run& r, int64_t run, int count, const real* all) {
+  return all + run * count * a.groups + r.group;
+}
+
 RNNCC_FN void load_run(const Args& a, const Run& r, int64_t run, int count, const real* from,
                        real* to) {
 #pragma unroll
-  for (int s = 0; s < count; ++s) to[s] = from[(run * count + s) * a.groups + r.group];
+  for (int s = 0; s < count; ++s) to[s] = run_at(a, r, run, count, from)[s * a.groups];
 }
 
 RNNCC_FN void store_run(const Args& a, const Run& r, int count, const real* from, real* to) {

@@ -12,6 +12,7 @@
 
 #include "rnncc/common/policy.h"
 #include "rnncc/cuda/control.h"
+#include "rnncc/cuda/queue.h"
 #include "rnncc/cuda/walk.h"
 
 namespace rnncc {
@@ -52,7 +53,13 @@ RNNCC_FN void report(const Args& a, int64_t solved) {
 // Whether a run takes part in a sweep; clears its flag for the next one.
 RNNCC_FN bool is_due(const Args& a, const Run& r, const Sweep& now) {
   if (r.active) *moved(a, r.index, a.round + 1) = 0;
-  return now.all || *moved(a, r.index, a.round);
+  return r.active && (now.all || *moved(a, r.index, a.round));
+}
+
+// Whether this warp has work. In one that has, a run that is not due has no steps.
+RNNCC_FN bool takes_part(bool due, Run& r) {
+  if (!due) r.count = 0, r.active = false;
+  return __any_sync(0xffffffffu, due);
 }
 
 // Runs that carry M along: a sweep or, before it, the first guess: the cell's init, run through the
@@ -62,15 +69,15 @@ RNNCC_FN void sweep(const Args& a) {
   const bool guess = a.stage == Stage::kWarmUp;
   const Sweep now = guess ? Sweep{} : sweep_of(a, a.round);
   if (!guess && !(now.runs && now.carry)) return;
-  const Run r = Run::segment(a, guess ? Stretch::kWarmUpBefore : Stretch::kSegment);
-  if (!guess && !is_due(a, r, now)) return;
+  Run r = Run::segment(a, guess ? Stretch::kWarmUpBefore : Stretch::kSegment);
+  if (!takes_part(guess ? r.active : is_due(a, r, now), r)) return;
   Walk<true> walk;
   if (guess) load_states(a, r, a.h0, walk.h);
   else load_run(a, r, r.index, Cell::kStates, a.begins, walk.h);
 #pragma unroll
   for (int s = 0; guess && is_newton(a) && s < Cell::kStates; ++s)
     walk.h[s] = r.index > first_run(a, r.sequence) ? real(0) : walk.h[s];
-  walk.run(a, r, now.write);
+  walk.run(a, r, a.columns, now.write);
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
   if (!guess) {
     store_run(a, r, Cell::kProducts, walk.M, a.products);
@@ -93,22 +100,31 @@ RNNCC_FN void scan(const Args& a) {
   const int64_t first = first_run(a, r.sequence);
   const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
   Border border = {};
-  real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
   int64_t bad = now.write || end == first ? kNone : 0;
+  constexpr int kStates = Cell::kStates, kProducts = Cell::kProducts;
+  Queue<2 * kStates + kProducts> queue;
+  queue.open();
   const auto fetch = [&](int64_t run) {
-    if (run >= end) return;
-    load_run(a, r, run - 1, Cell::kStates, a.ends, e);
-    if (!now.picard) load_run(a, r, run - 1, Cell::kProducts, a.products, M);
-    load_run(a, r, run, Cell::kStates, a.begins, s);
+    const int64_t apart = a.groups;
+    if (run < end) {
+      queue.template copy<kStates>(0, run_at(a, r, run - 1, kStates, a.ends), apart);
+      queue.template copy<kStates>(kStates, run_at(a, r, run, kStates, a.begins), apart);
+      if (!now.picard)
+        queue.template copy<kProducts>(2 * kStates, run_at(a, r, run - 1, kProducts, a.products),
+                                       apart);
+    }
+    queue.turn();
   };
-  fetch(first + 1);
+#pragma unroll 1
+  for (int n = 1; n <= queue.kFilled; ++n) fetch(first + n);
+#pragma unroll 1
   for (r.index = first + 1; r.index < end; ++r.index) {
-    real e_now[Cell::kStates], M_now[Cell::kProducts + 1], s_now[Cell::kStates];
-#pragma unroll
-    for (int k = 0; k < Cell::kStates; ++k) e_now[k] = e[k], s_now[k] = s[k];
-#pragma unroll
-    for (int k = 0; k < Cell::kProducts; ++k) M_now[k] = M[k];
-    fetch(r.index + 1);
+    real e_now[kStates], M_now[kProducts + 1], s_now[kStates];
+    queue.wait();
+    fetch(r.index + queue.kFilled);
+    queue.template read<kStates>(0, e_now);
+    queue.template read<kStates>(kStates, s_now);
+    queue.template read<kProducts>(2 * kStates, M_now);
     const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, is_newton(a));
     if (!agree(a, now, border.worst) && bad == kNone) bad = solved_before(now, r.index - first);
     if (!changed) continue;

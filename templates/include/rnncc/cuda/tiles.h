@@ -1,8 +1,9 @@
 // A block along time.
 //
-// The warps of a block are segments of kAhead steps, whose inputs stay in registers. The block
-// walks over tiles of these steps with the state carried along. In each tile the segments sweep
-// until neighbours agree; one warp scans the borders in shared memory.
+// The warps of a block are segments of kAhead steps, whose inputs stay in shared memory while those
+// of the next tile are on their way. The block walks over tiles of these steps with the state
+// carried along. In each tile the segments sweep until neighbours agree; one warp scans the borders
+// in shared memory.
 // After n sweeps the first n segments are exact, so there are never more sweeps than warps.
 #pragma once
 
@@ -10,9 +11,9 @@
 
 namespace rnncc {
 
-constexpr int kWarm = 4;  // steps before a segment that its first guess runs through
-
-extern __shared__ __align__(16) unsigned char rnncc_shared[];
+// Steps before a segment that its first guess runs through.
+constexpr int kWarm = kAhead < 4 ? kAhead : 4;
+constexpr int kStagesOfTiles = 2;  // as in rnncc/planner/cuda.py
 
 // Scalars of each warp's segment, [warp][scalar][lane].
 struct Shelf {
@@ -29,20 +30,21 @@ RNNCC_FN Run run_of_block(const Args& a) {
   r.index = r.sequence = blockIdx.x / across;
   r.group = blockIdx.x % across * kWarp + threadIdx.x;
   r.active = r.group < a.groups;
-  if (!r.active) r.group = a.groups - 1;
+  const int64_t beyond = r.active ? 0 : r.group - (a.groups - 1);
+  r.group -= beyond, r.lane = int(threadIdx.x - beyond);
+  r.take(a, 0, a.steps);
   return r;
 }
 
-// The first guess of a segment's initial state: the one carried into the tile, run through a few
-// steps.
-RNNCC_FN void warm_up(const Args& a, const Run& r, const real* p, real* h) {
-  Run before = r;
-  before.take(a, r.first - kWarm, kWarm);
+// The first guess of the initial state of the segment from step `first` on: the one carried into
+// the tile, run through the last steps of the segment before, whose inputs the warp before has.
+RNNCC_FN void warm_up(const Args& a, const Run& r, const Block<Inputs>& before, int first,
+                      const real* p, real* h) {
 #pragma unroll 1
-  for (int k = 0; k < kWarm; ++k) {
+  for (int k = kWarm; k > 0; --k) {
     real x[Cell::kInputs + 1], next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
-    if (is_reset(a, before, k)) load_states(a, before, a.h0, h);
-    read_inputs(a, before, k, x);
+    if (is_reset(a, r, first - k)) load_states(a, r, a.h0, h);
+    before.inputs(kAhead - k, x);
     Lane::step<false, false>(x, p, h, next, y, stored);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
@@ -92,16 +94,16 @@ RNNCC_FN void report_tiles(const Args& a, int sweeps, real worst) {
 }
 
 // A sweep of one warp's segment: from `initial` to its end, with M.
-RNNCC_FN void sweep_in_block(const Args& a, const Run& r, const Ahead& now, const real* initial,
-                             Walk<true>& walk, const Shelf& begins, const Shelf& ends,
-                             const Shelf& products) {
+RNNCC_FN void sweep_in_block(const Args& a, const Run& r, const Block<Inputs>& block,
+                             uint32_t resets_before, const real* initial, Walk<true>& walk,
+                             const Shelf& begins, const Shelf& ends, const Shelf& products) {
   const int warp = threadIdx.y;
   walk.aim(a, r, true);
 #pragma unroll
   for (int s = 0; s < Cell::kStates; ++s) begins(warp, s) = walk.h[s] = initial[s];
   if (walk.writes && a.saved && r.first % a.checkpoint == 0)
     walk.save(a, saved_at(a, r, saved_slot(a, r, r.first), 0));
-  walk.block(a, r, now, 0);
+  walk.block(a, r, block, 0, a.z[0].data || resets_before, resets_before);
 #pragma unroll
   for (int s = 0; s < Cell::kStates; ++s) ends(warp, s) = walk.h[s];
 #pragma unroll
@@ -121,34 +123,46 @@ RNNCC_FN bool take_initial(const Shelf& begins, real* initial) {
 }
 
 RNNCC_FN void tiles(const Args& a) {
+  typedef Ring<Inputs, kStagesOfTiles> Feed;
   const int warp = threadIdx.y, warps = blockDim.y;
-  const Shelf ends = {reinterpret_cast<real*>(rnncc_shared), Cell::kStates};
+  const Shelf ends = {reinterpret_cast<real*>(rnncc_shared + warps * Feed::kBytes), Cell::kStates};
   const Shelf begins = {ends.at + warps * Cell::kStates * kWarp, Cell::kStates};
   const Shelf carried = {begins.at + warps * Cell::kStates * kWarp, Cell::kStates};
   const Shelf products = {carried.at + Cell::kStates * kWarp, Cell::kProducts};
   Run r = run_of_block(a);
-  const int64_t length = steps_of(a, r.sequence), span = warps * kAhead;
+  const Run sequence = r;
+  const int length = r.count, span = warps * kAhead;
   int most = 0, used = 0;
   real worst = 0, worst_of_all = 0;
   Walk<true> walk;
+  Feed feed;
+  Resets resets;
   load_params(a, r, walk.p);
+  feed.open(a, sequence, kWarp, warp * kAhead, span);
+  feed.start(a);
+  resets.fetch(a, sequence, warp * kAhead);
   if (warp == 0) load_states(a, r, a.h0, walk.h);
   for (int s = 0; warp == 0 && s < Cell::kStates; ++s) carried(0, s) = walk.h[s];
-  __syncthreads();
-  for (int64_t begin = 0; begin < length; begin += span) {
+  for (int begin = 0; begin < length; begin += span) {
+    const int first = begin + warp * kAhead;
+    const uint32_t resets_before = a.reset ? resets.bits() : 0;
     real initial[Cell::kStates];
-    Ahead now;
-    Inputs inputs;
-    r.take(a, begin + warp * kAhead, kAhead);
-    inputs.aim(a, r, 0);
-    now.fetch(a, r, inputs, 0, r.count == kAhead);
+    Feed::wait();
+    __syncthreads();
+    feed.fill(a);
+    commit_copies();
+    if (a.reset) resets.fetch(a, sequence, first + span);
+    const Block<Inputs> block = feed.now();
+    r.take(a, first, kAhead);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) initial[s] = carried(0, s);
-    if (warp > 0 && r.count > 0) warm_up(a, r, walk.p, initial);
-    used = length - begin < span ? int((length - begin + kAhead - 1) / kAhead) : warps;
+    if (warp > 0 && r.count > 0)
+      warm_up(a, sequence, {block.at - Feed::kBytes, block.lane}, first, walk.p, initial);
+    used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {
-      if (moves) sweep_in_block(a, r, now, initial, walk, begins, ends, products);
+      if (moves)
+        sweep_in_block(a, r, block, resets_before, initial, walk, begins, ends, products);
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, begins, carried);
       if (sweep > most) most = sweep;

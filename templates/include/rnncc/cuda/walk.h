@@ -1,7 +1,8 @@
 // Steps of a run.
 #pragma once
 
-#include "rnncc/cuda/runs.h"
+#include "rnncc/cuda/ring.h"
+#include "rnncc/cuda/writer.h"
 
 namespace rnncc {
 
@@ -13,7 +14,26 @@ RNNCC_FN bool is_reset(const Args& a, const Run& r, int step) {
   return a.reset && resets(a, r, step);
 }
 
-// The inputs of one step.
+// Whether the state is reset before the steps of the next block, on its way from memory.
+struct Resets {
+  uint8_t before[kAhead];
+
+  RNNCC_MEMBER void fetch(const Args& a, const Run& r, int first) {
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k)
+      before[k] = a.reset && uint32_t(first + k) < uint32_t(r.count) && resets(a, r, first + k);
+  }
+
+  // A bit for each step.
+  RNNCC_MEMBER uint32_t bits() const {
+    uint32_t found = 0;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) found |= uint32_t(before[k]) << k;
+    return found;
+  }
+};
+
+// The inputs of one step, straight from memory.
 RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
 #pragma unroll
   for (int i = 0; i < Cell::kInputs; ++i) {
@@ -22,66 +42,23 @@ RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
   }
 }
 
-// Where the inputs of a block of kAhead steps lie.
-struct Inputs {
-  const io* at[Cell::kInputs + 1];
-
-  RNNCC_MEMBER void aim(const Args& a, const Run& r, int step) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i)
-      at[i] = place_of(a, a.x[Cell::inputs[i].tensor], Cell::inputs[i], r, step);
-  }
-
-  // The next block, or with -1 the one before.
-  RNNCC_MEMBER void turn(const Args& a, int way) {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i)
-      at[i] += way * kAhead * a.x[Cell::inputs[i].tensor].time;
-  }
-};
-
-// The inputs of a block, fetched from memory while another block is computed. Only whole blocks
-// without a reset are fetched; others are walked step by step.
-struct Ahead {
-  io x[kAhead][Cell::kInputs + 1];
-  bool fetched;
-
-  RNNCC_MEMBER void fetch(const Args& a, const Run& r, const Inputs& from, int step, bool whole) {
-    fetched = whole;
-    for (int k = 0; a.reset && fetched && k < kAhead; ++k) fetched = !resets(a, r, step + k);
-    if (!fetched) return;
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) {
-      const io* at = from.at[i];
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k, at += a.x[Cell::inputs[i].tensor].time) x[k][i] = *at;
-    }
-  }
-
-  RNNCC_MEMBER void read(int k, real* row) const {
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i) row[i] = to_real(x[k][i]);
-  }
-};
-
 // The walk of a thread through a run; with `carry`, M is the product of the step Jacobians.
 template <bool carry>
 struct Walk {
+  typedef Ring<Inputs, stages_of(Layout<Inputs>::kBytes / kWarp)> Feed;
+
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
-  io* y_at[Cell::kOutputs];  // of the next step
+  Writer<Outputs> outputs;
   bool writes;
 
-  // Before the first step of a run. A walk without M writes always: only active threads take it.
+  // Before the first step of a run.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, bool write) {
-    writes = !carry || (write && r.active);
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i)
-      y_at[i] = place_of(a, a.y[Cell::outputs[i].tensor], Cell::outputs[i], r, 0);
+    writes = write && r.active;
+    outputs.aim(a, r, 0, 1, writes);
   }
 
   // One step; `along` writes the states after it too.
-  template <bool along>
-  RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x) {
+  RNNCC_MEMBER void step(const Args& a, const Run& r, int number, const real* x, bool along) {
     real next[Cell::kStates], y[Cell::kOutputs], stored[Cell::kStored + 1];
     Lane::step<true, carry>(x, p, h, next, y, stored);
     if (carry) {
@@ -90,11 +67,7 @@ struct Walk {
 #pragma unroll
       for (int i = 0; i < Cell::kProducts; ++i) M[i] = N[i];
     }
-#pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) {
-      if (writes) from_real(y[i], *y_at[i]);
-      y_at[i] += a.y[Cell::outputs[i].tensor].time;
-    }
+    outputs.write(a, y);
 #pragma unroll
     for (int s = 0; along && s < Cell::kStates; ++s) {
       const Slot& slot = Cell::states[s];
@@ -104,56 +77,63 @@ struct Walk {
     for (int s = 0; s < Cell::kStates; ++s) h[s] = next[s];
   }
 
-  // The steps of a block that is in registers.
-  template <bool along>
-  RNNCC_MEMBER void quickly(const Args& a, const Run& r, const Ahead& now, int first) {
+  // The steps of a block. With `careful` the states may be reset before some of them, which
+  // `resets_before` has a bit for each of, or are written along.
+  RNNCC_MEMBER void block(const Args& a, const Run& r, const Block<Inputs>& block, int first,
+                          bool careful, uint32_t resets_before) {
+    const int left = steps_left(r, first);
+    if (left == kAhead && !careful) {
+      real x[kAhead][Cell::kInputs + 1];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      real x[Cell::kInputs + 1];
-      now.read(k, x);
-      step<along>(a, r, first + k, x);
+      for (int k = 0; k < kAhead; ++k) block.inputs(k, x[k]);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) step(a, r, first + k, x[k], false);
+      return;
     }
-  }
-
-  // The steps of a block.
-  RNNCC_MEMBER void block(const Args& a, const Run& r, const Ahead& now, int first) {
-    if (now.fetched && !a.z[0].data) return quickly<false>(a, r, now, first);
-    if (now.fetched && !carry) return quickly<true>(a, r, now, first);
 #pragma unroll 1
-    for (int k = 0; k < steps_left(r, first); ++k) {
+    for (int k = 0; k < left; ++k) {
       real x[Cell::kInputs + 1];
-      const bool reset_here = is_reset(a, r, first + k);
+      const bool reset_here = resets_before >> k & 1;
       if (reset_here) load_states(a, r, a.h0, h);
-      read_inputs(a, r, first + k, x);
-      if (a.z[0].data) step<true>(a, r, first + k, x);
-      else step<false>(a, r, first + k, x);
+      block.inputs(k, x);
+      step(a, r, first + k, x, a.z[0].data);
 #pragma unroll
       for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = reset_here ? real(0) : M[i];
     }
   }
 
-  // Every step of the run.
-  RNNCC_MEMBER void run(const Args& a, const Run& r, bool write) {
-    Ahead ahead;
-    Inputs inputs;
+  // Every step of the run. All lanes of the warp take part; `columns` of them share a run.
+  RNNCC_MEMBER void run(const Args& a, const Run& r, int64_t columns, bool write) {
+    Feed feed;
+    Resets resets;
     int unsaved = int((a.checkpoint - r.first % a.checkpoint) % a.checkpoint / kAhead);  // blocks
     real* saved = saved_at(a, r, saved_slot(a, r, r.first) + (unsaved > 0), 0);
     aim(a, r, write);
     load_params(a, r, p);
-    inputs.aim(a, r, 0);
+    feed.open(a, r, columns, 0, kAhead);
+    feed.start(a);
+    resets.fetch(a, r, 0);
     if (!(writes && a.saved && r.first % kAhead == 0)) unsaved = -1;  // never
-    ahead.fetch(a, r, inputs, 0, r.count >= kAhead);
+    const int most = most_of_warp(r.count);
+    const uint32_t care = kept(uint32_t((a.reset ? 1 : 0) | (a.z[0].data ? 2 : 0)));
 #pragma unroll 1
-    for (int first = 0; first < r.count; first += kAhead) {
-      const Ahead now = ahead;
-      inputs.turn(a, 1);
-      ahead.fetch(a, r, inputs, first + kAhead, first + 2 * kAhead <= r.count);
+    for (int first = 0; first < most; first += kAhead) {
+      Feed::wait();
+      __syncwarp();
+      feed.fill(a);
+      commit_copies();
+      if (first >= r.count) continue;
+      uint32_t resets_before = 0;
+      if (care & 1) {
+        resets_before = resets.bits();
+        resets.fetch(a, r, first + kAhead);
+      }
       if (unsaved-- == 0) {
         save(a, saved);
         saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
         unsaved = int(a.checkpoint / kAhead) - 1;
       }
-      block(a, r, now, first);
+      block(a, r, feed.now(), first, care & 2 || resets_before, resets_before);
     }
   }
 

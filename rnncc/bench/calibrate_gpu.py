@@ -1,0 +1,222 @@
+"""Calibrate on a GPU: times of kernels -> the constants of the planner's model of it."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, cast
+
+import torch
+
+from rnncc.bench import timing, workload
+from rnncc.bench.baselines import Shape
+from rnncc.bench.fit import fit
+from rnncc.bench.timing import Place, Run, Sample
+from rnncc.compiler import CompiledCell
+from rnncc.errors import RnnccError
+from rnncc.ir.choices import Choices
+from rnncc.lang.loader import find
+from rnncc.nn.status import Solve
+from rnncc.planner.cuda import AUTO_ROUNDS, Gpu, plan
+from rnncc.planner.gpu_constants import GUESSED, GpuConstants
+from rnncc.runtime.backend import backend_of
+from rnncc.runtime.cuda.backend import CudaBackend
+from rnncc.runtime.kernel import COMPUTE
+
+# One and two states, few operations and many; the last is affine and remembers more than a warm-up.
+CELLS = ("para_gru", "elman", "lru", "para_lstm")
+SAMPLED = 0.1  # seconds of a sample, once it is warm
+FEWEST = 12  # times, one for each constant
+IN_PYTHON = 0.9  # of a time in Python: the GPU waits for it, so the time says nothing about the GPU
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call to time, and the plan that is forced on it: [B, T, N], a dtype, a segment or none.
+
+    A segment of 1 stands for segments of a block.
+    """
+
+    shape: Shape
+    segment: int | None = None
+    dtype: str = "float32"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return forced(self.segment)
+
+
+def forced(segment: int | None) -> dict[str, Any]:
+    """The options that force one pass, or segments, with as many launches as `auto` makes."""
+    if segment is None:
+        return {"solver": "sequential"}
+    rounds = {"iterations": AUTO_ROUNDS} if segment > 1 else {}
+    return {"solver": "segmented", "segment": segment, **rounds}
+
+
+# One pass bound by memory, by instructions, by the chain of a step or latency; segments of the grid
+# with few and many borders, and of blocks. All take longer than a call does in Python, some 0.2 ms.
+JOBS = (
+    Job((8, 2048, 4096)),
+    Job((8, 2048, 4096), dtype="bfloat16"),
+    Job((64, 1024, 1024)),
+    Job((8, 4096, 256)),
+    Job((1, 16384, 64)),
+    Job((8, 8192, 1024)),
+    Job((8, 8192, 256), 1),
+    Job((1, 16384, 64), 1),
+    Job((64, 2048, 256), 1),
+    Job((8, 32768, 256), 1024),
+    Job((8, 32768, 256), 256),
+    Job((1, 524288, 64), 128),
+    Job((1, 524288, 64), 1024),
+    Job((1, 32768, 2048), 512),
+)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A direction of a job of a cell, "forward" or "backward", and its measured seconds."""
+
+    compiled: CompiledCell
+    job: Job
+    direction: str
+    seconds: float
+
+    def predicted(self, gpu: Gpu) -> float:
+        """Seconds by the planner's model."""
+        dtype: torch.dtype = getattr(torch, self.job.dtype)
+        sizes = (COMPUTE[dtype].itemsize, dtype.itemsize)
+        choices = Choices(**self.job.options)
+        found = plan(self.compiled.spec, self.job.shape, sizes[0], gpu, choices, io=sizes[1])
+        cut = found.forward if self.direction == "forward" else found.backward
+        return cut.predicted / 1e9
+
+
+@dataclass(frozen=True)
+class GpuCalibration:
+    """The fitted constants.
+
+    Attributes:
+        constants: all of them.
+        error: the median deviation of the model from the times it was fitted to, relative;
+            `error_before`: with the constants that rnncc ships.
+        times: those times, each with what the model says now, for machines.
+    """
+
+    constants: GpuConstants
+    error: float
+    error_before: float
+    times: tuple[dict[str, Any], ...]
+
+
+def calibrate(
+    place: Place,
+    budget: float = 90.0,
+    cells: Sequence[str] = CELLS,
+    jobs: Sequence[Job] = JOBS,
+) -> GpuCalibration:
+    """Time kernels of some shipped cells and fit the model to them.
+
+    Args:
+        place: a GPU and its clock.
+        budget: seconds after which nothing else is timed.
+    Raises:
+        RnnccError: fewer times than constants were measured.
+    """
+    end = time.perf_counter() + budget
+    timed = list(_timed(place, end, cells, jobs))
+    if len(timed) < FEWEST:
+        raise RnnccError(
+            f"calibration: got {len(timed)} times of kernels within {budget:.0f} s, expected at "
+            f"least {FEWEST}.\nFix: nothing else on this GPU, and a second try: kernels are cached"
+        )
+    return calibrated(timed, processors_of(place))
+
+
+def processors_of(place: Place) -> int:
+    """Streaming multiprocessors."""
+    return cast(CudaBackend, backend_of(place.device)).gpu(place.device).processors
+
+
+def calibrated(timed: Sequence[Timed], processors: int) -> GpuCalibration:
+    """The constants from measured times."""
+
+    def model(values: Sequence[float]) -> list[float]:
+        gpu = Gpu.of(processors, GpuConstants(*values))
+        return [t.predicted(gpu) for t in timed]
+
+    found = fit(model, [t.seconds for t in timed], astuple(GUESSED))
+    constants = GpuConstants(*found)
+    gpu = Gpu.of(processors, constants)
+    return GpuCalibration(
+        constants=constants,
+        error=_error(timed, model(found)),
+        error_before=_error(timed, model(astuple(GUESSED))),
+        times=tuple(_row(t, gpu) for t in timed),
+    )
+
+
+def _error(timed: Sequence[Timed], predicted: Sequence[float]) -> float:
+    pairs = zip(timed, predicted, strict=True)
+    return statistics.median(abs(p / t.seconds - 1) for t, p in pairs)
+
+
+def _row(timed: Timed, gpu: Gpu) -> dict[str, Any]:
+    job = timed.job
+    return {
+        "cell": timed.compiled.name,
+        "shape": list(job.shape),
+        "dtype": job.dtype,
+        "segment": job.segment,
+        "pass": timed.direction,
+        "ms": timed.seconds * 1e3,
+        "predicted_ms": timed.predicted(gpu) * 1e3,
+    }
+
+
+# --- times -----------------------------------------------------------------------------------
+
+
+def _timed(place: Place, end: float, cells: Sequence[str], jobs: Sequence[Job]) -> Iterator[Timed]:
+    for name in cells:
+        compiled = CompiledCell(find(name), {})
+        for job in jobs:
+            if time.perf_counter() > end:
+                return
+            with contextlib.suppress(torch.OutOfMemoryError):
+                yield from _directions(compiled, job, place)
+
+
+def _directions(compiled: CompiledCell, job: Job, place: Place) -> Iterator[Timed]:
+    """Those whose time the model should explain."""
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    arguments = workload.random_arguments(
+        compiled.spec, job.shape, dtype=dtype, device=place.device
+    )
+    found: list[Solve] = []
+    with torch.no_grad():
+        compiled(**arguments, **job.options, observe=found.append)
+    loop = workload.fused_loop(compiled, **job.options)
+    runs = {"forward": workload.forward} if as_modelled(compiled, found[0]) else {}
+    for direction, prepare in {**runs, "backward": workload.backward}.items():
+        sample = seconds_of(prepare(loop, arguments), place)
+        if sample.python < IN_PYTHON * sample.device:
+            yield Timed(compiled, job, direction, sample.device)
+
+
+def seconds_of(run: Run, place: Place) -> Sample:
+    """The median of some samples."""
+    found = timing.interleave_on_gpu({"run": run}, place.clock, SAMPLED)["run"]
+    return Sample(*map(statistics.median, zip(*found, strict=True)))
+
+
+def as_modelled(compiled: CompiledCell, solve: Solve) -> bool:
+    """Whether segments of the grid took the sweeps that the planner counts on."""
+    if solve.solver == "sequential" or solve.segment <= compiled.spec.ahead:
+        return True
+    expected = 2 if compiled.spec.structure.affine else 1
+    return solve.sweeps == expected and solve.sequential_from is None

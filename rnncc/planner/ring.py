@@ -1,0 +1,84 @@
+"""Ring: a cell and its types -> the shared memory of its CUDA kernels, and what they read ahead.
+
+The headers of templates/include/rnncc/cuda count the same bytes; a test compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rnncc.ir.spec import KernelSpec
+
+WARP = 32
+WARPS_OF_BLOCK = 4
+BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
+STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
+PARAMS_IN_REGISTERS = 16  # at most, of the sums over them: as in backward.h
+SCANS = ("scan", "scan_back")
+BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
+MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The blocks of steps that a warp reads next, in shared memory: see ring.h of rnncc/cuda.
+
+    Attributes:
+        stage: bytes of one block of a warp.
+        stages: blocks; all but the one that is read are on their way from memory.
+        steps: that it holds, but for those that are read.
+        sums: bytes of the sums that a backward keeps for params.
+    """
+
+    stage: int
+    stages: int
+    steps: int
+    sums: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of shared memory, for each warp."""
+        return self.stage * self.stages + self.sums
+
+
+def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = None) -> Ring:
+    """The ring of a warp, forward or `back`.
+
+    Args:
+        io, real: bytes of the tensors' type, and of the type that the recurrence is computed in.
+        stages: as many as keep `BYTES_AHEAD` in flight, if None.
+    """
+    scalars = sum(1 if i.shared else spec.group for i in spec.inputs)
+    scalars += spec.group * len(spec.outputs) * back
+    block = scalars * spec.ahead * io
+    found = stages or 1 + max(1, -(-BYTES_AHEAD * spec.group // block))
+    states = spec.size * real * back
+    sums = WARP * spec.param_slots * 8 if back and spec.param_slots > PARAMS_IN_REGISTERS else 0
+    return Ring(WARP * (block + states), found, (found - 1) * spec.ahead, sums)
+
+
+def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
+    """The shared memory of a warp of a kernel that isn't a block along time."""
+    if kernel in SCANS:
+        scalars = 2 * spec.size + spec.size**2
+        return Ring(WARP * scalars * real, 8 if scalars * real <= BYTES_OF_BORDER else 4, 0)
+    back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
+    return None if back is None else ring(spec, io, real, back)
+
+
+def rows_of_block(found: Ring) -> int:
+    """Warps of a block of such a kernel: as many as there is room for their rings."""
+    rows = WARPS_OF_BLOCK
+    while rows > 1 and rows * found.bytes > MOST_SHARED:
+        rows //= 2
+    return rows
+
+
+def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool) -> int:
+    """Bytes of shared memory of a block along time: its inputs, and its segments' borders.
+
+    The backward's also holds sums in double precision.
+    """
+    rings = warps * ring(spec, io, real, back, STAGES_OF_TILES).bytes
+    shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
+    return max(rings + shelves, warps * WARP * 8 * back)
