@@ -30,6 +30,16 @@ template <> struct Real<double> {
   static constexpr double infinity = __builtin_bit_cast(double, 0x7ff0000000000000);
 };
 
+#if defined(__CUDA_ARCH__)
+RNNCC_FN void use(float x) { asm volatile("" ::"f"(x)); }
+RNNCC_FN void use(double x) { asm volatile("" ::"d"(x)); }
+#else
+template <typename T> RNNCC_FN void use(T) {}
+#endif
+
+// Has the compiler compute values here: where the same are wanted later, it takes these.
+template <typename... T> RNNCC_FN void computed(T... values) { (use(values), ...); }
+
 RNNCC_FN uint32_t bits_of(float x) { return __float_as_uint(x); }
 RNNCC_FN float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 
