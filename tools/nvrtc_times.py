@@ -21,6 +21,8 @@ from rnncc.lang.loader import find, shipped
 from rnncc.runtime.cuda import nvrtc
 from rnncc.runtime.cuda.backend import part_of
 
+WIDTH = 140  # also where there is no terminal
+
 
 @click.command()
 @click.argument("cells", nargs=-1)
@@ -35,7 +37,7 @@ def main(cells: tuple[str, ...], dtype: str, arch: str) -> None:
     table = Table("cell", *CUDA_KERNELS, "all")
     for name, each in sorted(found.items(), key=lambda item: sum(item[1])):
         table.add_row(name, *(f"{s:.1f}" for s in (*each, sum(each))))
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 def seconds(compiled: rnncc.CompiledCell, dtype: str, arch: str) -> Iterator[float]:

@@ -167,8 +167,27 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void hgrn_early(
+    // params
+    real theta) {
+  const real lambda_re_0 = cos(theta);
+  const real lambda_im_0 = sin(theta);
+  rnncc::computed(
+      // lets
+      lambda_re_0, lambda_im_0);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    hgrn_early<real>(
+        // params
+        p[0]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

@@ -191,8 +191,33 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void liquid_s4_early(
+    // params
+    real log_dt, real a_log, real a_im, real b, real c_re, real c_im, real D) {
+  const real dt = exp(log_dt);
+  const real d_re_0 = exp(a_log);
+  const real d_re = d_re_0 * dt / 2.0f + 1.0f;
+  const real d_im = -a_im * dt / 2.0f;
+  const real r_re_0 = d_im * d_im + d_re * d_re;
+  const real r_re = d_re / r_re_0;  // 1 / (1 - dt A / 2)
+  const real r_im_0 = d_im * d_im + d_re * d_re;
+  const real r_im = -d_im / r_im_0;
+  rnncc::computed(
+      // lets
+      dt, d_re_0, d_re, d_im, r_re_0, r_re, r_im_0, r_im);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    liquid_s4_early<real>(
+        // params
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

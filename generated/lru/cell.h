@@ -176,8 +176,34 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void lru_early(
+    // params
+    real nu_log, real theta_log) {
+  const real nu = exp(nu_log);
+  const real theta = exp(theta_log);  // phase
+  const real radius = exp(-nu);       // |lambda|
+  const real gamma_0 = expm1(-2.0f * nu);
+  const real gamma = sqrt(-gamma_0);  // sqrt(1 - |lambda|^2)
+  const real lambda_re_0 = cos(theta);
+  const real lambda_re = lambda_re_0 * radius;
+  const real lambda_im_0 = sin(theta);
+  const real lambda_im = lambda_im_0 * radius;
+  rnncc::computed(
+      // lets
+      nu, theta, radius, gamma_0, gamma, lambda_re_0, lambda_re, lambda_im_0, lambda_im);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    lru_early<real>(
+        // params
+        p[0], p[1]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

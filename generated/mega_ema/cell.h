@@ -165,8 +165,30 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void mega_ema_early(
+    // params
+    real x_alpha1, real x_alpha2, real x_delta1, real x_delta2, real beta1, real beta2, real eta1,
+    real eta2, real omega) {
+  const real alpha1 = sigmoid(x_alpha1);
+  const real alpha2 = sigmoid(x_alpha2);
+  const real h1_new_0 = sigmoid(x_delta1);
+  const real h2_new_0 = sigmoid(x_delta2);
+  rnncc::computed(
+      // lets
+      alpha1, alpha2, h1_new_0, h2_new_0);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    mega_ema_early<real>(
+        // params
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

@@ -174,8 +174,33 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void rot_rnn_early(
+    // params
+    real gamma_log, real theta) {
+  const real nu = exp(gamma_log);
+  const real gamma = exp(-nu);  // decay
+  const real xi_0 = expm1(-2.0f * nu);
+  const real xi = sqrt(-xi_0 / 2.0f);  // sqrt((1 - gamma^2) / tr(B^T B))
+  const real A_re_0 = cos(theta);
+  const real A_re = A_re_0 * gamma;
+  const real A_im_0 = sin(theta);
+  const real A_im = A_im_0 * gamma;
+  rnncc::computed(
+      // lets
+      nu, gamma, xi_0, xi, A_re_0, A_re, A_im_0, A_im);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    rot_rnn_early<real>(
+        // params
+        p[0], p[1]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

@@ -216,8 +216,43 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void s4d_early(
+    // params
+    real log_dt, real a_log, real a_im, real c_re, real c_im, real D) {
+  const real dt = exp(log_dt);
+  const real a = exp(a_log);  // - Re A
+  const real size = exp(-a * dt);
+  const real angle = a_im * dt;
+  const real A_re_0 = cos(angle);
+  const real A_re = A_re_0 * size;
+  const real A_im_0 = sin(angle);
+  const real A_im = A_im_0 * size;
+  const real less_0 = angle / 2.0f;
+  const real less_1 = sin(less_0);
+  const real less_2 = cos(angle);
+  const real less_3 = expm1(-a * dt);
+  const real less = less_2 * less_3 - 2.0f * less_1 * less_1;  // A_re - 1
+  const real B_re_0 = a * a + a_im * a_im;
+  const real B_re = (A_im * a_im - a * less) / B_re_0;  // (exp(dt A) - 1) / A
+  const real B_im_0 = a * a + a_im * a_im;
+  const real B_im = (-A_im * a - a_im * less) / B_im_0;
+  rnncc::computed(
+      // lets
+      dt, a, size, angle, A_re_0, A_re, A_im_0, A_im, less_0, less_1, less_2, less_3, less, B_re_0,
+      B_re, B_im_0, B_im);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    s4d_early<real>(
+        // params
+        p[0], p[1], p[2], p[3], p[4], p[5]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

@@ -192,8 +192,35 @@ namespace rnncc {
 
 constexpr int kAhead = 8;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void se_adlif_early(
+    // params
+    real m_u, real m_w, real a, real b) {
+  const real alpha_0 = clip(m_u, real(0.0), real(1.0));
+  const real alpha_1 = 20.0f * alpha_0 + 5.0f;
+  const real alpha_2 = -1.0f / alpha_1;
+  const real alpha = exp(alpha_2);
+  const real beta_0 = clip(m_w, real(0.0), real(1.0));
+  const real beta_1 = 240.0f * beta_0 + 60.0f;
+  const real beta_2 = -1.0f / beta_1;
+  const real beta = exp(beta_2);
+  const real w_new_0 = clip(a, real(0.0), real(1.0));
+  const real w_new_1 = clip(b, real(0.0), real(2.0));
+  rnncc::computed(
+      // lets
+      alpha_0, alpha_1, alpha_2, alpha, beta_0, beta_1, beta_2, beta, w_new_0, w_new_1);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    se_adlif_early<real>(
+        // params
+        p[0], p[1], p[2], p[3]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

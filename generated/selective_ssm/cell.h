@@ -206,8 +206,29 @@ namespace rnncc {
 
 constexpr int kAhead = 4;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void selective_ssm_early(
+    // params
+    real A_log1, real A_log2, real A_log3, real A_log4, real D) {
+  const real h1_new_0 = exp(A_log1);
+  const real h2_new_0 = exp(A_log2);
+  const real h3_new_0 = exp(A_log3);
+  const real h4_new_0 = exp(A_log4);
+  rnncc::computed(
+      // lets
+      h1_new_0, h2_new_0, h3_new_0, h4_new_0);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    selective_ssm_early<real>(
+        // params
+        p[0], p[1], p[2], p[3], p[4]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

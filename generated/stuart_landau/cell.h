@@ -164,8 +164,29 @@ namespace rnncc {
 
 constexpr int kAhead = 8;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void stuart_landau_early(
+    // params
+    real mu, real omega) {
+  const real turn_re_0 = real(0.1) * omega;
+  const real turn_re = cos(turn_re_0);
+  const real turn_im_0 = real(0.1) * omega;
+  const real turn_im = sin(turn_im_0);
+  rnncc::computed(
+      // lets
+      turn_re_0, turn_re, turn_im_0, turn_im);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    stuart_landau_early<real>(
+        // params
+        p[0], p[1]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

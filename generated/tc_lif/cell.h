@@ -156,8 +156,27 @@ namespace rnncc {
 
 constexpr int kAhead = 8;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void tc_lif_early(
+    // params
+    real c_1, real c_2) {
+  const real U_D_0 = sigmoid(c_1);
+  const real U_S_0 = sigmoid(c_2);
+  rnncc::computed(
+      // lets
+      U_D_0, U_S_0);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    tc_lif_early<real>(
+        // params
+        p[0], p[1]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

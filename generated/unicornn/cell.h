@@ -154,8 +154,27 @@ namespace rnncc {
 
 constexpr int kAhead = 8;  // steps that are in registers at once
 
+// The lets that depend on params alone.
+template <typename real>
+RNNCC_FN void unicornn_early(
+    // params
+    real w, real c) {
+  const real step_0 = sigmoid(c);
+  const real step = real(0.19) * step_0;
+  rnncc::computed(
+      // lets
+      step_0, step);
+}
+
 // The cell in the registers of one thread.
 struct Lane : Cell {
+  // Before the steps: has the compiler compute what it then needn't in each of them.
+  RNNCC_MEMBER static void prepare(const real* p) {
+    unicornn_early<real>(
+        // params
+        p[0], p[1]);
+  }
+
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,

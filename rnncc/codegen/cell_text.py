@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rnncc.codegen.copies import Copies, copies, lanes, registers
+from rnncc.codegen.early import early
 from rnncc.codegen.functions import Functions, functions
-from rnncc.codegen.layout import table
+from rnncc.codegen.layout import fill, table
 from rnncc.codegen.rows import Rows, rows
-from rnncc.ir.program import Compiled, Slot
+from rnncc.ir.program import Compiled, Program, Slot
 
 EMPTY = {"Slot": "{0, 0, 0}"}
 
@@ -25,6 +26,7 @@ class CellText:
         fed: the states that a step or an output reads, by place.
         entries: (row, column) of a product of step Jacobians that isn't zero by structure.
         slots, borders, products: arrays of struct Cell.
+        early: the lets that depend on params alone; `params`: where a GPU's thread has these.
         on_cpu, on_gpu: how the targets call the functions.
     """
 
@@ -39,6 +41,8 @@ class CellText:
     slots: tuple[str, ...]
     borders: tuple[str, ...]
     products: tuple[str, ...]
+    early: str
+    params: str
     rows: Rows
     on_cpu: Copies
     on_gpu: Copies
@@ -60,10 +64,17 @@ def cell_text(compiled: Compiled) -> CellText:
         slots=tuple(_slot_tables(compiled)),
         borders=tuple(_border_tables(compiled)),
         products=tuple(_product_tables(compiled)),
+        early=early(program),
+        params=_params(program),
         rows=rows(compiled),
         on_cpu=copies(compiled, made, lanes, indent=8, fission=True),
         on_gpu=copies(compiled, made, registers, indent=4, fission=False),
     )
+
+
+def _params(program: Program) -> str:
+    places = [registers("p", slot, k) for k, slot in enumerate(program.params)]
+    return fill(places, 8, ");") if places else ""
 
 
 def _sizes(compiled: Compiled) -> dict[str, int]:

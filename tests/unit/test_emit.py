@@ -159,6 +159,31 @@ def test_the_module_parses_and_offers_the_layer_and_the_function(name: str) -> N
     assert all(ast.get_docstring(node) for node in defined.values())
 
 
+DECAYING = """
+    decay = exp(-rate)
+    limit = clip(a, 0, 1)
+    h_next = decay*h + limit*tanh(x)
+    return h_next
+"""
+
+
+def test_functions_of_params_alone_are_computed_before_the_steps_of_a_gpu(tmp_path: Path) -> None:
+    source = source_of(DECAYING, "h: State, x: Input, rate: Param, a: Param")
+    text = rnncc.compile(cell_from(tmp_path, source)).files["cell.h"]
+    body = text.partition("RNNCC_FN void odd_early(")[2].partition("\n}\n")[0]
+    assert "const real decay = exp(-rate);" in body
+    assert "tanh" not in body
+    assert re.search(r"rnncc::computed\(\n +// lets\n +decay, .*limit\);$", body)
+    assert re.search(r"_early<real>\(\n +// params\n +p\[0\], p\[1\]\);", text)
+
+
+def test_a_cell_without_such_functions_has_nothing_to_prepare() -> None:
+    for name in ("elman", "lif"):  # lif only clips a param
+        text = compiled(name).files["cell.h"]
+        assert "static void prepare(const real*) {}" in text
+        assert "_early" not in text
+
+
 def test_compiling_twice_gives_the_same_text() -> None:
     for name in ("slstm", "block_elman"):
         assert rnncc.compile(find(name)).files == rnncc.compile(find(name)).files

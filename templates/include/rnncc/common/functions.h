@@ -29,10 +29,13 @@ template <typename T> RNNCC_FN T minimum(T a, T b) {
 template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
 
 // (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
-template <typename T> RNNCC_FN T exprel(T x) {
+template <typename T> RNNCC_FN T exprel_of(T x) {
   T y = abs(x) < T(1e-8) ? T(1) + T(0.5) * x : expm1(x) / x;
   return x > T(1e4) ? Real<T>::infinity : y;
 }
+
+RNNCC_FN float exprel(float x) { return exprel_of(x); }
+RNNCC_LONG double exprel(double x) { return exprel_of(x); }
 
 constexpr double factorial(int n) { return n > 1 ? n * factorial(n - 1) : 1.0; }
 
@@ -45,11 +48,14 @@ template <int k, int last, typename T> RNNCC_FN T exprel_series(T x) {
 
 // The derivative of exprel, by one exponential and one division. The closed form loses all digits
 // near 0, where a series takes over.
-template <typename T> RNNCC_FN T exprel_slope(T x) {
+template <typename T> RNNCC_FN T exprel_slope_of(T x) {
   const T e = exp(x), inverse = T(1) / x;
   const T closed = e < Real<T>::infinity ? (e - (e - T(1)) * inverse) * inverse : e;
   const T series = exprel_series<0, sizeof(T) == 4 ? 13 : 22>(x);
   return abs(x) < T(1.5) ? series : closed;
 }
+
+RNNCC_FN float exprel_slope(float x) { return exprel_slope_of(x); }
+RNNCC_LONG double exprel_slope(double x) { return exprel_slope_of(x); }
 
 }  // namespace rnncc

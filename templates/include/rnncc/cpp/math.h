@@ -11,6 +11,7 @@
 #ifndef RNNCC_FN
 #define RNNCC_FN static inline __attribute__((always_inline))
 #define RNNCC_MEMBER inline
+#define RNNCC_LONG RNNCC_FN
 #endif
 
 namespace rnncc {

@@ -4,10 +4,12 @@
 // from the hardware's tanh, whose relative error is 2^-11.
 #pragma once
 
-// A function, a function of a struct, and a kernel with a bound on the threads of a block.
+// A function, a function of a struct, and a kernel with a bound on the threads of a block. A long
+// function isn't copied to each place that calls it: kernels compile faster, and spill less.
 #ifndef RNNCC_FN
 #define RNNCC_FN __device__ __forceinline__
 #define RNNCC_MEMBER __device__ __forceinline__
+#define RNNCC_LONG inline __device__ __noinline__
 #define RNNCC_KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads, 1)
 #endif
 
@@ -27,6 +29,16 @@ template <> struct Real<double> {
   static constexpr double infinity = __builtin_bit_cast(double, 0x7ff0000000000000);
 };
 
+#if defined(__CUDA_ARCH__)
+RNNCC_FN void use(float x) { asm volatile("" ::"f"(x)); }
+RNNCC_FN void use(double x) { asm volatile("" ::"d"(x)); }
+#else
+template <typename T> RNNCC_FN void use(T) {}
+#endif
+
+// Has the compiler compute values here: where the same are wanted later, it takes these.
+template <typename... T> RNNCC_FN void computed(T... values) { (use(values), ...); }
+
 RNNCC_FN uint32_t bits_of(float x) { return __float_as_uint(x); }
 RNNCC_FN float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 
@@ -39,24 +51,24 @@ RNNCC_FN double abs(double x) { return ::fabs(x); }
 RNNCC_FN float floor(float x) { return ::floorf(x); }
 RNNCC_FN double floor(double x) { return ::floor(x); }
 RNNCC_FN float exp(float x) { return ::expf(x); }
-RNNCC_FN double exp(double x) { return ::exp(x); }
+RNNCC_LONG double exp(double x) { return ::exp(x); }
 RNNCC_FN float expm1(float x) { return ::expm1f(x); }
-RNNCC_FN double expm1(double x) { return ::expm1(x); }
+RNNCC_LONG double expm1(double x) { return ::expm1(x); }
 RNNCC_FN float log(float x) { return ::logf(x); }
-RNNCC_FN double log(double x) { return ::log(x); }
+RNNCC_LONG double log(double x) { return ::log(x); }
 RNNCC_FN float log1p(float x) { return ::log1pf(x); }
-RNNCC_FN double log1p(double x) { return ::log1p(x); }
+RNNCC_LONG double log1p(double x) { return ::log1p(x); }
 RNNCC_FN float sinh(float x) { return ::sinhf(x); }
-RNNCC_FN double sinh(double x) { return ::sinh(x); }
+RNNCC_LONG double sinh(double x) { return ::sinh(x); }
 RNNCC_FN float cosh(float x) { return ::coshf(x); }
-RNNCC_FN double cosh(double x) { return ::cosh(x); }
+RNNCC_LONG double cosh(double x) { return ::cosh(x); }
 RNNCC_FN float erf(float x) { return ::erff(x); }
-RNNCC_FN double erf(double x) { return ::erf(x); }
-RNNCC_FN float pow(float x, float y) { return ::powf(x, y); }
-RNNCC_FN double pow(double x, double y) { return ::pow(x, y); }
+RNNCC_LONG double erf(double x) { return ::erf(x); }
+RNNCC_LONG float pow(float x, float y) { return ::powf(x, y); }
+RNNCC_LONG double pow(double x, double y) { return ::pow(x, y); }
 
-RNNCC_FN double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
-RNNCC_FN double tanh(double x) { return ::tanh(x); }
+RNNCC_LONG double sigmoid(double x) { return 1.0 / (1.0 + ::exp(-x)); }
+RNNCC_LONG double tanh(double x) { return ::tanh(x); }
 
 #if defined(RNNCC_FAST_MATH) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750
 
@@ -109,8 +121,8 @@ RNNCC_FN float sin_with_phase(float x, double phase) {
 
 RNNCC_FN float sin(float x) { return sin_with_phase(x, 0.0); }
 RNNCC_FN float cos(float x) { return sin_with_phase(x, 0.5); }
-RNNCC_FN double sin(double x) { return ::sin(x); }
-RNNCC_FN double cos(double x) { return ::cos(x); }
+RNNCC_LONG double sin(double x) { return ::sin(x); }
+RNNCC_LONG double cos(double x) { return ::cos(x); }
 
 // log(1 + exp(x)).
 template <typename T> RNNCC_FN T softplus(T x) {

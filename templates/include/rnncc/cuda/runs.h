@@ -120,6 +120,7 @@ RNNCC_FN void load_params(const Args& a, const Run& r, real* p) {
     const Slot& slot = Cell::params[k];
     p[k] = a.params[slot.tensor][slot.offset + r.group * slot.stride];
   }
+  Lane::prepare(p);
 }
 
 // Where a state of a sequence lies in [states, batch, channels].
