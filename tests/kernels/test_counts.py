@@ -33,6 +33,14 @@ def test_functions_are_counted_as_they_are_compiled(dtype: str) -> None:
         assert more["special"] == call.special, name
 
 
+# As rnncc/cuda/math.h says it, but that long functions are copied to where they are called.
+COPIED = """\
+#define RNNCC_FN __device__ __forceinline__
+#define RNNCC_MEMBER RNNCC_FN
+#define RNNCC_LONG RNNCC_FN
+"""
+
+
 def compile_each(values: dict[str, str], dtype: str) -> dict[str, sass.Kernel]:
     """A kernel for each expression of x and p."""
     kernels = (
@@ -40,7 +48,7 @@ def compile_each(values: dict[str, str], dtype: str) -> dict[str, sass.Kernel]:
         f"{{ const RNNCC_IO x = a[threadIdx.x]; b[threadIdx.x] = {value}; }}"
         for name, value in values.items()
     )
-    kernel = "\n".join(('#include "rnncc/common/functions.h"', *kernels))
+    kernel = COPIED + "\n".join(('#include "rnncc/common/functions.h"', *kernels))
     source = join({"kernel.cu": kernel}, "cuda")
     binary = nvrtc.compile("functions", source, dtype)
     code = sass.read(sass.disassemble(binary.cubin))
