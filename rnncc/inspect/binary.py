@@ -9,7 +9,7 @@ import torch
 
 from rnncc.inspect import resources, sass
 from rnncc.ir.spec import CUDA_KERNELS, KernelSpec
-from rnncc.planner.ring import ring_of, rows_of_block, shared_of_tiles
+from rnncc.planner.ring import WARP, ring_of, rows_of_block, shared_of_tiles, warps_of_tiles
 from rnncc.runtime.cuda import nvrtc
 from rnncc.runtime.kernel import COMPUTE
 
@@ -38,7 +38,7 @@ def text(compiled: CompiledCell, stage: str, dtype: str, arch: str) -> str:
 def inspect(compiled: CompiledCell, dtype: str, arch: str) -> list[dict[str, Any]]:
     """The resources of each kernel, see `resources.inspect`."""
     spec = compiled.spec
-    return resources.inspect(binary(compiled, dtype, arch), _steps(spec), _shared(spec, dtype))
+    return resources.inspect(binary(compiled, dtype, arch), _steps(spec), _launched(spec, dtype))
 
 
 def _steps(spec: KernelSpec) -> dict[str, int]:
@@ -46,16 +46,20 @@ def _steps(spec: KernelSpec) -> dict[str, int]:
     return {f"{spec.name}_{name}": spec.ahead for name in WALKING}
 
 
-def _shared(spec: KernelSpec, dtype: str) -> dict[str, int]:
-    """Bytes of dynamic shared memory of a block of each kernel that has any."""
+def _launched(spec: KernelSpec, dtype: str) -> dict[str, resources.Launch]:
+    """The largest block of each kernel that has dynamic shared memory, as it is launched."""
     io = getattr(torch, dtype)
     sizes = io.itemsize, COMPUTE[io].itemsize
-    shared = {
-        f"{spec.name}_tiles": shared_of_tiles(spec, spec.warps, *sizes, back=False),
-        f"{spec.name}_back_tiles": shared_of_tiles(spec, spec.warps, *sizes, back=True),
+    warps = warps_of_tiles(spec, *sizes)
+    blocks = {
+        name: (warps, shared_of_tiles(spec, warps, *sizes, back=name == "back_tiles"))
+        for name in ("tiles", "back_tiles")
     }
     for name in itertools.chain(*CUDA_KERNELS.values()):
         ring = ring_of(name, spec, *sizes)
         if ring:
-            shared[f"{spec.name}_{name}"] = rows_of_block(ring) * ring.bytes
-    return shared
+            blocks[name] = rows_of_block(ring), rows_of_block(ring) * ring.bytes
+    return {
+        f"{spec.name}_{name}": resources.Launch(WARP * rows, shared)
+        for name, (rows, shared) in blocks.items()
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from rnncc.inspect import sass
 from rnncc.inspect.loops import Loop, loops, per_step
@@ -22,16 +22,24 @@ NOTE = (
 )
 
 
+class Launch(NamedTuple):
+    """A block as it is launched: its threads, and its bytes of dynamic shared memory."""
+
+    threads: int
+    shared: int
+
+
 def inspect(
     binary: Binary,
     steps: Mapping[str, int] | None = None,
-    launched: Mapping[str, int] | None = None,
+    launched: Mapping[str, Launch] | None = None,
 ) -> list[dict[str, Any]]:
     """The resources of each kernel, in the order of the text.
 
     Args:
         steps: of one trip of a kernel's largest loop, by kernel name; 1 where missing.
-        launched: bytes of dynamic shared memory of a block, by kernel name; 0 where missing.
+        launched: how its blocks are launched, by kernel name; where missing, with as many threads
+            as they may have.
     Returns:
         For each kernel the fields of `Resources`, "dynamic_shared" memory, "occupancy" (None for an
         unknown architecture), "instructions" of the whole text, "steps" and "loops", the largest
@@ -43,19 +51,21 @@ def inspect(
     result = []
     for found in binary.resources:
         kernel, taken = code[found.kernel], (steps or {}).get(found.kernel, 1)
-        dynamic = (launched or {}).get(found.kernel, 0)
-        at_once = _at_once(binary.arch, found, dynamic)
+        launch = (launched or {}).get(found.kernel, Launch(found.threads, 0))
+        at_once = _at_once(binary.arch, found, launch)
         listed = [_loop(loop, taken) for loop in loops(kernel)]
         counts = {"instructions": len(kernel.instructions), "steps": taken, "loops": listed}
-        result.append(vars(found) | {"dynamic_shared": dynamic, "occupancy": at_once} | counts)
+        result.append(
+            vars(found) | {"dynamic_shared": launch.shared, "occupancy": at_once} | counts
+        )
     return result
 
 
-def _at_once(arch: str, found: Resources, dynamic: int) -> dict[str, Any] | None:
+def _at_once(arch: str, found: Resources, launch: Launch) -> dict[str, Any] | None:
     if arch not in LIMITS:
         return None
-    shared = found.static_shared + dynamic
-    fits = occupancy(arch, found.threads, found.registers, shared, found.barriers)
+    shared = found.static_shared + launch.shared
+    fits = occupancy(arch, launch.threads, found.registers, shared, found.barriers)
     return vars(fits) | {"of_warps": LIMITS[arch].warps}
 
 

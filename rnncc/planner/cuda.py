@@ -24,7 +24,7 @@ from rnncc.planner.plan import (
     round_up,
     warm_up_of,
 )
-from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, shared_of_tiles
+from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, warps_of_tiles
 
 WARM_UP_OF_BLOCK = 4  # steps before a warp's segment, at most: kWarm of cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
@@ -44,16 +44,18 @@ class Gpu(NamedTuple):
     Attributes:
         processors: streaming multiprocessors.
         bytes_per_cycle: of its memory, for each cycle of a processor's clock.
+        shared: bytes of shared memory that a block may have.
     """
 
     processors: int
     bytes_per_cycle: float = GUESSED.bytes_per_cycle
     constants: GpuConstants = GUESSED
+    shared: int = MOST_SHARED
 
     @classmethod
-    def of(cls, processors: int, constants: GpuConstants) -> Gpu:
+    def of(cls, processors: int, constants: GpuConstants, shared: int = MOST_SHARED) -> Gpu:
         """With all constants as they were measured."""
-        return cls(processors, constants.bytes_per_cycle, constants)
+        return cls(processors, constants.bytes_per_cycle, constants, min(shared, MOST_SHARED))
 
 
 def plan(
@@ -320,11 +322,8 @@ class _Planner(Planner):
 
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""
-        warps = min(self.spec.warps, -(-self.steps // self.spec.ahead))
-        sizes = self.io, self.itemsize
-        while warps > 1 and shared_of_tiles(self.spec, warps, *sizes, back=True) > MOST_SHARED:
-            warps //= 2
-        return warps
+        found = warps_of_tiles(self.spec, self.io, self.itemsize, self.gpu.shared)
+        return min(found, -(-self.steps // self.spec.ahead))
 
     def cut(self, level: _Level, rounds: int, whole: _Level) -> Cut:
         columns = columns_of(self.groups)

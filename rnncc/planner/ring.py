@@ -5,7 +5,7 @@ The headers of templates/include/rnncc/cuda count the same bytes; a test compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rnncc.ir.spec import KernelSpec
 
@@ -13,7 +13,11 @@ WARP = 32
 WARPS_OF_BLOCK = 4
 BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
 STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
-PARAMS_IN_REGISTERS = 16  # at most, of the sums over them: as in backward.h
+BYTES_OF_RING = 24 * 2**10  # of a warp, at most
+MOST_STAGES = 64  # so many groups of copies can be waited for
+# Sums over time: of up to so many params in registers, of up to so many in shared memory; of more
+# again in registers, as far as they go: as in backward.h.
+PARAMS_IN_REGISTERS, PARAMS_IN_SHARED = 16, 64
 SCANS = ("scan", "scan_back")
 BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
@@ -52,10 +56,16 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     scalars = sum(1 if i.shared else spec.group for i in spec.inputs)
     scalars += spec.group * len(spec.outputs) * back
     block = scalars * spec.ahead * io
-    found = stages or 1 + max(1, -(-BYTES_AHEAD * spec.group // block))
+    wanted = 1 - (-BYTES_AHEAD * spec.group // block)
+    found = stages or max(2, min(wanted, BYTES_OF_RING // (WARP * block), MOST_STAGES))
     states = spec.size * real * back
-    sums = WARP * spec.param_slots * 8 if back and spec.param_slots > PARAMS_IN_REGISTERS else 0
-    return Ring(WARP * (block + states), found, (found - 1) * spec.ahead, sums)
+    return Ring(WARP * (block + states), found, (found - 1) * spec.ahead)
+
+
+def bytes_of_sums(spec: KernelSpec) -> int:
+    """Of a warp: the sums over time of a backward that are in shared memory."""
+    there = PARAMS_IN_REGISTERS < spec.param_slots <= PARAMS_IN_SHARED
+    return WARP * spec.param_slots * 8 if there else 0
 
 
 def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
@@ -64,7 +74,10 @@ def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
         scalars = 2 * spec.size + spec.size**2
         return Ring(WARP * scalars * real, 8 if scalars * real <= BYTES_OF_BORDER else 4, 0)
     back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
-    return None if back is None else ring(spec, io, real, back)
+    if back is None:
+        return None
+    found = ring(spec, io, real, back)
+    return replace(found, sums=bytes_of_sums(spec)) if kernel == "backward" else found
 
 
 def rows_of_block(found: Ring) -> int:
@@ -80,6 +93,14 @@ def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool
 
     The backward's also holds sums in double precision.
     """
-    rings = warps * ring(spec, io, real, back, STAGES_OF_TILES).bytes
+    rings = warps * (ring(spec, io, real, back, STAGES_OF_TILES).bytes + back * bytes_of_sums(spec))
     shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
     return max(rings + shelves, warps * WARP * 8 * back)
+
+
+def warps_of_tiles(spec: KernelSpec, io: int, real: int, most: int = MOST_SHARED) -> int:
+    """Warps of a block along time: those of the cell, or as many as `most` bytes have room for."""
+    warps = spec.warps
+    while warps > 1 and shared_of_tiles(spec, warps, io, real, back=True) > most:
+        warps //= 2
+    return warps

@@ -305,7 +305,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "more steps than a GPU's kernels count": (
         too_long_for_a_gpu,
         ArgumentError,
-        "inputs: got 2147483648 steps, expected fewer than 2147483584 on a GPU",
+        "inputs: got 2147483648 steps, expected fewer than 2147482624 on a GPU",
         "chunks, each from the state that the one before returns",
     ),
     "lengths on the CPU in a CUDA graph": (

@@ -18,7 +18,10 @@ from rnncc.planner.cuda import LETS_IN_REGISTERS, WARM_UP_OF_BLOCK
 from rnncc.planner.ring import (
     BYTES_AHEAD,
     BYTES_OF_BORDER,
+    BYTES_OF_RING,
+    MOST_STAGES,
     PARAMS_IN_REGISTERS,
+    PARAMS_IN_SHARED,
     STAGES_OF_TILES,
     WARP,
 )
@@ -124,7 +127,11 @@ def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:
 
 
 def test_kernels_read_as_far_ahead_as_the_planner_takes_them_to() -> None:
-    assert f"constexpr int kBytesAhead = {BYTES_AHEAD};" in header("rnncc/cuda/ring.h")
+    ring = header("rnncc/cuda/ring.h")
+    assert f"constexpr int kBytesAhead = {BYTES_AHEAD};" in ring
+    assert f"constexpr int kBytesOfRing = {BYTES_OF_RING // 1024} * 1024;" in ring
+    assert f"constexpr int kMostStages = {MOST_STAGES};" in ring
     assert f"kAhead * Cell::kStored <= {LETS_IN_REGISTERS};" in header("rnncc/cuda/backward.h")
-    assert f"kParams > {PARAMS_IN_REGISTERS};" in header("rnncc/cuda/backward.h")
+    sums = f"kParams > {PARAMS_IN_REGISTERS} && Cell::kParams <= {PARAMS_IN_SHARED};"
+    assert sums in header("rnncc/cuda/backward.h")
     assert f"kMost * kReal <= {BYTES_OF_BORDER} ? 8 : 4;" in header("rnncc/cuda/queue.h")

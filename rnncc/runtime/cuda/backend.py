@@ -20,6 +20,7 @@ from rnncc.planner import cuda as planner
 from rnncc.planner.cuda import Gpu
 from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
+from rnncc.planner.ring import MOST_SHARED
 from rnncc.runtime.args import Value, input_views, views
 from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
@@ -28,7 +29,8 @@ from rnncc.runtime.cuda.series import Series, run_backward, run_forward, sums_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 
 PART = {name: n for n, names in enumerate(CUDA_KERNELS.values()) for name in names}
-MOST_STEPS = 2**31 - 64  # of a sequence; kernels count them in 32 bits
+# Of a sequence: kernels count them in 32 bits, and a few hundred beyond its end.
+MOST_STEPS = 2**31 - 2**10
 
 
 class CudaBackend:
@@ -165,4 +167,5 @@ def _plan(
 def _gpu(device: torch.device) -> Gpu:
     """With constants calibrated here, if there are any."""
     found = torch.cuda.get_device_properties(device)
-    return Gpu.of(found.multi_processor_count, constants_of(found.name))
+    shared = getattr(found, "shared_memory_per_block_optin", MOST_SHARED)
+    return Gpu.of(found.multi_processor_count, constants_of(found.name), shared)

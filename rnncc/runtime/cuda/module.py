@@ -341,7 +341,7 @@ class _Loaded:
                 f"the kernel {kernel} of {self._title} asks for {shared} bytes of shared memory "
                 f"for each block; {properties.name} (cuda:{self._index}) gives {most}: "
                 f"{_words(error)}.\n"
-                'Fix: solver="sequential" needs the least; report the cell and its shape'
+                "Fix: smaller groups of channels need less; report the cell and its shape"
             ) from error
         return found._replace(shared=shared)
 

@@ -19,6 +19,8 @@ RNNCC_FN int64_t kept(int64_t value) {
   return value;
 }
 
+RNNCC_FN uint64_t kept(uint64_t value) { return uint64_t(kept(int64_t(value))); }
+
 // A place in shared memory, as copies take it.
 typedef uint32_t Place;
 
@@ -80,6 +82,7 @@ template <int groups> RNNCC_FN void wait_for_copies() {}
 
 RNNCC_FN uint32_t kept(uint32_t value) { return value; }
 RNNCC_FN int64_t kept(int64_t value) { return value; }
+RNNCC_FN uint64_t kept(uint64_t value) { return value; }
 
 typedef unsigned char* Place;
 

@@ -28,7 +28,7 @@ RNNCC_FN void alone(const Args& a) {
   const Run r = Run::segment(a, warm_up ? Stretch::kWarmUpAfter : Stretch::kSegment);
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, a.columns, blockDim.y * WalkBack::Feed::Blocks::kBytes);
+  walk.open(a, r, a.columns);
   if (warm_up && r.first + r.count >= steps_of(a, r.sequence)) {
     if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
 #pragma unroll
@@ -127,8 +127,8 @@ RNNCC_FN void backward(const Args& a) {
   const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
-  walk.open(a, r, sequences ? a.whole_columns : a.columns,
-            blockDim.y * WalkBack::Feed::Blocks::kBytes);
+  walk.open(a, r, sequences ? a.whole_columns : a.columns);
+  walk.sums.open(blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
   else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
   walk.run<false>(a, r);

@@ -70,7 +70,8 @@ RNNCC_FN void back_tiles(const Args& a) {
   Resets resets;
   int first = last + warp * kAhead;
   double* const sums = reinterpret_cast<double*>(through.at + warps * kQ * kWarp);
-  walk.open(a, r, kWarp, int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
+  walk.open(a, r, kWarp);
+  walk.sums.open(int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   feed.open(a, r, kWarp, first, -span, -warps);
   feed.fill(a, uint32_t(first) < uint32_t(length));
@@ -79,7 +80,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     const int count = int(limited(length - first, kAhead));
     const uint32_t resets_before = a.reset ? resets.bits() : 0;
     const bool careful = a.dz_given || resets_before;
-    Feed::Blocks::wait();
+    feed.blocks.wait();
     __syncthreads();
     feed.saved += feed.saved_on;
     feed.fill(a, first >= span);

@@ -64,10 +64,11 @@ template <int stages> struct FeedBack {
   }
 };
 
-// Sums over time for each param, in double precision: in registers, or where these would run out in
-// shared memory, behind all rings.
+// Sums over time for each param, in double precision: in registers, or if there are many in shared
+// memory behind all rings, unless there is no room for them.
 struct ParamSums {
-  static constexpr bool kShared = Cell::kParams > 16;  // as in rnncc/planner/cuda.py
+  static constexpr bool kShared =
+      Cell::kParams > 16 && Cell::kParams <= 64;  // as in rnncc/planner/ring.py
   static constexpr int kBytes = kShared ? kWarp * Cell::kParams * int(sizeof(double)) : 0;
   double own[kShared ? 1 : Cell::kParams + 1];
   double* shared;
@@ -96,11 +97,10 @@ struct WalkBack {
   Writer<InputGradients> gradients;
   int columns;  // lanes of a warp that share a run
 
-  // `bytes_before`: of shared memory that is in use otherwise.
-  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes, int bytes_before) {
+  // A walk that isn't alone opens the sums too.
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
     load_params(a, r, p);
     columns = int(lanes);
-    sums.open(bytes_before);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
     begin_alone();
@@ -208,7 +208,7 @@ struct WalkBack {
     const int most = most_of_warp(r.count > 0 ? spot.step + kAhead : 0);
 #pragma unroll 1
     for (int to_come = most; to_come > 0; to_come -= kAhead, spot.move(apart)) {
-      Feed::Blocks::wait();
+      feed.blocks.wait();
       __syncwarp();
       fill();
       if (uint32_t(spot.step) >= uint32_t(r.count)) continue;

@@ -2,7 +2,6 @@
 // memory. A walk over the borders between segments would otherwise wait for memory at each.
 #pragma once
 
-#include "rnncc/cuda/async.h"
 #include "rnncc/cuda/ring.h"
 
 namespace rnncc {
@@ -10,7 +9,7 @@ namespace rnncc {
 template <int scalars> struct Queue {
   static constexpr int kReal = int(sizeof(real));
   static constexpr int kMost = (2 + Cell::kStates) * Cell::kStates;  // scalars of a border
-  // As in rnncc/planner/cuda.py; one is read, the others are on their way.
+  // As in rnncc/planner/ring.py; one is read, the others are on their way.
   static constexpr int kEntries = kMost * kReal <= 96 ? 8 : 4;
   static constexpr int kFilled = kEntries - 1;
   static constexpr int kEntry = scalars * kWarp;  // reals of a warp

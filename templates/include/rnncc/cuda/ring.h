@@ -25,14 +25,26 @@ RNNCC_FN int most_of_warp(int count) {
   return count;
 }
 
-// In flight for each channel, as rnncc/planner/cuda.py counts them.
+// As in rnncc/planner/ring.py: in flight for each channel, and at most of a warp.
 constexpr int kBytesAhead = 168;
+constexpr int kBytesOfRing = 24 * 1024;
+constexpr int kMostStages = 64;  // so many groups of copies can be waited for
 
 // Stages of a ring whose blocks have these bytes a thread: at least one is ahead.
 constexpr int stages_of(int bytes) {
-  const int ahead = (kBytesAhead * Cell::kGroup + bytes - 1) / bytes;
-  return 1 + (ahead < 1 ? 1 : ahead);
+  const int wanted = 1 + (kBytesAhead * Cell::kGroup + bytes - 1) / bytes;
+  const int room = kBytesOfRing / (kWarp * bytes), most = room < kMostStages ? room : kMostStages;
+  const int found = wanted < most ? wanted : most;
+  return found < 2 ? 2 : found;
 }
+
+// A bit for each tensor.
+template <bool few> struct Bits {
+  typedef uint32_t type;
+};
+template <> struct Bits<false> {
+  typedef uint64_t type;
+};
 
 // The tensors that a stage holds, and their scalars.
 struct Inputs {
@@ -64,7 +76,8 @@ template <typename Of> struct Layout {
   };
   struct Table {
     Tensor tensors[Of::kTensors];
-    int size;  // scalars of a stage
+    int size;    // scalars of a stage
+    int shared;  // tensors that all channels share
   };
 
   static constexpr Table layout() {
@@ -77,6 +90,7 @@ template <typename Of> struct Layout {
     for (int t = 0; t < Of::kTensors; ++t) {
       table.tensors[t].place = table.size;
       table.size += kWarp * kAhead * table.tensors[t].width;
+      table.shared += table.tensors[t].shared;
     }
     return table;
   }
@@ -116,16 +130,23 @@ template <typename Of, int stages, int more = 0> struct Ring {
   static constexpr int kStage = L::kBytes + more;  // bytes; `more` are the caller's
   static constexpr int kBytes = stages * kStage;   // of a warp
   static constexpr int kFilled = stages - 1;       // ahead of the one that is read
-  static constexpr uint32_t kAll = (1u << Of::kTensors) - 1;
+  static constexpr int kIo = int(sizeof(io));
+  // In half precision no copy is small enough for one scalar of an input that all channels share.
+  static constexpr int kHeld = kIo == 2 ? L::table.shared : 0;
+  typedef typename Bits<Of::kTensors <= 32>::type Mask;
+  static_assert(Of::kTensors < 64, "a bit for each tensor");
 
   unsigned char* memory;  // of this warp
   int slot;               // bytes from there: the stage to be filled next
   int lane;               // that this one reads as
   int step, stride;       // the first step to be copied next, and from one block to the next
   int own_count;
-  Place to;              // `memory`, for copies
-  uint32_t in_16, in_4;  // tensors copied in such pieces
-  uint32_t whole_until;  // steps before that begin blocks that are copied whole, in 16s
+  Place to;                    // `memory`, for copies
+  Mask in_16, in_4;            // tensors copied in such pieces
+  uint32_t whole_until;        // steps before that begin blocks whose rows are copied whole, in 16s
+  uint32_t any_until;          // steps before that begin blocks that are copied at all
+  io held[kHeld + 1][kAhead];  // on their way through registers, to the stage that
+  int held_for;                // was filled last
   const io* at[Of::kTensors];
   int count[Of::kTensors];  // steps of the run that the piece belongs to; 0: nothing to copy
   int on[Of::kTensors];     // its step, from this lane's `step` on
@@ -145,16 +166,21 @@ template <typename Of, int stages, int more = 0> struct Ring {
         clear(t);
         continue;
       }
-      if (aim<16>(a, r, columns, t)) in_16 |= 1u << t;
-      else if (sizeof(io) == 2 && aim<4>(a, r, columns, t)) in_4 |= 1u << t;
+      if (aim<16>(a, r, columns, t)) in_16 |= Mask(1) << t;
+      else if (sizeof(io) == 2 && aim<4>(a, r, columns, t)) in_4 |= Mask(1) << t;
     }
-    int least = in_16 == kAll ? own_count : 0;
+    int least = own_count, most = own_count;
+    bool all = true;
 #pragma unroll
-    for (int t = 0; t < Of::kTensors; ++t) least = count[t] < least ? count[t] : least;
-    // lanes of several runs may be at several steps
-    if (!__all_sync(0xffffffffu, step == __shfl_sync(0xffffffffu, step, 0))) least = 0;
-    least = -most_of_warp(-least);
-    whole_until = least < kAhead ? 0 : least - kAhead + 1;
+    for (int t = 0; t < Of::kTensors; ++t) {
+      least = count[t] < least ? count[t] : least;
+      all = all && (L::table.tensors[t].shared || in_16 >> t & 1);
+    }
+    // lanes of several runs may be at several steps, and copy for each other
+    const bool together = __all_sync(0xffffffffu, step == __shfl_sync(0xffffffffu, step, 0));
+    least = -most_of_warp(-least), most = most_of_warp(most);
+    whole_until = !all || !together || least < kAhead ? 0 : least - kAhead + 1;
+    any_until = together ? most : 0xffffffffu;
   }
 
   // Fills all stages but the one that is filled while the first one is read.
@@ -163,6 +189,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
     for (int n = 0; n < kFilled; ++n) {
       fill(a);
       commit_copies();
+      settle();
     }
   }
 
@@ -170,18 +197,25 @@ template <typename Of, int stages, int more = 0> struct Ring {
   RNNCC_MEMBER void fill(const Args& a) {
     if (uint32_t(step) < whole_until) {
 #pragma unroll
-      for (int t = 0; t < Of::kTensors; ++t) copy_rows<16, true>(a, t);
-    } else {
+      for (int t = 0; t < Of::kTensors; ++t) {
+        if (!L::table.tensors[t].shared) copy_rows<16, true>(a, t);
+        else if (!kHeld) copy_own(a, t);
+      }
+    } else if (uint32_t(step) < any_until) {
       fill_otherwise(a);
     }
+    hold(a);
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) at[t] += stride * Of::view(a, t).time;
-    step += stride;
+    step += stride, held_for = slot;
     slot = slot + kStage == kBytes ? 0 : slot + kStage;
   }
 
   // Until the oldest stage is there for this thread; a barrier makes it so for the others.
-  RNNCC_MEMBER static void wait() { wait_for_copies<stages - 2>(); }
+  RNNCC_MEMBER void wait() const {
+    settle();
+    wait_for_copies<stages - 2>();
+  }
 
   // The stage to be filled next: after `fill`, the oldest one, which is the one to be read now.
   RNNCC_MEMBER Block<Of> now() const { return {memory + slot, lane}; }
@@ -192,7 +226,6 @@ template <typename Of, int stages, int more = 0> struct Ring {
   // Points this lane at its first piece of a tensor, if the warp can copy it in such pieces.
   template <int bytes>
   RNNCC_MEMBER bool aim(const Args& a, const Run& r, int64_t columns, int t) {
-    constexpr int kIo = int(sizeof(io));
     const int pieces = L::pieces(t, bytes),
               own = L::table.tensors[t].width * kIo;  // bytes that a lane reads
     const int lanes = own < bytes ? bytes / own : 1;  // that share a piece
@@ -216,7 +249,6 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   // The pieces of a block of a tensor, or with `whole` false those that belong to the run.
   template <int bytes, bool whole> RNNCC_MEMBER void copy_rows(const Args& a, int t) {
-    constexpr int kIo = int(sizeof(io));
     const int pieces = L::pieces(t, bytes), me = int(threadIdx.x);
     if (!pieces || (kAhead * pieces < kWarp && me >= kAhead * pieces)) return;
     const int copies = (kAhead * pieces + kWarp - 1) / kWarp;
@@ -233,30 +265,68 @@ template <typename Of, int stages, int more = 0> struct Ring {
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) {
       if (in_16 >> t & 1) copy_rows<16, false>(a, t);
-      else if (sizeof(io) == 2 && in_4 >> t & 1) copy_rows<4, false>(a, t);
+      else if (kIo == 2 && in_4 >> t & 1) copy_rows<4, false>(a, t);
+      else if (kHeld && L::table.tensors[t].shared) continue;
       else if (Of::view(a, t).data) copy_own(a, t);
     }
   }
 
-  // The scalars that this lane reads.
+  RNNCC_MEMBER bool is_mine(int k) const { return uint32_t(step + k) < uint32_t(own_count); }
+
+  // The scalars that this lane reads. In half precision they go through registers, at once.
   RNNCC_MEMBER void copy_own(const Args& a, int t) {
     const View& view = Of::view(a, t);
     const int width = L::table.tensors[t].width;
     const int first = L::table.tensors[t].place + int(threadIdx.x) * width;
-    const io* from = at[t];
-#pragma unroll 1
-    for (int k = 0; k < kAhead && uint32_t(step + k) < uint32_t(own_count); ++k) {
-      const int place = first + k * kWarp * width;
+    const io* const from = at[t];
+    if constexpr (kIo == 2) {
+      io some[kAhead][8];
 #pragma unroll
-      for (int i = 0; i < width; ++i) copy_scalar(place + i, from + i * view.channel);
-      from += view.time;
+      for (int k = 0; k < kAhead; ++k)
+#pragma unroll
+        for (int i = 0; i < width; ++i)
+          some[k][i] = is_mine(k) ? from[k * view.time + i * view.channel] : io();
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+#pragma unroll
+        for (int i = 0; i < width; ++i)
+          reinterpret_cast<io*>(memory + slot)[first + k * kWarp * width + i] = some[k][i];
+    } else {
+#pragma unroll 1
+      for (int k = 0; k < kAhead && is_mine(k); ++k)
+#pragma unroll
+        for (int i = 0; i < width; ++i)
+          copy_async<kIo>(to + (slot + (first + k * kWarp * width + i) * kIo),
+                          from + k * view.time + i * view.channel);
     }
   }
 
-  RNNCC_MEMBER void copy_scalar(int place, const io* from) {
-    constexpr int kIo = int(sizeof(io));
-    if constexpr (kIo >= 4) copy_async < kIo<4 ? 4 : kIo>(to + (slot + place * kIo), from);
-    else reinterpret_cast<io*>(memory + slot)[place] = *from;
+  // Half precision, inputs that all channels share: asks memory for the next block.
+  RNNCC_MEMBER void hold(const Args& a) {
+    int n = 0;
+#pragma unroll
+    for (int t = 0; t < Of::kTensors; ++t) {
+      if (!kHeld || !L::table.tensors[t].shared) continue;
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        held[n][k] = is_mine(k) && Of::view(a, t).data ? at[t][k * Of::view(a, t).time] : io();
+      ++n;
+    }
+  }
+
+  // And puts it into the stage that was filled last.
+  RNNCC_MEMBER void settle() const {
+    int n = 0;
+#pragma unroll
+    for (int t = 0; t < Of::kTensors; ++t) {
+      if (!kHeld || !L::table.tensors[t].shared) continue;
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        reinterpret_cast<io*>(memory +
+                              held_for)[L::table.tensors[t].place + k * kWarp + int(threadIdx.x)] =
+            held[n][k];
+      ++n;
+    }
   }
 
   // A tensor that is not given counts as 0.

@@ -10,7 +10,6 @@
 // segments that the sweeps leave.
 #pragma once
 
-#include "rnncc/common/policy.h"
 #include "rnncc/cuda/control.h"
 #include "rnncc/cuda/queue.h"
 #include "rnncc/cuda/walk.h"

@@ -13,7 +13,7 @@ namespace rnncc {
 
 // Steps before a segment that its first guess runs through.
 constexpr int kWarm = kAhead < 4 ? kAhead : 4;
-constexpr int kStagesOfTiles = 2;  // as in rnncc/planner/cuda.py
+constexpr int kStagesOfTiles = 2;  // as in rnncc/planner/ring.py
 
 // Scalars of each warp's segment, [warp][scalar][lane].
 struct Shelf {
@@ -147,7 +147,7 @@ RNNCC_FN void tiles(const Args& a) {
     const int first = begin + warp * kAhead;
     const uint32_t resets_before = a.reset ? resets.bits() : 0;
     real initial[Cell::kStates];
-    Feed::wait();
+    feed.wait();
     __syncthreads();
     feed.fill(a);
     commit_copies();

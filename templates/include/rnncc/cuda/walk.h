@@ -118,7 +118,7 @@ struct Walk {
     const uint32_t care = kept(uint32_t((a.reset ? 1 : 0) | (a.z[0].data ? 2 : 0)));
 #pragma unroll 1
     for (int first = 0; first < most; first += kAhead) {
-      Feed::wait();
+      feed.wait();
       __syncwarp();
       feed.fill(a);
       commit_copies();

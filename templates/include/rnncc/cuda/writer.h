@@ -42,7 +42,8 @@ template <typename Of> struct Writer {
   typedef Layout<Of> L;
   io* at[Of::kTensors];      // of the next step
   int64_t on[Of::kTensors];  // to the one after
-  uint32_t given;            // a bit for each tensor that is written
+  typedef typename Bits<Of::kTensors <= 32>::type Mask;
+  Mask given;  // a bit for each tensor that is written
   bool together[Of::kTensors];
 
   // From a step of the run on, forward in time or, with -1, backward; unless `active`, nothing.
@@ -56,7 +57,7 @@ template <typename Of> struct Writer {
       const int64_t apart = view.time * int(sizeof(io));
       at[t] = place_of(a, view, {t, 0, tensor.shared ? 0 : tensor.width}, r, step);
       on[t] = way < 0 ? kept(-view.time) : view.time;
-      given |= uint32_t(active && view.data && !tensor.shared) << t;
+      given |= Mask(active && view.data && !tensor.shared) << t;
       if (tensor.width == 1) continue;
       together[t] = view.channel == 1 && (address_of(at[t]) | apart) % bytes == 0;
     }
