@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -72,11 +73,13 @@ def build(cells: list[str], setting: Setting, seconds: float) -> dict[str, Any]:
     """Fill the caches: kernels of the CPU, which is the reference, and of the GPU."""
     workers = max(1, min(MOST_BUILDS, (os.cpu_count() or 1) // 2))
     dtypes = setting.choose(("float32", "bfloat16"), ("float32",))
+    until = time.monotonic() + seconds
     with TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
 
         def one(cell: str) -> tuple[str, str]:
             command = setting.call("load", cell, "--dtype", *dtypes, "--cpu")
-            ended = run_inside(command, Path(folder, f"{cell}.log"), seconds)
+            left = max(0.0, until - time.monotonic())
+            ended = run_inside(command, Path(folder, f"{cell}.log"), left)
             return cell, "" if ended.status == 0 else (ended.reason or ended.tail[-200:])
 
         failed = [f"{cell}: {reason}" for cell, reason in pool.map(one, cells) if reason]
