@@ -194,5 +194,6 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 if __name__ == "__main__":
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupted)
     sys.exit(main())

@@ -19,7 +19,7 @@ from campaign.sink import AGAIN, Sink
 
 BUILT = "kernels built"
 LATER = ("block_gru",)  # no core cell, but the step `counters` takes it
-MOST_BUILDS = 8  # at once; each holds half a GiB of the GPU
+MOST_BUILDS = 12  # at once; each holds half a GiB of the GPU
 # Tests passed, failed; none was left to run.
 EXPECTED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
 LIMIT = 60.0  # seconds of a test
@@ -71,7 +71,7 @@ def run(sink: Sink, setting: Setting) -> None:
 
 def build(cells: list[str], setting: Setting, seconds: float) -> dict[str, Any]:
     """Fill the caches: kernels of the CPU, which is the reference, and of the GPU."""
-    workers = max(1, min(MOST_BUILDS, (os.cpu_count() or 1) // 2))
+    workers = max(1, min(MOST_BUILDS, (os.cpu_count() or 1) * 3 // 4))
     dtypes = setting.choose(("float32", "bfloat16"), ("float32",))
     until = time.monotonic() + seconds
     with TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
