@@ -49,6 +49,7 @@ ORDER = (
     r"tests/gpu/test_gpu_modules",
     r"test_outputs_states.*bfloat16-few",
     r"tests/gpu/(?!.*test_large_calls)",
+    r"^(?!.*\bfloat(16|64)\b)",  # of the others no kernel was built: seconds for each test
     r"",
 )
 LATE = re.compile(r"two_thousand_million|compiled_layer")  # they take long
