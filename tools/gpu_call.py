@@ -130,8 +130,6 @@ def _load(options: argparse.Namespace, setting: Setting) -> Iterator[dict[str, A
         kernel = compiled(cell).kernel
         for dtype in options.dtype:
             kind: torch.dtype = getattr(torch, dtype)
-            if options.cpu:
-                _build_for_cpu(kernel, kind)
             for part, names in CUDA_KERNELS.items():
                 first = next(iter(names))
 
@@ -139,6 +137,8 @@ def _load(options: argparse.Namespace, setting: Setting) -> Iterator[dict[str, A
                     return backend.module(kernel, first, kind, setting.device)
 
                 yield {"cell": cell, "dtype": dtype, "part": part, **_timed(load)}
+            if options.cpu:  # last: there may be no compiler
+                _build_for_cpu(kernel, kind)
 
 
 def _build_for_cpu(kernel: Any, dtype: Any) -> None:

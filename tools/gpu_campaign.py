@@ -27,6 +27,8 @@ from campaign.schedule import Tools
 ROOT = machine.ROOT
 OUT = ROOT / "build" / "gpu"
 STEPS = ROOT / "tools" / "gpu_steps.py"
+CACHES = {"RNNCC_CACHE_DIR": "", "CUPY_CACHE_DIR": "cupy", "TRITON_CACHE_DIR": "triton",
+          "TORCHINDUCTOR_CACHE_DIR": "inductor", "TORCH_EXTENSIONS_DIR": "extensions"}  # fmt: skip
 WRONG = 2  # exit status of a call that can't be understood
 
 
@@ -93,6 +95,7 @@ def campaign_of(options: argparse.Namespace) -> Campaign:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # can be written
     except OSError as error:
         raise CampaignError(f"--out {folder}: {error.strerror}.\nFix: another folder") from None
     here = Campaign(
@@ -137,8 +140,10 @@ def _run(campaign: Campaign, options: argparse.Namespace, say: Callable[[str], N
     with tempfile.TemporaryDirectory(prefix="rnncc-gpu-") as logs:
         start = starter(Path(logs), options.rehearse)
         tools = Tools(start, time.monotonic, machine.clocks, say)
-        schedule.run(campaign, parts, options.seconds, options.out, tools)
-    write_atomically(options.out / "report.md", tables.page(campaign))
+        try:
+            schedule.run(campaign, parts, options.seconds, options.out, tools)
+        finally:
+            write_atomically(options.out / "report.md", tables.page(campaign))
     say(f"{options.out / FILE} and report.md: written")
     if options.json:
         print(json.dumps(campaign.data()))
@@ -176,10 +181,10 @@ def starter(logs: Path, rehearse: bool) -> schedule.Start:
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Of all steps: this checkout's rnncc, and one cache of kernels."""
+    """Of all steps: this checkout's rnncc, and caches of kernels that can be written."""
     cache = ROOT / "build" / "gpu-cache"
     path = os.pathsep.join(filter(None, (str(ROOT), given.get("PYTHONPATH"))))
-    kernels = {"RNNCC_CACHE_DIR": str(cache), "CUPY_CACHE_DIR": str(cache / "cupy")}
+    kernels = {name: str(cache / folder) for name, folder in CACHES.items()}
     return {**kernels, **given, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
@@ -188,5 +193,7 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupted)
     sys.exit(main())

@@ -10,7 +10,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from campaign import plan
+from campaign import plan, process
 from campaign.setting import Setting, broken
 from campaign.sink import Sink
 
@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, required=True, help="when to stop")
     parser.add_argument("--rehearse", action="store_true", help="emulate the GPU")
     options = parser.parse_args()
+    process.end_with_parent()
     setting = Setting(options.rehearse)
     sink = Sink(options.out, options.seconds, broken)
     step = importlib.import_module(f"campaign.steps.{options.name}")

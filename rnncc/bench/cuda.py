@@ -246,14 +246,18 @@ class Case:
         skipped: dict[str, str] = {}
         for name, prepare in prepared.items():
             try:
-                runs = {name: prepare()}
-                samples = timing.interleave_on_gpu(runs, self.place.clock, self.budget)
-                found[name] = _median(samples[name]).device
+                found[name] = self.time_of(name, prepare)
             except torch.OutOfMemoryError:
                 skipped[name] = "the GPU's memory is too small"
             except Exception as error:  # of whatever kind: most of them are others' code
                 skipped[name] = str(error).strip().partition("\n")[0] or type(error).__name__
         return found, skipped
+
+    def time_of(self, name: str, prepare: Callable[[], Run]) -> float:
+        """In a scope of its own: when it returns, nothing holds the tensors of the baseline."""
+        runs = {name: prepare()}
+        samples = timing.interleave_on_gpu(runs, self.place.clock, self.budget)
+        return _median(samples[name]).device
 
     def bytes(self, direction: str) -> int:
         if direction == "decode":

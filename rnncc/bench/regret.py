@@ -89,6 +89,7 @@ def regret(
     budget: float = 90.0,
     shapes: Sequence[Shape] = SHAPES,
     dtype: str = "float32",
+    passes: Sequence[str] = tuple(PASSES),
 ) -> Iterator[Regret]:
     """Time `auto` and all forced plans in turns, row by row; a row that fails gives its reason.
 
@@ -96,10 +97,11 @@ def regret(
         place: a GPU and its clock.
         budget: seconds after which no other row is begun; those left are yielded with that reason.
         dtype: of the inputs.
+        passes: some of `PASSES`.
     """
     end = time.perf_counter() + budget
     for shape in shapes:
-        for direction in PASSES:
+        for direction in passes:
             if time.perf_counter() > end:
                 yield Regret(shape, direction, reason=f"not reached within {budget:.0f} s")
                 continue

@@ -113,7 +113,8 @@ def interleave_on_gpu(
     runs: Mapping[str, Run], clock: Clock, budget: float = 6.0
 ) -> dict[str, list[Sample]]:
     """The same for runs that only launch; each sample is of several calls in a row."""
-    calls = {name: _warm_up(run, clock) for name, run in runs.items()}
+    share = clock.warm / len(runs)  # one after another, they warm the device together
+    calls = {name: _warm_up(run, clock, share) for name, run in runs.items()}
 
     def sample(name: str) -> list[Sample]:
         return [_sample(runs[name], calls[name], clock)]
@@ -155,11 +156,11 @@ def _seconds(run: Run) -> float:
     return time.perf_counter() - start
 
 
-def _warm_up(run: Run, clock: Clock) -> int:
+def _warm_up(run: Run, clock: Clock, warm: float) -> int:
     """How many calls a sample takes; the first may compile, and others let the clocks rise."""
     run()
     seconds = max(once(run, clock), 1e-6)
-    for _ in range(min(1000, int(clock.warm / seconds))):
+    for _ in range(min(1000, int(warm / seconds))):
         run()
     return max(1, min(MOST_CALLS, int(SAMPLE / seconds)))
 

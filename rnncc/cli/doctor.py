@@ -126,10 +126,12 @@ def _calibrate_gpu(json: bool) -> None:
     """The same for the GPU that is here."""
     from rnncc.bench.calibrate_gpu import calibrate
     from rnncc.bench.gpu import gpu, machine
-    from rnncc.planner.gpu_constants import save
+    from rnncc.planner.gpu_constants import calibration_file, save
 
     place = gpu()
     name = machine()["device"]
+    # one that can't be written is told before the minutes of timing
+    calibration_file(name).parent.mkdir(parents=True, exist_ok=True)
     with terminal.progress(f"timing kernels on {name}", wanted=not json):
         found = calibrate(place)
     file = save(name, found.constants)

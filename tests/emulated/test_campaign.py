@@ -97,7 +97,7 @@ def test_steps_that_raise_hang_or_die_stop_no_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "out"
-    status, found = call(folder, "--seconds", "12", "--json")
+    status, found = call(folder, "--seconds", "14", "--json")
     assert status == 1
     assert {name: step.state for name, step in found.steps.items()} == {
         **dict.fromkeys(plan.NAMES, "complete"),

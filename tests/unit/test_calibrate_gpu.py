@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rnncc.bench import calibrate_gpu
+from rnncc.bench import calibrate_gpu, gpu
 from rnncc.bench.calibrate_gpu import JOBS, Job, Timed, as_modelled, calibrated
 from rnncc.bench.table import ROWS
 from rnncc.nn.status import Solve
@@ -178,3 +178,17 @@ def test_the_rows_of_the_table_are_those_of_the_page() -> None:
 
 def test_cells_of_the_calibration_are_shipped() -> None:
     assert all(compiled(name).name == name for name in calibrate_gpu.CELLS)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_a_calibration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def calibrate(place: object) -> None:
+        raise AssertionError("timed already")
+
+    monkeypatch.setenv("RNNCC_CACHE_DIR", "/proc/rnncc")
+    monkeypatch.setattr(gpu, "gpu", lambda: None)
+    monkeypatch.setattr(gpu, "machine", lambda: {"device": "NVIDIA X1"})
+    monkeypatch.setattr(calibrate_gpu, "calibrate", calibrate)
+    result = call("--calibrate", "--device", "cuda")
+    assert (result.exit_code, "/proc/rnncc" in result.stderr) == (3, True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from typing import Any
 import pytest
 
 from tests.support.campaign import campaign, machine, plan, process, record, schedule, sink
-from tests.support.catalogue import tool
 
 Ended, Result = process.Ended, record.Result
 
@@ -126,6 +127,14 @@ def test_what_time_cut_off_gets_the_seconds_that_are_left_at_the_end(tmp_path: P
     assert (times.state, [r.key for r in times.results]) == ("complete", ["a", "b", "c"])
 
 
+def test_a_result_that_time_cut_off_gets_the_seconds_that_are_left_too(tmp_path: Path) -> None:
+    steps = Machine(times=[hangs("a", 1e6), finds("a", "b")])
+    found = run(steps, tmp_path)
+    assert [name for name, _ in steps.limits].count("times") == 2
+    states = {r.key: r.state for r in found.steps["times"].results}
+    assert states == {"a": "ok", "b": "ok"}
+
+
 def test_a_step_that_finds_nothing_more_is_not_run_forever(tmp_path: Path) -> None:
     steps = Machine(times=[finds("a", left=2)] + [finds(left=2)] * 9)
     assert run(steps, tmp_path).steps["times"].state == "partial"
@@ -204,13 +213,13 @@ def test_what_a_campaign_that_was_cut_off_had_found_is_there(tmp_path: Path) -> 
 
 
 def test_a_result_that_was_cut_off_is_tried_once_more(tmp_path: Path) -> None:
-    run(Machine(times=[hangs("a", 1e6)]), tmp_path)
+    run(Machine(times=[hangs("a", 1e6)], peers=[finds("p", seconds=600)]), tmp_path)
     found = run(Machine(times=[finds("a")]), tmp_path, record.load(tmp_path))
     assert [(r.key, r.state) for r in found.steps["times"].results] == [("a", "ok")]
 
 
 def test_a_result_that_hangs_again_is_not_tried_a_third_time(tmp_path: Path) -> None:
-    run(Machine(times=[hangs("a", 1e6)]), tmp_path)
+    run(Machine(times=[hangs("a", 1e6)], peers=[finds("p", seconds=600)]), tmp_path)
     run(Machine(times=[hangs("a", 1e6)]), tmp_path, record.load(tmp_path))
     found = run(Machine(times=[finds("b")]), tmp_path, record.load(tmp_path))
     states = {r.key: r.state for r in found.steps["times"].results}
@@ -341,6 +350,37 @@ def test_a_process_inside_a_step_is_ended_at_its_limit(tmp_path: Path) -> None:
     assert (well.status, process.lines_of(tmp_path / "log")) == (0, [{}])
 
 
+ORPHAN = """
+import os, subprocess, sys, time
+from campaign import process
+process.PATIENCE = 0.05
+process.end_with_parent()
+inside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
+print(os.getpid(), inside.pid, flush=True)
+time.sleep(99)
+"""
+STARTS = """
+import os, signal, subprocess, sys
+command = [sys.executable, "-c", sys.argv[1]]
+child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_ends_with_the_campaign_that_was_killed() -> None:
+    command = [sys.executable, "-c", STARTS, ORPHAN]
+    env = {"PYTHONPATH": str(Path(process.__file__).parents[1])}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    pids = done.stdout.split()
+    assert len(pids) == 2, done.stderr
+    for _ in range(1000):
+        if not any(map(is_running, pids)):
+            break
+        time.sleep(0.02)
+    assert not any(map(is_running, pids))
+
+
 def test_a_process_can_be_watched(tmp_path: Path) -> None:
     ended = start(CHILD + "time.sleep(99)", tmp_path, 50, watch=lambda: "seen enough")
     assert (ended.status, ended.reason) == (None, "seen enough")
@@ -441,6 +481,7 @@ def test_a_folder_that_does_not_fit_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     assert "File exists.\nFix: another folder" in refused(capsys, "--out", tmp_path / "file")
+    assert "Fix: another folder" in refused(capsys, "--out", "/proc")  # nobody can write there
     folder = tmp_path / "folder"
     folder.mkdir()
     record.Campaign(commit="fedcba987654", machine={"name": "NVIDIA Test"}).save(folder)
@@ -466,48 +507,3 @@ def test_a_file_that_is_no_campaign_is_refused(tmp_path: Path, text: str, said: 
     (tmp_path / record.FILE).write_text(text)
     with pytest.raises(record.CampaignError, match=said):
         record.load(tmp_path)
-
-
-# --- the order of tests, and what ncu prints -------------------------------------------------
-
-
-def test_tests_that_tell_most_run_first() -> None:
-    agreement = tool("campaign.steps.agreement")
-    ids = [
-        "tests/gpu/test_gpu_modules.py::test_the_self_test_passes",
-        "tests/gpu/test_gpu.py::test_large_calls_equal_those_of_the_cpu[lstm-float32]",
-        "tests/gpu/test_gpu.py::test_large_calls_equal_those_of_the_cpu[lstm-bfloat16]",
-        "tests/kernels/test_oracle.py::test_outputs_states[gpu-lstm-float32-few]",
-        "tests/gpu/test_gpu_modules.py::test_two_streams_run_side_by_side",
-        "tests/gpu/test_gpu.py::test_threads_train_side_by_side",
-        "tests/gpu/test_gpu.py::test_large_calls_equal_those_of_the_cpu[lstm-float64]",
-        "tests/gpu/test_gpu.py::test_large_calls_equal_those_of_the_cpu[pair-float32]",
-        "tests/gpu/test_gpu.py::test_a_compiled_layer_trains[lstm-default]",
-    ]
-    ranks = [agreement.rank(test, {"pair"}) for test in ids]
-    assert sorted(ranks[:7]) == ranks[:7]
-    assert len(set(ranks[:7])) == 7
-    assert min(ranks[7:]) > max(ranks[:7])
-
-
-def test_ncus_page_is_read_in_fixed_units() -> None:
-    counters = tool("campaign.steps.counters")
-    said = (
-        '==PROF== Connected\n"ID","Kernel Name","t","b"\n"","","ms","Gbyte"\n'
-        '"0","lstm_forward(Args)","1.5","2,000"\n"1","lstm_scan","n/a","1"\n'
-    )
-    assert counters.kernels_of(said, {"microseconds": "t", "bytes": "b", "other": "o"}) == [
-        {"kernel": "lstm_forward", "microseconds": 1500.0, "bytes": 2e12},
-        {"kernel": "lstm_scan", "bytes": 1e9},
-    ]
-    assert counters.kernels_of("==ERROR== nothing", {}) == []
-
-
-def test_metrics_that_a_gpu_lacks_are_left_out() -> None:
-    counters = tool("campaign.steps.counters")
-    metrics = dict(counters.METRICS)
-    lacking = "==ERROR== Failed to find metric regex:^dram__bytes_read.sum(\\.|$)"
-    assert counters._known(metrics, "all well") == metrics
-    assert metrics.keys() - counters._known(metrics, lacking).keys() == {"dram_read"}
-    unnamed = counters._known(metrics, "==ERROR== Failed to find metric !")
-    assert len(unnamed) == counters.FEW

@@ -42,6 +42,22 @@ def test_all_tables_are_rendered() -> None:
         assert line in page.splitlines(), f"{line}\nnot in\n{page}"
 
 
+def test_the_median_regret_of_two_is_between_them() -> None:
+    found = [{"constants": "shipped", "regret": regret} for regret in (1.0, 2.0)]
+    assert tables._worst(found) == "median 1.50, at most 2.00 with the shipped constants"
+
+
+def test_a_step_that_was_under_way_when_all_was_ended_is_in_the_report(tmp_path: Path) -> None:
+    found = measured()
+    results = found.steps.pop("times").results
+    found.save(tmp_path)
+    record.write_lines(tmp_path / "times.jsonl", results)
+    again = record.load(tmp_path)
+    assert again.steps["times"].results == results
+    assert again.steps["times"].reason == "it was under way when the campaign was ended"
+    assert "| 8x2048x4096 | float32 | forward | sequential | 0.75 |" in tables.page(again)
+
+
 def test_a_campaign_survives_its_file(tmp_path: Path) -> None:
     found = measured()
     found.save(tmp_path)

@@ -30,7 +30,7 @@ PARTS = (
     Part("times", 140, "the table of docs/cuda.md: rnncc, a copy, the plain loop, cuDNN"),
     Part("compile", 40, "seconds of compiling kernels, cold, and loading them from the cache"),
     Part("counters", 50, "ncu: DRAM throughput, occupancy, stalls, bank conflicts"),
-    Part("sanitizer", 30, "compute-sanitizer: memcheck and racecheck on small calls"),
+    Part("sanitizer", 45, "compute-sanitizer: memcheck and racecheck on small calls"),
     Part("constants", 80, "the planner's constants, fitted, and its regret over 12 shapes"),
     Part("peers", 50, "other projects at the table's shapes, and the loop in compiled chunks"),
 )

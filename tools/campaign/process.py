@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 TAIL = 3000  # characters of output that are shown
 POLL = 0.1  # seconds
 GRACE = 2.0  # seconds to die in, after each signal
+PATIENCE = 1.0  # seconds in which a process sees that its parent is gone
 
 
 @dataclass(frozen=True)
@@ -125,24 +127,40 @@ def _send(process: int, number: int) -> None:
         os.kill(process, number)
 
 
+def end_with_parent() -> None:
+    """End the session that this process leads as soon as its parent is gone, by SIGKILL say."""
+    parent, here = os.getppid(), os.getpid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(PATIENCE)
+        for member in {*_living(here, 3)} - {here}:
+            _send(member, signal.SIGKILL)
+        _send(here, signal.SIGKILL)
+
+    if os.getsid(0) == here:  # else it is a user's, who runs a step by hand
+        threading.Thread(target=follow, daemon=True).start()
+
+
 def _session(child: subprocess.Popen[bytes]) -> list[int]:
-    return _living(child, 3)
+    child.poll()
+    return _living(child.pid, 3)
 
 
 def _group(child: subprocess.Popen[bytes]) -> list[int]:
-    return _living(child, 2)
-
-
-def _living(child: subprocess.Popen[bytes], column: int) -> list[int]:
-    """The processes whose group or session, a column of their stat, is the child."""
     child.poll()
+    return _living(child.pid, 2)
+
+
+def _living(leader: int, column: int) -> list[int]:
+    """The processes whose group or session, a column of their stat, has that leader."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[column]) == child.pid and fields[0] != "Z":
+        if int(fields[column]) == leader and fields[0] != "Z":
             found.append(int(stat.parent.name))
     return found
 

@@ -103,7 +103,7 @@ class Campaign:
 
 
 def load(folder: Path) -> Campaign:
-    """The campaign of a folder.
+    """The campaign of a folder, with what the step found that was under way when it was ended.
 
     Raises:
         CampaignError: there is none, or none that can be read.
@@ -122,14 +122,23 @@ def load(folder: Path) -> Campaign:
         )
     try:
         steps = {name: _step(step) for name, step in given.pop("steps").items()}
-        return Campaign(**given, steps=steps)
+        found = Campaign(**given, steps=steps)
     except (KeyError, TypeError, AttributeError) as error:
         raise CampaignError(f"{file}: is no campaign: {error}.\nFix: another folder") from None
+    for lines in sorted(folder.glob("*.jsonl")):
+        _recover(found.steps.setdefault(lines.stem, Step(lines.stem)), read_lines(lines))
+    return found
 
 
 def _step(given: dict[str, Any]) -> Step:
     results = [Result(**result) for result in given.pop("results")]
     return Step(**given, results=results)
+
+
+def _recover(step: Step, lines: Lines) -> None:
+    known = {result.key: result for result in step.results} | lines.results
+    step.results, step.state = list(known.values()), "partial"
+    step.reason = "it was under way when the campaign was ended"
 
 
 def write_atomically(file: Path, text: str) -> None:

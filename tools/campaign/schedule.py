@@ -57,11 +57,11 @@ def run(
     _round(
         campaign, [p for p in parts if _state(campaign, p.name) != "complete"], until, folder, tools
     )
-    left = [p for p in parts if _state(campaign, p.name) == "partial"]
+    left = [p for p in parts if _was_cut(campaign, p.name)]
     while left and until - tools.now() > WORTH_IT:
         before = _found(campaign)
         _round(campaign, left, until, folder, tools)
-        left = [p for p in left if _state(campaign, p.name) == "partial"]
+        left = [p for p in left if _was_cut(campaign, p.name)]
         if _found(campaign) == before:
             break
 
@@ -84,6 +84,13 @@ def _round(
 
 def _state(campaign: Campaign, name: str) -> str:
     return campaign.steps[name].state if name in campaign.steps else ""
+
+
+def _was_cut(campaign: Campaign, name: str) -> bool:
+    """Whether nothing but time kept a step from going on."""
+    step = campaign.steps[name]
+    cut = any(result.data.get(CUT_OFF) for result in step.results)
+    return step.state == "partial" or (step.state == "killed" and cut)
 
 
 def _found(campaign: Campaign) -> int:

@@ -102,6 +102,10 @@ class Sink:
         seconds = round(self._now() - self._began, 3)
         self.put(Result(key, state, seconds, reason[-2000:], data or {}))
 
+    def is_unavailable(self, key: str) -> bool:
+        """Whether it is known that a result can't be had on this machine."""
+        return key in self.known and self.known[key].state == "unavailable"
+
     def is_broken(self) -> bool:
         """Whether nothing more can run in this process."""
         return self._broken()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -277,8 +278,8 @@ def _worst(data: list[dict[str, Any]]) -> str:
     """In words, for each set of constants."""
     told = []
     for name in dict.fromkeys(d["constants"] for d in data):
-        found = sorted(d["regret"] for d in data if d["constants"] == name)
-        middle = f"median {found[len(found) // 2]:.2f}, at most {found[-1]:.2f}"
+        found = [d["regret"] for d in data if d["constants"] == name]
+        middle = f"median {statistics.median(found):.2f}, at most {max(found):.2f}"
         told.append(f"{middle} with the {name} constants")
     return "; ".join(told)
 

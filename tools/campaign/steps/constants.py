@@ -45,23 +45,26 @@ def fit(seconds: float, setting: Setting) -> dict[str, Any]:
 
 def regrets(sink: Sink, setting: Setting, constants: str) -> None:
     """A row for each shape and pass."""
-    from rnncc.bench.regret import PASSES, SHAPES, regret
+    from rnncc.bench.regret import PASSES, SHAPES
 
-    shapes = setting.choose(SHAPES, ((1, 64, 8),))
-
-    def key(shape: Any, direction: str) -> str:
-        return f"regret {constants} {name_of(shape)} {direction}"
-
-    left = [s for s in shapes if not all(key(s, d) in sink.known for d in PASSES)]
-    rows = regret(compiled(CELL), setting.place, sink.left, left)
-    for shape in left:
+    for shape in setting.choose(SHAPES, ((1, 64, 8),)):
         for direction in PASSES:
-            find = partial(_next, rows, constants)
-            sink.take(key(shape, direction), find, needs=setting.choose(NEEDS, 0.0))
+            key = f"regret {constants} {name_of(shape)} {direction}"
+            find = partial(regret_of, shape, direction, constants, setting)
+            sink.take(key, find, needs=setting.choose(NEEDS, 0.0))
 
 
-def _next(rows: Iterator[Any], constants: str) -> dict[str, Any]:
-    row = next(rows)
+def regret_of(
+    shape: tuple[int, int, int], direction: str, constants: str, setting: Setting
+) -> dict[str, Any]:
+    """One row.
+
+    Raises:
+        RuntimeError: it can't be measured.
+    """
+    from rnncc.bench.regret import regret
+
+    (row,) = regret(compiled(CELL), setting.place, shapes=[shape], passes=[direction])
     if row.reason:
         raise RuntimeError(row.reason)
     return {**row.data(), "constants": constants}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
@@ -59,6 +60,7 @@ FEW = 6
 
 def run(sink: Sink, setting: Setting) -> None:
     """Each call by itself: ncu repeats every kernel once for each group of counters."""
+    metrics = dict(METRICS)
     calls = [(cell, WIDE, "float32") for cell in CELLS]
     calls += [("para_gru", NARROW, "float32")]
     calls += [(cell, WIDE, "bfloat16") for cell in CELLS]
@@ -66,31 +68,39 @@ def run(sink: Sink, setting: Setting) -> None:
     for cell, shape, dtype in setting.choose(calls, [("para_gru", SMALL, "float32")]):
 
         def find(cell: str = cell, shape: str = shape, dtype: str = dtype) -> dict[str, Any]:
-            return count(cell, shape, dtype, min(LIMIT, sink.left), setting)
+            return count(cell, shape, dtype, min(LIMIT, sink.left), setting, metrics)
 
-        needs = setting.choose(NEEDS, 0.0)
-        sink.take(f"{cell} {shape} {dtype}", find, limit=LIMIT + 10, needs=needs)
+        key = f"{cell} {shape} {dtype}"
+        sink.take(key, find, limit=LIMIT + 10, needs=setting.choose(NEEDS, 0.0))
+        if sink.is_unavailable(key):  # nor are the others
+            return
 
 
-def count(cell: str, shape: str, dtype: str, seconds: float, setting: Setting) -> dict[str, Any]:
+def count(
+    cell: str, shape: str, dtype: str, seconds: float, setting: Setting, metrics: dict[str, str]
+) -> dict[str, Any]:
     """The counters of every kernel of a forward and a backward.
 
+    Args:
+        metrics: by name; loses those that this GPU lacks.
     Raises:
         UnavailableError: ncu isn't there, or may not read counters.
         TimeUpError: it takes too long.
         RuntimeError: it failed.
     """
-    ncu, metrics = command_of("ncu"), dict(METRICS)
+    ncu, until = command_of("ncu"), time.monotonic() + seconds
     call = setting.call("run", cell, "--shape", shape, "--dtype", dtype, "--profile")
     with TemporaryDirectory() as folder:
         log = Path(folder, "log")
         for _ in range(3):
-            ended = run_inside(_command(ncu, cell, metrics.values(), call), log, seconds)
+            left = max(0.0, until - time.monotonic())
+            ended = run_inside(_command(ncu, cell, metrics.values(), call), log, left)
             said = log.read_text(encoding="utf-8", errors="replace")
             kept = _known(metrics, said)
             if len(kept) == len(metrics):
                 break
-            metrics = kept
+            for name in metrics.keys() - kept.keys():
+                del metrics[name]
     kernels = kernels_of(said, metrics)
     _check(ended, said, kernels)
     return {"cell": cell, "shape": shape, "dtype": dtype, "kernels": kernels,

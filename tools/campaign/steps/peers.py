@@ -16,7 +16,7 @@ COMPILING = 40.0  # seconds that torch.compile takes for a pass, roughly
 
 
 def run(sink: Sink, setting: Setting) -> None:
-    """The cells at the first shape, what compiles for long, then the cells at the other shapes."""
+    """The loop in chunks, the cells at the first shape, the chunks' backward, the other shapes."""
     if setting.rehearsal:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # the same program, without the minutes
     from rnncc.bench.table import CHUNKED, WIDE, Row
@@ -30,13 +30,16 @@ def run(sink: Sink, setting: Setting) -> None:
         rows = [Row(shape, dtype, direction) for dtype in dtypes for direction in passes]
         measure_rows(sink, setting, cell, rows)
 
+    def measure_chunks(direction: str) -> None:
+        row = Row(setting.choose(CHUNKED, (2, 70, 8)), "float32", direction)
+        needs, key = setting.choose(COMPILING, 0.0), f"{key_of(CELL, row)}, compiled"
+        sink.take(key, partial(with_builds, row, setting), limit=5 * COMPILING, needs=needs)
+
+    measure_chunks(passes[0])
     for cell in cells:
         measure(cell, shapes[0])
-    needs = setting.choose(COMPILING, 0.0)
-    for direction in passes:
-        row = Row(setting.choose(CHUNKED, (2, 70, 8)), "float32", direction)
-        key = f"{key_of(CELL, row)}, compiled"
-        sink.take(key, partial(with_builds, row, setting), limit=5 * COMPILING, needs=needs)
+    for direction in passes[1:]:
+        measure_chunks(direction)
     for shape in shapes[1:]:
         for cell in cells:
             measure(cell, shape)

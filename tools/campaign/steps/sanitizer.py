@@ -35,6 +35,8 @@ def run(sink: Sink, setting: Setting) -> None:
                 return check(tool, cells, sink.left, setting)
 
             sink.take(key, find, limit=sink.left + 10, needs=setting.choose(8.0, 0.0))
+            if sink.is_unavailable(key):  # nor are the others
+                return
 
 
 def check(tool: str, cells: tuple[str, ...], seconds: float, setting: Setting) -> dict[str, Any]:
