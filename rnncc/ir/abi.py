@@ -227,7 +227,7 @@ MEMBERS = {
         *("int kFed", "int fed[]", "bool checked[]"),
         *("int kProducts", "int product_row[]", "int product_column[]"),
     ),
-    "Lane": ("step", "jacobian", "carry", "adjoint"),
+    "Lane": ("prepare", "step", "jacobian", "carry", "adjoint"),
     "Lanes": ("step", "step_to_store", "jacobian", "carry", "adjoint"),
 }
 

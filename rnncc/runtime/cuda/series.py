@@ -6,6 +6,7 @@ The order never depends on results: on the device, each kernel decides whether i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import cast
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from rnncc.planner.ring import WARP, WARPS_OF_BLOCK, ring_of, rows_of_block, sha
 from rnncc.runtime.args import Value, View, input_views, layout_of, words_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda.module import Module
-from rnncc.runtime.kernel import COMPUTE
+from rnncc.runtime.kernel import COMPUTE, kernel_of
 from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
 SUMMING_WARPS = 8
@@ -67,16 +68,22 @@ class Series:
         self.over_warps(name, -(-runs // (WARP // self.cut.tiling.columns)) * self.across)
 
     def over_warps(self, name: str, warps: int) -> None:
-        found = ring_of(name, self.call.kernel.spec, *self.sizes)
-        most = rows_of_block(found) if found else WARPS_OF_BLOCK
+        most, shared = _block_of(name, self.call.kernel.key, *self.sizes)
         rows = min(most, max(1, warps // SPREAD))
-        self.over_blocks(name, -(-warps // rows), rows, rows * found.bytes if found else 0)
+        self.over_blocks(name, -(-warps // rows), rows, rows * shared)
 
     def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0) -> None:
         """Blocks of `warps` warps, with `shared` bytes of shared memory."""
         address, length = self.words.buffer_info()
         full = f"{self.call.kernel.spec.name}_{name}"
         self.find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
+
+
+@lru_cache(maxsize=1000)
+def _block_of(name: str, key: str, io: int, real: int) -> tuple[int, int]:
+    """The most warps of a block of a kernel, and the shared memory of each, in bytes."""
+    found = ring_of(name, kernel_of(key).spec, io, real)
+    return (rows_of_block(found), found.bytes) if found else (WARPS_OF_BLOCK, 0)
 
 
 def run_forward(series: Series) -> None:

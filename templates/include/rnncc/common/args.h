@@ -1,5 +1,5 @@
 // Generated from rnncc/ir/abi.py by make golden; don't edit.
-// Version 015729edea13, as cell.json holds it.
+// Version b968136cf249, as cell.json holds it.
 #pragma once
 
 #include "cell.h"

@@ -202,7 +202,7 @@ struct WalkBack {
       next.move(apart);
     };
 #pragma unroll 1
-    for (int n = 0; n < Feed::Blocks::kFilled; ++n) fill();
+    for (int n = 0; n < Feed::Blocks::kFilled; ++n) fill(), feed.blocks.settle();
     resets.fetch(a, r, spot.step);
     gradients.aim(a, r, r.count - 1, -1, r.active);
     const int most = most_of_warp(r.count > 0 ? spot.step + kAhead : 0);

@@ -211,6 +211,21 @@ template <typename Of, int stages, int more = 0> struct Ring {
     slot = slot + kStage == kBytes ? 0 : slot + kStage;
   }
 
+  // Puts what is held in registers into the stage that was filled last.
+  RNNCC_MEMBER void settle() const {
+    int n = 0;
+#pragma unroll
+    for (int t = 0; t < Of::kTensors; ++t) {
+      if (!kHeld || !L::table.tensors[t].shared) continue;
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k)
+        reinterpret_cast<io*>(memory +
+                              held_for)[L::table.tensors[t].place + k * kWarp + int(threadIdx.x)] =
+            held[n][k];
+      ++n;
+    }
+  }
+
   // Until the oldest stage is there for this thread; a barrier makes it so for the others.
   RNNCC_MEMBER void wait() const {
     settle();
@@ -310,21 +325,6 @@ template <typename Of, int stages, int more = 0> struct Ring {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k)
         held[n][k] = is_mine(k) && Of::view(a, t).data ? at[t][k * Of::view(a, t).time] : io();
-      ++n;
-    }
-  }
-
-  // And puts it into the stage that was filled last.
-  RNNCC_MEMBER void settle() const {
-    int n = 0;
-#pragma unroll
-    for (int t = 0; t < Of::kTensors; ++t) {
-      if (!kHeld || !L::table.tensors[t].shared) continue;
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k)
-        reinterpret_cast<io*>(memory +
-                              held_for)[L::table.tensors[t].place + k * kWarp + int(threadIdx.x)] =
-            held[n][k];
       ++n;
     }
   }
