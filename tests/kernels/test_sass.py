@@ -334,7 +334,7 @@ def test_the_loop_over_steps_reads_writes_and_computes_each_step_once(arch: str)
 @needs_tools
 def test_the_table_has_a_row_for_each_kernel_under_its_headers() -> None:
     binary = nvrtc.compile("decay", SOURCE, "float32")
-    found = resources.inspect(binary, {"decay": 4}, {"straight": 200 * 1024})
+    found = resources.inspect(binary, {"decay": 4}, {"straight": resources.Launch(128, 200 * 1024)})
     rows = resources.rows(found)
     headers = (*resources.HEADERS, *resources.COLUMNS)
     table = {row[0]: dict(zip(headers, row, strict=True)) for row in rows}

@@ -213,16 +213,17 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   // Puts what is held in registers into the stage that was filled last.
   RNNCC_MEMBER void settle() const {
-    int n = 0;
+    if constexpr (kHeld > 0) {
+      int n = 0;
 #pragma unroll
-    for (int t = 0; t < Of::kTensors; ++t) {
-      if (!kHeld || !L::table.tensors[t].shared) continue;
+      for (int t = 0; t < Of::kTensors; ++t) {
+        const auto& tensor = L::table.tensors[t];
+        if (!tensor.shared) continue;
+        io* const to_lane = reinterpret_cast<io*>(memory + held_for) + tensor.place + threadIdx.x;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k)
-        reinterpret_cast<io*>(memory +
-                              held_for)[L::table.tensors[t].place + k * kWarp + int(threadIdx.x)] =
-            held[n][k];
-      ++n;
+        for (int k = 0; k < kAhead; ++k) to_lane[k * kWarp] = held[n][k];
+        ++n;
+      }
     }
   }
 
@@ -318,14 +319,17 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   // Half precision, inputs that all channels share: asks memory for the next block.
   RNNCC_MEMBER void hold(const Args& a) {
-    int n = 0;
+    if constexpr (kHeld > 0) {
+      int n = 0;
 #pragma unroll
-    for (int t = 0; t < Of::kTensors; ++t) {
-      if (!kHeld || !L::table.tensors[t].shared) continue;
+      for (int t = 0; t < Of::kTensors; ++t) {
+        const View& view = Of::view(a, t);
+        if (!L::table.tensors[t].shared) continue;
 #pragma unroll
-      for (int k = 0; k < kAhead; ++k)
-        held[n][k] = is_mine(k) && Of::view(a, t).data ? at[t][k * Of::view(a, t).time] : io();
-      ++n;
+        for (int k = 0; k < kAhead; ++k)
+          held[n][k] = is_mine(k) && view.data ? at[t][k * view.time] : io();
+        ++n;
+      }
     }
   }
 
