@@ -9,7 +9,15 @@ import torch
 
 from rnncc.inspect import resources, sass
 from rnncc.ir.spec import CUDA_KERNELS, KernelSpec
-from rnncc.planner.ring import WARP, ring_of, rows_of_block, shared_of_tiles, warps_of_tiles
+from rnncc.planner.ring import (
+    SUMMING_WARPS,
+    WARP,
+    ring_of,
+    rows_of_block,
+    shared_of_sums,
+    shared_of_tiles,
+    warps_of_tiles,
+)
 from rnncc.runtime.cuda import nvrtc
 from rnncc.runtime.kernel import COMPUTE
 
@@ -55,6 +63,8 @@ def _launched(spec: KernelSpec, dtype: str) -> dict[str, resources.Launch]:
         name: (warps, shared_of_tiles(spec, warps, *sizes, back=name == "back_tiles"))
         for name in ("tiles", "back_tiles")
     }
+    if spec.params:
+        blocks["reduce_params"] = SUMMING_WARPS, shared_of_sums(SUMMING_WARPS)
     for name in itertools.chain(*CUDA_KERNELS.values()):
         ring = ring_of(name, spec, *sizes)
         if ring:

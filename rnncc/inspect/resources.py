@@ -15,7 +15,8 @@ Row = tuple[str, ...]
 HEADERS = ("kernel", "threads", "registers", "spilled", "shared", "warps at once", "steps", "all")
 COLUMNS = ("global", "shared", "local", "float", "special", "integer", "conversion", "control")
 NOTE = (
-    "Warps at once: of those that a multiprocessor can hold, and what limits them.\n"
+    "Shared: bytes of the largest block that is launched. Warps at once: of those that a\n"
+    "multiprocessor can hold, and what limits them.\n"
     "After `steps`: instructions of one step of the largest loop, which takes that many steps a "
     "trip,\nfrom the lightest trip that does the work to the heaviest. Rare paths and loops inside "
     "don't count."
@@ -88,13 +89,14 @@ def rows(found: list[dict[str, Any]]) -> list[Row]:
 def _row(kernel: dict[str, Any]) -> Row:
     fits, found = kernel["occupancy"], kernel["loops"]
     warps = "" if fits is None else f"{fits['warps']}/{fits['of_warps']}, {fits['limited_by'][0]}"
+    shared = kernel["static_shared"] + kernel["dynamic_shared"]  # of a block
     spilled = kernel["spill_stores"] + kernel["spill_loads"]
     return (
         kernel["kernel"],
         str(kernel["threads"]),
         str(kernel["registers"]),
         f"{spilled} B" if spilled else "none",
-        f"{kernel['static_shared']} B" if kernel["static_shared"] else "none",
+        f"{shared} B" if shared else "none",
         warps,
         str(kernel["steps"]) if found else "",
         *(_range(found[0]["per_step"][c]) if found else "" for c in ("all", *COLUMNS)),

@@ -11,6 +11,7 @@ from rnncc.ir.spec import KernelSpec
 
 WARP = 32
 WARPS_OF_BLOCK = 4
+SUMMING_WARPS = 8  # of a block that sums over runs
 BYTES_AHEAD = 168  # for each channel: kBytesAhead of templates/include/rnncc/cuda/ring.h
 STAGES_OF_TILES = 2  # kStagesOfTiles of templates/include/rnncc/cuda/tiles.h
 BYTES_OF_RING = 24 * 2**10  # of a warp, at most
@@ -95,7 +96,12 @@ def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool
     """
     rings = warps * (ring(spec, io, real, back, STAGES_OF_TILES).bytes + back * bytes_of_sums(spec))
     shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
-    return max(rings + shelves, warps * WARP * 8 * back)
+    return max(rings + shelves, shared_of_sums(warps) * back)
+
+
+def shared_of_sums(warps: int) -> int:
+    """Bytes of shared memory of a block that sums over its warps, in double precision."""
+    return warps * WARP * 8
 
 
 def warps_of_tiles(spec: KernelSpec, io: int, real: int, most: int = MOST_SHARED) -> int:

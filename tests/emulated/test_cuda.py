@@ -267,7 +267,7 @@ OUT_OF_BOUNDS = """
 from tests.support.emulated import emulated
 from tests.support.levels import broken, call_of
 from tests.support.runs import by_kernel
-edit = broken("if (group >= a.groups) group = a.groups - 1;", "")
+edit = broken("group -= beside, ", "")
 with emulated(sanitize=True, edit=edit):
     by_kernel("para_gru", call_of("para_gru"), solver="sequential")
 """

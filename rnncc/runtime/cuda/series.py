@@ -13,14 +13,21 @@ from torch import Tensor
 
 from rnncc.ir.abi import WORD, Stage
 from rnncc.planner.plan import Cut
-from rnncc.planner.ring import WARP, WARPS_OF_BLOCK, ring_of, rows_of_block, shared_of_tiles
+from rnncc.planner.ring import (
+    SUMMING_WARPS,
+    WARP,
+    WARPS_OF_BLOCK,
+    ring_of,
+    rows_of_block,
+    shared_of_sums,
+    shared_of_tiles,
+)
 from rnncc.runtime.args import Value, View, input_views, layout_of, words_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda.module import Module
 from rnncc.runtime.kernel import COMPUTE, kernel_of
 from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
-SUMMING_WARPS = 8
 SPREAD = 512  # warps; fewer go one to a block, so that they spread over all processors
 VIEWS = ("x", "y", "z", "dy", "dz", "dx")
 
@@ -148,7 +155,8 @@ def run_backward(series: Series) -> None:
 def _reduce(series: Series) -> None:
     call, spec = series.call, series.call.kernel.spec
     if spec.params:
-        blocks, shared = spec.param_slots * _full_warps(call.groups), SUMMING_WARPS * WARP * 8
+        blocks = spec.param_slots * _full_warps(call.groups)
+        shared = shared_of_sums(SUMMING_WARPS)
         series.over_blocks("reduce_params", blocks, SUMMING_WARPS, shared)
     if any(p.shared for p in spec.params):
         series.over_blocks("reduce_shared_params", spec.param_slots, 1)
