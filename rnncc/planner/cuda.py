@@ -35,7 +35,8 @@ SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 LETS_IN_REGISTERS = 64  # of a block of steps: kKeeps of cuda/backward.h
 MOST_SAVED = 2**30  # steps
 WORTH = 1.2  # times faster than one pass over time, for `auto`
-RESIDENT = 4  # warps that a scheduler has at once, of 128 registers each
+RESIDENT = 16  # warps that a processor has at once, of 128 registers each
+SHARED = 227 * 2**10  # bytes of shared memory of a block, on an H100
 
 
 class Gpu(NamedTuple):
@@ -44,18 +45,18 @@ class Gpu(NamedTuple):
     Attributes:
         processors: streaming multiprocessors.
         bytes_per_cycle: of its memory, for each cycle of a processor's clock.
-        shared: bytes of shared memory that a block may have.
+        shared: bytes of shared memory that a block may have; a processor has about as many.
     """
 
     processors: int
     bytes_per_cycle: float = GUESSED.bytes_per_cycle
     constants: GpuConstants = GUESSED
-    shared: int = MOST_SHARED
+    shared: int = SHARED
 
     @classmethod
-    def of(cls, processors: int, constants: GpuConstants, shared: int = MOST_SHARED) -> Gpu:
+    def of(cls, processors: int, constants: GpuConstants, shared: int = SHARED) -> Gpu:
         """With all constants as they were measured."""
-        return cls(processors, constants.bytes_per_cycle, constants, min(shared, MOST_SHARED))
+        return cls(processors, constants.bytes_per_cycle, constants, shared)
 
 
 def plan(
@@ -314,15 +315,21 @@ class _Planner(Planner):
         issue = operations + c.issue_function * functions + c.issue_stream * streams
         warps = -(-runs * self.groups // WARP)
         each = -(-warps // (SCHEDULERS * self.gpu.processors))
-        waves = -(-each // RESIDENT)
+        at_once = self.resident(back) if waits else RESIDENT
+        waves = -(-warps // (self.gpu.processors * at_once))
         values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
         memory = values * self.io / self.gpu.bytes_per_cycle
         first = c.latency if waits else 0.0  # of its first inputs
         return float(max(steps * max(waves * chain, each * issue), memory) + first)
 
+    def resident(self, back: bool) -> int:
+        """Warps that a processor has at once: those whose rings fit its memory."""
+        return min(RESIDENT, self.gpu.shared // ring(self.spec, self.io, self.itemsize, back).bytes)
+
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""
-        found = warps_of_tiles(self.spec, self.io, self.itemsize, self.gpu.shared)
+        most = min(self.gpu.shared, MOST_SHARED)
+        found = warps_of_tiles(self.spec, self.io, self.itemsize, most)
         return min(found, -(-self.steps // self.spec.ahead))
 
     def cut(self, level: _Level, rounds: int, whole: _Level) -> Cut:

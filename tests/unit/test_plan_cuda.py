@@ -148,6 +148,13 @@ def test_a_wave_of_warps_comes_after_another() -> None:
     assert two - start == pytest.approx(2 * (one - start))
 
 
+def test_rings_that_fill_a_processor_leave_room_for_fewer_warps() -> None:
+    roomy, tight = (H100._replace(shared=kb * 1024) for kb in (227, 64))
+    shape = (64, 2048, 1024)  # 4 warps of block_elman for each processor
+    one, two = (times("block_elman", shape, gpu).one_pass for gpu in (roomy, tight))
+    assert two > 1.5 * one
+
+
 def test_halves_move_half_the_bytes() -> None:
     gpu = with_constants(bytes_per_cycle=10.0)
     shape = (8, 2048, 4096)

@@ -17,10 +17,9 @@ from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.planner import cuda as planner
-from rnncc.planner.cuda import Gpu
+from rnncc.planner.cuda import SHARED, Gpu
 from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
-from rnncc.planner.ring import MOST_SHARED
 from rnncc.runtime.args import Value, input_views, views
 from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
@@ -167,5 +166,5 @@ def _plan(
 def _gpu(device: torch.device) -> Gpu:
     """With constants calibrated here, if there are any."""
     found = torch.cuda.get_device_properties(device)
-    shared = getattr(found, "shared_memory_per_block_optin", MOST_SHARED)
+    shared = getattr(found, "shared_memory_per_block_optin", SHARED)
     return Gpu.of(found.multi_processor_count, constants_of(found.name), shared)
