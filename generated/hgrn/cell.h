@@ -165,7 +165,7 @@ struct Cell {
 
 namespace rnncc {
 
-constexpr int kAhead = 4;  // steps that are in registers at once
+constexpr int kAhead = 4;  // steps of a block, which a thread takes at once
 
 // The lets that depend on params alone.
 template <typename real>

@@ -191,7 +191,7 @@ struct Cell {
 
 namespace rnncc {
 
-constexpr int kAhead = 4;  // steps that are in registers at once
+constexpr int kAhead = 4;  // steps of a block, which a thread takes at once
 
 // The cell in the registers of one thread.
 struct Lane : Cell {

@@ -27,12 +27,12 @@ WITHOUT_REQUEST = 48 * 2**10  # bytes of a block, which every GPU gives at once
 
 @dataclass(frozen=True)
 class Ring:
-    """The blocks of steps that a warp reads next, in shared memory: see ring.h of rnncc/cuda.
+    """What a warp reads next, in shared memory: blocks of steps (ring.h) or borders (queue.h).
 
     Attributes:
-        stage: bytes of one block of a warp.
-        stages: blocks; all but the one that is read are on their way from memory.
-        steps: that it holds, but for those that are read.
+        stage: bytes of one block, or one border, of a warp.
+        stages: their number; all but the one that is read are on their way from memory.
+        steps: of the recurrence that are on their way.
         sums: bytes of the sums that a backward keeps for params.
     """
 

@@ -6,7 +6,7 @@
 //
 // Rows of neighbouring channels are copied in pieces of 16 bytes, each lane one piece, wherever
 // they are aligned to that; in half precision else in pieces of 4. Otherwise each lane copies the
-// scalars that it reads.
+// scalars that it reads. No copy is as small as one of half precision, so these go through registers.
 #pragma once
 
 #include "rnncc/cuda/async.h"
