@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -167,7 +168,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
         check_values(given.starts, given.lengths, x.shape[1])
     if not h_last.numel():
         write_status(
-            status, sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
+            status.zero_(), sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
         )
         for row in rows:
             row.zero_()
@@ -205,7 +206,7 @@ def _results(
         *[empty(x, shapes.y) for _ in range(rows)],
         empty(x, shapes.h, dtype=compute),
         empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_zeros(STATUS_SIZE, dtype=torch.float64),
+        x.new_empty(STATUS_SIZE, dtype=torch.float64),
     ]
 
 
@@ -315,6 +316,10 @@ class Recurrence(torch.autograd.Function):
         dparams, dh0 = results[len(inputs) : -1], results[-1]
         dh0 = None if given.h0 is None else dh0
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
+
+
+# torch binds arguments to it at every call, and would work it out anew each time.
+Recurrence.forward.__signature__ = inspect.signature(Recurrence.forward)  # type: ignore[attr-defined]
 
 
 class FirstOrder(torch.autograd.Function):
