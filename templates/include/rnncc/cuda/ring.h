@@ -329,11 +329,13 @@ template <typename Of, int stages, int more = 0> struct Ring {
 
   // What all channels share: each lane of the run copies the step of its turn, if there are enough.
   RNNCC_MEMBER void copy_shared(const Args& a, int t) {
-    const int there = slot + (L::table.tensors[t].place + int(threadIdx.x) - turn) * kIo;
+    if constexpr (kIo > 2) {
+      const int there = slot + (L::table.tensors[t].place + int(threadIdx.x) - turn) * kIo;
 #pragma unroll 1
-    for (int k = turn; k < kAhead; k += lanes)
-      if (is_ours(k))
-        copy_async<kIo>(to + (there + k * kWarp * kIo), at[t] + (k - turn) * Of::view(a, t).time);
+      for (int k = turn; k < kAhead; k += lanes)
+        if (is_ours(k))
+          copy_async<kIo>(to + (there + k * kWarp * kIo), at[t] + (k - turn) * Of::view(a, t).time);
+    }
   }
 
   // The same in half precision: asks memory for the step of this lane's turn in the next block.
