@@ -112,8 +112,8 @@ def adjoint(program: Program) -> AdjointIR:
     return _Reverse(program).run()
 
 
-# functions that have an infinite derivative where they are finite, that are infinite themselves at
-# a finite argument, and those and others whose derivative is or overflows
+# functions with an infinite derivative where they are finite, those that are infinite themselves at
+# a finite argument, and all whose derivative is infinite somewhere or overflows
 ROOTS = frozenset("sqrt pow".split())
 INFINITE = frozenset("div log log1p rsqrt pow".split())
 POLES = ROOTS | INFINITE | frozenset("exp expm1 exprel sinh cosh".split())
@@ -203,8 +203,11 @@ class _Reverse:
             return
         row = functions.row_of(let.expr)
         assert row is not None, let.expr
-        pulled = row.pull(flow.term, Symbol(let.name, real=True), *let.expr.args)
-        self.distribute(let, list(pulled), flow)
+        y, unasked = Symbol(let.name, real=True), self.unasked(self.kinds[let.name], flow.sources)
+        if unasked and self.kinds[let.name] != "sqrt":
+            y = self.safe(y, unasked)
+        pulled = row.pull(flow.term, y, *let.expr.args)
+        self.distribute(let, list(pulled), flow, unasked)
 
     def unasked(self, kind: str, sources: frozenset[Symbol]) -> Expr | None:
         """The condition under which such a function isn't walked; None if it always may be."""
@@ -216,16 +219,16 @@ class _Reverse:
         tests = [test for source in _sorted(sources) for test in self.absent[source]]
         return reduce(lambda a, b: functions.call("both", a, b), tests)
 
-    def distribute(self, let: Let, pulled: list[Any], flow: _Flow) -> None:
+    def distribute(self, let: Let, pulled: list[Any], flow: _Flow, unasked: Expr | None) -> None:
         """The gradients of an opaque function's arguments, each named once and shared."""
         several = sum(p is not None and p != 0 for p in pulled) > 1
-        unasked = self.unasked(self.kinds[let.name], flow.sources)
         for i, argument in enumerate(let.expr.args):
             g = pulled[i]
             if g is None or g == 0 or not argument.free_symbols:
                 continue
-            if several or unasked or not argument.is_Symbol:
-                walked = functions.call("where", unasked, ZERO, g) if unasked else g
+            stop = unasked if g.has(Opaque) or sympy.denom(g) != 1 else None
+            if several or stop or not argument.is_Symbol:
+                walked = functions.call("where", stop, ZERO, g) if stop else g
                 named = self.name(f"g_{let.name}_arg{i if several else ''}", walked, let)
                 pulled = [p if p is None else sympy.sympify(p).subs(g, named) for p in pulled]
                 g = named

@@ -72,7 +72,7 @@ class Function:
     Attributes:
         symbol: the opaque SymPy class; its name is the name in the DSL, in C++ and in CUDA.
         pull: (g, y, *args) -> the gradient of each argument, given the gradient g of the value y.
-            `div` takes what it divides by as one value, or as factors b, n, ... that stand for b**n.
+            `div` takes what it divides by as one value, or as b, n, ..., factors b**n.
         torch: PyTorch text, with {0}, {1}, ... for the arguments.
         value: the same on Python floats, for compile-time constants.
         smooth: has a derivative everywhere inside its domain.
@@ -195,7 +195,7 @@ def _pull_power(g: Any, y: Any, x: Expr, p: Expr) -> tuple[Any, Any]:
     if p.is_Symbol:
         to_base = _where(call("eq", p, zero), zero, to_base)
     if x == 0:
-        return to_base, _where(call("ge", p, zero), zero, g * y * call("log", x))
+        return to_base, g * _where(call("ge", p, zero), zero, y * call("log", x))
     if x.is_Symbol:
         flat = call("both", call("eq", x, zero), call("ge", p, zero))
         x = _where(flat, Integer(1), x)
@@ -203,7 +203,7 @@ def _pull_power(g: Any, y: Any, x: Expr, p: Expr) -> tuple[Any, Any]:
 
 
 def _pull_quotient(g: Any, y: Any, a: Expr, *below: Expr) -> tuple[Any, ...]:
-    """By the quotient y itself: its square, or that of a power, may overflow where y / b doesn't."""
+    """By the quotient y itself: the square of it, or of a power, overflows where y / b doesn't."""
     if len(below) == 1:
         return divide(g, below[0]), -y * divide(g, below[0])
     slopes = [(None if b.is_number else -n * g * y / b, None) for b, n in powers(below)]
@@ -245,10 +245,10 @@ def _kinked_rows() -> None:
 
     def extremum(worse: str) -> Pull:
         def pull(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
-            shared = _where(call("eq", a, b), half * g, g)
+            tie = call("eq", a, b)
             return (
-                _where(call(worse, a, b), 0, shared),
-                _where(call(worse, b, a), 0, shared),
+                _where(tie, half * g, _where(call(worse, a, b), 0, g)),
+                _where(tie, half * g, _where(call(worse, b, a), 0, g)),
             )
 
         return pull
