@@ -150,6 +150,13 @@ class TorchPrinter(Printer):
             return self.quotient(expr)
         return f"({self.fill(expr)})", ATOM
 
+    def mul(self, expr: Expr) -> str:
+        raised = [f for f in sympy.Mul.make_args(expr) if f.is_Pow and f.args[1] < -1]
+        if not raised or expr.could_extract_minus_sign():
+            return super().mul(expr)
+        rest = sympy.Mul(*(f for f in expr.args if f not in raised))
+        return self.TIMES.join(self.bracket(factor, MUL) for factor in (rest, *raised))
+
     def power(self, expr: Expr) -> tuple[str, int]:
         """An inverse power as PyTorch's own, whose derivative doesn't square the quotient."""
         base, exponent = expr.args
