@@ -12,7 +12,7 @@ from sympy import Expr
 from rnncc.calculus.chain import Chain, longest
 from rnncc.calculus.fission import expensive
 from rnncc.calculus.rematerialize import needed
-from rnncc.ir.functions import Opaque
+from rnncc.ir.functions import Opaque, product
 from rnncc.ir.program import Compiled, Let, Program
 from rnncc.ir.spec import Effort, EffortSpec, KernelSpec
 
@@ -143,5 +143,7 @@ def count(exprs: Iterable[Expr]) -> tuple[int, Counter[str]]:
     for expr in exprs:
         opaque = expr.atoms(Opaque)
         calls.update(type(part).__name__ for part in opaque)
-        operations += int(sympy.count_ops(expr)) - len(opaque)
+        quotients = [o for o in opaque if type(o).__name__ == "div"]
+        below = sum(int(sympy.count_ops(product(q.args[1:]))) for q in quotients)
+        operations += int(sympy.count_ops(expr)) - len(opaque) + below
     return operations, calls

@@ -96,7 +96,8 @@ class _Parts:
         if expr.is_Mul or expr.is_Pow:
             numerator, denominator = sympy.fraction(expr, exact=True)
             if denominator.free_symbols:
-                quotient = functions.call("div", self.visit(numerator), self.atom(denominator))
+                above, below = self.visit(numerator), self.factors(denominator)
+                quotient = functions.call("div", above, *below)
                 return quotient if root else self.named(quotient)
         return expr.func(*(self.visit(arg) for arg in expr.args))
 
@@ -107,6 +108,16 @@ class _Parts:
         if row is not None and row.reads_arguments():
             return [self.atom(arg) for arg in expr.args]
         return [self.visit(arg) for arg in expr.args]
+
+    def factors(self, denominator: Expr) -> list[Expr]:
+        """One value, or each base and its power where there are several or any is raised."""
+        pairs = [
+            (f, Integer(1)) if f.is_Number else f.as_base_exp()
+            for f in sympy.Mul.make_args(denominator)
+        ]
+        if sum(int(n) for base, n in pairs if not base.is_Number) == 1:
+            return [self.atom(denominator)]
+        return [part for base, n in pairs for part in (self.atom(base), n)]
 
     def atom(self, expr: Expr) -> Expr:
         visited = self.visit(expr)

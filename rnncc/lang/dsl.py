@@ -23,6 +23,7 @@ from rnncc.lang.symbols import (
     lift,
     opaque,
     refuse_operand,
+    shown,
 )
 
 # --- roles -----------------------------------------------------------------------------------
@@ -176,8 +177,24 @@ def _apply(name: str, *args: Any) -> Any:
                 if TRACER.get() is None:
                     raise TypeError(f"{name}() takes symbols of a cell or numbers, got {arg!r}")
                 refuse_operand(arg)
-        return functions.TABLE[name].value(*args)
+        return _of_numbers(name, *args)
     return Value(functions.call(name, *(lift(arg) for arg in args)))
+
+
+def _of_numbers(name: str, *args: float) -> float:
+    """The value of a function at compile time, within a cell a finite one."""
+    from rnncc.ir import functions
+
+    try:
+        return functions.TABLE[name].value(*args)
+    except (ArithmeticError, ValueError):
+        if TRACER.get() is None:
+            raise
+        fail(
+            f"{name}({', '.join(map(shown, args))}) is no finite number",
+            "Constants of a cell are finite numbers.",
+            "check the arithmetic on constants in this line",
+        )
 
 
 def _unary(name: str, text: str) -> Callable[[Any], Any]:
@@ -248,7 +265,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
             "Its first argument is a comparison.",
             "where(h > 0, a, b)",
         )
-    return Value(opaque("where", condition.expr, lift(a), lift(b)))
+    return Value(opaque("where", condition.lifted(), lift(a), lift(b)))
 
 
 def spike(u: Any, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> Any:

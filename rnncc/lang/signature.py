@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Iterator, Mapping
 from linecache import getline
@@ -14,6 +13,7 @@ from rnncc.ir.init import Init
 from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, reserved, unreserved
+from rnncc.lang.symbols import is_finite, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
@@ -162,9 +162,9 @@ def _constant(
 ) -> float:
     value = changed.get(parameter.name, parameter.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not number or not is_finite(value):
         problems.add(
-            f"the default of '{parameter.name}' is {value!r}",
+            f"the default of '{parameter.name}' is {shown(value)}",
             "A default makes an argument a compile-time constant, a finite number.",
             "a number, or no default and a role",
             line,
@@ -173,7 +173,7 @@ def _constant(
         problems.add(
             f"the argument '{parameter.name}' has a role and a default",
             "A default makes an argument a compile-time constant.",
-            f"no default and Param(init=constant({parameter.default!r})), or no role",
+            f"no default and Param(init=constant({shown(parameter.default)})), or no role",
             line,
         )
     return value  # type: ignore[no-any-return]
@@ -235,8 +235,8 @@ def _argument(name: str, role: Role, block: int | None) -> Argument:
 def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
     """The faults in the options of a role: seen, expected, fix."""
     if isinstance(role, State):
-        if type(role.init) not in (int, float) or not math.isfinite(role.init):
-            seen = f"'{name}' has init={role.init!r}"
+        if type(role.init) not in (int, float) or not is_finite(role.init):
+            seen = f"'{name}' has init={shown(role.init)}"
             yield seen, "The init of a State must be a finite number.", "State(init=0.0)"
     elif isinstance(role, Input):
         for option in ("shared", "projected"):
@@ -271,7 +271,7 @@ def _faults_of_init(
     if init is None and not required:
         return
     kinds = "uniform, normal or constant(...)" if single else "uniform, normal, constant or spaced"
-    numbers = isinstance(init, Init) and math.isfinite(init.a) and math.isfinite(init.b)
+    numbers = isinstance(init, Init) and is_finite(init.a) and is_finite(init.b)
     if not numbers or (single and init.kind == "spaced"):
         shown = init if isinstance(init, Init) else repr(init)
         yield (
@@ -281,7 +281,7 @@ def _faults_of_init(
         )
     elif rule := init.broken_rule():
         yield f"'{name}' has {option}={init}", f"{rule}.", f"{option}={init.repaired()}"
-    elif odd := [value for value in init.samples() if not math.isfinite(value)]:
+    elif odd := [value for value in init.samples() if not is_finite(value)]:
         yield (
             f"'{name}' has {option}={init}, which can be {odd[0]:g}",
             "Every value that can be drawn must be finite "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnncc.calculus.lower import group_size
+from rnncc.calculus.lower import group_size, lower
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_loop
 from rnncc.ir.init import Init
@@ -202,6 +202,77 @@ def test_helpers_leave_no_let_behind(tmp_path: Path) -> None:
     helper = "def f(q):\n    inner = tanh(q)\n    return inner * inner\n"
     ir = traced(tmp_path, "z = f(h) * a\nreturn z + x", before=helper)
     assert [str(let) for let in ir.lets] == ["z = a*tanh(h)**2", "h_next = x + z"]
+
+
+SUBSTEPS = """
+def steps(v, x, n):
+    for i in range(n):
+        v = v + 0.1 * tanh(v + x)
+    return v
+"""
+
+
+def test_a_large_expression_is_computed_once_under_a_name_of_its_reader(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "z = steps(h, x, 30)\nreturn z * a", before=SUBSTEPS)
+    assert [let.name for let in ir.lets] == [*(f"z_{i}" for i in range(7)), "z", "h_next"]
+    program = lower(ir, 1)
+    assert sum(str(let.expr).startswith("tanh") for let in program.lets) == 30
+
+
+LARGE = """
+def deep(v, x, n):
+    for i in range(n):
+        v = sin(v + x)
+    return v
+def any_of(v, x, n):
+    c = v > x
+    for i in range(n):
+        c = c | (v * i > x + 1)
+    return c
+def squares(v, n):
+    for i in range(n):
+        v = v * v
+    return v
+def twice(v, x):
+    z = steps(v, x, 18)
+    return z, z + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z = steps(h, x, 18)\nreturn z * a",
+        "z, u = twice(h, x)\nreturn z * u * a",
+        "return deep(h, x, 90) + a * x",
+        "return where(any_of(h, x, 90), x, a)",
+        "return squares(h, 60) + a * x",
+        "y_0 = a * h\nreturn {'h': steps(h, x, 18), 'y': steps(y_0, x, 18)}",
+        "return {'h': (z := steps(h * a, x, 18)), 'y': z}",
+        "return tanh(h * a) ** 65 + x ** 10**9",
+    ],
+)
+def test_what_is_shared_is_traced_right_however_large(body: str, tmp_path: Path) -> None:
+    assert_traced_faithfully(tmp_path, body, SIGNATURE, SUBSTEPS + LARGE)
+
+
+@pytest.mark.parametrize(
+    ("expression", "lets"),
+    [
+        ("(1e20 * h) ** 2", ["u_0 = 1.0e+20*h", "u = u_0**2"]),
+        ("1e-30 * h * 1e-30", ["u_0 = 1.0e-30*h", "u = 1.0e-30*u_0"]),
+        ("1e30 * (x - h)", ["u_0 = -h + x", "u = 1.0e+30*u_0"]),
+        ("(x * h) ** 3", ["u_0 = h*x", "u = u_0**3"]),
+        ("3e38 * h + 1e38 * h", ["u_0 = 3.0e+38*h", "u_1 = 1.0e+38*h", "u = u_0 + u_1"]),
+        ("1e-30 * x * h", ["u = 1.0e-30*h*x"]),
+        ("2 * (x - h) * 3", ["u = -6*h + 6*x"]),
+    ],
+)
+def test_constants_gather_only_where_any_dtype_holds_them(
+    expression: str, lets: list[str], tmp_path: Path
+) -> None:
+    ir = traced(tmp_path, f"u = {expression}\nreturn u + x", "h: State, x: Input")
+    assert [str(let) for let in ir.lets[:-1]] == lets
 
 
 def test_lets_that_no_result_needs_are_left_out(tmp_path: Path) -> None:

@@ -136,6 +136,16 @@ SIGNATURES = {
         "h: State, x: Input, k=float('nan')",
         "return h * k + x",
     ),
+    "a default beyond float64": bad_argument(
+        "the default of 'k' is ~10**400",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k=10**400",
+        "return h * k + x",
+    ),
+    "a start beyond float64": bad_init(
+        "'h' has init=~10**5000", "h: State(init=10**5000), x: Input, a: Param", "State"
+    ),
     "an annotation that fails": bad_argument(
         "an annotation can't be evaluated: NameError: name 'Nope' is not defined",
         "Annotations are State, Input, Param or Matrix, imported from rnncc.",

@@ -18,7 +18,7 @@ struct WalkBack {
   const Tile& t;
   const int width;
   double* sums;
-  real *p, *dp, *g, *g_initial, *initial, *Q, *held, *zeros, *h, *stored, *inner;
+  real *p, *dp, *g, *g_initial, *initial, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
 
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
@@ -45,7 +45,7 @@ struct WalkBack {
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
     g = take(Lanes::kStates), g_initial = take(Lanes::kStates), initial = take(Lanes::kStates);
-    Q = take(kQ), held = take(kHeld), zeros = take(1);
+    Q = take(kQ), held = take(kHeld), absent_row = take(1);
     h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     inner = take(Lanes::kStates * blocks(a));
     for (int i = 0; i < Lanes::kInputs; ++i) {
@@ -53,12 +53,15 @@ struct WalkBack {
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
     }
-    for (int i = 0; i < Lanes::kOutputs; ++i)
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+      if (!dy[i].present) fill_absent(dy[i].buffer, kAhead);
+    }
     for (int i = 0; i < Lanes::kStates; ++i)
       dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
+    fill_absent(absent_row, 1);
     for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_initial[i] = 0;
   }
@@ -87,6 +90,10 @@ struct WalkBack {
   }
 
  private:
+  static void fill_absent(real* rows, int64_t count) {
+    for (int64_t i = 0; i < count * kRow; ++i) rows[i] = real(-0.0);
+  }
+
   static void copy(const real* from, real* to) {
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
   }
@@ -151,7 +158,7 @@ struct WalkBack {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
-      no_dy[i] = {zeros, t.blocks};
+      no_dy[i] = {absent_row, t.blocks};
     }
     for (int64_t k = count - 1; k >= 0; --k) {
       for (int q = 0; q <= Lanes::kFed; ++q) {

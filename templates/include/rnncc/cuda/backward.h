@@ -317,7 +317,8 @@ struct WalkBack {
                               const real* x, const real* before, const real* stored, bool along) {
     real dx[Cell::kInputs + 1], dy[Cell::kOutputs], none[Cell::kOutputs];
 #pragma unroll
-    for (int i = 0; i < Cell::kOutputs; ++i) dy[i] = block(k, Cell::kInputs + i), none[i] = 0;
+    for (int i = 0; i < Cell::kOutputs; ++i)
+      dy[i] = block(k, Cell::kInputs + i), none[i] = real(-0.0);
 #pragma unroll
     for (int q = 0; alone && q < Cell::kFed; ++q)
       Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);

@@ -354,14 +354,14 @@ template <typename Of, int stages, int more = 0> struct Ring {
     }
   }
 
-  // A tensor that is not given counts as 0.
+  // A gradient that is not given is absent.
   RNNCC_MEMBER void clear(int t) {
 #pragma unroll 1
     for (int n = 0; n < stages * kAhead; ++n) {
       io* const to = reinterpret_cast<io*>(memory + n / kAhead * kStage) +
                      L::table.tensors[t].place + n % kAhead * kWarp * L::table.tensors[t].width +
                      int(threadIdx.x) * L::table.tensors[t].width;
-      for (int i = 0; i < L::table.tensors[t].width; ++i) to[i] = io();
+      for (int i = 0; i < L::table.tensors[t].width; ++i) from_real(real(-0.0), to[i]);
     }
   }
 };
