@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.ops import Solution
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
+
+if TYPE_CHECKING:
+    from rnncc.nn.ops import Solution
+
+
+STRIDED = torch.strided
 
 
 class Prepared(NamedTuple):
@@ -137,6 +142,9 @@ def show(tensor: Any) -> str:
     """A tensor in a message: dtype, shape and device."""
     if not isinstance(tensor, Tensor):
         return type(tensor).__name__
+    if tensor.is_nested or tensor.layout is not STRIDED:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        return f"a {layout} tensor on {tensor.device}"
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
 
 
@@ -149,9 +157,7 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
     """A floating-point tensor on a device that has kernels; on `device` if that is given."""
     if not isinstance(value, Tensor):
         raise refuse(name, show(value), "a torch.Tensor", f"torch.as_tensor({name})")
-    if value.layout != torch.strided:
-        layout = str(value.layout).removeprefix("torch.")
-        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
+    check_dense(name, value)
     if value.dtype not in COMPUTE:
         raise refuse(
             name,
@@ -159,11 +165,23 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
             "float32, bfloat16, float16 or float64",
             f"{name}.float()",
         )
+    if value.device == device:
+        return
     if value.device.type not in DEFAULTS:
         raise refuse(name, show(value), f"a tensor on {' or '.join(DEFAULTS)}", f"{name}.cpu()")
-    if device is not None and value.device != device:
+    if device is not None:
         here = f"a tensor on {device}, as the others are"
         raise refuse(name, show(value), here, f"{name}.to('{device}')")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Neither sparse nor nested."""
+    if value.is_nested:
+        fix = f"torch.nested.to_padded_tensor({name}, 0) and lengths="
+        raise refuse(name, "a nested tensor", "a dense one", fix)
+    if value.layout is not STRIDED:
+        layout = str(value.layout).removeprefix("torch.")
+        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
 
 
 def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rnncc.ir.choices import Choices, F, options_of, show_instead_of_rest, takes_choices
@@ -86,10 +87,8 @@ def jacobians(
         [..., T, N / group, D, D] with D = group * states, not differentiable.
     """
     given = prepare(kernel.spec, args, kwargs or {}, h0)
-    inputs = [t.detach() for t in given.inputs]
-    params = [t.detach().contiguous() for t in given.params]
-    initial = None if given.h0 is None else given.h0.detach().contiguous()
-    result = ops.jacobian(kernel, inputs, params, initial)
+    with torch.no_grad():
+        result = ops.jacobian(kernel, given.inputs, given.params, given.h0)
     return result.reshape(*given.leading, *result.shape[1:])
 
 
