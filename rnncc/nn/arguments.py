@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
+from rnncc.nn.refusal import check_dense, refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
@@ -18,9 +19,6 @@ from rnncc.runtime.sequences import Sequences
 
 if TYPE_CHECKING:
     from rnncc.nn.ops import Solution
-
-
-STRIDED = torch.strided
 
 
 class Prepared(NamedTuple):
@@ -138,21 +136,6 @@ def _rows(rows: Sequence[Tensor], leading: tuple[int, ...]) -> Any:
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 
-def show(tensor: Any) -> str:
-    """A tensor in a message: dtype, shape and device."""
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    if tensor.is_nested or tensor.layout is not STRIDED:
-        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
-        return f"a {layout} tensor on {tensor.device}"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
-
-
-def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
-    """The error that names the argument, the value seen and expected, and the fix."""
-    return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
-
-
 def check_tensor(name: str, value: Any, device: torch.device | None = None) -> None:
     """A floating-point tensor on a device that has kernels; on `device` if that is given."""
     if not isinstance(value, Tensor):
@@ -172,16 +155,6 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
     if device is not None:
         here = f"a tensor on {device}, as the others are"
         raise refuse(name, show(value), here, f"{name}.to('{device}')")
-
-
-def check_dense(name: str, value: Tensor) -> None:
-    """Neither sparse nor nested."""
-    if value.is_nested:
-        fix = f"torch.nested.to_padded_tensor({name}, 0) and lengths="
-        raise refuse(name, "a nested tensor", "a dense one", fix)
-    if value.layout is not STRIDED:
-        layout = str(value.layout).removeprefix("torch.")
-        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
 
 
 def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:

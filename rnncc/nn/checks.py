@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.arguments import check_groups, refuse, show
+from rnncc.nn.arguments import check_groups
+from rnncc.nn.refusal import refuse, show
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, F, options_of, show_instead_of_rest, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
@@ -57,6 +58,11 @@ def run(
         ConvergenceError: the solver was "newton" and did not converge.
     """
     chosen = Choices.of(choices, OPTIONS)
+    if observe is not None and not callable(observe):
+        raise ArgumentError(
+            f"observe: got {type(observe).__name__}, expected a function of a Solve.\n"
+            "Fix: observe=print"
+        )
     given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
     solution = ops.solve(
         kernel,

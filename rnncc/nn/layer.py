@@ -17,8 +17,6 @@ from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
-    refuse,
-    show,
     stack_states,
     unpack,
 )
@@ -26,6 +24,7 @@ from rnncc.nn.direction import Direction, check_directions, directions, side_by_
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
+from rnncc.nn.refusal import refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
@@ -260,6 +259,9 @@ class CellLayer(nn.Module):
         """One of `least` to `most` dimensions, and the shared inputs by name."""
         weight = self.projection.weight
         check_tensor("x", x, None if weight.is_meta else weight.device)
+        if weight.is_meta:
+            fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
+            raise refuse("x", show(x), "a layer whose weights aren't on meta, without values", fix)
         if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
             raise refuse(
                 "x",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
+from rnncc.nn.refusal import check_dense, refuse
 from rnncc.runtime.sequences import Sequences
 
 
@@ -62,13 +63,17 @@ def read_sequences(
 
 
 def _integers(name: str, value: Any) -> Tensor:
+    """A copy: the backward must see the numbers of the forward, whoever changes the caller's."""
     tensor = value if isinstance(value, Tensor) else _tensor(name, value)
+    check_dense(name, tensor)
+    if tensor.is_meta:
+        raise refuse(name, "a tensor on meta, which holds no numbers", "integers", "a list of ints")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ArgumentError(
             f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
-    return tensor.to(torch.int64)
+    return tensor.to(torch.int64, copy=isinstance(value, Tensor))
 
 
 def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -107,6 +112,7 @@ def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Ten
             f"{[*leading, steps]}, true where the state is reset before the step.\n"
             "Fix: reset.bool()"
         )
+    check_dense("reset", value)
     if tuple(value.shape) != (*leading, steps):
         raise ArgumentError(
             f"reset: got the shape {list(value.shape)}, expected {[*leading, steps]}.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
 CORES = torch.get_num_threads()  # when rnncc was first used in this process
+PROCESS = os.getpid()
 Function = Callable[[int], int]
 
 
@@ -143,6 +145,14 @@ def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:
 def _run(function: Function, call: Call, cut: Cut, values: Mapping[str, Value]) -> None:
     """Call one function of the kernel."""
     inputs = input_views(call.kernel.spec, call.inputs, call.packed)
-    words = words_of(call, cut, {"parallel": build.thread_pool(), "x": inputs, **values})
+    words = words_of(call, cut, {"parallel": _pool(), "x": inputs, **values})
     if function(words.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")
+
+
+def _pool() -> int:
+    """PyTorch's threads, or 0 for our own: in a forked process its pool waits for threads for ever.
+
+    They stayed in the process that it was forked from.
+    """
+    return build.thread_pool() if os.getpid() == PROCESS else 0
