@@ -61,12 +61,13 @@ def solve(
     Raises:
         ConvergenceError: the solver is "newton" and did not converge.
     """
-    text = write_choices(choices) if torch.compiler.is_compiling() else text_of(choices)
+    compiling = torch.compiler.is_compiling()
+    text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
     # forward-mode AD has no rule here: Recurrence says so, the operator alone would drop tangents
     if forward_ad._current_level >= 0 or given.needs_gradient():
-        apply: Any = Recurrence.apply
+        apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
         counts = (len(inputs), len(params))
         results = apply(kernel.key, text, packed, states, counts, *given.tensors())
     else:
@@ -288,8 +289,11 @@ for _name, _functions in OPERATORS.items():
 # --- autograd --------------------------------------------------------------------------------
 
 
-class Recurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors."""
+class TracedRecurrence(torch.autograd.Function):
+    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors.
+
+    torch.compile traces no function with a `jvp` or `vmap`.
+    """
 
     @staticmethod
     def forward(
@@ -326,6 +330,10 @@ class Recurrence(torch.autograd.Function):
         dparams, dh0 = results[len(inputs) : -1], results[-1]
         dh0 = None if given.h0 is None else dh0
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
+
+
+class Recurrence(TracedRecurrence):
+    """As it runs in eager mode, with words of its own for what it refuses."""
 
     @staticmethod
     def vmap(*_: Any) -> NoReturn:
