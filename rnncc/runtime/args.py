@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.abi import ARGS, STATUS, VIEW, WORD, Layout, Per
 from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
@@ -98,7 +99,7 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
     for name, value in values.items():
         place = layout.offsets[name]
         if isinstance(value, Tensor):
-            words[place] = value.data_ptr()
+            words[place] = address(value)
         elif isinstance(value, int):
             words[place] = value
         elif value is not None:
@@ -107,8 +108,23 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
                     words[place : place + len(item)] = array("q", item)
                     place += len(item)
                 else:
-                    words[place] = 0 if item is None else item.data_ptr()
+                    words[place] = 0 if item is None else address(item)
                     place += 1
+
+
+def address(tensor: Tensor) -> int:
+    """Of its first element.
+
+    Raises:
+        ArgumentError: its memory was given back, as by `untyped_storage().resize_(0)`.
+    """
+    found = tensor.data_ptr()
+    if not found and tensor.numel():
+        raise ArgumentError(
+            f"a tensor {list(tensor.shape)} of the call has no memory, expected its values: it was "
+            "given back after the tensor was made.\nFix: fill it before the call and its backward"
+        )
+    return found
 
 
 # --- views -----------------------------------------------------------------------------------
@@ -123,7 +139,7 @@ def views(tensors: Sequence[Tensor | None]) -> list[View]:
             continue
         strides = tensor.stride()
         channel = () if len(strides) == 3 else (0,)
-        found.append((tensor.data_ptr(), *strides, *channel))
+        found.append((address(tensor), *strides, *channel))
     return found
 
 
@@ -135,13 +151,13 @@ def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool
     shared = iter(views(others) if others else ())
     if whole is None:
         return [next(shared) if i.shared else NO_VIEW for i in spec.inputs]
-    address, size = whole.data_ptr(), whole.dtype.itemsize
+    first, size = address(whole), whole.dtype.itemsize
     batch, time, apart, channel = whole.stride()
     found, own = [], 0
     for i in spec.inputs:
         if i.shared:
             found.append(next(shared))
         else:
-            found.append((address + own * apart * size, batch, time, channel))
+            found.append((first + own * apart * size, batch, time, channel))
             own += 1
     return found
