@@ -79,6 +79,8 @@ def check_gradients(
     """
     x = given.inputs[0]
     compute = COMPUTE[x.dtype]
+    if not isinstance(saved, Tensor):  # PyTorch hands None on
+        raise refuse("saved", show(saved), "a tensor", "what forward returns with save=True")
     check_tensor("saved", saved, shapes.saved, compute)
     check_count("dy", dy, len(spec.outputs))
     if dz:

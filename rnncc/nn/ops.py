@@ -258,9 +258,8 @@ def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) 
     for device in DEFAULTS:
         function = run if device == "cpu" else on_one_device(run)
         LIBRARY.impl(name, function, device.upper())
-    LIBRARY.impl(
-        name, lambda *values: refuse_foreign(_tensors(names, values)), "CompositeExplicitAutograd"
-    )
+    for key in ("CompositeExplicitAutograd", "AutogradNestedTensor"):
+        LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
     torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
     torch.library.register_vmap(f"rnncc::{name}", _no_batch, lib=LIBRARY)
 
