@@ -49,9 +49,10 @@ def prepare(
 ) -> Prepared:
     """Check a call and bring its tensors into the form that the operators take."""
     bound = _bind(spec, args, kwargs)
-    device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
+    device = None
     for name, value in bound.items():
         check_tensor(name, value, device)
+        device = value.device
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = _common_dtype(names, inputs)

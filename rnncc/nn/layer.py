@@ -24,7 +24,7 @@ from rnncc.nn.direction import Direction, check_directions, directions, side_by_
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
-from rnncc.nn.refusal import refuse, show
+from rnncc.nn.refusal import check_dtype, refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
@@ -82,6 +82,8 @@ class CellLayer(nn.Module):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
+        if dtype is not None:
+            check_dtype(dtype)
         check_groups(spec, hidden_size)
         self.choices = Choices.of(choices, OPTIONS)
         check_directions(bidirectional, self.choices.reverse)
@@ -183,6 +185,8 @@ class CellLayer(nn.Module):
             BuildError: no compiler was found, or it refused the kernel.
         """
         weight = self.projection.weight
+        if dtype is not None:
+            check_dtype(dtype)
         backend_of(weight.device).warmup(self.kernel, dtype or weight.dtype, weight.device)
 
     def _run_packed(

@@ -16,6 +16,7 @@ from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
 from rnncc.nn.checks import check_devices, check_gradients, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given, parse
+from rnncc.nn.refusal import refuse
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend
@@ -61,6 +62,8 @@ def solve(
     Raises:
         ConvergenceError: the solver is "newton" and did not converge.
     """
+    if not isinstance(states, bool):
+        raise refuse("return_states", repr(states), "True or False", "return_states=True")
     compiling = torch.compiler.is_compiling()
     text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
@@ -262,6 +265,7 @@ def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) 
         LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
     torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
     torch.library.register_vmap(f"rnncc::{name}", _no_batch, lib=LIBRARY)
+    LIBRARY.impl(name, _no_batch, "Batched")  # vmap as torch.autograd.functional has it
 
 
 def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:

@@ -76,7 +76,7 @@ def read_packing(x: PackedSequence) -> Packing:
 def _check(x: PackedSequence) -> None:
     """Whether it could come from pack_sequence; indices on a GPU aren't read."""
     sizes, total = x.batch_sizes, x.data.shape[0]
-    falls = bool(len(sizes)) and int(sizes[-1]) >= 1 and bool((sizes.diff() <= 0).all())
+    falls = _counts(sizes) and int(sizes[-1]) >= 1 and bool((sizes.diff() <= 0).all())
     if not falls or int(sizes[0]) > total or int(sizes.sum()) != total:
         raise refuse(
             "x",
@@ -87,7 +87,7 @@ def _check(x: PackedSequence) -> None:
     for name, index in (("sorted", x.sorted_indices), ("unsorted", x.unsorted_indices)):
         if index is None or not index.is_cpu:
             continue
-        if not torch.equal(index.sort().values, torch.arange(int(sizes[0]))):
+        if not _counts(index) or index.sort().values.tolist() != list(range(int(sizes[0]))):
             raise refuse(
                 "x",
                 f"a PackedSequence with the {name}_indices {_few(index)}",
@@ -96,7 +96,13 @@ def _check(x: PackedSequence) -> None:
             )
 
 
+def _counts(numbers: Tensor) -> bool:
+    return numbers.dim() == 1 and bool(len(numbers)) and numbers.dtype == torch.int64
+
+
 def _few(numbers: Tensor) -> str:
+    if numbers.dim() != 1 or numbers.dtype != torch.int64:
+        return show(numbers)
     shown = ", ".join(str(n) for n in numbers[:8].tolist())
     return f"[{shown}{', ...' if len(numbers) > 8 else ''}]"
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
+from rnncc.runtime.kernel import COMPUTE
 
 STRIDED = torch.strided
 
@@ -25,6 +26,13 @@ def show(tensor: Any) -> str:
 def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
     """The error that names the argument, the value seen and expected, and the fix."""
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
+
+
+def check_dtype(dtype: Any) -> None:
+    """One that the recurrence can be computed in."""
+    if dtype not in COMPUTE:
+        expected = "torch.float32, bfloat16, float16 or float64"
+        raise refuse("dtype", repr(dtype), expected, "dtype=torch.float32")
 
 
 def check_dense(name: str, value: Tensor) -> None:

@@ -63,22 +63,25 @@ class Kernel:
                 together.
         """
         try:
-            files = {f: (folder / f).read_text(encoding="utf-8") for f in (RECORD, *SOURCES)}
-            spec, found = KernelSpec.read(files[RECORD]), digest_of(files)
+            record = (folder / RECORD).read_text(encoding="utf-8")
+            spec = KernelSpec.read(record)
+            files = {name: (folder / name).read_text(encoding="utf-8") for name in SOURCES}
         except (OSError, ValueError) as error:
             raise LoadError(
                 f"the generated folder {folder} can't be read: {error}.\n"
                 "Fix: regenerate it with rnncc compile"
             ) from error
+        found = digest_of({RECORD: record, **files})
         if found != digest:
+            names = f"{', '.join((RECORD, *SOURCES[:-1]))} and {SOURCES[-1]}"
             raise LoadError(
                 f"the generated folder {folder}: its files don't belong together: the hash of "
-                f"{RECORD} and {', '.join(SOURCES)} is {found}, expected {digest or 'none'}, which "
-                "__init__.py names. They are of two versions of the cell, or one was changed.\n"
+                f"{names} is {found}, expected {digest or 'none'}, which __init__.py names. They "
+                "are of two versions of the cell, or one was changed.\n"
                 "Fix: regenerate it with rnncc compile; or, to run files that you changed on "
                 f'purpose, Kernel.read(..., "{found}") in __init__.py'
             )
-        return cls(spec, {name: files[name] for name in SOURCES})
+        return cls(spec, files)
 
 
 KERNELS: dict[str, Kernel] = {}

@@ -13,7 +13,7 @@ import torch
 from rnncc.nn import ops
 from tests.support.bad_calls import ROWS, arguments, run
 from tests.support.runs import compiled
-from tests.support.sanitizers import run_sanitized
+from tests.support.sanitizers import EmulationError, run_sanitized
 
 ROOT = Path(__file__).parents[2]
 # with inputs and params that channels share, a matrix, several states and several outputs
@@ -103,14 +103,34 @@ print("all within bounds")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CELLS)
-def test_under_the_sanitizers_no_call_leaves_its_tensors(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """AddressSanitizer and UndefinedBehaviorSanitizer, over good calls and bad ones."""
+@pytest.fixture
+def sanitized(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Processes build kernels with AddressSanitizer and UndefinedBehaviorSanitizer."""
     monkeypatch.setenv("CXX", "g++ -fsanitize=address,undefined -fno-sanitize-recover=all")
     monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("RNNCC_KEPT_BYTES", "0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CELLS)
+def test_under_the_sanitizers_no_call_leaves_its_tensors(name: str, sanitized: None) -> None:
+    """Over good calls and bad ones."""
     code = SANITIZED.format(name=name)
     assert "all within bounds" in run_sanitized("-W", "ignore", "-c", code)
+
+
+UNCHECKED = """
+import torch
+from rnncc.nn import given
+from tests.support import bad_calls
+from tests.support.runs import compiled
+given.check_given = lambda *_: None
+good = bad_calls.arguments(compiled("pair").kernel, "forward", "padded", channels=64)
+bad_calls.run("forward", good | {"params": [torch.rand(3)]})
+"""
+
+
+@pytest.mark.slow
+def test_the_sanitizers_see_what_a_missing_check_lets_through(sanitized: None) -> None:
+    with pytest.raises(EmulationError, match="AddressSanitizer: heap-buffer-overflow"):
+        run_sanitized("-W", "ignore", "-c", UNCHECKED)
