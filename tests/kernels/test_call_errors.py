@@ -64,6 +64,13 @@ def too_long_for_a_gpu() -> None:
     calls.plan_call(cuda_backend.BACKEND, *call)
 
 
+def on_a_gpu_after_a_fork() -> None:
+    x = torch.zeros(1, 1, 1)
+    call = (compiled("elman").kernel, choices.AUTO, [x], False, [torch.zeros(1)], None)
+    with mock.patch("torch.cuda._is_in_bad_fork", return_value=True):
+        calls.plan_call(cuda_backend.BACKEND, *call)
+
+
 def lengths_while_capturing() -> None:
     with mock.patch("torch.cuda.is_current_stream_capturing", return_value=True):
         sequences.to_device("lengths", torch.tensor([1]), torch.device("cuda"))
@@ -380,6 +387,13 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         ArgumentError,
         "inputs: got 2147483648 steps, expected fewer than 2147482624 on a GPU",
         "chunks, each from the state that the one before returns",
+    ),
+    "a GPU in a forked process": (
+        on_a_gpu_after_a_fork,
+        ArgumentError,
+        "inputs: got tensors on a GPU in a process that was forked from one that uses CUDA, "
+        "expected them in that one or in a spawned one",
+        "multiprocessing.get_context('spawn')",
     ),
     "lengths on the CPU in a CUDA graph": (
         lengths_while_capturing,
