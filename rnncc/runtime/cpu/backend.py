@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
+from rnncc.process import is_forked
 from rnncc.runtime.args import Value, input_views, views, words_of
 from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
@@ -23,7 +23,6 @@ from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
 CORES = torch.get_num_threads()  # when rnncc was first used in this process
-PROCESS = os.getpid()
 Function = Callable[[int], int]
 
 
@@ -151,8 +150,5 @@ def _run(function: Function, call: Call, cut: Cut, values: Mapping[str, Value]) 
 
 
 def _pool() -> int:
-    """PyTorch's threads, or 0 for our own: in a forked process its pool waits for threads for ever.
-
-    They stayed in the process that it was forked from.
-    """
-    return build.thread_pool() if os.getpid() == PROCESS else 0
+    """PyTorch's threads, or 0 for our own: in a forked process its pool would wait for ever."""
+    return 0 if is_forked() else build.thread_pool()
