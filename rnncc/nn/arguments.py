@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.refusal import check_dense, refuse, show
+from rnncc.nn.refusal import STRIDED, check_dense, refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
@@ -141,7 +141,8 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
     """A floating-point tensor on a device that has kernels; on `device` if that is given."""
     if not isinstance(value, Tensor):
         raise refuse(name, show(value), "a torch.Tensor", f"torch.as_tensor({name})")
-    check_dense(name, value)
+    if value.is_nested or value.layout is not STRIDED:
+        check_dense(name, value)
     if value.dtype not in COMPUTE:
         raise refuse(
             name,

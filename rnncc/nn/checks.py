@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -13,24 +13,26 @@ from torch import Tensor
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.arguments import check_groups
+from rnncc.nn.given import COMMON, Given
 from rnncc.nn.refusal import refuse, show
-from rnncc.runtime.backend import DEFAULTS
+from rnncc.runtime.backend import DEFAULTS, Backend, backend_of
+from rnncc.runtime.call import Shapes
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
-
-if TYPE_CHECKING:
-    from rnncc.nn.given import Given
-    from rnncc.runtime.call import Shapes
 
 Sizes = tuple[Any, ...]  # ints, symbolic under torch.compile
 
 
-def check_given(given: Given, kernel: Kernel) -> None:
-    """Check counts, shapes and dtypes of the arguments that all operators begin with.
+def parse(arguments: Sequence[Any]) -> tuple[Given, Kernel, Backend]:
+    """The arguments that an operator begins with, checked but for devices and numbers.
+
+    It is written in one, because every call pays for it.
 
     Raises:
-        ArgumentError: one doesn't fit; it names the argument.
+        ArgumentError: a count, shape or dtype doesn't fit; it names the argument.
     """
-    inputs, params, form = given.inputs, given.params, _form(kernel.key, given.packed)
+    given = Given(*arguments[:COMMON])
+    kernel = kernel_of(given.key)
+    inputs, params, form = given.inputs, given.params, _form(given.key, given.packed)
     if len(inputs) != len(form.shared) or len(params) != len(form.blocks):
         check_count("inputs", inputs, len(form.shared))
         check_count("params", params, len(form.blocks))
@@ -38,12 +40,18 @@ def check_given(given: Given, kernel: Kernel) -> None:
     shape, dtype = x.shape, x.dtype
     if dtype not in COMPUTE or len(shape) != form.rank:
         _refuse_first(form, x)
+    channels = shape[-1] if form.rank > 2 else _channels(given, form)
+    whole, each = (shape[0], shape[1], channels), (shape[0], shape[1])
     for i, x in enumerate(inputs):
-        wanted = shape if form.alike else _input_shape(given, form, i)
+        if form.alike:
+            wanted: Sizes = shape
+        elif given.packed and not i:
+            wanted = (shape[0], shape[1], form.together, channels)
+        else:
+            wanted = each if form.shared[i] else whole
         if x.shape != wanted or x.dtype is not dtype:
             _refuse_tensor(form.inputs[i], x, wanted, dtype)
-    compute, channels = COMPUTE[dtype], _channels(given, form)
-    row = (channels,)
+    compute, row = COMPUTE[dtype], (channels,)
     for i, p in enumerate(params):
         block = form.blocks[i]
         wanted = row if block == 1 else (channels // block, block, block) if block else (1,)
@@ -51,15 +59,14 @@ def check_given(given: Given, kernel: Kernel) -> None:
             _refuse_tensor(form.params[i], p, wanted, compute)
     if form.group > 1:
         check_groups(kernel.spec, channels)
-    starts, lengths, reset, count = given.starts, given.lengths, given.reset, shape[0]
-    if starts is not None:
-        count = _check_joined(given)
-    if lengths is not None:
-        check_tensor("lengths", lengths, (count,), torch.int64)
-    if reset is not None:
-        check_tensor("reset", reset, (shape[0], shape[1]), torch.bool)
+    count = shape[0] if given.starts is None else _check_joined(given)
+    if given.lengths is not None:
+        check_tensor("lengths", given.lengths, (count,), torch.int64)
+    if given.reset is not None:
+        check_tensor("reset", given.reset, each, torch.bool)
     if given.h0 is not None:
         check_tensor("h0", given.h0, (form.states, count, channels), compute)
+    return given, kernel, backend_of(inputs[0].device)
 
 
 def check_gradients(
@@ -155,15 +162,6 @@ def _check_joined(given: Given) -> Any:
         )
     check_tensor("starts", starts, starts.shape, torch.int64)
     return starts.shape[0]
-
-
-def _input_shape(given: Given, form: _Form, index: int) -> Sizes:
-    rows, steps, *_ = given.inputs[0].shape
-    if form.shared[index]:
-        return rows, steps
-    channels = _channels(given, form)
-    packed = given.packed and not index
-    return (rows, steps, form.together, channels) if packed else (rows, steps, channels)
 
 
 @dataclass(frozen=True)

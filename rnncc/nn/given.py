@@ -1,4 +1,4 @@
-"""Given: the arguments that the operators begin with, checked and made into a call."""
+"""Given: the arguments that the operators begin with, and the call that they make."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from rnncc.ir.choices import read_choices
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.checks import check_given
 from rnncc.nn.sequences import check_values
-from rnncc.runtime.backend import Backend, backend_of
+from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call, Shapes, plan_call, shapes_of
-from rnncc.runtime.kernel import Kernel, kernel_of
+from rnncc.runtime.kernel import Kernel
 from rnncc.runtime.sequences import Sequences
 
 SIGNATURE = (
@@ -24,7 +23,7 @@ SIGNATURE = (
 
 
 class Given(NamedTuple):
-    """The arguments of `SIGNATURE`, as torch.library takes them; `parse` checks them."""
+    """The arguments of `SIGNATURE`, as torch.library takes them; `checks.parse` checks them."""
 
     key: str
     choices: str
@@ -72,8 +71,7 @@ class Given(NamedTuple):
             ArgumentError: a length or boundary outside the inputs.
         """
         starts, lengths = self.starts, self.lengths
-        if lengths is None:
-            return self
+        assert lengths is not None
         if not backend.host_reads:  # its kernels limit what they read
             starts = None if starts is None else starts.contiguous()
             return self._replace(starts=starts, lengths=lengths.contiguous())
@@ -97,15 +95,3 @@ class Given(NamedTuple):
 
 
 COMMON = len(Given._fields)
-
-
-def parse(arguments: Sequence[Any]) -> tuple[Given, Kernel, Backend]:
-    """The arguments that an operator begins with, checked but for the numbers in tensors.
-
-    Raises:
-        ArgumentError: one doesn't fit; it names the argument.
-    """
-    given = Given(*arguments[:COMMON])
-    kernel = kernel_of(given.key)
-    check_given(given, kernel)
-    return given, kernel, backend_of(given.inputs[0].device)

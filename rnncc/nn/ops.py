@@ -14,8 +14,8 @@ from torch.autograd import forward_ad
 from rnncc.errors import ArgumentError, ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
-from rnncc.nn.checks import check_devices, check_gradients, refuse_foreign
-from rnncc.nn.given import COMMON, SIGNATURE, Given, parse
+from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
+from rnncc.nn.given import COMMON, SIGNATURE, Given
 from rnncc.nn.refusal import refuse
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
@@ -101,7 +101,8 @@ LIBRARY.define("jacobian(str key, Tensor[] inputs, Tensor[] params, Tensor? h0) 
 
 def _forward(*arguments: Any) -> list[Tensor]:
     (given, kernel, backend), (states, save) = parse(arguments), arguments[COMMON:]
-    given = given.with_own_lengths(backend)
+    if given.lengths is not None:
+        given = given.with_own_lengths(backend)
     results = _results(given, kernel, backend, states, save)
     *rows, h_last, saved, status = results
     if not h_last.numel():
@@ -173,7 +174,8 @@ def _failed(backend: Backend, call: Call, filled: Filled) -> None:
 
 def _backward(*arguments: Any) -> list[Tensor]:
     given, kernel, backend = parse(arguments)
-    given = given.with_own_lengths(backend)
+    if given.lengths is not None:
+        given = given.with_own_lengths(backend)
     saved, dy, dz, dh_last, wanted = arguments[COMMON:]
     count = len(given.inputs)
     results = _gradients(given, kernel, backend, saved, dy, dz, dh_last, wanted)

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from torch import Tensor
 
@@ -99,7 +99,9 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
     for name, value in values.items():
         place = layout.offsets[name]
         if isinstance(value, Tensor):
-            words[place] = address(value)
+            words[place] = found = value.data_ptr()
+            if not found and value.numel():
+                _no_memory(value)
         elif isinstance(value, int):
             words[place] = value
         elif value is not None:
@@ -108,23 +110,17 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
                     words[place : place + len(item)] = array("q", item)
                     place += len(item)
                 else:
-                    words[place] = 0 if item is None else address(item)
+                    words[place] = found = 0 if item is None else item.data_ptr()
+                    if not found and item is not None and item.numel():
+                        _no_memory(item)
                     place += 1
 
 
-def address(tensor: Tensor) -> int:
-    """Of its first element.
-
-    Raises:
-        ArgumentError: its memory was given back, as by `untyped_storage().resize_(0)`.
-    """
-    found = tensor.data_ptr()
-    if not found and tensor.numel():
-        raise ArgumentError(
-            f"a tensor {list(tensor.shape)} of the call has no memory, expected its values: it was "
-            "given back after the tensor was made.\nFix: fill it before the call and its backward"
-        )
-    return found
+def _no_memory(tensor: Tensor) -> NoReturn:
+    raise ArgumentError(
+        f"a tensor {list(tensor.shape)} of the call has no memory, expected its values: it was "
+        "given back after the tensor was made.\nFix: fill it before the call and its backward"
+    )
 
 
 # --- views -----------------------------------------------------------------------------------
@@ -137,9 +133,11 @@ def views(tensors: Sequence[Tensor | None]) -> list[View]:
         if tensor is None:
             found.append(NO_VIEW)
             continue
-        strides = tensor.stride()
+        strides, address = tensor.stride(), tensor.data_ptr()
+        if not address and tensor.numel():
+            _no_memory(tensor)
         channel = () if len(strides) == 3 else (0,)
-        found.append((address(tensor), *strides, *channel))
+        found.append((address, *strides, *channel))
     return found
 
 
@@ -151,13 +149,15 @@ def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool
     shared = iter(views(others) if others else ())
     if whole is None:
         return [next(shared) if i.shared else NO_VIEW for i in spec.inputs]
-    first, size = address(whole), whole.dtype.itemsize
+    address, size = whole.data_ptr(), whole.dtype.itemsize
+    if not address and whole.numel():
+        _no_memory(whole)
     batch, time, apart, channel = whole.stride()
     found, own = [], 0
     for i in spec.inputs:
         if i.shared:
             found.append(next(shared))
         else:
-            found.append((first + own * apart * size, batch, time, channel))
+            found.append((address + own * apart * size, batch, time, channel))
             own += 1
     return found

@@ -121,11 +121,14 @@ def test_under_the_sanitizers_no_call_leaves_its_tensors(name: str, sanitized: N
 
 UNCHECKED = """
 import torch
-from rnncc.nn import given
+from rnncc.nn import ops
+from rnncc.nn.given import COMMON, Given
+from rnncc.runtime.cpu.backend import BACKEND
 from tests.support import bad_calls
 from tests.support.runs import compiled
-given.check_given = lambda *_: None
-good = bad_calls.arguments(compiled("pair").kernel, "forward", "padded", channels=64)
+kernel = compiled("pair").kernel
+good = bad_calls.arguments(kernel, "forward", "padded", channels=64)
+ops.parse = lambda arguments: (Given(*arguments[:COMMON]), kernel, BACKEND)
 bad_calls.run("forward", good | {"params": [torch.rand(3)]})
 """
 
