@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent, "7088500a244b6ef7")
 
 
 @_takes_options

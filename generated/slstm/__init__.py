@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent, "f7adab618eda15ae")
 
 
 @_takes_options

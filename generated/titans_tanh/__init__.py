@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(Path(__file__).parent)
+_KERNEL = Kernel.read(Path(__file__).parent, "daa24081788e4489")
 
 
 @_takes_options

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +15,7 @@ from rnncc.ir.init import Init
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
 CELL = "cell.h"
 SOURCES = (CELL, *FILES.values())
+RECORD = "cell.json"
 
 # The kernels of kernel.cu in parts that are compiled at their first use, so that a call waits only
 # for kernels that it launches, and the most threads of a block; tiles take as many warps as the
@@ -174,3 +177,18 @@ class KernelSpec(_Frozen):
     def size(self) -> int:
         """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
         return self.structure.group * len(self.states)
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """One hash over the files that a cell is run from, for the module beside them.
+
+    The layout of the record doesn't count, nor do line ends.
+
+    Args:
+        files: cell.json, cell.h, kernel.cpp and kernel.cu by name.
+    Raises:
+        ValueError: cell.json isn't JSON.
+    """
+    record = json.dumps(json.loads(files[RECORD]), sort_keys=True)
+    text = "\0".join((record, *(files[name] for name in SOURCES)))
+    return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()[:16]

@@ -17,8 +17,6 @@ from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
-    refuse,
-    show,
     stack_states,
     unpack,
 )
@@ -26,6 +24,7 @@ from rnncc.nn.direction import Direction, check_directions, directions, side_by_
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
+from rnncc.nn.refusal import check_dtype, refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
@@ -83,6 +82,8 @@ class CellLayer(nn.Module):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
+        if dtype is not None:
+            check_dtype(dtype)
         check_groups(spec, hidden_size)
         self.choices = Choices.of(choices, OPTIONS)
         check_directions(bidirectional, self.choices.reverse)
@@ -184,6 +185,8 @@ class CellLayer(nn.Module):
             BuildError: no compiler was found, or it refused the kernel.
         """
         weight = self.projection.weight
+        if dtype is not None:
+            check_dtype(dtype)
         backend_of(weight.device).warmup(self.kernel, dtype or weight.dtype, weight.device)
 
     def _run_packed(
@@ -260,6 +263,9 @@ class CellLayer(nn.Module):
         """One of `least` to `most` dimensions, and the shared inputs by name."""
         weight = self.projection.weight
         check_tensor("x", x, None if weight.is_meta else weight.device)
+        if weight.is_meta:
+            fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
+            raise refuse("x", show(x), "a layer whose weights aren't on meta, without values", fix)
         if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
             raise refuse(
                 "x",

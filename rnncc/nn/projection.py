@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec
-from rnncc.nn.arguments import cast, check_tensor, refuse, show
+from rnncc.nn.arguments import cast, check_tensor
 from rnncc.nn.initialize import fill
+from rnncc.nn.refusal import refuse, show
 
 
 def unshared(spec: KernelSpec) -> list[InputSpec]:

@@ -252,7 +252,7 @@ def test_explain_says_what_runs_why_how_long_and_how_much_memory() -> None:
 
 
 def test_explain_refuses_what_there_is_not() -> None:
-    with pytest.raises(ArgumentError, match="steps: got 0, expected at least 1"):
+    with pytest.raises(ArgumentError, match="steps: got 0, expected an int of at least 1"):
         compiled("para_gru").explain(1, 0, 4)
     with pytest.raises(ArgumentError, match="dtype: got 'int8', expected one of float32"):
         compiled("para_gru").explain(1, 1, 4, "int8")

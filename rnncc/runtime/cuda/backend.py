@@ -60,6 +60,12 @@ class CudaBackend:
         total: int,
         device: torch.device,
     ) -> Plan:
+        if torch.cuda._is_in_bad_fork():
+            raise ArgumentError(
+                "inputs: got tensors on a GPU in a process that was forked from one that uses "
+                "CUDA, expected them in that one or in a spawned one.\n"
+                "Fix: multiprocessing.get_context('spawn')"
+            )
         if shape[1] >= MOST_STEPS:
             raise ArgumentError(
                 f"inputs: got {shape[1]} steps, expected fewer than {MOST_STEPS} on a GPU.\n"
