@@ -67,14 +67,15 @@ class Input(Role):
     """Given per batch, step and channel; with `shared=True` per batch and step for all channels.
 
     Attributes:
-        projected: a layer computes a shared input from x as well, beside those of each channel.
+        projected: whether a layer computes it from x, or is given it by name; None: those of each
+            channel are computed, shared ones given.
         bias: the init of its projection's bias; None for that of torch.nn.Linear.
         typical: the distribution of its values, from which rnncc draws examples (`check --probe`,
             bench, tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
     """
 
     shared: bool = False
-    projected: bool = False
+    projected: bool | None = None
     bias: Init | None = None
     typical: Init | None = None
 
