@@ -508,7 +508,7 @@ def test_a_packed_sequence_goes_in_and_out_as_with_a_gru(
 
 
 def test_a_bidirectional_layer_has_the_parameters_of_both_directions() -> None:
-    names = {"projection.weight", "projection.bias", "az", "ar", "ac"}
+    names = {"projection.weight", "projection.bias", "az", "ar", "ac", "_extra_state"}
     reverse = {"projection_reverse.weight", "projection_reverse.bias"}
     reverse |= {"az_reverse", "ar_reverse", "ac_reverse"}
     layer = layer_of("para_gru", bidirectional=True)
@@ -659,7 +659,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a step of unequal lengths": (
         lambda: layer_of("para_gru").step(torch.rand(2, 3), lengths=[1, 1]),
-        "lengths: not a shared input.\nFix: give the shared inputs of 'para_gru' by name: none",
+        "lengths: not an input that is given by name.\n"
+        "Fix: beside x, the layer of 'para_gru' takes these inputs by name: none",
     ),
     "lengths of another batch": (
         lambda: layer_of("para_gru")(torch.rand(2, 5, 3), lengths=[5, 2, 1]),
@@ -739,7 +740,8 @@ def test_arguments_that_do_not_fit_a_layer_are_refused_in_words(call: Any, messa
 
 def test_the_state_dict_goes_round_and_is_strict_about_names() -> None:
     a, b = layer_of("clocked"), layer_of("clocked")
-    assert set(a.state_dict()) == {"projection.weight", "projection.bias", "a", "tau"}
+    own = {"projection.weight", "projection.bias", "a", "tau"}
+    assert set(a.state_dict()) == {*own, "_extra_state"}
     with torch.no_grad():
         for p in a.parameters():
             p.add_(1)
@@ -752,7 +754,8 @@ def test_the_state_dict_goes_round_and_is_strict_about_names() -> None:
 
 
 def test_without_bias_there_is_none() -> None:
-    assert set(layer_of("elman", bias=False).state_dict()) == {"projection.weight", "a"}
+    own = {name for name, _ in layer_of("elman", bias=False).named_parameters()}
+    assert own == {"projection.weight", "a"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

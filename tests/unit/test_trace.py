@@ -204,6 +204,53 @@ def test_helpers_leave_no_let_behind(tmp_path: Path) -> None:
     assert [str(let) for let in ir.lets] == ["z = a*tanh(h)**2", "h_next = x + z"]
 
 
+COMPREHENSIONS = {
+    "over expressions": ("e = [tanh(v + 1) for v in [a * h, a * x]]\nreturn e[0] + e[1]", []),
+    "over several lines": (
+        """
+        v = a * h
+        e = [
+            tanh(v)
+            + w
+            for v in [x * 2, h * 3]
+            for w in [x * v, h * v]
+        ]
+        z = v + sum(e)
+        return z + v
+        """,
+        ["v", "z"],
+    ),
+    "nested": (
+        """
+        e = [[tanh(v * w) for v in [x * 2, h * 3]] for w in [a * x, a * h]]
+        return e[0][0] + e[1][1]
+        """,
+        [],
+    ),
+    "of a dict": (
+        "d = {k: v * a for k, v in enumerate([x * 2, h * 3])}\nreturn d[0] + d[1]",
+        [],
+    ),
+    "with a variable that is a local": (
+        "v = x * h\ne = [v * a for v in [v, v + 1]]\nreturn v + e[1]",
+        ["v"],
+    ),
+    "with an assignment inside": (
+        "e = [last := tanh(v) for v in [x * 2, h * 3]]\nreturn e[0] * last + a",
+        ["last"],
+    ),
+    "in a lambda": ("e = [(lambda: v * a)() for v in [x * 2, h * 3]]\nreturn e[0] + e[1]", []),
+}
+
+
+@pytest.mark.parametrize("case", COMPREHENSIONS)
+def test_a_comprehension_binds_no_name_of_the_cell(case: str, tmp_path: Path) -> None:
+    """From Python 3.12 on its variables lie among the cell's locals while it runs."""
+    body, named = COMPREHENSIONS[case]
+    assert [let.name for let in traced(tmp_path, body).lets] == [*named, "h_next"]
+    assert_traced_faithfully(tmp_path, body, SIGNATURE)
+
+
 def test_lets_that_no_result_needs_are_left_out(tmp_path: Path) -> None:
     ir = traced(tmp_path, "u = tanh(h)\nv = u * 2\nw = h * a\nreturn w + x")
     assert [let.name for let in ir.lets] == ["w", "h_next"]
@@ -297,6 +344,25 @@ def test_results_are_named_after_their_let_or_their_key(
     ir = traced(tmp_path, body)
     assert {k: str(v) for k, v in ir.next.items()} == next_
     assert {k: str(v) for k, v in ir.outputs.items()} == outputs
+
+
+FIELDS = "from typing import Any, NamedTuple\n\nclass Pair(NamedTuple):\n    b: Any\n    a: Any\n"
+EXTRA = "from collections import namedtuple\nPair = namedtuple('Pair', 'spikes a b')\n"
+
+
+def test_a_namedtuple_is_read_by_the_names_of_its_fields(tmp_path: Path) -> None:
+    body = "return Pair(b=tanh(a + x), a=0.5 * b + x)"
+    assert_traced_faithfully(tmp_path, 'return {"b": tanh(a + x), "a": 0.5 * b + x}', STATES)
+    named = traced(tmp_path, body, STATES, FIELDS)
+    by_key = traced(tmp_path, body.replace("Pair", "dict"), STATES, FIELDS)
+    assert (named.lets, named.next, named.outputs) == (by_key.lets, by_key.next, by_key.outputs)
+    assert list(named.next) == ["a", "b"]
+
+
+def test_a_field_of_a_namedtuple_that_is_no_state_is_an_output(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return Pair(a + b, b, tanh(a + x))", STATES, EXTRA)
+    assert list(ir.outputs) == ["spikes"]
+    assert str(ir.next["a"]) == "b"
 
 
 def test_without_outputs_the_last_declared_state_is_the_output(tmp_path: Path) -> None:
