@@ -31,7 +31,7 @@ from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
-from rnncc.runtime.kernel import Kernel
+from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
 
 States = Tensor | tuple[Tensor, ...]
@@ -297,7 +297,7 @@ class CellLayer(nn.Module):
         """
         own = next((p for p in self._parameters.values() if p is not None), None)
         weight = getattr(self.projection, "weight", None) if own is None else own
-        return weight if isinstance(weight, Tensor) else None
+        return weight if isinstance(weight, Tensor) and weight.dtype in COMPUTE else None
 
     def get_extra_state(self) -> Tensor:
         """For the state_dict: the order in which the projection's rows belong to inputs."""
