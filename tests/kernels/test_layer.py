@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -1010,6 +1011,31 @@ def test_a_generated_module_imports_without_building(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     python("import made.para_gru", tmp_path, PATH="", RNNCC_CACHE_DIR=str(cache))
     assert not cache.exists()
+
+
+IN_A_ZIP = """
+import torch, rnncc, para_gru
+for module in (rnncc, para_gru):
+    assert "all.zip" in module.__file__, module.__file__
+layer = para_gru.ParaGRU(input_size=3, hidden_size=8)
+y, h = layer(torch.rand(2, 7, 3))
+y.sum().backward()
+assert layer.az.grad.any()
+assert "__global__" in layer.kernel.source("cuda")
+"""
+
+
+def test_a_generated_module_and_rnncc_itself_run_from_a_zip_file(tmp_path: Path) -> None:
+    files = {p.relative_to(ROOT): p.read_text() for p in (ROOT / "rnncc").rglob("*.py")}
+    headers = ROOT / "templates"
+    for header in headers.rglob("*.h"):
+        files[Path("rnncc/_templates") / header.relative_to(headers)] = header.read_text()
+    for name, text in compiled("para_gru").files.items():
+        files[Path("para_gru") / name] = text
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path.as_posix(), text)
+    python(IN_A_ZIP, tmp_path, PYTHONPATH=str(tmp_path / "all.zip"))
 
 
 def test_a_generated_folder_that_lacks_a_file_says_how_to_fix_it(tmp_path: Path) -> None:
