@@ -14,7 +14,6 @@ from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, options_of, takes_choices
 from rnncc.nn import ops, projection
 from rnncc.nn.arguments import (
-    cast,
     check_groups,
     check_tensor,
     compute_params,
@@ -92,6 +91,7 @@ class CellLayer(nn.Module):
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.last_solve = None
+        self._layout = projection.Layout.of(spec, hidden_size)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         endings = ("", "_reverse") if bidirectional else ("",)
         self._directions = directions(spec, CellLayer, endings)
@@ -171,7 +171,7 @@ class CellLayer(nn.Module):
             )
         self._check_x(x, "[..., input_size]", 1, given)
         steps = {}
-        for i in projection.given(self.kernel.spec):
+        for i in self._layout.given:
             check_tensor(i.name, given[i.name])
             steps[i.name] = given[i.name].unsqueeze(-1 if i.shared else -2)
         y, h = self(x.unsqueeze(-2), state, **steps)
@@ -247,8 +247,10 @@ class CellLayer(nn.Module):
         """One direction: x projected, the recurrence, its results in the projection's dtype."""
         kernel, size, choices = self.kernel, self.hidden_size, self.choices
         linear = getattr(self, direction.projection)
-        inputs, packed, dtype = projection.inputs(linear, kernel.spec, size, x, given)
-        bound = {name: getattr(self, attribute) for name, attribute in direction.params.items()}
+        inputs, packed, dtype = projection.inputs(linear, self._layout, x, given)
+        bound = {}
+        for name, attribute in direction.params.items():
+            bound[name] = getattr(self, attribute)
         params = compute_params(kernel.spec, bound, dtype)
         initial = None
         if state is not None:
@@ -259,8 +261,9 @@ class CellLayer(nn.Module):
         found = ops.solve(
             kernel, inputs, packed, params, initial, choices, sequences, return_states
         )
-        y, z = ([cast(row, dtype) for row in rows] for rows in (found.y, found.z))
-        return found._replace(y=y, z=z)
+        if inputs[0].dtype == dtype:
+            return found
+        return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
 
     def _check_x(
         self,
@@ -288,15 +291,18 @@ class CellLayer(nn.Module):
                 f"{str(like.dtype).removeprefix('torch.')}, as the layer's parameters",
                 f"x.to({like.dtype}) or layer.to({x.dtype})",
             )
-        projection.check_given(self.kernel.spec, given)
+        if given or self._layout.given:
+            projection.check_given(self.kernel.spec, given)
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.
 
         The module in the projection's place may have weights of other dtypes, or none.
         """
-        own = next((p for p in self._parameters.values() if p is not None), None)
-        weight = getattr(self.projection, "weight", None) if own is None else own
+        for own in self._parameters.values():
+            if own is not None:
+                return own
+        weight = getattr(self.projection, "weight", None)
         return weight if isinstance(weight, Tensor) and weight.dtype in COMPUTE else None
 
     def get_extra_state(self) -> Tensor:

@@ -7,7 +7,7 @@ input that is projected as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,43 @@ class Projected(NamedTuple):
     inputs: list[Tensor]
     packed: bool
     dtype: torch.dtype
+
+
+class Layout(NamedTuple):
+    """What of a cell's inputs lies where, once for all calls of a layer.
+
+    Attributes:
+        width: the rows of the projection.
+        given: inputs that are given by name.
+        listed: those that the operators take by themselves, beside the packed ones.
+        packed: how many are in one tensor: all unshared ones, or none if one of them is given.
+        alone: the projected ones among the listed, in the order of the rows.
+        sizes: the rows of the packed ones, if there are any, and of each of `alone`.
+    """
+
+    channels: int
+    width: int
+    given: list[InputSpec]
+    listed: list[InputSpec]
+    packed: int
+    alone: list[InputSpec]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, spec: KernelSpec, channels: int) -> Layout:
+        own = [i for i in spec.inputs if not i.shared]
+        packed = len(own) if all(i.projected for i in own) else 0
+        alone = [i for i in projected(spec) if i.shared or not packed]
+        sizes = [packed * channels] if packed else []
+        return cls(
+            channels,
+            width(spec, channels),
+            given(spec),
+            [i for i in spec.inputs if i.shared or not packed],
+            packed,
+            alone,
+            sizes + [rows_of(i, channels) for i in alone],
+        )
 
 
 def given(spec: KernelSpec) -> list[InputSpec]:
@@ -88,45 +125,40 @@ def reset(linear: nn.Module, spec: KernelSpec, channels: int) -> None:
         first += rows
 
 
-def inputs(
-    linear: nn.Module, spec: KernelSpec, channels: int, x: Tensor, named: Mapping[str, Tensor]
-) -> Projected:
+def inputs(linear: nn.Module, layout: Layout, x: Tensor, named: Mapping[str, Tensor]) -> Projected:
     """The inputs of the cell.
 
     Args:
         x: [..., T, input_size].
-        named: those that `given` lists, [..., T, N] each, shared ones [..., T].
+        named: those that are given, [..., T, N] each, shared ones [..., T].
     Raises:
         ArgumentError: a given input doesn't fit, or the module gives another width.
     """
-    rows = _rows(linear, width(spec, channels), x)
-    taken = {i.name: _whole(i, named[i.name], channels, rows) for i in given(spec)}
-    dtype = _dtype(rows.dtype, taken.values())
-    flat = cast(rows, dtype).reshape(math.prod(x.shape[:-2]), *rows.shape[-2:])
-    own = [i for i in spec.inputs if not i.shared]
-    packed = bool(own) and all(i.projected for i in own)
-    alone = [i for i in projected(spec) if i.shared or not packed]
-    sizes = [len(own) * channels] if packed else []
-    sizes += [rows_of(i, channels) for i in alone]
-    pieces = list(flat.split(sizes, -1)) if len(sizes) > 1 else [flat]
-    found = [pieces.pop(0).unflatten(-1, (len(own), channels))] if packed else []
-    for i, piece in zip(alone, pieces, strict=False):  # one over where nothing is projected
+    rows, leading = linear(x), x.shape[:-1]
+    packed, channels, shape = layout.packed, layout.channels, (*leading, layout.width)
+    if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype not in COMPUTE:
+        raise _misfit(rows, x, layout.width)
+    dtype, count, steps = rows.dtype, math.prod(leading[:-1]), leading[-1]
+    if not layout.listed:
+        return Projected([rows.reshape(count, steps, packed, channels)], True, dtype)
+    taken = {i.name: _whole(i, named[i.name], channels, rows) for i in layout.given}
+    wide = dtype if all(v.dtype == dtype for v in taken.values()) else COMPUTE[dtype]
+    flat = cast(rows, wide).reshape(count, steps, layout.width)
+    pieces = list(flat.split(layout.sizes, -1)) if len(layout.sizes) > 1 else [flat]
+    found = [pieces.pop(0).unflatten(-1, (packed, channels))] if packed else []
+    for i, piece in zip(layout.alone, pieces, strict=False):  # one over if nothing is projected
         taken[i.name] = piece.squeeze(-1) if i.shared else piece
-    found += [cast(taken[i.name], dtype) for i in spec.inputs if i.shared or not packed]
-    return Projected(found, packed, rows.dtype)
+    found += [cast(taken[i.name], wide) for i in layout.listed]
+    return Projected(found, packed > 0, dtype)
 
 
-def _rows(linear: nn.Module, size: int, x: Tensor) -> Tensor:
-    rows: Any = linear(x)
-    check_tensor("projection(x)", rows, x.device)
-    if tuple(rows.shape) != (*x.shape[:-1], size):
-        raise refuse(
-            "projection(x)",
-            show(rows),
-            f"{[*x.shape[:-1], size]}, the rows of all inputs that are projected",
-            f"a module from {x.shape[-1]} features to {size} in its place",
-        )
-    return rows  # type: ignore[no-any-return]
+def _misfit(rows: Any, x: Tensor, size: int) -> ArgumentError:
+    return refuse(
+        "projection(x)",
+        show(rows),
+        f"{[*x.shape[:-1], size]}, the rows of all inputs that are projected",
+        f"a module from {x.shape[-1]} features to {size} in its place",
+    )
 
 
 def _whole(i: InputSpec, value: Tensor, channels: int, rows: Tensor) -> Tensor:
@@ -140,9 +172,3 @@ def _whole(i: InputSpec, value: Tensor, channels: int, rows: Tensor) -> Tensor:
         what = "one value per step" if i.shared else "one value per step and channel"
         raise refuse(i.name, show(value), f"{[*leading, *rest]}", what) from None
     return whole.reshape(math.prod(leading), *rest)
-
-
-def _dtype(projected: torch.dtype, taken: Iterable[Tensor]) -> torch.dtype:
-    """The projection's; float32 where a given input would lose digits in half precision."""
-    alike = all(v.dtype == projected for v in taken)
-    return projected if alike else COMPUTE[projected]

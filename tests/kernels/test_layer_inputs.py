@@ -150,6 +150,23 @@ def test_a_given_input_that_does_not_fit_is_refused(given: dict[str, Any], messa
     assert str(refusal.value) == message
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's own making
+def test_it_compiles_whole_with_lengths_and_under_autocast() -> None:
+    torch._dynamo.reset()
+    layer, x = layer_of(zoneout, bidirectional=True), torch.rand(2, 7, 3)
+    given, lengths = given_to(layer, 2, 7), torch.tensor([3, 7])
+
+    def run(x: Tensor, **given: Tensor) -> tuple[Tensor, Tensor]:
+        y, _ = layer(x, lengths=lengths, **given)
+        with torch.autocast("cpu", torch.bfloat16):
+            z, _ = layer(x, **given)
+        return y, z
+
+    traced = torch.compile(run, fullgraph=True, backend="aot_eager")
+    for got, expected in zip(traced(x, **given), run(x, **given), strict=True):
+        assert torch.equal(got, expected)
+
+
 TIMES = torch.tensor([1000.0, 1001.0, 1002.5, 1003.25])
 HALVES = [torch.bfloat16, torch.float16]
 
