@@ -47,7 +47,6 @@ def restore_order(
             f"{seen}, expected those of '{spec.name}': {', '.join(own)}.\nFix: if inputs were only "
             f"renamed, load without the key '{prefix + KEY}': rows then go by their place"
         )
-    rows = _rows(spec, channels, saved)
     found = [
         key for name in projections for key in state_dict if key.startswith(f"{prefix}{name}.")
     ]
@@ -57,10 +56,13 @@ def restore_order(
             f"{seen}, expected the order {', '.join(own)}, and only a Linear's rows can change "
             "theirs.\nFix: load into a layer whose projection is a Linear, then replace it"
         )
+    sizes = {i.name: rows_of(i, channels) for i in projected(spec)}
     for key in found:
         value = state_dict[key]
-        if value.shape[0] == len(rows):  # else load_state_dict itself refuses it
-            state_dict[key] = value.detach()[rows.to(value.device)]
+        if value.shape[0] == sum(sizes.values()):  # else load_state_dict itself refuses it
+            pieces = value.detach().split([sizes[name] for name in saved])
+            of_input = dict(zip(saved, pieces, strict=True))
+            state_dict[key] = torch.cat([of_input[name] for name in own])
     return ""
 
 
@@ -69,12 +71,3 @@ def _names(saved: Any) -> list[str] | None:
     if not isinstance(saved, Tensor) or saved.is_meta:
         return None
     return "".join(chr(round(code)) for code in saved.tolist()).split(BETWEEN)
-
-
-def _rows(spec: KernelSpec, channels: int, saved: Sequence[str]) -> Tensor:
-    """For each row of the projection its place among those that were saved."""
-    sizes = {i.name: rows_of(i, channels) for i in projected(spec)}
-    begin, first = {}, 0
-    for name in saved:
-        begin[name], first = first, first + sizes[name]
-    return torch.cat([begin[n] + torch.arange(size) for n, size in sizes.items()])

@@ -754,6 +754,31 @@ def test_the_state_dict_goes_round_and_is_strict_about_names() -> None:
         b.load_state_dict(wrong)
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one process."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own making
+def test_the_state_dict_goes_through_ddp_and_functional_calls(alone: None) -> None:
+    a, b = (nn.parallel.DistributedDataParallel(layer_of("lstm")) for _ in range(2))
+    x = torch.rand(2, 7, 3)
+    with torch.no_grad():
+        a.module.projection.weight.add_(1)
+    y, _ = a(x)
+    y.sum().backward()
+    assert not torch.equal(b(x)[0], y)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(b(x)[0], y)
+    called = torch.func.functional_call(layer_of("lstm"), a.module.state_dict(), (x,))
+    assert torch.equal(called[0], y)
+
+
 def test_without_bias_there_is_none() -> None:
     own = {name for name, _ in layer_of("elman", bias=False).named_parameters()}
     assert own == {"projection.weight", "a"}
