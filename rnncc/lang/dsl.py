@@ -235,8 +235,10 @@ def minimum(a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, lo: Any, hi: Any) -> Any:
-    """x limited to [lo, hi]; the gradient passes at the limits, as in torch.clamp."""
-    return _apply("clip", x, lo, hi)
+    """x limited to [lo, hi], either of which may be None; the gradient passes at the limits."""
+    if hi is None:
+        return x if lo is None else where(x < lo, lo, x)
+    return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

@@ -385,6 +385,26 @@ def test_a_numeric_default_is_a_constant_with_its_value(tmp_path: Path) -> None:
     assert [str(let) for let in ir.lets] == ["h_next = 0.5*h + 3*x"]
 
 
+@pytest.mark.parametrize(
+    ("limits", "torchs", "slope"),
+    [
+        ("0, None", {"min": 0.0}, [0, 1, 1]),
+        ("None, 0", {"max": 0.0}, [1, 1, 0]),
+        ("None, None", {}, [1, 1, 1]),
+    ],
+)
+def test_a_side_of_clip_may_be_open(
+    limits: str, torchs: dict[str, float], slope: list[float], tmp_path: Path
+) -> None:
+    body = f"return {{'h': 0.5 * h, 'y': clip(x, {limits})}}"
+    ir = traced(tmp_path, body, "h: State, x: Input")
+    x = torch.tensor([[[-1.0, 0.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    (y,), _ = plain_loop(ir, {"x": x})
+    assert torch.equal(y, x.clamp(**torchs) if torchs else x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.flatten().tolist() == slope
+
+
 def test_a_constant_can_be_set(tmp_path: Path) -> None:
     written = cell_from(tmp_path, source_of("return h * k + x", "h: State, x: Input, k=0.5"))
     ir = trace(written, {"k": -2})
