@@ -14,16 +14,17 @@ Source: Gu and Dao 2023, arXiv:2312.00752.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a9a6c71b9c8d8f9b")
+_KERNEL = Kernel.read(_folder_of(__spec__))
 
 
 @_takes_options

@@ -33,6 +33,7 @@ def module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
     cell = compiled.cell
     arguments = cell.of_kind("input", "param", "matrix")
     names = [a.name for a in arguments]
+    given = [f"{a.name}={a.name}" for a in cell.inputs if not a.projected]
     return {
         "header": commented(origin(compiled, spec, "module.py.j2"), "#"),
         "name": cell.name,
@@ -44,6 +45,7 @@ def module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
         "options": _free("options", names),
         "state": _state_text(cell, spec),
         "output": _output_text(spec),
+        "call": f"y, state = layer({', '.join(['x', *given])})",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import ClassVar
 
 import sympy
@@ -137,7 +138,20 @@ class CPrinter(Printer):
 
 
 class TorchPrinter(Printer):
-    """PyTorch, for the oracle and for the plain loop that a user would write."""
+    """PyTorch, for the oracle and for the plain loop that a user would write.
+
+    Attributes:
+        renamed: names of the cell that Python can't take, and those in their place.
+        like: a tensor of the dtype and device of all; without it a function _tensor knows them.
+    """
+
+    def __init__(self, renamed: Mapping[str, str] | None = None, like: str = "") -> None:
+        self.renamed, self.like = renamed or {}, like
+
+    def visit(self, expr: Expr) -> tuple[str, int]:
+        if expr.is_Symbol:
+            return self.renamed.get(expr.name, expr.name), ATOM
+        return super().visit(expr)
 
     def number(self, value: Expr) -> str:
         return repr(float(value))
@@ -166,7 +180,9 @@ class TorchPrinter(Printer):
 
     def value(self, expr: Expr) -> str:
         """A tensor, even if the expression is a number."""
-        return f"_tensor({self.text(expr)})" if expr.is_number else self.text(expr)
+        if not expr.is_number:
+            return self.text(expr)
+        return f"{f'{self.like}.new' if self.like else ''}_tensor({self.text(expr)})"
 
     def fill(self, expr: Expr) -> str:
         """The row's PyTorch text with the arguments in their places."""

@@ -68,14 +68,15 @@ class Input(Role):
     """Given per batch, step and channel; with `shared=True` per batch and step for all channels.
 
     Attributes:
-        projected: a layer computes a shared input from x as well, beside those of each channel.
+        projected: whether a layer computes it from x, or is given it by name; None: those of each
+            channel are computed, shared ones given.
         bias: the init of its projection's bias; None for that of torch.nn.Linear.
         typical: the distribution of its values, from which rnncc draws examples (`check --probe`,
             bench, tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
     """
 
     shared: bool = False
-    projected: bool = False
+    projected: bool | None = None
     bias: Init | None = None
     typical: Init | None = None
 
@@ -251,8 +252,10 @@ def minimum(a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, lo: Any, hi: Any) -> Any:
-    """x limited to [lo, hi]; the gradient passes at the limits, as in torch.clamp."""
-    return _apply("clip", x, lo, hi)
+    """x limited to [lo, hi], either of which may be None; the gradient passes at the limits."""
+    if hi is None:
+        return x if lo is None else where(x < lo, lo, x)
+    return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:

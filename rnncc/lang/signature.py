@@ -74,8 +74,8 @@ def _check_name(parameter: inspect.Parameter, problems: Problems, line: int) -> 
         )
     elif name in LAYER_NAMES and _is_given(_as_role(parameter.annotation)):
         problems.add(
-            f"the shared argument '{name}' has the name of an argument of the layer",
-            f"A layer takes shared inputs by name, beside its own {', '.join(LAYER_NAMES)}.",
+            f"the input '{name}' is given to a layer by name, and has that of a layer's argument",
+            f"A layer takes it beside its own {', '.join(LAYER_NAMES)}.",
             f"rename it, for example '{name}_'",
             line,
         )
@@ -215,7 +215,9 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
 
 def _is_given(role: Role | None) -> bool:
     """Whether a layer takes it by name, beside x."""
-    return isinstance(role, Input) and role.shared and not role.projected
+    if not isinstance(role, Input):
+        return False
+    return role.shared if role.projected is None else not role.projected
 
 
 def _argument(name: str, role: Role, block: int | None) -> Argument:
@@ -240,21 +242,15 @@ def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
             yield seen, "The init of a State must be a finite number.", "State(init=0.0)"
     elif isinstance(role, Input):
         for option in ("shared", "projected"):
-            if type(getattr(role, option)) is not bool:
-                seen = f"'{name}' has {option}={getattr(role, option)!r}"
+            value = getattr(role, option)
+            if type(value) is not bool and not (value is None and option == "projected"):
+                seen = f"'{name}' has {option}={value!r}"
                 yield seen, f"{option} must be True or False.", f"Input({option}=True)"
-        if role.projected and not role.shared:
-            yield (
-                f"'{name}' has projected=True without shared=True",
-                "A layer always computes a per-channel input from x; projected= is for shared "
-                "inputs.",
-                "Input, or Input(shared=True, projected=True)",
-            )
         if role.bias is not None and _is_given(role):
             yield (
                 f"'{name}' has a bias, but is given to the layer by name, not projected",
                 "bias= is the init of the projection's bias, so it needs a projected input.",
-                "Input(shared=True, projected=True, bias=...), or no bias",
+                "Input(projected=True, bias=...), with shared=True where it is, or no bias",
             )
         yield from _faults_of_init(name, "bias", role.bias, role.shared)
         yield from _faults_of_init(name, "typical", role.typical, True)

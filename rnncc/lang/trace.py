@@ -17,6 +17,7 @@ from sympy import Expr, Symbol
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let, needed_lets
 from rnncc.lang import parts
+from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
 from rnncc.lang.names import reserved, unreserved
 from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
@@ -93,6 +94,7 @@ class _Recorder:
         self.first_line: dict[str, int] = {}
         self.problems = Problems(cell)
         self._before = cell.line
+        self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         before = sys.gettrace()
@@ -114,12 +116,16 @@ class _Recorder:
         return self._step if frame.f_code is self.cell.code else None
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
-        if event in ("line", "return"):
+        if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
                 if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
                     self._bind(name, value)
             self._before = frame.f_lineno
         return self._step
+
+    def _in_comprehension(self, offset: int) -> bool:
+        """Nothing is bound there: its variables are no locals, though they lie among them."""
+        return any(first <= offset <= last for first, last in self._comprehensions)
 
     def _bind(self, name: str, value: Any) -> None:
         bound = self.bindings.get(name)
@@ -215,11 +221,12 @@ def _read_return(
     given = _as_dict(cell, states, returned)
     problems = Problems(cell)
     line = _return_line(cell)
+    keys = "dict has the keys" if isinstance(returned, dict) else "namedtuple has the fields"
     for name in states:
         if name not in given:
             problems.add(
                 f"the state '{name}' is never assigned",
-                f"The returned dict has the keys {', '.join(map(str, given)) or 'none'}.",
+                f"The returned {keys} {', '.join(map(str, given)) or 'none'}.",
                 f'return {{"{name}": ..., ...}} with the next value of every state',
                 line,
             )
@@ -236,6 +243,8 @@ def _read_return(
 def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
     problems = Problems(cell)
     line = _return_line(cell)
+    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        returned = dict(zip(returned._fields, returned, strict=True))
     if isinstance(returned, dict):
         for key in returned:
             if not isinstance(key, str):

@@ -373,5 +373,5 @@ class FirstOrder(torch.autograd.Function):
         raise NotImplementedError(
             "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
             "second backward) are not supported.\n"
-            "Fix: the plain loop, rnncc show NAME --stage torch"
+            "Fix: a plain PyTorch module with the same parameters, rnncc show NAME --stage torch"
         )

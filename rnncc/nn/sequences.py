@@ -62,6 +62,18 @@ def read_sequences(
     return Sequences(None, to_device("lengths", counts, device).reshape(-1).contiguous(), rows)
 
 
+def without_padding(x: Tensor, sequences: Sequences) -> Tensor:
+    """x [..., T, features] with 0 behind the end of each sequence; itself where all are whole.
+
+    What lies there may be NaN, and reaches the gradient of a weight as 0 * NaN.
+    """
+    if sequences.lengths is None or sequences.starts is not None:
+        return x
+    steps = torch.arange(x.shape[-2], device=x.device)
+    behind = steps >= sequences.lengths.view(*x.shape[:-2], 1)
+    return x.masked_fill(behind.unsqueeze(-1), 0)
+
+
 def _integers(name: str, value: Any) -> Tensor:
     """A copy: the backward must see the numbers of the forward, whoever changes the caller's."""
     tensor = value if isinstance(value, Tensor) else _tensor(name, value)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rnncc.errors import ArgumentError, LoadError
 from rnncc.ir.spec import RECORD, SOURCES, KernelSpec, digest_of
 from rnncc.runtime.source import join
+
+if TYPE_CHECKING:
+    from rnncc.paths import Traversable
 
 COMPUTE = {
     torch.float32: torch.float32,
@@ -53,7 +55,7 @@ class Kernel:
         return Kernel, (self.spec, self.files)
 
     @classmethod
-    def read(cls, folder: Path, digest: str = "") -> Kernel:
+    def read(cls, folder: Traversable, digest: str = "") -> Kernel:
         """The kernel of a generated folder: cell.json, cell.h, kernel.cpp and kernel.cu.
 
         Args:

@@ -358,7 +358,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         NotImplementedError,
         "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
         "second backward) are not supported",
-        "the plain loop, rnncc show NAME --stage torch",
+        "a plain PyTorch module with the same parameters, rnncc show NAME --stage torch",
     ),
     "a kernel of another process": (
         lambda: kernel.kernel_of("gone-0123"),

@@ -273,6 +273,51 @@ def test_constants_gather_only_where_any_dtype_holds_them(
 ) -> None:
     ir = traced(tmp_path, f"u = {expression}\nreturn u + x", "h: State, x: Input")
     assert [str(let) for let in ir.lets[:-1]] == lets
+COMPREHENSIONS = {
+    "over expressions": ("e = [tanh(v + 1) for v in [a * h, a * x]]\nreturn e[0] + e[1]", []),
+    "over several lines": (
+        """
+        v = a * h
+        e = [
+            tanh(v)
+            + w
+            for v in [x * 2, h * 3]
+            for w in [x * v, h * v]
+        ]
+        z = v + sum(e)
+        return z + v
+        """,
+        ["v", "z"],
+    ),
+    "nested": (
+        """
+        e = [[tanh(v * w) for v in [x * 2, h * 3]] for w in [a * x, a * h]]
+        return e[0][0] + e[1][1]
+        """,
+        [],
+    ),
+    "of a dict": (
+        "d = {k: v * a for k, v in enumerate([x * 2, h * 3])}\nreturn d[0] + d[1]",
+        [],
+    ),
+    "with a variable that is a local": (
+        "v = x * h\ne = [v * a for v in [v, v + 1]]\nreturn v + e[1]",
+        ["v"],
+    ),
+    "with an assignment inside": (
+        "e = [last := tanh(v) for v in [x * 2, h * 3]]\nreturn e[0] * last + a",
+        ["last"],
+    ),
+    "in a lambda": ("e = [(lambda: v * a)() for v in [x * 2, h * 3]]\nreturn e[0] + e[1]", []),
+}
+
+
+@pytest.mark.parametrize("case", COMPREHENSIONS)
+def test_a_comprehension_binds_no_name_of_the_cell(case: str, tmp_path: Path) -> None:
+    """From Python 3.12 on its variables lie among the cell's locals while it runs."""
+    body, named = COMPREHENSIONS[case]
+    assert [let.name for let in traced(tmp_path, body).lets] == [*named, "h_next"]
+    assert_traced_faithfully(tmp_path, body, SIGNATURE)
 
 
 def test_lets_that_no_result_needs_are_left_out(tmp_path: Path) -> None:
@@ -370,6 +415,25 @@ def test_results_are_named_after_their_let_or_their_key(
     assert {k: str(v) for k, v in ir.outputs.items()} == outputs
 
 
+FIELDS = "from typing import Any, NamedTuple\n\nclass Pair(NamedTuple):\n    b: Any\n    a: Any\n"
+EXTRA = "from collections import namedtuple\nPair = namedtuple('Pair', 'spikes a b')\n"
+
+
+def test_a_namedtuple_is_read_by_the_names_of_its_fields(tmp_path: Path) -> None:
+    body = "return Pair(b=tanh(a + x), a=0.5 * b + x)"
+    assert_traced_faithfully(tmp_path, 'return {"b": tanh(a + x), "a": 0.5 * b + x}', STATES)
+    named = traced(tmp_path, body, STATES, FIELDS)
+    by_key = traced(tmp_path, body.replace("Pair", "dict"), STATES, FIELDS)
+    assert (named.lets, named.next, named.outputs) == (by_key.lets, by_key.next, by_key.outputs)
+    assert list(named.next) == ["a", "b"]
+
+
+def test_a_field_of_a_namedtuple_that_is_no_state_is_an_output(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return Pair(a + b, b, tanh(a + x))", STATES, EXTRA)
+    assert list(ir.outputs) == ["spikes"]
+    assert str(ir.next["a"]) == "b"
+
+
 def test_without_outputs_the_last_declared_state_is_the_output(tmp_path: Path) -> None:
     ir = traced(tmp_path, "return {'b': a * x, 'a': b + 1}", STATES)
     assert list(ir.next) == ["a", "b"]
@@ -388,6 +452,26 @@ def test_a_numeric_default_is_a_constant_with_its_value(tmp_path: Path) -> None:
     ir = traced(tmp_path, "return h * k + x * n", "h: State, x: Input, k=0.5, *, n=3")
     assert ir.constants == {"k": 0.5, "n": 3}
     assert [str(let) for let in ir.lets] == ["h_next = 0.5*h + 3*x"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "torchs", "slope"),
+    [
+        ("0, None", {"min": 0.0}, [0, 1, 1]),
+        ("None, 0", {"max": 0.0}, [1, 1, 0]),
+        ("None, None", {}, [1, 1, 1]),
+    ],
+)
+def test_a_side_of_clip_may_be_open(
+    limits: str, torchs: dict[str, float], slope: list[float], tmp_path: Path
+) -> None:
+    body = f"return {{'h': 0.5 * h, 'y': clip(x, {limits})}}"
+    ir = traced(tmp_path, body, "h: State, x: Input")
+    x = torch.tensor([[[-1.0, 0.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    (y,), _ = plain_loop(ir, {"x": x})
+    assert torch.equal(y, x.clamp(**torchs) if torchs else x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.flatten().tolist() == slope
 
 
 def test_a_constant_can_be_set(tmp_path: Path) -> None:

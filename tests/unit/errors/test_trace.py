@@ -74,6 +74,13 @@ TRACES = {
         "check the arithmetic on constants in this line",
         "return h * a + x / 5e-324",
     ),
+    "a namedtuple of other fields": Case(
+        "the state 'h' is never assigned",
+        "The returned namedtuple has the fields v, z.",
+        'return {"h": ..., ...} with the next value of every state',
+        "return Pair(a * h, x)",
+        before="from collections import namedtuple\nPair = namedtuple('Pair', 'v z')\n",
+    ),
     # --- the author's own exceptions ---
     "an unknown function": raw(
         "NameError: name 'swish' is not defined",
