@@ -28,9 +28,11 @@ BODY = """\
 z = sigmoid(a * h + x)
 c = tanh(R @ h + z * m)
 {lets}
-return (1 - z) * h + z * c{terms}, 0.5 * m + z
+after_h = (1 - z) * h + z * c{terms}
+after_m = 0.5 * m + z
+return after_h, after_m
 """
-OWN = ("h", "m", "x", "a", "R", "z", "c")
+OWN = ("h", "m", "x", "a", "R", "z", "c", "after_h", "after_m")
 ROLES = ("Input", "Param", "Input(shared=True)", "Param(shared=True)")
 CHUNK = 70  # names in a cell
 
