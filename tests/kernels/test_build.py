@@ -377,12 +377,15 @@ def test_what_killed_builds_left_is_swept_by_the_next_and_nothing_else(cache: Pa
     digest = "0" * 20
     swept = [f"other-float32-{digest}.so.abcd_123.tmp", f"other-float32-{digest}.cpp.abcd_123.tmp"]
     kept = ["notes.tmp", "other-float32-abc.tmp", f"new-float32-{digest}.cu.abcd_123.tmp"]
-    for name in [*swept, *kept, f"other-float32-{digest}.so.lock"]:
+    old = [f"old-float32-{digest}.cu.abcd_123.tmp", "cells.json.abcd_123.tmp"]
+    for name in [*swept, *kept, *old, f"other-float32-{digest}.so.lock"]:
         (cache / name).touch()
+    for name in (*old, *kept[:2]):
+        os.utime(cache / name, (1.0, 1.0))
     build.load(NAME, TINY, "float32")
     left = {file.name for file in cache.iterdir()}
     assert left >= set(kept)
-    assert not left & set(swept)
+    assert not left & {*swept, *old}
 
 
 def test_what_another_process_is_building_is_not_swept(cache: Path) -> None:

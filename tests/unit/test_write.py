@@ -92,7 +92,7 @@ def test_a_rename_that_fails_brings_the_old_folder_back(
 
 def test_writers_at_the_same_time_leave_one_whole_folder(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    versions = [dict.fromkeys(FILES, f"{i} {ORIGIN}") for i in range(400)]
+    versions = [dict.fromkeys(FILES, f"{i} {ORIGIN}") for i in range(250)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda files: write(files, folder), versions))
     assert texts(folder) in versions

@@ -19,7 +19,10 @@ from rnncc.cache import read_private, write_private
 LIBRARY, SOURCE, HASH, LOCK, TEMPORARY = ".so", ".cpp", ".sha256", ".so.lock", ".tmp"
 # A file of another name belongs to another program, or to the user.
 STEM = r"\w+-b?float\d+-[0-9a-f]{20}"
-OURS = re.compile(rf"{STEM}(\.so|\.cpp|\.cu|\.sha256|\.so\.lock|(\.(so|cpp|cu|sha256)\.\w+)?\.tmp)")
+OURS = re.compile(
+    rf"{STEM}(\.so|\.cpp|\.cu|\.sha256|\.so\.lock|(\.(so|cpp|cu|sha256)\.\w+)?\.tmp)"
+    r"|(cells|calibration-[0-9a-f]{20})\.json\.\w{8}\.tmp"
+)
 LIMIT = 512 * 2**20  # bytes of all libraries
 OLD = 3600.0  # seconds after which a temporary file without a lock is nobody's
 
@@ -46,7 +49,7 @@ def _hash(content: bytes) -> bytes:
 
 
 def files(folder: Path) -> list[Path]:
-    """Those that rnncc wrote for kernels."""
+    """Those that rnncc wrote for kernels, and what it left of others."""
     try:
         return sorted(f for f in folder.iterdir() if OURS.fullmatch(f.name) and f.is_file())
     except (FileNotFoundError, NotADirectoryError):
@@ -79,11 +82,10 @@ def sweep(folder: Path, held: Path) -> None:
             continue
         with contextlib.suppress(OSError, NotImplementedError, filelock.Timeout):
             stem = re.match(STEM, file.name)
-            assert stem is not None
-            lock = folder / f"{stem[0]}{LOCK}"
+            lock = folder / f"{stem[0]}{LOCK}" if stem else None
             if lock == held.with_suffix(LOCK):
                 file.unlink()
-            elif lock.exists():
+            elif lock is not None and lock.exists():
                 with filelock.FileLock(lock, timeout=0):
                     file.unlink()
             elif time.time() - file.stat().st_mtime > OLD:
