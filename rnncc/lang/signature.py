@@ -72,7 +72,7 @@ def _check_name(parameter: inspect.Parameter, problems: Problems, line: int) -> 
             f"rename it, for example '{unreserved(name)}'",
             line,
         )
-    elif name in LAYER_NAMES and _is_given(_as_role(parameter.annotation)):
+    elif name in (*LAYER_NAMES, "self") and _is_given(_as_role(parameter.annotation)):
         problems.add(
             f"the input '{name}' is given to a layer by name, and has that of a layer's argument",
             f"A layer takes it beside its own {', '.join(LAYER_NAMES)}.",

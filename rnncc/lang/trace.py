@@ -205,7 +205,7 @@ def _comment(file: str, line: int) -> str:
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                return token.string.lstrip("# ").replace("*/", "").rstrip("\\ ")
+                return token.string.lstrip("# ").rstrip()
     except (tokenize.TokenError, IndentationError, SyntaxError):
         pass  # a line of a longer statement, not whole by itself
     return ""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
-from rnncc.cache import cache_dir
+from rnncc.cache import cache_dir, make_cache_dir, write_private
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,8 @@ def constants_of(gpu: str) -> GpuConstants:
 
 def save(gpu: str, constants: GpuConstants) -> Path:
     """Save calibrated constants for later processes."""
+    make_cache_dir()
     path = calibration_file(gpu)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(json.dumps({"gpu": gpu, **asdict(constants)}, indent=2) + "\n")
-    os.replace(file.name, path)
+    text = json.dumps({"gpu": gpu, **asdict(constants)}, indent=2) + "\n"
+    write_private(path, text.encode())
     return path
