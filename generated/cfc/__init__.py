@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__))
+_KERNEL = Kernel.read(_folder_of(__spec__), "e43818901e8744ef")
 
 
 @_takes_options

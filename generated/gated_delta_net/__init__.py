@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__))
+_KERNEL = Kernel.read(_folder_of(__spec__), "062dd99d213d7550")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__))
+_KERNEL = Kernel.read(_folder_of(__spec__), "a6935764c961460f")
 
 
 @_takes_options

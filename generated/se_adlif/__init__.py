@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__))
+_KERNEL = Kernel.read(_folder_of(__spec__), "f847331b9003c225")
 
 
 @_takes_options

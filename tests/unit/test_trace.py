@@ -274,6 +274,8 @@ def test_constants_gather_only_where_any_dtype_holds_them(
 ) -> None:
     ir = traced(tmp_path, f"u = {expression}\nreturn u + x", "h: State, x: Input")
     assert [str(let) for let in ir.lets[:-1]] == lets
+
+
 COMPREHENSIONS = {
     "over expressions": ("e = [tanh(v + 1) for v in [a * h, a * x]]\nreturn e[0] + e[1]", []),
     "over several lines": (
