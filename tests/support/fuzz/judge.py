@@ -1,0 +1,158 @@
+"""Judge: what a kernel returned against a loop over the trees, within docs/numerics.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tests.support.fuzz.calls import RandomCall, with_gradients
+from tests.support.tolerances import TOLERANCES, limits
+
+Results = dict[str, Tensor]
+PROBES = 4
+MOST_LIMITS = 30.0  # beyond it a step-by-step computation says nothing
+NEAR = {torch.float32: 1e-4, torch.float64: 1e-11}  # to a jump or kink
+
+
+@dataclass
+class Question:
+    """One call, and the loop that says what is right.
+
+    Attributes:
+        what: of the call, in words.
+        loop: leaves -> results; its second argument collects margins.
+        kernel: leaves -> results.
+    """
+
+    what: str
+    call: RandomCall
+    leaves: Results
+    loop: Callable[[Results, list[float] | None], Results]
+    kernel: Callable[[Results], Results]
+    _expected: dict[str, Results] = field(default_factory=dict)
+
+    @property
+    def compute(self) -> torch.dtype:
+        return torch.float64 if self.call.dtype == "float64" else torch.float32
+
+    def wide(self, noise: int | None = None) -> Results:
+        """The leaves in float64, disturbed in their last places."""
+        if noise is None:
+            return {n: t.double() for n, t in self.leaves.items()}
+        generator = torch.Generator().manual_seed(noise)
+        size = 2e-7 if self.compute == torch.float32 else 1e-15
+        return {
+            n: t.double() * (1 + size * torch.randn(t.shape, generator=generator, dtype=torch.float64))
+            for n, t in self.leaves.items()
+        }
+
+    def by_loop(self, leaves: Results, margins: list[float] | None = None) -> Results:
+        return with_gradients(lambda own: self.loop(own, margins), leaves, self.call)
+
+    @property
+    def expected(self) -> Results:
+        if not self._expected:
+            self._expected["float64"] = self.by_loop(self.wide())
+        return self._expected["float64"]
+
+    @property
+    def expected_results(self) -> list[str]:
+        """The names of all but the gradients, in order."""
+        return [n for n in self.expected if not n.startswith("gradient")]
+
+    def alike(self, what: str, kernel: Callable[[Results], Results]) -> Question:
+        """Another way to the same results."""
+        return Question(what, self.call, self.leaves, self.loop, kernel, self._expected)
+
+
+@dataclass
+class Verdict:
+    """What came of a question.
+
+    Attributes:
+        state: "right", "wrong", "unsteady" (a loop misses the limits too), "infinite" (the loop's
+            results aren't finite).
+    """
+
+    state: str
+    complaints: list[str] = field(default_factory=list)
+
+
+def judge(question: Question) -> Verdict:
+    """Run both and compare.
+
+    Raises:
+        Exception: whatever the kernel raises.
+    """
+    expected = question.expected
+    got = with_gradients(question.kernel, question.leaves, question.call)
+    if got.keys() != expected.keys():
+        return Verdict("wrong", [f"got {sorted(got)}, expected {sorted(expected)}"])
+    results = (t for n, t in expected.items() if not n.startswith("gradient"))
+    if not all(t.isfinite().all() for t in results):
+        return Verdict("infinite")
+    errors = {n: error_of(n, got[n], expected[n], got[n].dtype) for n in expected}
+    over = {n: got[n].dtype for n, error in errors.items() if error > 1}
+    if not over:
+        return Verdict("right")
+    theirs = _errors_of_loops(question, over)
+    wrong = [n for n in over if theirs[n] <= MOST_LIMITS and errors[n] > max(1.0, 4 * theirs[n])]
+    if not wrong or _is_near_a_jump(question):
+        return Verdict("unsteady")
+    return Verdict("wrong", [complaint(n, got[n], expected[n], theirs[n]) for n in wrong])
+
+
+def error_of(name: str, got: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+    """The largest error, in limits of a dtype; 0 for a gradient that isn't finite."""
+    if got.shape != expected.shape:
+        return math.inf
+    if name.startswith("gradient") and not expected.isfinite().all():
+        return 0.0
+    error, limit = _error_and_limit(name, got, expected, dtype)
+    return float((error / limit).max()) if error.numel() else 0.0
+
+
+def _error_and_limit(
+    name: str, got: Tensor, expected: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    a, e, info = got.double(), expected.double(), torch.finfo(dtype)
+    e = torch.where(e.abs() > info.max, torch.copysign(torch.tensor(math.inf).double(), e), e)
+    tiny = info.smallest_normal * info.eps
+    same = (a == e) | (a.isnan() & e.isnan()) | ((a - e).abs() <= tiny)
+    error = torch.where(same, 0.0, (a - e).abs()).nan_to_num(math.inf, math.inf)
+    return error, limits(e, TOLERANCES[dtype], name.startswith("gradient"))
+
+
+def _errors_of_loops(question: Question, dtypes: dict[str, torch.dtype]) -> dict[str, float]:
+    """The largest errors of a float32 loop, and of loops given what differs in the last places."""
+    loops = [question.by_loop(question.wide(noise)) for noise in range(PROBES)]
+    if question.compute == torch.float32:
+        loops.append(question.by_loop({n: t.float() for n, t in question.leaves.items()}))
+    return {
+        n: max(error_of(n, found[n], question.expected[n], dtype) for found in loops)
+        for n, dtype in dtypes.items()
+    }
+
+
+def _is_near_a_jump(question: Question) -> bool:
+    margins: list[float] = []
+    question.by_loop(question.wide(), margins)
+    return bool(margins) and min(margins) < NEAR[question.compute]
+
+
+def complaint(name: str, got: Tensor, expected: Tensor, theirs: float) -> str:
+    if got.shape != expected.shape:
+        return f"{name}: shape {list(got.shape)}, expected {list(expected.shape)}"
+    error, limit = _error_and_limit(name, got, expected, got.dtype)
+    where = torch.unravel_index((error / limit).argmax(), error.shape)
+    at = [int(i) for i in where]
+    over = int((error > limit).sum())
+    return (
+        f"{name} {at}: got {float(got[where]):.9g}, expected {float(expected[where]):.9g}; error "
+        f"{float(error[where]):.3g}, limit {float(limit[where]):.3g}; a loop misses it by "
+        f"{theirs:.2g} limits; {over} of {error.numel()} over"
+    )
