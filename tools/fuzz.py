@@ -83,9 +83,16 @@ def work(seed: str) -> int:
             if finding.sort not in seen and finding.kind != "poisoned":
                 smaller = shrunk(outcome, finding, SHRINK)
             seen.add(finding.sort)
-            found.append({**finding.as_dict(), "smaller": smaller.as_dict() if smaller is not finding else None})
+            found.append(
+                {
+                    **finding.as_dict(),
+                    "smaller": smaller.as_dict() if smaller is not finding else None,
+                }
+            )
         setting = {**vars(outcome.setting), "states": len(outcome.cell.states)}
-        answers.write(json.dumps({"findings": found, "verdicts": outcome.states, "setting": setting}) + "\n")
+        answers.write(
+            json.dumps({"findings": found, "verdicts": outcome.states, "setting": setting}) + "\n"
+        )
         answers.flush()
     return 0
 
@@ -101,7 +108,8 @@ class Worker:
 
     def run(self, case: int) -> dict[str, Any]:
         process = self._process()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(f"{case}\n")
             process.stdin.flush()
@@ -120,7 +128,9 @@ class Worker:
             self.end()
             command = [sys.executable, __file__, "--worker", "--seed", self.seed]
             pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=self.env)
+            self.process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, text=True, env=self.env
+            )
             self.left = LIFE
         return self.process
 
@@ -129,7 +139,10 @@ class Worker:
         code = self.process.poll()
         self.end()
         text = f"the process {how}; its exit status: {code}"
-        return {"findings": [{"kind": "dies", "what": "case", "text": text}], "verdicts": {"dies": 1}}
+        return {
+            "findings": [{"kind": "dies", "what": "case", "text": text}],
+            "verdicts": {"dies": 1},
+        }
 
     def end(self) -> None:
         if self.process is not None:
@@ -163,7 +176,9 @@ class Run:
 
     def all(self) -> None:
         self.say(f"fuzz: seed {self.seed}, {self.options.jobs} at once")
-        threads = [threading.Thread(target=self._serve, args=(w,), daemon=True) for w in self.workers]
+        threads = [
+            threading.Thread(target=self._serve, args=(w,), daemon=True) for w in self.workers
+        ]
         for thread in threads:
             thread.start()
         last = time.monotonic()
@@ -200,7 +215,10 @@ class Run:
     def _found(self, case: int, finding: dict[str, Any]) -> None:
         self.findings.append({"case": case, **finding})
         smaller = finding.get("smaller")
-        self.say(f"\n--- disagreement {len(self.findings)}: case {case}, {finding['kind']}: {finding['what']}")
+        self.say(
+            f"\n--- disagreement {len(self.findings)}: case {case}, {finding['kind']}: "
+            f"{finding['what']}"
+        )
         self._show(finding)
         if smaller:
             self.say(f"--- smaller: {smaller['what']}")

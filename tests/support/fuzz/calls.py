@@ -85,7 +85,10 @@ class RandomCall:
         """[*leading, T] bool."""
         if not self.reset:
             return None
-        return torch.rand(*self.leading, self.steps, generator=_generator(self.seed, "reset")) < self.reset
+        return (
+            torch.rand(*self.leading, self.steps, generator=_generator(self.seed, "reset"))
+            < self.reset
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """What isn't as by default."""
@@ -125,17 +128,27 @@ def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> R
     leading = rng.choice([(1,), (2,), (3,), (), (2, 2), (1,)])
     leading = rng.choice([(1,), ()]) if kind == "cu_seqlens" else leading
     most = max(2, budget // (size * (1 if kind == "plain" else max(1, math.prod(leading)))))
-    steps = rng.choice([1, 2, 3, 7, 16, 17, 19, 33, 64, 65, 130, 500, 1500, 4000, rng.randint(1, 300)])
+    steps = rng.choice(
+        [1, 2, 3, 7, 16, 17, 19, 33, 64, 65, 130, 500, 1500, 4000, rng.randint(1, 300)]
+    )
     steps = min(steps, most)
     k = cell.group
-    own = any(not a.shared for a in cell.of("input", "param", "matrix"))  # else nothing says how many
-    channels = 1 if not own else k * rng.choice([1, 1, 2, 3, 5, 9, 17, max(1, rng.choice([8, 16, 33]) // k)])
+    own = any(
+        not a.shared for a in cell.of("input", "param", "matrix")
+    )  # else nothing says how many
+    channels = (
+        1
+        if not own
+        else k * rng.choice([1, 1, 2, 3, 5, 9, 17, max(1, rng.choice([8, 16, 33]) // k)])
+    )
     compute = COMPUTE[setting.dtype]
     options = _options(rng, solver, steps)
     without, ignored = _unwanted(rng, cell)
     lengths = cu_seqlens = None
     if kind == "lengths":
-        lengths = tuple(rng.choice([0, 1, steps, rng.randint(0, steps)]) for _ in range(math.prod(leading)))
+        lengths = tuple(
+            rng.choice([0, 1, steps, rng.randint(0, steps)]) for _ in range(math.prod(leading))
+        )
     if kind == "cu_seqlens":
         cuts = sorted(rng.randint(0, steps) for _ in range(rng.randint(0, 4)))
         cu_seqlens = (0, *cuts, steps)
@@ -152,7 +165,7 @@ def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> R
         form=rng.choices(["positional", "keywords", "inference"], [60, 30, 10])[0],
         scales=(
             rng.choice([1.0, 1.0, 0.3, 3.0, 1e-4 if small else 1.0]),
-            rng.choice([1.0, 1.0, 0.3, 2.5]),
+            rng.choice([1.0, 1.0, 0.3, 2.5, 5.0]),
             rng.choice([1.0, 1.0, 0.1, 4.0, 1e-4 if small else 1.0]),
         ),
         threads=rng.choice([1, 2, 2, 3]),
@@ -189,7 +202,9 @@ def _options(rng: random.Random, solver: str, steps: int) -> dict[str, Any]:
 
 
 def _unwanted(rng: random.Random, cell: RandomCell) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    leaves = [a.name for a in cell.of("input", "param", "matrix")] + [f"h0 {s.name}" for s in cell.states]
+    leaves = [a.name for a in cell.of("input", "param", "matrix")] + [
+        f"h0 {s.name}" for s in cell.states
+    ]
     results = [f"output {o}" for o in cell.output_names]
     results += [f"{what} {s.name}" for what in ("last", "states") for s in cell.states]
     without = [leaf for leaf in leaves if rng.random() < 0.25] if rng.random() < 0.35 else []
@@ -264,7 +279,9 @@ def as_given(call: RandomCall, layout: str, shared: bool, leaf: Tensor) -> Tenso
     return leaf
 
 
-def inputs_of(cell: RandomCell, call: RandomCall, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inputs_of(
+    cell: RandomCell, call: RandomCall, leaves: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """As they are given."""
     return {
         a.name: as_given(call, call.layouts.get(a.name, "plain"), a.shared, leaves[a.name])

@@ -114,6 +114,16 @@ def shrunk(outcome: Outcome, finding: Finding, seconds: float) -> Finding:
     return found
 
 
+def report(outcome: Outcome) -> str:
+    """All findings, as a person reads them."""
+    parts = [
+        f"{f.kind}: {f.what}\n{f.text}\n{f.cell.source}call: {f.as_dict()['call']}"
+        for f in outcome.findings
+    ]
+    seed, _, case = outcome.seed.partition("/")
+    return "\n".join([*parts, f"Repeat: make fuzz SEED={seed} CASE={case}"])
+
+
 def _calls(outcome: Outcome) -> Iterator[RandomCall]:
     for i in range(CALLS):
         seed = f"{outcome.seed}/{i}"
@@ -193,9 +203,7 @@ def _judged(question: Question) -> tuple[str, list[str]]:
     return verdict.state, verdict.complaints
 
 
-def _guarded(
-    outcome: Outcome, what: str, call: RandomCall | None, run: Callable[[], Any]
-) -> Any:
+def _guarded(outcome: Outcome, what: str, call: RandomCall | None, run: Callable[[], Any]) -> Any:
     """None, and a finding, if it raises."""
     try:
         return run()
@@ -216,6 +224,8 @@ def quick_builds(level: str) -> Iterator[None]:
     usually = ((build, "FLAGS", "-O3"), (emulation_build, "FOR_KERNELS", "-O1"))
     with ExitStack() as stack:
         for module, flags, usual in usually:
-            others = type(getattr(module, flags))(level if f == usual else f for f in getattr(module, flags))
+            others = type(getattr(module, flags))(
+                level if f == usual else f for f in getattr(module, flags)
+            )
             stack.enter_context(patch.object(module, flags, others))
         yield

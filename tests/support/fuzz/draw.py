@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 from tests.support.fuzz.cells import Argument, Helper, Let, RandomCell
-from tests.support.fuzz.tree import CONDITIONS, FUNCTIONS, SLOPES, Node, apply, name, names_in
+from tests.support.fuzz.tree import FUNCTIONS, SLOPES, Node, apply, name, names_in
 from tests.support.fuzz.tree import nodes as nodes_of
 
 # Arguments of functions with a limited domain, or that grow fast, are made safe on the spot.
@@ -31,20 +31,35 @@ SAFE = [
     *("(abs({0}) + 0.2) ** -3", "(1.5 + sin({0})) ** -1", "(1.2 + cos({0})) ** (-2.5)"),
     *("spike({0})", "spike({0}, 'atan')", "spike({0}, 'sigmoid')", "spike({0}, 'triangle')"),
 ]
-SMOOTH = [form for form in SAFE if not any(f"{jump}(" in form for jump in ("spike", "floor", "sign", "where"))]
+STEPS = ("spike(", "floor(", "sign(", "where(")
+SMOOTH = [form for form in SAFE if not any(step in form for step in STEPS)]
 # these may overflow, or leave their domain
 BOLD = [
     *("{0} / {1}", "exp({0})", "log({0})", "sqrt({0})", "rsqrt({0})", "log1p({0})", "sinh({0})"),
     *("{0} ** 2", "{0} ** 3", "{0} ** -1", "{0} ** -2", "{0} ** -5", "abs({0}) ** {1}"),
     *("{0} ** 0.5", "{0} ** 1.5", "exprel({0})", "cosh({0})", "expm1({0})", "{0} ** {1}"),
-    *("1e4 * {0}", "1e-5 * {0}", "{0} / 1e-3", "log(abs({0}))", "sqrt(abs({0}))", "exp(-{0} * {0})"),
+    *(
+        "1e4 * {0}",
+        "1e-5 * {0}",
+        "{0} / 1e-3",
+        "log(abs({0}))",
+        "sqrt(abs({0}))",
+        "exp(-{0} * {0})",
+    ),
 ]
 BOUNDED = [
     *("tanh({0})", "0.5 * {s} + 0.8 * sin({0})", "sigmoid({0})", "erf({0}) - 0.1 * {s}"),
     *("sigmoid({0}) * {s} + (1 - sigmoid({0})) * tanh({1})", "clip({0}, -2, 2)"),
-    *("0.99 * {s} + 0.01 * tanh({0})", "-0.9 * {s} + cos({0})", "{s} / (1 + {s} * {s}) + tanh({0})"),
+    *(
+        "0.99 * {s} + 0.01 * tanh({0})",
+        "-0.9 * {s} + cos({0})",
+        "{s} / (1 + {s} * {s}) + tanh({0})",
+    ),
     "sin({0})",
 ]
+INITS = ("", "init=uniform(-1, 1)", "init=normal(0, 0.5)", "init=spaced(0.1, 0.9)",
+         "init=constant(0.4)", "init=log(uniform(0.5, 2))")  # fmt: skip
+FORGET = ("sigmoid({0})", "0.9 * tanh({0})", "0.999 - 0.01 * sigmoid({0})", "exp(-abs({0}))")
 PLAIN = {
     "state": ("h", "c", "v", "w", "m", "n_", "u", "s"),
     "input": ("x", "xz", "xr", "drive"),
@@ -61,7 +76,22 @@ ODD = (
     *("step", "steps", "h_next", "dh", "g_h", "d_h", "out_h", "z_0", "z_1", "lane", "run", "row"),
     *("tile", "store", "carry", "first", "last", "group", "batch", "channel", "index", "y_0", "J"),
     *("self_", "kernel", "weight", "bias", "projection", "value", "dtype", "device", "torch_", "q"),
-    *("real_", "io", "Args", "Status", "Cell", "Step", "load", "dt", "A", "M", "e_0", "g", "p", "L"),
+    *(
+        "real_",
+        "io",
+        "Args",
+        "Status",
+        "Cell",
+        "Step",
+        "load",
+        "dt",
+        "A",
+        "M",
+        "e_0",
+        "g",
+        "p",
+        "L",
+    ),
     *("h1", "h_1", "h_in", "x_in", "grad", "seed", "init", "count", "offset", "stride", "width"),
     *("Real", "Lane", "out", "in_", "next_h", "prev", "h_prev", "saved", "product", "segment_"),
 )
@@ -216,7 +246,8 @@ def _doc(rng: random.Random) -> str:
 
 def _arguments(rng: random.Random, names: Names, states: int) -> tuple[Argument, ...]:
     found = [
-        Argument(names("state"), "state", init=rng.choice([0.0, 0.0, 0.3, -1.25])) for _ in range(states)
+        Argument(names("state"), "state", init=rng.choice([0.0, 0.0, 0.3, -1.25]))
+        for _ in range(states)
     ]
     for _ in range(rng.choices([0, 1, 2, 3], [5, 50, 30, 15])[0]):
         options = rng.choice(["", "", "bias=constant(-1)", "typical=normal(0, 2)"])
@@ -226,9 +257,7 @@ def _arguments(rng: random.Random, names: Names, states: int) -> tuple[Argument,
         options = "projected=True" if projected else ""
         found.append(Argument(names("input"), "input", options, shared=True, given=not projected))
     for _ in range(rng.choice([0, 1, 1, 2])):
-        init = rng.choice(["", "init=uniform(-1, 1)", "init=normal(0, 0.5)", "init=spaced(0.1, 0.9)",
-                           "init=constant(0.4)", "init=log(uniform(0.5, 2))"])  # fmt: skip
-        found.append(Argument(names("param"), "param", init))
+        found.append(Argument(names("param"), "param", rng.choice(INITS)))
     if rng.random() < 0.25:
         found.append(Argument(names("param"), "param", "init=constant(0.7)", shared=True))
     blocks = [k for k in (1, 2, 2, 3, 4, 8) if k * states <= 8]
@@ -245,12 +274,14 @@ def _helpers(rng: random.Random, names: Names, taste: Taste) -> tuple[Helper, ..
     found = []
     for _ in range(rng.choice([1, 1, 2])):
         parameters = ("p0", "p1")[: rng.choice([1, 2])]
-        own = Taste(SAFE, rng.choice([1, 2]), list(parameters))
+        own = Taste(SAFE, 1, list(parameters))
         times = rng.choice([1, 1, 2, 3])
-        body = expression(rng, own) if times == 1 else filled("0.5 * {s} + 0.4 * sin({0})", lambda: expression(rng, own, 1), "p0")
-        used = tuple(p for p in parameters if p in names_in(body)) or parameters[:1]
-        if times > 1 or used == parameters or len(used) == 1:
-            found.append(Helper(names("helper"), used if times == 1 else ("p0", *used[1:]), body, times))
+        body = expression(rng, own)
+        if times > 1:
+            body = filled("0.5 * {s} + 0.4 * sin({0})", partial(expression, rng, own, 1), "p0")
+        used = tuple(p for p in parameters if p in names_in(body))
+        if used:
+            found.append(Helper(names("helper"), used, body, times))
     return tuple(found)
 
 
@@ -274,13 +305,14 @@ def _bounded_step(rng: random.Random, taste: Taste, state: str, _: tuple[Argumen
     return new
 
 
-def _affine_step(rng: random.Random, taste: Taste, state: str, arguments: tuple[Argument, ...]) -> Node:
+def _affine_step(
+    rng: random.Random, taste: Taste, state: str, arguments: tuple[Argument, ...]
+) -> Node:
     """Affine in all states, with coefficients that inputs and params make; some forget slowly."""
     fixed = [a.name for a in arguments if a.kind in ("input", "param", "constant")]
     states = [a.name for a in arguments if a.kind == "state"]
     own = Taste(SMOOTH, 2, fixed)
-    keep = rng.choice(["sigmoid({0})", "0.9 * tanh({0})", "0.999 - 0.01 * sigmoid({0})", "exp(-abs({0}))"])
-    new = filled(keep, lambda: expression(rng, own)) * name(state)
+    new = filled(rng.choice(FORGET), lambda: expression(rng, own)) * name(state)
     for other in states:
         if other != state and rng.random() < 0.4:
             new = new + rng.choice([0.1, -0.2, 0.05]) * name(other)
@@ -293,7 +325,8 @@ def _all_used(cell: RandomCell) -> RandomCell:
     """With terms for the arguments that nothing reads, and without lets that nothing reads."""
     lets = list(cell.lets)
     while True:
-        read = set().union(*(names_in(n) for n in (*(let.node for let in lets), *cell.next.values(), *cell.outputs.values())))
+        bodies = (*(let.node for let in lets), *cell.next.values(), *cell.outputs.values())
+        read = set().union(*map(names_in, bodies))
         kept = [let for let in lets if let.name in read]
         if len(kept) == len(lets):
             break
@@ -310,9 +343,6 @@ def _all_used(cell: RandomCell) -> RandomCell:
         for term in terms:
             total = total + 0.3 * term
         next_[first] = apply("tanh", total)
-    called = {n.value for body in (*(let.node for let in lets), *next_.values(), *cell.outputs.values()) for n in nodes_of(body) if n.op == "call"}
-    helpers = tuple(h for h in cell.helpers if h.name in called)
-    return replace(cell, lets=tuple(lets), next=next_, helpers=helpers)
-
-
-__all__ = ["CONDITIONS", "expression", "filled", "random_cell"]
+    used = replace(cell, lets=tuple(lets), next=next_)
+    called = {n.value for body in used.bodies for n in nodes_of(body) if n.op == "call"}
+    return replace(used, helpers=tuple(h for h in cell.helpers if h.name in called))

@@ -46,7 +46,8 @@ class Question:
         generator = torch.Generator().manual_seed(noise)
         size = 2e-7 if self.compute == torch.float32 else 1e-15
         return {
-            n: t.double() * (1 + size * torch.randn(t.shape, generator=generator, dtype=torch.float64))
+            n: t.double()
+            * (1 + size * torch.randn(t.shape, generator=generator, dtype=torch.float64))
             for n, t in self.leaves.items()
         }
 

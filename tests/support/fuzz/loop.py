@@ -45,15 +45,15 @@ def _is_plain(call: RandomCall) -> bool:
     return call.lengths is None and call.cu_seqlens is None and not call.reset
 
 
-def _rows(
-    cell: RandomCell, call: RandomCall, inputs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _rows(cell: RandomCell, call: RandomCall, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """[B, T, N] of each input, [B, T, 1] of those that channels share."""
     found = {}
     for a in cell.of("input"):
         x = inputs[a.name].unsqueeze(-1) if a.shared else inputs[a.name]
         width = 1 if a.shared else call.channels
-        found[a.name] = x.expand(*call.leading, call.steps, width).reshape(call.batch, call.steps, width)
+        found[a.name] = x.expand(*call.leading, call.steps, width).reshape(
+            call.batch, call.steps, width
+        )
     return found
 
 
@@ -68,7 +68,10 @@ class _Walk:
     ) -> None:
         self.cell, self.call, self.evaluation = cell, call, evaluation
         self.inputs, self.fixed = inputs, fixed
-        self.columns = [*(f"output {o}" for o in cell.output_names), *(f"states {s.name}" for s in cell.states)]
+        self.columns = [
+            *(f"output {o}" for o in cell.output_names),
+            *(f"states {s.name}" for s in cell.states),
+        ]
 
     def step(self, states: dict[str, Tensor], at: Mapping[str, Tensor]) -> list[Tensor]:
         """Outputs, then next states, [..., N]; the states are replaced."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.support.fuzz.calls import with_gradients
 from tests.support.fuzz.cells import RandomCell
-from tests.support.fuzz.judge import Question, Results
+from tests.support.fuzz.judge import Question
 from tests.support.tolerances import TOLERANCES, limits
 
 
@@ -82,6 +82,3 @@ def _same(name: str, before: Tensor, after: Tensor, where: Tensor, exact: bool) 
         return bool(same.all())
     allowed = limits(before.double(), TOLERANCES[before.dtype], name.startswith("gradient"))[where]
     return bool((same | ((a.double() - b.double()).abs() <= 10 * allowed)).all())
-
-
-__all__ = ["Results", "poisoned"]

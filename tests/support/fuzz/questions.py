@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import random
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -49,10 +48,14 @@ def question(
     return Question("call", call, leaves, loop, partial(by_kernel, cell, call, run))
 
 
-def by_kernel(cell: RandomCell, call: RandomCall, run: Callable[..., Any], leaves: Results) -> Results:
+def by_kernel(
+    cell: RandomCell, call: RandomCall, run: Callable[..., Any], leaves: Results
+) -> Results:
     """As a user calls it."""
     inputs = inputs_of(cell, call, leaves)
-    arguments = {a.name: inputs.get(a.name, leaves.get(a.name)) for a in cell.of("input", "param", "matrix")}
+    arguments = {
+        a.name: inputs.get(a.name, leaves.get(a.name)) for a in cell.of("input", "param", "matrix")
+    }
     if call.h0 != "none":
         states = tuple(leaves[f"h0 {s.name}"] for s in cell.states)
         given = {"h0": states if len(states) > 1 else states[0]}
@@ -103,7 +106,13 @@ def listed(values: Any) -> list[Tensor]:
 def in_chunks(cell: RandomCell, plain: Question, run: Callable[..., Any]) -> Iterator[Question]:
     """In two calls, the second from the states of the first."""
     call = plain.call
-    if call.steps < 2 or call.lengths or call.cu_seqlens or call.reset or call.options.get("reverse"):
+    if (
+        call.steps < 2
+        or call.lengths
+        or call.cu_seqlens
+        or call.reset
+        or call.options.get("reverse")
+    ):
         return
     if any(layout == "one step" for layout in call.layouts.values()):
         return
@@ -119,7 +128,9 @@ def in_chunks(cell: RandomCell, plain: Question, run: Callable[..., Any]) -> Ite
             found = by_kernel(cell, part, run, {**leaves, **own, **states})
             states = {f"h0 {s.name}": found[f"last {s.name}"] for s in cell.states}
             parts.append(found)
-        joined = {n: torch.cat([part[n] for part in parts], -2) for n in parts[0] if n[0:4] != "last"}
+        joined = {
+            n: torch.cat([part[n] for part in parts], -2) for n in parts[0] if n[0:4] != "last"
+        }
         return joined | {n: h for n, h in parts[-1].items() if n[0:4] == "last"}
 
     yield plain.alike(f"in chunks, cut at {cut}", kernel)
@@ -138,7 +149,8 @@ def imported(c: rnncc.CompiledCell, folder: Path) -> ModuleType:
     """The module that `rnncc compile` writes."""
     write(c.files, folder)
     spec = importlib.util.spec_from_file_location("rnncc_fuzz_package", folder / "__init__.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -179,7 +191,9 @@ def scaled(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question
 
     other = replace(
         cell,
-        arguments=tuple(replace(a, init=a.init * SMALL) if a.kind == "state" else a for a in cell.arguments),
+        arguments=tuple(
+            replace(a, init=a.init * SMALL) if a.kind == "state" else a for a in cell.arguments
+        ),
         lets=tuple(replace(let, node=at_scale(let.node)) for let in cell.lets),
         next={n: apply("mul", at_scale(body), SMALL) for n, body in cell.next.items()},
         outputs={n: at_scale(body) for n, body in cell.outputs.items()},
@@ -189,6 +203,8 @@ def scaled(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question
     def kernel(leaves: Results) -> Results:
         own = {n: t * SMALL if n.startswith("h0 ") else t for n, t in leaves.items()}
         found = by_kernel(other, plain.call, c, own)
-        return {n: t / SMALL if n[:4] != "outp" or not cell.outputs else t for n, t in found.items()}
+        return {
+            n: t / SMALL if n[:4] != "outp" or not cell.outputs else t for n, t in found.items()
+        }
 
     yield plain.alike("with states in units of 2**-20", kernel)

@@ -75,7 +75,9 @@ def _cells(cell: RandomCell) -> Iterator[RandomCell]:
         yield _without(cell, a.name)
     for let in cell.lets:
         rest = tuple(other for other in cell.lets if other is not let)
-        yield _mapped(replace(cell, lets=rest), lambda node, let=let: renamed(node, {let.name: let.node}))
+        yield _mapped(
+            replace(cell, lets=rest), lambda node, let=let: renamed(node, {let.name: let.node})
+        )
     if any(let.comment for let in cell.lets) or cell.doc:
         bare = tuple(replace(let, comment="") for let in cell.lets)
         yield replace(cell, lets=bare, doc="")
@@ -121,7 +123,9 @@ def _parts(node: Node) -> Iterator[Node]:
     if node.op == "mix":
         usable = [node.args[1]]
     if node.op in CONDITIONS:
-        usable = [a for a in node.args if a.op in CONDITIONS] if node.op in ("both", "either") else []
+        usable = (
+            [a for a in node.args if a.op in CONDITIONS] if node.op in ("both", "either") else []
+        )
     yield from usable
     for i, arg in enumerate(node.args):
         for part in _parts(arg):
