@@ -3,9 +3,9 @@
     make fuzz SECONDS=600            # SEED=..., JOBS=..., CELLS=...
     make fuzz SEED=20261127 CASE=17  # one case of a run once more
 
-A case is a cell, four calls of it, and other ways to make some of them: in chunks, as a layer, from
-the generated package, with one more output, at another scale, with a NaN. The seed and the number
-of a case give all of it.
+A case is a cell, three calls of it, and other ways to make some of them: in chunks, as a layer,
+from the generated package, with one more output, at another scale, with a NaN. The seed and the
+number of a case give all of it.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ def normal(seed: str, what: str, size: tuple[int, ...]) -> Tensor:
 def random_setting(seed: str) -> Setting:
     rng = random.Random(f"setting {seed}")
     dtype = rng.choices(["float32", "float64", "bfloat16", "float16"], [62, 24, 8, 6])[0]
-    level = rng.choices(["-O0", "-O1", "-O3"], [75, 10, 15])[0]
-    return Setting(dtype, level, rng.random() < 0.06)
+    level = rng.choices(["-O0", "-O1", "-O3"], [82, 8, 10])[0]
+    return Setting(dtype, level, rng.random() < 0.05)
 
 
 def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> RandomCall:

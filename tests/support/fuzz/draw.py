@@ -63,6 +63,7 @@ FORGET = ("sigmoid({0})", "0.9 * tanh({0})", "0.999 - 0.01 * sigmoid({0})", "exp
 PLAIN = {
     "state": ("h", "c", "v", "w", "m", "n_", "u", "s"),
     "input": ("x", "xz", "xr", "drive"),
+    "clock": ("dt", "gap"),  # a layer has an x of its own
     "param": ("a", "b", "tau", "k_"),
     "matrix": ("R", "Q"),
     "constant": ("slope", "gain"),
@@ -255,7 +256,7 @@ def _arguments(rng: random.Random, names: Names, states: int) -> tuple[Argument,
     if len(found) == states or rng.random() < 0.3:
         projected = rng.random() < 0.4
         options = "projected=True" if projected else ""
-        found.append(Argument(names("input"), "input", options, shared=True, given=not projected))
+        found.append(Argument(names("clock"), "input", options, shared=True, given=not projected))
     for _ in range(rng.choice([0, 1, 1, 2])):
         found.append(Argument(names("param"), "param", rng.choice(INITS)))
     if rng.random() < 0.25:

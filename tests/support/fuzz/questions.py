@@ -30,7 +30,8 @@ SMALL = 2.0**-20  # the states of a scaled cell
 
 def compiled(cell: RandomCell, folder: Path) -> rnncc.CompiledCell:
     """By rnncc, from its text."""
-    return rnncc.compile(cell_from(folder, cell.source), **dict(cell.changed))
+    changed: dict[str, Any] = dict(cell.changed)
+    return rnncc.compile(cell_from(folder, cell.source), **changed)
 
 
 def question(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from tests.support.fuzz.calls import RandomCall
 from tests.support.fuzz.cells import RandomCell
@@ -75,9 +76,7 @@ def _cells(cell: RandomCell) -> Iterator[RandomCell]:
         yield _without(cell, a.name)
     for let in cell.lets:
         rest = tuple(other for other in cell.lets if other is not let)
-        yield _mapped(
-            replace(cell, lets=rest), lambda node, let=let: renamed(node, {let.name: let.node})
-        )
+        yield _mapped(replace(cell, lets=rest), partial(renamed, names={let.name: let.node}))
     if any(let.comment for let in cell.lets) or cell.doc:
         bare = tuple(replace(let, comment="") for let in cell.lets)
         yield replace(cell, lets=bare, doc="")
