@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
+import resource
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +26,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600.0
@@ -41,12 +45,11 @@ def main() -> int:
     run = Run(options)
     try:
         run.all()
+        code = int(bool(run.findings))
     except KeyboardInterrupt:
-        print("fuzz: stopped", file=sys.stderr)
-        return 130
-    finally:
-        run.end()
-    return int(bool(run.findings))
+        code = 130
+    run.end()
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,8 +138,10 @@ class Worker:
         return self.process
 
     def _died(self, how: str) -> dict[str, Any]:
-        assert self.process is not None
-        code = self.process.poll()
+        code = None
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self.process.wait(timeout=1)
         self.end()
         text = f"the process {how}; its exit status: {code}"
         return {
@@ -147,7 +152,7 @@ class Worker:
     def end(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
             self.process = None
 
 
@@ -163,6 +168,7 @@ class Run:
     verdicts: collections.Counter[str] = field(default_factory=collections.Counter)
     settings: collections.Counter[str] = field(default_factory=collections.Counter)
     done: int = 0
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self.seed = self.options.seed or f"{secrets.randbelow(10**6)}"
@@ -187,14 +193,13 @@ class Run:
             if time.monotonic() > last + PROGRESS:
                 self.say(self.progress())
                 last = time.monotonic()
-        self.say(self.progress())
-        if self.options.json:
-            print(json.dumps(self.data()))
 
     def _serve(self, worker: Worker) -> None:
         while (case := self._next()) is not None:
             answer = worker.run(case)
             with self.lock:
+                if self.stopped:  # which ended the worker
+                    return
                 self.done += 1
                 self.verdicts.update(answer["verdicts"])
                 for name, value in answer.get("setting", {}).items():
@@ -207,7 +212,7 @@ class Run:
             cases, case = self.options.case, self.given
             most = len(cases) if cases else self.options.cells or 10**9
             late = time.monotonic() > self.began + self.options.seconds
-            if case >= most or (late and not cases):
+            if self.stopped or case >= most or (late and not cases):
                 return None
             self.given += 1
             return int(cases[case]) if cases else case
@@ -242,17 +247,30 @@ class Run:
         )
 
     def data(self) -> dict[str, Any]:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
+            "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
             "seed": self.seed, "seconds": round(time.monotonic() - self.began, 1),
             "cells": self.done, "verdicts": dict(self.verdicts), "settings": dict(self.settings),
             "findings": self.findings,
         }  # fmt: skip
 
     def end(self) -> None:
+        """Say what was found, also of a run that was stopped."""
+        with self.lock:
+            self.stopped = True
         for worker in self.workers:
             worker.end()
         self.cache.cleanup()
+        self.say(self.progress())
+        if self.options.json:
+            print(json.dumps(self.data()), flush=True)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupted)
     sys.exit(main())

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import rnncc
+from tests.support.catalogue import tool
 from tests.support.fuzz.calls import RandomCall, Setting, random_call, random_leaves
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import random_cell
@@ -143,3 +147,58 @@ def test_a_failing_cell_shrinks_to_what_fails() -> None:
 @pytest.mark.parametrize("value", [-2, -0.5])
 def test_a_negative_number_stands_in_parentheses(value: float) -> None:
     assert text_of(name("h") ** value) == f"(h ** ({value}))"
+
+
+# --- the tool --------------------------------------------------------------------------------
+
+FUZZ = tool("fuzz")
+WRONG = {"kind": "wrong", "what": "call", "text": "got 1, expected 2", "cell": "def f", "call": {}}
+
+
+def run_tool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str, odd: int = -1
+) -> tuple[int, str]:
+    """With a stand-in for the processes that run cases; the case `odd` is a disagreement."""
+
+    def run(worker: Any, case: int) -> dict[str, Any]:
+        return {"findings": [WRONG] if case == odd else [], "verdicts": {"right": 3}}
+
+    monkeypatch.setattr(FUZZ.Worker, "run", run)
+    monkeypatch.setattr("sys.argv", ["fuzz", *words])
+    code = FUZZ.main()
+    return code, capsys.readouterr().out
+
+
+def test_a_run_prints_its_seed_and_ends_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out = run_tool(monkeypatch, capsys, "--cells", "5", "--seed", "s1")
+    assert code == 0
+    assert out.startswith("fuzz: seed s1, ")
+    assert "5 cells, 15 runs (15 right), 0 disagreements" in out
+
+
+def test_a_disagreement_is_told_with_the_command_that_repeats_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out = run_tool(monkeypatch, capsys, "--cells", "5", "--seed", "s1", odd=3)
+    assert code == 1
+    assert "--- disagreement 1: case 3, wrong: call\ndef f\ncall: {}\ngot 1, expected 2\n" in out
+    assert "once more: make fuzz SEED=s1 CASE=3" in out
+
+
+def test_a_case_that_ends_its_process_is_a_disagreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = FUZZ.Worker("s1", "")
+    dead = subprocess.Popen(
+        [sys.executable, "-c", "import os; input(); os.abort()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    worker.process, worker.left = dead, 2
+    answer = worker.run(0)
+    assert answer["verdicts"] == {"dies": 1}
+    assert "the process died" in answer["findings"][0]["text"]
+    assert worker.process is None
+    assert dead.stdin is not None
+    assert dead.stdout is not None
+    dead.stdin.close()
+    dead.stdout.close()

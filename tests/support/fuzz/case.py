@@ -141,10 +141,7 @@ def _run(outcome: Outcome, folder: Path, calls: Iterator[RandomCall]) -> None:
         return
     for call in calls:
         plain = questions.question(cell, call, random_leaves(cell, call), c)
-        state = _ask(outcome, plain)
-        if state == "infinite":
-            return  # so are the others
-        if state == "right":
+        if _ask(outcome, plain) == "right":
             for other in _others(outcome, plain, c, folder):
                 _ask(outcome, other)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ class Verdict:
 
     Attributes:
         state: "right", "wrong", "unsteady" (a loop misses the limits too), "infinite" (the loop's
-            results aren't finite).
+            results aren't finite; what comes before is right).
     """
 
     state: str
@@ -89,22 +90,48 @@ def judge(question: Question) -> Verdict:
     Raises:
         Exception: whatever the kernel raises.
     """
-    expected = question.expected
+    whole = question.expected
     got = with_gradients(question.kernel, question.leaves, question.call)
-    if got.keys() != expected.keys():
-        return Verdict("wrong", [f"got {sorted(got)}, expected {sorted(expected)}"])
-    results = (t for n, t in expected.items() if not n.startswith("gradient"))
-    if not all(t.isfinite().all() for t in results):
-        return Verdict("infinite")
-    errors = {n: error_of(n, got[n], expected[n], got[n].dtype) for n in expected}
+    if got.keys() != whole.keys():
+        return Verdict("wrong", [f"got {sorted(got)}, expected {sorted(whole)}"])
+    finite = all(whole[n].isfinite().all() for n in question.expected_results)
+    held = list(whole) if finite else held_till_infinite(question)
+    seen = (lambda found: found) if finite else partial(until_infinite, question)
+    got, expected = seen(got), seen(whole)
+    errors = {n: error_of(n, got[n], expected[n], got[n].dtype) for n in held}
     over = {n: got[n].dtype for n, error in errors.items() if error > 1}
     if not over:
-        return Verdict("right")
-    theirs = _errors_of_loops(question, over)
+        return Verdict("right" if finite else "infinite")
+    loops = [seen(loop) for loop in _uncertain_loops(question)]
+    theirs = {
+        n: max(error_of(n, loop[n], expected[n], dtype) for loop in loops)
+        for n, dtype in over.items()
+    }
     wrong = [n for n in over if theirs[n] <= MOST_LIMITS and errors[n] > max(1.0, 4 * theirs[n])]
     if not wrong or _is_near_a_jump(question):
         return Verdict("unsteady")
     return Verdict("wrong", [complaint(n, got[n], expected[n], theirs[n]) for n in wrong])
+
+
+def held_till_infinite(question: Question) -> list[str]:
+    """The results with a step for each step, if time has one order."""
+    call = question.call
+    if call.lengths is not None or call.cu_seqlens is not None or call.reset:
+        return []
+    return [n for n in question.expected_results if not n.startswith("last ")]
+
+
+def until_infinite(question: Question, results: Results) -> Results:
+    """NaN from the first step on at which a row of the loop's results isn't finite."""
+    names, found = held_till_infinite(question), dict(results)
+    if names:
+        fine = torch.stack([question.expected[n].isfinite().all(-1) for n in names]).all(0)
+        is_reverse = bool(question.call.options.get("reverse"))
+        steps = fine.flip(-1) if is_reverse else fine
+        before = steps.long().cumprod(-1).bool()
+        before = before.flip(-1) if is_reverse else before
+        found |= {n: results[n].where(before.unsqueeze(-1), torch.nan) for n in names}
+    return found
 
 
 def error_of(name: str, got: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
@@ -128,15 +155,12 @@ def _error_and_limit(
     return error, limits(e, TOLERANCES[dtype], name.startswith("gradient"))
 
 
-def _errors_of_loops(question: Question, dtypes: dict[str, torch.dtype]) -> dict[str, float]:
-    """The largest errors of a float32 loop, and of loops given what differs in the last places."""
+def _uncertain_loops(question: Question) -> list[Results]:
+    """A float32 loop, and loops that are given what differs in the last places."""
     loops = [question.by_loop(question.wide(noise)) for noise in range(PROBES)]
     if question.compute == torch.float32:
         loops.append(question.by_loop({n: t.float() for n, t in question.leaves.items()}))
-    return {
-        n: max(error_of(n, found[n], question.expected[n], dtype) for found in loops)
-        for n, dtype in dtypes.items()
-    }
+    return loops
 
 
 def _is_near_a_jump(question: Question) -> bool:
