@@ -92,7 +92,8 @@ def work(seed: str) -> int:
                     "smaller": smaller.as_dict() if smaller is not finding else None,
                 }
             )
-        setting = {**vars(outcome.setting), "states": len(outcome.cell.states)}
+        setting = [f"{name} {value}" for name, value in vars(outcome.setting).items()]
+        setting += [f"states {len(outcome.cell.states)}", *(f"solver {s}" for s in outcome.solvers)]
         answers.write(
             json.dumps({"findings": found, "verdicts": outcome.states, "setting": setting}) + "\n"
         )
@@ -202,8 +203,7 @@ class Run:
                     return
                 self.done += 1
                 self.verdicts.update(answer["verdicts"])
-                for name, value in answer.get("setting", {}).items():
-                    self.settings[f"{name} {value}"] += 1
+                self.settings.update(answer.get("setting", ()))
                 for finding in answer["findings"]:
                     self._found(case, finding)
 
@@ -249,11 +249,14 @@ class Run:
     def data(self) -> dict[str, Any]:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return {
+            "seed": self.seed,
+            "seconds": round(time.monotonic() - self.began, 1),
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-            "seed": self.seed, "seconds": round(time.monotonic() - self.began, 1),
-            "cells": self.done, "verdicts": dict(self.verdicts), "settings": dict(self.settings),
+            "cells": self.done,
+            "verdicts": dict(self.verdicts),
+            "settings": dict(sorted(self.settings.items())),
             "findings": self.findings,
-        }  # fmt: skip
+        }
 
     def end(self) -> None:
         """Say what was found, also of a run that was stopped."""

@@ -7,7 +7,7 @@ import math
 import random
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -115,6 +115,21 @@ def random_setting(seed: str) -> Setting:
     return Setting(dtype, level, rng.random() < 0.05)
 
 
+def long_call(call: RandomCall, cell: RandomCell, budget: int) -> RandomCall:
+    """So long and narrow that the planner takes segments by itself, where the cell is small."""
+    steps = min(4500, max(2, budget // operations(cell)))
+    options = {k: v for k, v in call.options.items() if k in ("checkpoint", "reverse")}
+    return replace(
+        call, leading=(1,), steps=steps, channels=cell.group, lengths=None, cu_seqlens=None,
+        reset=0.0, layouts={}, options=options,
+    )  # fmt: skip
+
+
+def operations(cell: RandomCell) -> int:
+    """Of a step."""
+    return sum(1 for body in cell.bodies for _ in nodes(body))
+
+
 def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> RandomCall:
     """A call of a cell.
 
@@ -122,7 +137,7 @@ def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> R
         budget: operations x steps of the loop that it is compared with.
     """
     rng = random.Random(f"call {seed}")
-    size = sum(1 for body in cell.bodies for _ in nodes(body))
+    size = operations(cell)
     solver = rng.choices(["auto", "sequential", "segmented", "newton"], [30, 15, 45, 10])[0]
     kind = rng.choices(["plain", "lengths", "cu_seqlens", "reset"], [60, 15, 13, 12])[0]
     leading = rng.choice([(1,), (2,), (3,), (), (2, 2), (1,)])
@@ -176,9 +191,11 @@ def _layouts(rng: random.Random, cell: RandomCell) -> dict[str, str]:
     """The first input that isn't shared has all dimensions, so that the others may lack some."""
     inputs = cell.of("input")
     whole = next((a for a in inputs if not a.shared), inputs[0])
-    return {
+    found = {
         a.name: rng.choice(VIEWS if a is whole else LAYOUTS) for a in inputs if rng.random() < 0.4
     }
+    others = [a.name for a in cell.of("param", "matrix")] + [f"h0 {s.name}" for s in cell.states]
+    return found | {n: "every second" for n in others if rng.random() < 0.08}
 
 
 def _options(rng: random.Random, solver: str, steps: int) -> dict[str, Any]:
@@ -223,12 +240,13 @@ def random_leaves(cell: RandomCell, call: RandomCall) -> dict[str, Tensor]:
         shape = base_shape(call, call.layouts.get(a.name, "plain"), a.shared)
         leaves[a.name] = (inputs * normal(call.seed, a.name, shape)).to(io)
     for a in cell.of("param", "matrix"):
-        drawn = params * normal(call.seed, a.name, param_shape(call.channels, a.shared, a.block))
+        shape = _stretched(call, a.name, param_shape(call.channels, a.shared, a.block))
+        drawn = params * normal(call.seed, a.name, shape)
         drawn = drawn * 0.7 / math.sqrt(a.block) if a.block else drawn
         leaves[a.name] = drawn.to(getattr(torch, call.params))
     if call.h0 != "none":
         for s in cell.states:
-            size = (*state_leading(call), call.channels)
+            size = _stretched(call, f"h0 {s.name}", (*state_leading(call), call.channels))
             leaves[f"h0 {s.name}"] = (states * normal(call.seed, f"h0 {s.name}", size)).to(
                 getattr(torch, call.h0)
             )
@@ -241,6 +259,15 @@ def param_shape(channels: int, shared: bool, block: int) -> tuple[int, ...]:
 
 def state_leading(call: RandomCall) -> tuple[int, ...]:
     return call.leading if call.cu_seqlens is None else (len(call.cu_seqlens) - 1,)
+
+
+def _stretched(call: RandomCall, leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-1], shape[-1] * (2 if leaf in call.layouts else 1))
+
+
+def given(call: RandomCall, leaf: str, leaves: Mapping[str, Tensor]) -> Tensor:
+    """A param or initial state as it is given: every second entry, perhaps."""
+    return leaves[leaf][..., ::2] if leaf in call.layouts else leaves[leaf]
 
 
 VIEWS = ("transposed", "time first", "every second", "expanded")

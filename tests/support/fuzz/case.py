@@ -26,6 +26,7 @@ from tests.support.fuzz import questions
 from tests.support.fuzz.calls import (
     RandomCall,
     Setting,
+    long_call,
     random_call,
     random_leaves,
     random_setting,
@@ -38,8 +39,10 @@ from tests.support.fuzz.poison import poisoned
 from tests.support.fuzz.shrink import shrink
 
 CALLS = 3
-BUDGET, LONG = 4_000, 40_000  # operations x steps of a loop; the last call of some cells is long
-REFUSED_NAME = re.compile("has the name of|reserved|is the name of|starts with")  # and rightly so
+BUDGET, LONG = 4_000, 150_000  # operations x steps of a loop; the last call of some cells is long
+REFUSED_NAME = re.compile(
+    "has the name of|reserved|is the name of|starts with|is not used"
+)  # rightly: h - h is 0
 
 
 @dataclass
@@ -72,13 +75,14 @@ class Finding:
 
 @dataclass
 class Outcome:
-    """What came of a case; `states` counts verdicts."""
+    """What came of a case; `states` counts verdicts, `solvers` are those of the plain calls."""
 
     seed: str
     cell: RandomCell
     setting: Setting
     findings: list[Finding] = field(default_factory=list)
     states: dict[str, int] = field(default_factory=dict)
+    solvers: list[str] = field(default_factory=list)
 
     def count(self, state: str) -> None:
         self.states[state] = self.states.get(state, 0) + 1
@@ -128,10 +132,10 @@ def report(outcome: Outcome) -> str:
 
 def _calls(outcome: Outcome) -> Iterator[RandomCall]:
     for i in range(CALLS):
-        seed = f"{outcome.seed}/{i}"
-        is_long = i == CALLS - 1 and random.Random(f"long {seed}").random() < 0.25
-        budget = (LONG if is_long else BUDGET) // (4 if outcome.setting.emulated else 1)
-        yield random_call(seed, outcome.cell, outcome.setting, budget)
+        seed, budget = f"{outcome.seed}/{i}", BUDGET // (4 if outcome.setting.emulated else 1)
+        call = random_call(seed, outcome.cell, outcome.setting, budget)
+        is_long = i == CALLS - 1 and random.Random(f"long {seed}").random() < 0.08
+        yield long_call(call, outcome.cell, LONG) if is_long else call
 
 
 def _run(outcome: Outcome, folder: Path, calls: Iterator[RandomCall]) -> None:
@@ -141,7 +145,11 @@ def _run(outcome: Outcome, folder: Path, calls: Iterator[RandomCall]) -> None:
         return
     for call in calls:
         plain = questions.question(cell, call, random_leaves(cell, call), c)
-        if _ask(outcome, plain) == "right":
+        state = _ask(outcome, plain)
+        for solver in plain.solvers[:1]:
+            asked = call.options.get("solver", "auto")
+            outcome.solvers.append(solver if solver == asked else f"{asked}: {solver}")
+        if state == "right":
             for other in _others(outcome, plain, c, folder):
                 _ask(outcome, other)
 

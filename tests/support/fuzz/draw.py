@@ -29,6 +29,7 @@ SAFE = [
     *("(softplus({0}) + 0.1) ** 1.5", "(softplus({0}) + 0.1) ** 0.5", "2.0 ** tanh({0})"),
     *("(softplus({0}) + 0.2) ** tanh({1})", "(1 + {0} * {0}) ** -0.5", "cos({0}) ** 9"),
     *("(abs({0}) + 0.2) ** -3", "(1.5 + sin({0})) ** -1", "(1.2 + cos({0})) ** (-2.5)"),
+    *("total({0}, {1}, {2})", "squares({0}, sin({1}))"),
     *("spike({0})", "spike({0}, 'atan')", "spike({0}, 'sigmoid')", "spike({0}, 'triangle')"),
 ]
 STEPS = ("spike(", "floor(", "sign(", "where(")
@@ -59,6 +60,21 @@ BOUNDED = [
 ]
 INITS = ("", "init=uniform(-1, 1)", "init=normal(0, 0.5)", "init=spaced(0.1, 0.9)",
          "init=constant(0.4)", "init=log(uniform(0.5, 2))")  # fmt: skip
+WITH_CONSTANT = (
+    *(
+        "{s} * {0}",
+        "{0} + {s}",
+        "{0} - tanh({s})",
+        "{0} / (1.5 + sin({s}))",
+        "where({0} > {s}, {0}, {s})",
+    ),
+    *(
+        "(abs({0}) + 0.2) ** {s}",
+        "maximum({0}, {s})",
+        "exp(-abs({s})) * {0}",
+        "clip({0}, -1, abs({s}))",
+    ),
+)
 FORGET = ("sigmoid({0})", "0.9 * tanh({0})", "0.999 - 0.01 * sigmoid({0})", "exp(-abs({0}))")
 PLAIN = {
     "state": ("h", "c", "v", "w", "m", "n_", "u", "s"),
@@ -108,7 +124,7 @@ COMMENTS = (
 def tree_of(form: str) -> Node:
     """A form as a tree over the names `{0}`, `{1}`, ..., which are `_0`, `_1`, ..."""
     own = {f"_{i}": name(f"_{i}") for i in "012s"}
-    function = {f: (lambda *args, f=f: apply(f, *args)) for f in FUNCTIONS}
+    function = {f: (lambda *args, f=f: apply(f, *args)) for f in (*FUNCTIONS, "total", "squares")}
 
     def spike(u: Node, surrogate: str = "fast_sigmoid") -> Node:
         return Node("spike", (u,), (surrogate, SLOPES[surrogate]))
@@ -138,7 +154,7 @@ class Taste:
     depth: int
     names: list[str]
     mixes: tuple[str, ...] = ()
-    variable: tuple[str, ...] = ()  # all arguments but constants
+    constants: tuple[str, ...] = ()
     helpers: tuple[Helper, ...] = ()
 
 
@@ -148,9 +164,12 @@ def expression(rng: random.Random, taste: Taste, depth: int | None = None) -> No
         return name(rng.choice(taste.names))
     if taste.mixes and rng.random() < 0.15:
         mixed = expression(rng, taste, depth - 1)
-        if not names_in(mixed) & set(taste.variable):  # a number is refused
-            mixed = name(taste.variable[0])
         return apply("mix", name(rng.choice(taste.mixes)), mixed)
+    if taste.constants and rng.random() < 0.15:
+        constant = name(rng.choice(taste.constants))
+        return filled(
+            rng.choice(WITH_CONSTANT), lambda: expression(rng, taste, depth - 1), constant
+        )
     if taste.helpers and rng.random() < 0.12:
         helper = rng.choice(taste.helpers)
         args = [expression(rng, taste, depth - 2) for _ in helper.parameters]
@@ -158,9 +177,9 @@ def expression(rng: random.Random, taste: Taste, depth: int | None = None) -> No
     return filled(rng.choice(taste.forms), lambda: expression(rng, taste, depth - 1))
 
 
-def filled(form: str, part: Callable[[], Node], state: str = "") -> Node:
-    """A form with parts in its places, the same part wherever a place occurs."""
-    parts: dict[str, Node] = {"_s": name(state)}
+def filled(form: str, part: Callable[[], Node], special: Node | None = None) -> Node:
+    """A form with a part in each place, the same one wherever it occurs; `{s}` is special."""
+    parts: dict[str, Node] = {} if special is None else {"_s": special}
 
     def replaced(node: Node) -> Node:
         if node.op == "name" and node.value.startswith("_"):
@@ -202,9 +221,9 @@ def random_cell(seed: str) -> RandomCell:
     depth = rng.randint(1, 4 if states < 4 else 2)
     forms = {"smooth": SMOOTH, "bold": [*SAFE, *BOLD]}.get(kind, SAFE)
     matrices = tuple(a.name for a in arguments if a.kind == "matrix")
-    read = [a.name for a in arguments if a.kind != "matrix"]
-    variable = tuple(a.name for a in arguments if a.kind not in ("matrix", "constant"))
-    taste = Taste(forms, depth, read, matrices, variable)
+    read = [a.name for a in arguments if a.kind not in ("matrix", "constant")]
+    constants = tuple(a.name for a in arguments if a.kind == "constant")
+    taste = Taste(forms, depth, read, matrices, constants)
     helpers = _helpers(rng, names, taste) if rng.random() < 0.25 else ()
     taste = replace(taste, helpers=helpers)
     lets = tuple(_lets(rng, names, taste))
@@ -279,7 +298,9 @@ def _helpers(rng: random.Random, names: Names, taste: Taste) -> tuple[Helper, ..
         times = rng.choice([1, 1, 2, 3])
         body = expression(rng, own)
         if times > 1:
-            body = filled("0.5 * {s} + 0.4 * sin({0})", partial(expression, rng, own, 1), "p0")
+            body = filled(
+                "0.5 * {s} + 0.4 * sin({0})", partial(expression, rng, own, 1), name("p0")
+            )
         used = tuple(p for p in parameters if p in names_in(body))
         if used:
             found.append(Helper(names("helper"), used, body, times))
@@ -292,6 +313,12 @@ def _lets(rng: random.Random, names: Names, taste: Taste) -> list[Let]:
         node = expression(rng, taste)
         if node.op == "name":
             node = apply("tanh", node)
+        if rng.random() < 0.15:  # a condition as a let of its own, read twice
+            condition = names("let")
+            test = apply(rng.choice(["gt", "le", "ne"]), node, name(rng.choice(taste.names)))
+            found.append(Let(condition, test, rng.choice(COMMENTS)))
+            inner = apply("where", name(condition), node, expression(rng, taste, 1))
+            node = apply("where", apply("negate", name(condition)), 0.5 * node, inner)
         new = names("let")
         found.append(Let(new, node, rng.choice(COMMENTS)))
         taste.names.append(new)
@@ -300,7 +327,7 @@ def _lets(rng: random.Random, names: Names, taste: Taste) -> list[Let]:
 
 def _bounded_step(rng: random.Random, taste: Taste, state: str, _: tuple[Argument, ...]) -> Node:
     own = replace(taste, names=[*taste.names, state, state])
-    new = filled(rng.choice(BOUNDED), lambda: expression(rng, own, taste.depth - 1), state)
+    new = filled(rng.choice(BOUNDED), lambda: expression(rng, own, taste.depth - 1), name(state))
     if taste.mixes and rng.random() < 0.5:
         return apply("tanh", new + apply("mix", name(rng.choice(taste.mixes)), name(state)))
     return new

@@ -27,6 +27,7 @@ class Question:
         what: of the call, in words.
         loop: leaves -> results; its second argument collects margins.
         kernel: leaves -> results.
+        solvers: those that took the kernel's calls.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Question:
     leaves: Results
     loop: Callable[[Results, list[float] | None], Results]
     kernel: Callable[[Results], Results]
+    solvers: list[str] = field(default_factory=list)
     _expected: dict[str, Results] = field(default_factory=dict)
 
     @property
@@ -68,7 +70,9 @@ class Question:
 
     def alike(self, what: str, kernel: Callable[[Results], Results]) -> Question:
         """Another way to the same results."""
-        return Question(what, self.call, self.leaves, self.loop, kernel, self._expected)
+        return Question(
+            what, self.call, self.leaves, self.loop, kernel, self.solvers, self._expected
+        )
 
 
 @dataclass

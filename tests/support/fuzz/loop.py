@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tests.support.fuzz.calls import RandomCall, inputs_of
+from tests.support.fuzz.calls import RandomCall, given, inputs_of
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.tree import Evaluation
 
@@ -30,7 +30,7 @@ def by_loop(
     evaluation = Evaluation(dtype, call.channels, functions, None if margins is None else 1.0)
     inputs = inputs_of(cell, call, leaves) if inputs is None else inputs
     rows = _rows(cell, call, inputs)
-    fixed = {a.name: leaves[a.name] for a in cell.of("param", "matrix")}
+    fixed = {a.name: given(call, a.name, leaves) for a in cell.of("param", "matrix")}
     changed = dict(cell.changed)
     for a in cell.of("constant"):
         fixed[a.name] = torch.tensor(changed.get(a.name, a.init), dtype=dtype)
@@ -90,7 +90,7 @@ class _Walk:
         """All states before the first step."""
         dtype = self.evaluation.dtype
         return {
-            s.name: leaves[f"h0 {s.name}"].reshape(size)
+            s.name: given(self.call, f"h0 {s.name}", leaves).reshape(size)
             if f"h0 {s.name}" in leaves
             else torch.full(size, s.init, dtype=dtype)
             for s in self.cell.states

@@ -18,7 +18,7 @@ from torch import Tensor
 import rnncc
 from rnncc.codegen.writer import write
 from tests.support.cells import cell_from
-from tests.support.fuzz.calls import RandomCall, inputs_of
+from tests.support.fuzz.calls import RandomCall, given, inputs_of
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import BOLD, Taste, expression
 from tests.support.fuzz.judge import Question, Results
@@ -43,10 +43,16 @@ def question(
         run: of the compiled cell, or of what else takes the same arguments.
     """
 
+    solvers: list[str] = []
+
     def loop(own: Results, margins: list[float] | None = None) -> Results:
         return by_loop(cell, call, own, margins=margins)
 
-    return Question("call", call, leaves, loop, partial(by_kernel, cell, call, run))
+    def observed(*args: Any, **named: Any) -> Any:
+        return run(*args, **named, observe=lambda solve: solvers.append(solve.solver))
+
+    kernel = partial(by_kernel, cell, call, observed)
+    return Question("call", call, leaves, loop, kernel, solvers)
 
 
 def by_kernel(
@@ -55,15 +61,13 @@ def by_kernel(
     """As a user calls it."""
     inputs = inputs_of(cell, call, leaves)
     arguments = {
-        a.name: inputs.get(a.name, leaves.get(a.name)) for a in cell.of("input", "param", "matrix")
+        a.name: inputs[a.name] if a.kind == "input" else given(call, a.name, leaves)
+        for a in cell.of("input", "param", "matrix")
     }
+    options = {**sequences_of(call), **call.options, "return_state": True}
     if call.h0 != "none":
-        states = tuple(leaves[f"h0 {s.name}"] for s in cell.states)
-        given = {"h0": states if len(states) > 1 else states[0]}
-    else:
-        given = {}
-    options = {**given, **sequences_of(call), **call.options}
-    options["return_state"] = True
+        states = tuple(given(call, f"h0 {s.name}", leaves) for s in cell.states)
+        options["h0"] = states if len(states) > 1 else states[0]
     if call.return_states:
         options["return_states"] = True
     args = list(arguments.values()) if call.form == "positional" else []
@@ -107,32 +111,24 @@ def listed(values: Any) -> list[Tensor]:
 def in_chunks(cell: RandomCell, plain: Question, run: Callable[..., Any]) -> Iterator[Question]:
     """In two calls, the second from the states of the first."""
     call = plain.call
-    if (
-        call.steps < 2
-        or call.lengths
-        or call.cu_seqlens
-        or call.reset
-        or call.options.get("reverse")
-    ):
-        return
-    if any(layout == "one step" for layout in call.layouts.values()):
+    is_cut = call.lengths or call.cu_seqlens or call.reset or call.options.get("reverse")
+    if call.steps < 2 or is_cut or "one step" in call.layouts.values():
         return
     cut = random.Random(call.seed).randint(1, call.steps - 1)
 
     def kernel(leaves: Results) -> Results:
         inputs, parts = inputs_of(cell, call, leaves), []
-        states = {n: t for n, t in leaves.items() if n.startswith("h0 ")}
+        own = {n: given(call, n, leaves) for n in leaves if n not in inputs}
         for first, end in ((0, cut), (cut, call.steps)):
-            part = replace(call, steps=end - first, layouts={}, h0="given" if states else "none")
-            own = {a.name: inputs[a.name].narrow(-1 if a.shared else -2, first, end - first)
-                   for a in cell.of("input")}  # fmt: skip
-            found = by_kernel(cell, part, run, {**leaves, **own, **states})
-            states = {f"h0 {s.name}": found[f"last {s.name}"] for s in cell.states}
+            begins = any(n.startswith("h0 ") for n in own)
+            part = replace(call, steps=end - first, layouts={}, h0="given" if begins else "none")
+            for a in cell.of("input"):
+                own[a.name] = inputs[a.name].narrow(-1 if a.shared else -2, first, end - first)
+            found = by_kernel(cell, part, run, own)
+            own |= {f"h0 {s.name}": found[f"last {s.name}"] for s in cell.states}
             parts.append(found)
-        joined = {
-            n: torch.cat([part[n] for part in parts], -2) for n in parts[0] if n[0:4] != "last"
-        }
-        return joined | {n: h for n, h in parts[-1].items() if n[0:4] == "last"}
+        along = [n for n in parts[0] if not n.startswith("last ")]
+        return {**parts[1], **{n: torch.cat([part[n] for part in parts], -2) for n in along}}
 
     yield plain.alike(f"in chunks, cut at {cut}", kernel)
 

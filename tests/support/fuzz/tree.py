@@ -5,6 +5,7 @@ Neither rnncc nor SymPy has a part in it, so that the two can be held to each ot
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,6 +119,10 @@ def text_of(node: Node) -> str:
         if (surrogate, slope) == ("fast_sigmoid", 25.0):
             return f"spike({parts[0]})"
         return f"spike({parts[0]}, surrogate={surrogate!r}, slope={slope!r})"
+    if node.op == "total":
+        return f"sum([{', '.join(parts)}])"
+    if node.op == "squares":
+        return f"sum(each * each for each in ({', '.join(parts)}))"
     if node.op == "call":
         return f"{node.value}({', '.join(parts)})"
     return f"{node.op}({', '.join(parts)})"
@@ -216,6 +221,8 @@ class Evaluation:
             return self._called(node.value, args)
         if node.op == "mix":
             return self._mixed(*args)
+        if node.op in ("total", "squares"):
+            return functools.reduce(torch.add, [a * a if node.op == "squares" else a for a in args])
         if node.op == "spike":
             found: Tensor = _Spike.apply(args[0], *node.value)  # type: ignore[no-untyped-call]
             return found
