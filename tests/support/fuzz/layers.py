@@ -24,6 +24,7 @@ def by_layer(cell: RandomCell, call: RandomCall, c: rnncc.CompiledCell) -> Quest
     torch.manual_seed(0)
     layer = c.layer(FEATURES, call.channels, dtype=dtype, **call.options)
     own = {n: p.detach().clone() for n, p in layer.named_parameters()}
+    attributes = layer._directions[0].params  # `step_` for a param called `step`
     size = (*call.leading, call.steps, FEATURES)
     leaves = {**own, "the x": normal(call.seed, "the x", size).to(dtype)}
     for a in cell.of("input"):
@@ -35,7 +36,8 @@ def by_layer(cell: RandomCell, call: RandomCall, c: rnncc.CompiledCell) -> Quest
             leaves[f"h0 {s.name}"] = drawn.to(getattr(torch, call.h0))
 
     def loop(given: Results, margins: list[float] | None = None) -> Results:
-        return by_loop(cell, call, given, projected(cell, call, given), margins)
+        named = given | {n: given[attribute] for n, attribute in attributes.items()}
+        return by_loop(cell, call, named, projected(cell, call, given), margins)
 
     def kernel(given: Results) -> Results:
         named = {a.name: given[a.name] for a in cell.of("input") if a.given}
