@@ -19,7 +19,7 @@ from tests.support.fuzz.calls import RandomCall, Setting, random_call, random_le
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import random_cell
 from tests.support.fuzz.judge import Question, judge
-from tests.support.fuzz.loop import by_loop
+from tests.support.fuzz.loop import Probe, by_loop
 from tests.support.fuzz.shrink import shrink
 from tests.support.fuzz.tree import Evaluation, apply, name, nodes, text_of
 
@@ -104,7 +104,7 @@ def smooth(scale: float = 1.0) -> Question:
         tilted = own[a].detach() + scale * (own[a] - own[a].detach())
         return by_loop(gru, call, {**own, a: tilted})
 
-    loop = lambda own, margins: by_loop(gru, call, own, margins=margins)  # noqa: E731
+    loop = lambda own, probe: by_loop(gru, call, own, probe=probe)  # noqa: E731
     return Question("call", call, leaves, loop, kernel)
 
 
@@ -122,8 +122,8 @@ def test_a_result_that_a_loop_cannot_hold_either_is_not_held_against_a_kernel() 
     plain = smooth()
     h = next(n for n in plain.expected if n.startswith("last"))
 
-    def chaotic(own: dict[str, Tensor], margins: list[float] | None = None) -> dict[str, Tensor]:
-        found = plain.loop(own, margins)
+    def chaotic(own: dict[str, Tensor], probe: Probe | None = None) -> dict[str, Tensor]:
+        found = plain.loop(own, probe)
         return {n: (v * 1e9).sin() if n == h else v for n, v in found.items()}
 
     def rounded(own: dict[str, Tensor]) -> dict[str, Tensor]:

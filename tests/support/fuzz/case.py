@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from tests.support.fuzz.calls import (
 )
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import random_cell
-from tests.support.fuzz.judge import Question, judge
+from tests.support.fuzz.judge import Question, judge, less_finite
 from tests.support.fuzz.layers import by_layer
 from tests.support.fuzz.poison import poisoned
 from tests.support.fuzz.shrink import shrink
@@ -50,7 +50,7 @@ class Finding:
     """A disagreement, or a failure.
 
     Attributes:
-        kind: "wrong", "raises" or "poisoned".
+        kind: "wrong", "raises", "poisoned" or "less finite".
         what: of the ways to run a cell.
     """
 
@@ -149,9 +149,24 @@ def _run(outcome: Outcome, folder: Path, calls: Iterator[RandomCall]) -> None:
         for solver in plain.solvers[:1]:
             asked = call.options.get("solver", "auto")
             outcome.solvers.append(solver if solver == asked else f"{asked}: {solver}")
+        if state == "raises":
+            return  # so do the others
+        if state in ("infinite", "unsteady") and "segmented" in plain.solvers:
+            _hold_to_one_pass(outcome, plain, c)
         if state == "right":
             for other in _others(outcome, plain, c, folder):
                 _ask(outcome, other)
+
+
+def _hold_to_one_pass(outcome: Outcome, plain: Question, c: rnncc.CompiledCell) -> None:
+    """What overflows, or is chaotic, is still as finite in segments as in one pass."""
+    kept = {k: v for k, v in plain.call.options.items() if k in ("checkpoint", "reverse")}
+    call = replace(plain.call, options={**kept, "solver": "sequential"})
+    kernel = partial(questions.by_kernel, outcome.cell, call, c)
+    text = _guarded(outcome, "in one pass", call, lambda: less_finite(plain, kernel))
+    if text:
+        found = Finding("less finite", "call", "\n".join(text), outcome.cell, plain.call)
+        outcome.findings.append(found)
 
 
 def _others(

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from tests.support.fuzz.calls import RandomCall, with_gradients
+from tests.support.fuzz.loop import Probe
 from tests.support.tolerances import TOLERANCES, limits
 
 Results = dict[str, Tensor]
 PROBES = 4
 MOST_LIMITS = 30.0  # beyond it a step-by-step computation says nothing
+UNITS = {torch.float32: 6e-8, torch.float64: 1.2e-16}  # of rounding
 NEAR = {torch.float32: 1e-4, torch.float64: 1e-11}  # to a jump or kink
 
 
@@ -25,7 +27,7 @@ class Question:
 
     Attributes:
         what: of the call, in words.
-        loop: leaves -> results; its second argument collects margins.
+        loop: leaves -> results.
         kernel: leaves -> results.
         solvers: those that took the kernel's calls.
     """
@@ -33,7 +35,7 @@ class Question:
     what: str
     call: RandomCall
     leaves: Results
-    loop: Callable[[Results, list[float] | None], Results]
+    loop: Callable[[Results, Probe | None], Results]
     kernel: Callable[[Results], Results]
     solvers: list[str] = field(default_factory=list)
     _expected: dict[str, Results] = field(default_factory=dict)
@@ -54,8 +56,8 @@ class Question:
             for n, t in self.leaves.items()
         }
 
-    def by_loop(self, leaves: Results, margins: list[float] | None = None) -> Results:
-        return with_gradients(lambda own: self.loop(own, margins), leaves, self.call)
+    def by_loop(self, leaves: Results, probe: Probe | None = None) -> Results:
+        return with_gradients(lambda own: self.loop(own, probe), leaves, self.call)
 
     @property
     def expected(self) -> Results:
@@ -160,17 +162,21 @@ def _error_and_limit(
 
 
 def _uncertain_loops(question: Question) -> list[Results]:
-    """A float32 loop, and loops that are given what differs in the last places."""
-    loops = [question.by_loop(question.wide(noise)) for noise in range(PROBES)]
+    """A float32 loop, and rough loops that are given what differs in the last places."""
+    unit = UNITS[question.compute]
+    loops = [
+        question.by_loop(question.wide(noise), Probe(unit=unit * (noise > 0), seed=noise))
+        for noise in range(PROBES)
+    ]
     if question.compute == torch.float32:
         loops.append(question.by_loop({n: t.float() for n, t in question.leaves.items()}))
     return loops
 
 
 def _is_near_a_jump(question: Question) -> bool:
-    margins: list[float] = []
-    question.by_loop(question.wide(), margins)
-    return bool(margins) and min(margins) < NEAR[question.compute]
+    probe = Probe(margin=1.0)
+    question.by_loop(question.wide(), probe)
+    return probe.margin is not None and probe.margin < NEAR[question.compute]
 
 
 def complaint(name: str, got: Tensor, expected: Tensor, theirs: float) -> str:
@@ -185,3 +191,15 @@ def complaint(name: str, got: Tensor, expected: Tensor, theirs: float) -> str:
         f"{float(error[where]):.3g}, limit {float(limit[where]):.3g}; a loop misses it by "
         f"{theirs:.2g} limits; {over} of {error.numel()} over"
     )
+
+
+def less_finite(question: Question, one_pass: Callable[[Results], Results]) -> list[str]:
+    """The results that aren't finite where those of one pass over time are."""
+    expected = with_gradients(one_pass, question.leaves, question.call)
+    got = with_gradients(question.kernel, question.leaves, question.call)
+    bad = {n: int((e.isfinite() & ~got[n].isfinite()).sum()) for n, e in expected.items()}
+    return [
+        f"{n}: {count} entries aren't finite, but are in one pass"
+        for n, count in bad.items()
+        if count
+    ]

@@ -11,7 +11,7 @@ import rnncc
 from tests.support.fuzz.calls import RandomCall, normal, state_leading
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.judge import Question, Results
-from tests.support.fuzz.loop import by_loop
+from tests.support.fuzz.loop import Probe, by_loop
 from tests.support.fuzz.questions import named_results, sequences_of
 
 FEATURES = 3
@@ -35,9 +35,9 @@ def by_layer(cell: RandomCell, call: RandomCall, c: rnncc.CompiledCell) -> Quest
             drawn = normal(call.seed, f"h0 {s.name}", (*state_leading(call), call.channels))
             leaves[f"h0 {s.name}"] = drawn.to(getattr(torch, call.h0))
 
-    def loop(given: Results, margins: list[float] | None = None) -> Results:
+    def loop(given: Results, probe: Probe | None = None) -> Results:
         named = given | {n: given[attribute] for n, attribute in attributes.items()}
-        return by_loop(cell, call, named, projected(cell, call, given), margins)
+        return by_loop(cell, call, named, projected(cell, call, given), probe)
 
     def kernel(given: Results) -> Results:
         named = {a.name: given[a.name] for a in cell.of("input") if a.given}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,22 +13,39 @@ from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.tree import Evaluation
 
 
+@dataclass
+class Probe:
+    """What a loop is asked beside its results.
+
+    Attributes:
+        margin: how near an argument comes to a jump or kink: 1.0 asks for it.
+        unit, seed: of the error that each operation makes, for a loop as rough as a kernel.
+    """
+
+    margin: float | None = None
+    unit: float = 0.0
+    seed: int = 0
+
+
 def by_loop(
     cell: RandomCell,
     call: RandomCall,
     leaves: Mapping[str, Tensor],
     inputs: Mapping[str, Tensor] | None = None,
-    margins: list[float] | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, Tensor]:
     """Outputs, last states, and states if they are asked for, in the dtype of the leaves.
 
     Args:
         leaves: params, and `h0 NAME` of each state; inputs too, unless these are given.
-        margins: is told how near an argument came to a jump or kink.
+        probe: what the loop is asked beside its results.
     """
     dtype = next(iter(leaves.values())).dtype
     functions = {h.name: (h.parameters, h.body, h.times) for h in cell.helpers}
-    evaluation = Evaluation(dtype, call.channels, functions, None if margins is None else 1.0)
+    evaluation = Evaluation(dtype, call.channels, functions)
+    if probe is not None:
+        evaluation.margin, evaluation.unit = probe.margin, probe.unit
+        evaluation.rough = torch.Generator().manual_seed(probe.seed) if probe.unit else None
     inputs = inputs_of(cell, call, leaves) if inputs is None else inputs
     rows = _rows(cell, call, inputs)
     fixed = {a.name: given(call, a.name, leaves) for a in cell.of("param", "matrix")}
@@ -36,8 +54,8 @@ def by_loop(
         fixed[a.name] = torch.tensor(changed.get(a.name, a.init), dtype=dtype)
     walk = _Walk(cell, call, evaluation, rows, fixed)
     whole = walk.together(leaves) if _is_plain(call) else walk.one_by_one(leaves)
-    if margins is not None and evaluation.margin is not None:
-        margins.append(evaluation.margin)
+    if probe is not None:
+        probe.margin = evaluation.margin
     return whole
 
 

@@ -22,7 +22,7 @@ from tests.support.fuzz.calls import RandomCall, given, inputs_of
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import BOLD, Taste, expression
 from tests.support.fuzz.judge import Question, Results
-from tests.support.fuzz.loop import by_loop
+from tests.support.fuzz.loop import Probe, by_loop
 from tests.support.fuzz.tree import Node, apply, name, renamed, text_of
 
 SMALL = 2.0**-20  # the states of a scaled cell
@@ -45,8 +45,8 @@ def question(
 
     solvers: list[str] = []
 
-    def loop(own: Results, margins: list[float] | None = None) -> Results:
-        return by_loop(cell, call, own, margins=margins)
+    def loop(own: Results, probe: Probe | None = None) -> Results:
+        return by_loop(cell, call, own, probe=probe)
 
     def observed(*args: Any, **named: Any) -> Any:
         return run(*args, **named, observe=lambda solve: solvers.append(solve.solver))

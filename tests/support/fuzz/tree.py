@@ -188,7 +188,12 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "either": torch.logical_or,
     "negate": torch.logical_not,
 }
+FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda y: 1 - y * y,
+    "sigmoid": lambda y: y * (1 - y),
+}
 JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
+EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
 
 
 @dataclass
@@ -199,12 +204,17 @@ class Evaluation:
         functions: name, parameters, body and how often it is repeated, of each helper.
         margin: how near any argument comes to a jump or kink, relative to max(1, |argument|);
             None if nobody asks.
+        rough: draws what each operation is off by, for a loop that is as good as any other; then
+            tanh and sigmoid have their derivatives from their values, as kernels do.
+        unit: how much that is, relative to the value.
     """
 
     dtype: torch.dtype
     channels: int
     functions: Mapping[str, tuple[tuple[str, ...], Node, int]] = field(default_factory=dict)
     margin: float | None = None
+    rough: torch.Generator | None = None
+    unit: float = 0.0
     _numbers: dict[float, Tensor] = field(default_factory=dict)
 
     def __call__(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
@@ -226,7 +236,18 @@ class Evaluation:
         if node.op == "spike":
             found: Tensor = _Spike.apply(args[0], *node.value)  # type: ignore[no-untyped-call]
             return found
+        if self.rough is not None and node.op not in EXACT:
+            return self._roughly(node.op, args)
         return FUNCTIONS[node.op](*args)
+
+    def _roughly(self, op: str, args: list[Tensor]) -> Tensor:
+        if op == "silu":
+            return args[0] * self._roughly("sigmoid", args)
+        x = args[0]
+        y = FUNCTIONS[op](*(arg.detach() for arg in args) if op in FROM_VALUE else args)
+        noise = torch.randn(y.shape, generator=self.rough, dtype=y.dtype)
+        y = y * (1 + self.unit * noise)
+        return y + FROM_VALUE[op](y) * (x - x.detach()) if op in FROM_VALUE else y
 
     def _called(self, function: str, args: list[Tensor]) -> Tensor:
         parameters, body, times = self.functions[function]
