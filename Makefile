@@ -26,7 +26,8 @@ if [ -t 1 ]; then printf '\r\033[K'; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test-unit test test-all coverage golden api docs demo bench gpu wheel clean
+.PHONY: help venv lint format test-unit test test-all fuzz coverage golden api docs demo bench gpu \
+        wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +63,11 @@ test: $(STAMP)  ## the daily tests (TESTS=tests/kernels/test_x.py for some, WORK
 
 test-all: $(STAMP)  ## the daily and the slow tests: before a release
 	@$(PYTEST) $(TESTS)
+
+# SEED, JOBS and CELLS as they are given; CASE=17 repeats one case of a seed.
+fuzz: $(STAMP)  ## random cells against a plain loop, SECONDS=600 (SEED=, JOBS=, CELLS=, CASE=)
+	@$(PY) tools/fuzz.py --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(CELLS),--cells $(CELLS)) $(if $(CASE),--case $(CASE)) $(ARGS)
 
 coverage: $(STAMP)  ## the lines of rnncc that the daily tests run; the figure goes to CONTRIBUTING.md
 	@$(PYTEST) -m $(DAILY) --cov --cov-report= $(TESTS)

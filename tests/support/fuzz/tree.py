@@ -1,0 +1,272 @@
+"""Expression trees of random cells: printed as a cell's text, or evaluated on tensors by PyTorch.
+
+Neither rnncc nor SymPy has a part in it, so that the two can be held to each other.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SLOPES = {"fast_sigmoid": 25.0, "atan": 4.0, "sigmoid": 3.0, "triangle": 1.5}
+COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+CONDITIONS = {*COMPARISONS, "both", "either", "negate"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation on nodes; a name and a number have a value instead of arguments."""
+
+    op: str
+    args: tuple[Node, ...] = ()
+    value: Any = None
+
+    def __add__(self, other: Any) -> Node:
+        return apply("add", self, other)
+
+    def __radd__(self, other: Any) -> Node:
+        return apply("add", other, self)
+
+    def __sub__(self, other: Any) -> Node:
+        return apply("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Node:
+        return apply("sub", other, self)
+
+    def __mul__(self, other: Any) -> Node:
+        return apply("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Node:
+        return apply("mul", other, self)
+
+    def __truediv__(self, other: Any) -> Node:
+        return apply("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Node:
+        return apply("div", other, self)
+
+    def __pow__(self, other: Any) -> Node:
+        return apply("pow", self, other)
+
+    def __rpow__(self, other: Any) -> Node:
+        return apply("pow", other, self)
+
+    def __matmul__(self, other: Any) -> Node:
+        return apply("mix", self, other)
+
+    def __neg__(self) -> Node:
+        return apply("neg", self)
+
+
+def apply(op: str, *args: Any) -> Node:
+    return Node(op, tuple(map(lift, args)))
+
+
+def lift(value: Any) -> Node:
+    return value if isinstance(value, Node) else Node("number", value=value)
+
+
+def name(text: str) -> Node:
+    return Node("name", value=text)
+
+
+def nodes(node: Node) -> Iterator[Node]:
+    """The node and all below it."""
+    yield node
+    for arg in node.args:
+        yield from nodes(arg)
+
+
+def names_in(node: Node) -> set[str]:
+    return {n.value for n in nodes(node) if n.op == "name"}
+
+
+def renamed(node: Node, names: Mapping[str, Node]) -> Node:
+    """With nodes in the place of names."""
+    if node.op == "name":
+        return names.get(node.value, node)
+    return replace(node, args=tuple(renamed(arg, names) for arg in node.args))
+
+
+# --- as text ---------------------------------------------------------------------------------
+
+OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "mix": "@"}
+BETWEEN = {**OPERATORS, **COMPARISONS, "both": "&", "either": "|"}
+
+
+def text_of(node: Node) -> str:
+    """As a cell has it; every operation stands in parentheses."""
+    parts = [text_of(arg) for arg in node.args]
+    if node.op == "name":
+        return str(node.value)
+    if node.op == "number":
+        return f"({node.value!r})" if node.value < 0 else repr(node.value)
+    if node.op in BETWEEN:
+        return f"({parts[0]} {BETWEEN[node.op]} {parts[1]})"
+    if node.op == "neg":
+        return f"(-{parts[0]})"
+    if node.op == "negate":
+        return f"(~{parts[0]})"
+    if node.op == "spike":
+        surrogate, slope = node.value
+        if (surrogate, slope) == ("fast_sigmoid", 25.0):
+            return f"spike({parts[0]})"
+        return f"spike({parts[0]}, surrogate={surrogate!r}, slope={slope!r})"
+    if node.op == "total":
+        return f"sum([{', '.join(parts)}])"
+    if node.op == "squares":
+        return f"sum(each * each for each in ({', '.join(parts)}))"
+    if node.op == "call":
+        return f"{node.value}({', '.join(parts)})"
+    return f"{node.op}({', '.join(parts)})"
+
+
+# --- on tensors ------------------------------------------------------------------------------
+
+
+class _Spike(torch.autograd.Function):
+    """A step forward, the surrogate's derivative backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, surrogate: str, slope: float) -> Tensor:
+        ctx.save_for_backward(u)
+        ctx.surrogate, ctx.slope = surrogate, slope
+        return (u > 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (u,) = ctx.saved_tensors
+        k = ctx.slope
+        derivative = {
+            "fast_sigmoid": lambda: (1 + k * u.abs()) ** -2,
+            "atan": lambda: k / 2 / (1 + (torch.pi / 2 * k * u) ** 2),
+            "sigmoid": lambda: k * torch.sigmoid(k * u) * torch.sigmoid(-k * u),
+            "triangle": lambda: k * torch.relu(1 - k * u.abs()),
+        }[ctx.surrogate]()
+        return g * derivative, None, None
+
+
+def _exprel(x: Tensor) -> Tensor:
+    """(exp(x) - 1) / x, by its series near 0."""
+    near = x.abs() < 0.3
+    safe = torch.where(near, torch.ones_like(x), x)
+    inside = torch.where(near, x, torch.zeros_like(x))
+    series = sum(inside**k / math.factorial(k + 1) for k in range(1, 14)) + 1.0
+    return torch.where(near, series, torch.expm1(safe) / safe)
+
+
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+    "pow": torch.pow,
+    **{
+        each: getattr(torch, each)
+        for each in (
+            *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "sigmoid", "tanh", "sin", "cos"),
+            *("sinh", "cosh", "erf", "relu", "abs", "sign", "floor", "maximum", "minimum"),
+            *("lt", "le", "gt", "ge", "eq", "ne"),
+        )
+    },
+    "exprel": _exprel,
+    "softplus": lambda x: functional.softplus(x, threshold=40),
+    "logsigmoid": functional.logsigmoid,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "clip": lambda *args: torch.clamp(*torch.broadcast_tensors(*args)),
+    "where": torch.where,
+    "both": torch.logical_and,
+    "either": torch.logical_or,
+    "negate": torch.logical_not,
+}
+FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda y: 1 - y * y,
+    "sigmoid": lambda y: y * (1 - y),
+}
+JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
+EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
+
+
+@dataclass
+class Evaluation:
+    """Evaluates nodes on tensors [..., N].
+
+    Attributes:
+        functions: name, parameters, body and how often it is repeated, of each helper.
+        margin: how near any argument comes to a jump or kink, relative to max(1, |argument|);
+            None if nobody asks.
+        rough: draws what each operation is off by, for a loop that is as good as any other; then
+            tanh and sigmoid have their derivatives from their values, as kernels do.
+        unit: how much that is, relative to the value.
+    """
+
+    dtype: torch.dtype
+    channels: int
+    functions: Mapping[str, tuple[tuple[str, ...], Node, int]] = field(default_factory=dict)
+    margin: float | None = None
+    rough: torch.Generator | None = None
+    unit: float = 0.0
+    _numbers: dict[float, Tensor] = field(default_factory=dict)
+
+    def __call__(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
+        if node.op == "name":
+            return values[node.value]
+        if node.op == "number":
+            if node.value not in self._numbers:
+                self._numbers[node.value] = torch.tensor(float(node.value), dtype=self.dtype)
+            return self._numbers[node.value]
+        args = [self(arg, values) for arg in node.args]
+        if self.margin is not None and node.op in JUMPS:
+            self._watch(node.op, [arg.detach() for arg in args])
+        if node.op == "call":
+            return self._called(node.value, args)
+        if node.op == "mix":
+            return self._mixed(*args)
+        if node.op in ("total", "squares"):
+            return functools.reduce(torch.add, [a * a if node.op == "squares" else a for a in args])
+        if node.op == "spike":
+            found: Tensor = _Spike.apply(args[0], *node.value)  # type: ignore[no-untyped-call]
+            return found
+        if self.rough is not None and node.op not in EXACT:
+            return self._roughly(node.op, args)
+        return FUNCTIONS[node.op](*args)
+
+    def _roughly(self, op: str, args: list[Tensor]) -> Tensor:
+        if op == "silu":
+            return args[0] * self._roughly("sigmoid", args)
+        x = args[0]
+        y = FUNCTIONS[op](*(arg.detach() for arg in args) if op in FROM_VALUE else args)
+        noise = torch.randn(y.shape, generator=self.rough, dtype=y.dtype)
+        y = y * (1 + self.unit * noise)
+        return y + FROM_VALUE[op](y) * (x - x.detach()) if op in FROM_VALUE else y
+
+    def _called(self, function: str, args: list[Tensor]) -> Tensor:
+        parameters, body, times = self.functions[function]
+        own = dict(zip(parameters, args, strict=True))
+        for _ in range(times):
+            own[parameters[0]] = self(body, own)
+        return own[parameters[0]]
+
+    def _mixed(self, matrix: Tensor, vector: Tensor) -> Tensor:
+        """matrix [G, k, k], vector [..., N], group by group."""
+        whole = vector.expand(*torch.broadcast_shapes(vector.shape, (self.channels,)))
+        groups = whole.unflatten(-1, (-1, matrix.shape[-1]))
+        return torch.einsum("gij,...gj->...gi", matrix, groups).flatten(-2)
+
+    def _watch(self, op: str, args: list[Tensor]) -> None:
+        first, *rest = args
+        if op == "floor":
+            rest = [first.round()]
+        for other in rest or [torch.zeros_like(first)]:
+            size = torch.maximum(first.abs(), other.abs()).clamp(min=1.0)
+            nearest = float(((first - other).abs() / size).min())
+            self.margin = min(nearest, self.margin if self.margin is not None else math.inf)
