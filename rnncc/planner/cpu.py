@@ -16,7 +16,8 @@ WORTH_A_THREAD = 16384  # values; with fewer, waking a thread costs more than it
 SHORTEST = 4 * WARM_UP  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
-AFFINE_SWEEPS = 4
+AFFINE_SWEEPS = 5
+BACK_WALKS = 4  # over segments: alone, from the gradients of the scan, and corrected
 
 SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may cost
 AT_MOST = 0.9  # of one pass over time: the most that an iteration that converges may cost
@@ -124,15 +125,17 @@ class _Planner(Planner):
     def back_segmented_cut(self) -> Cut:
         asked = self.choices.segment
         segment = min(self.steps, round_up(asked, self.checkpoint)) if asked else self.back_best()
-        return self.cut(segment, 2, self.back_segmented(segment), self.back_pass(self.steps))
+        return self.cut(
+            segment, BACK_WALKS, self.back_segmented(segment), self.back_pass(self.steps)
+        )
 
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         segment = self.back_best()
         predicted = self.back_segmented(segment)
         if WORTH_SEGMENTS * predicted > one_pass:
             return None
-        twice = predicted + self.back_alone(segment, segment)
-        sweeps = 2 if twice < AT_MOST * one_pass else 1
+        twice = predicted + self.back_alone(segment, segment) + self.back_pass(segment)
+        sweeps = BACK_WALKS if twice < AT_MOST * one_pass else 1
         return self.cut(segment, sweeps, predicted, one_pass)
 
     def back_best(self) -> int:

@@ -17,12 +17,13 @@ Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
 WARM_UP = 64
 NEWTON_ITERATIONS = 3  # unless the user says otherwise
 
-# How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
-# state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
-# units. One scan of an affine cell is exact, so there the tolerance only detects overflow.
-EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-TOLERANCE = {4: 5e-7, 8: 1e-12}
-AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
+# By bytes of the state, relative to its own size: how little a scan may still want to change for
+# neighbouring segments to agree, a few units in the last place; and the largest change after which
+# the next sweep is as exact as rounding lets it be, the root of a unit. Newton's iteration over single
+# steps asks for less, relative to max(1, |state|).
+TOLERANCE = {4: 5e-7, 8: 1e-15}
+SETTLED = {4: 3.5e-4, 8: 1.5e-8}
+NEWTON_TOLERANCE = {4: 5e-7, 8: 1e-12}
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ class Plan:
         solver: "sequential", "segmented" or "newton", and `reason` why.
         forward, backward: their cuts.
         patient: use all sweeps before giving up segments.
-        tolerance: of neighbouring segments; `guess_tolerance` before a scan has rounded anything.
+        tolerance: of neighbouring segments; `settled`: a correction after which they agree, 0 for
+            none.
         checkpoint: steps between the saved states.
         threads: their number; 0 on a GPU.
     """
@@ -111,7 +113,7 @@ class Plan:
     backward: Cut
     patient: bool
     tolerance: float
-    guess_tolerance: float
+    settled: float
     checkpoint: int
     threads: int
 
@@ -134,16 +136,16 @@ class Planner(ABC):
 
     def plan(self) -> Plan:
         solver, reason, forward = self.forward()
-        tolerance = self._tolerance(solver, forward.tiling.segment)
-        affine = self.spec.structure.affine
+        tol = self.choices.tol
+        default = NEWTON_TOLERANCE if solver == "newton" else TOLERANCE
         return Plan(
             solver=solver,
             reason=reason,
             forward=forward,
             backward=self.backward(),
             patient=self.choices.solver != "auto",
-            tolerance=tolerance,
-            guess_tolerance=min(TOLERANCE[self.itemsize], tolerance) if affine else tolerance,
+            tolerance=default[self.itemsize] if tol is None else tol,
+            settled=SETTLED[self.itemsize] if tol is None and solver != "newton" else 0.0,
             checkpoint=self.checkpoint,
             threads=self.threads,
         )
@@ -184,14 +186,6 @@ class Planner(ABC):
         """
         most = -(-self.steps // segment) + 1
         return min(self.choices.iterations or default or most, most)
-
-    def _tolerance(self, solver: str, segment: int) -> float:
-        if self.choices.tol is not None:
-            return self.choices.tol
-        affine = self.spec.structure.affine and solver != "newton"
-        table = AFFINE_TOLERANCE if affine else TOLERANCE
-        rounding = EPSILON[self.itemsize] * float(segment**0.5) / 2
-        return max(table[self.itemsize], rounding)
 
     @abstractmethod
     def one_pass_cut(self) -> Cut:
