@@ -13,7 +13,7 @@ from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tili
 
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; with fewer, waking a thread costs more than it saves
-SHORTEST = 4 * WARM_UP  # of the segments that `auto` takes
+SHORTEST = 4 * WARM_UP[4]  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
 AFFINE_SWEEPS = 5
@@ -114,7 +114,7 @@ class _Planner(Planner):
         return self.model.sweep(self.tiling_for_cores(segment))
 
     def warm_up(self, segment: int) -> float:
-        return self.model.warm_up(self.tiling_for_cores(segment), WARM_UP)
+        return self.model.warm_up(self.tiling_for_cores(segment), WARM_UP[self.itemsize])
 
     # --- backward --------------------------------------------------------------------------------
 
@@ -139,10 +139,12 @@ class _Planner(Planner):
         return self.cut(segment, sweeps, predicted, one_pass)
 
     def back_best(self) -> int:
-        return self.best(self.back_segmented, lambda segment: self.back_alone(segment, WARM_UP))
+        return self.best(
+            self.back_segmented, lambda segment: self.back_alone(segment, WARM_UP[self.itemsize])
+        )
 
     def back_segmented(self, segment: int) -> float:
-        return self.back_alone(segment, WARM_UP) + self.back_pass(segment)
+        return self.back_alone(segment, WARM_UP[self.itemsize]) + self.back_pass(segment)
 
     def back_pass(self, segment: int) -> float:
         return self.model.back_pass(self.tiling_for_cores(segment))
@@ -172,7 +174,7 @@ class _Planner(Planner):
 
     def cut(self, segment: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
         tiling, whole = (self.tiling(n, self.threads) for n in (segment, self.steps))
-        return Cut(tiling, whole, sweeps, predicted, one_pass)
+        return Cut(tiling, whole, sweeps, predicted, one_pass, self.warm_up_of(segment))
 
     def tiling_for_cores(self, segment: int) -> Tiling:
         """By which the solver is chosen, however many threads work."""

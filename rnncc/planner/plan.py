@@ -13,14 +13,15 @@ from rnncc.ir.spec import KernelSpec
 
 Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
 
-# Steps of the warm-up of a segment: over these, most cells forget their initial state.
-WARM_UP = 64
+# Steps of the warm-up of a segment, by bytes of the state: over these, most cells forget all digits
+# of their initial state.
+WARM_UP = {4: 64, 8: 128}
 NEWTON_ITERATIONS = 3  # unless the user says otherwise
 
 # By bytes of the state, relative to its own size: how little a scan may still want to change for
 # neighbouring segments to agree, a few units in the last place; and the largest change after which
-# the next sweep is as exact as rounding lets it be, the root of a unit. Newton's iteration over single
-# steps asks for less, relative to max(1, |state|).
+# the next sweep is as exact as rounding lets it be, the root of a unit. Newton's iteration over
+# single steps asks for less, relative to max(1, |state|).
 TOLERANCE = {4: 5e-7, 8: 1e-15}
 SETTLED = {4: 3.5e-4, 8: 1.5e-8}
 NEWTON_TOLERANCE = {4: 5e-7, 8: 1e-12}
@@ -75,6 +76,7 @@ class Cut:
             segments may be walked twice, else 1.
         predicted: nanoseconds, if the warm-up finds the initial states.
         one_pass: nanoseconds of one pass over time instead.
+        warm_up: steps that give a guess of a segment's border.
         rounds: CUDA: how often sweeps are launched.
         in_block: CUDA: segments are the warps of a block, which walks over time.
     """
@@ -84,13 +86,9 @@ class Cut:
     sweeps: int
     predicted: float
     one_pass: float
+    warm_up: int
     rounds: int = 0
     in_block: bool = False
-
-    @property
-    def warm_up(self) -> int:
-        """Steps that give a guess of a segment's border."""
-        return warm_up_of(self.tiling.segment)
 
 
 @dataclass(frozen=True)
@@ -179,6 +177,10 @@ class Planner(ABC):
             return self.back_segmented_cut()
         return self.back_faster_cut(whole.one_pass) or whole
 
+    def warm_up_of(self, segment: int) -> int:
+        """Steps of the warm-up of a segment: within its neighbour."""
+        return min(WARM_UP[self.itemsize], segment)
+
     def sweeps_of(self, segment: int, default: int | None = None) -> int:
         """Sweeps over segments of this length: the user's, `default`, or as many as can help.
 
@@ -214,11 +216,6 @@ class Planner(ABC):
     @abstractmethod
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         """The same of the backward as `faster_cut`."""
-
-
-def warm_up_of(segment: int) -> int:
-    """Steps of the warm-up of a segment: within its neighbour."""
-    return min(WARM_UP, segment)
 
 
 def round_up(value: int, multiple: int) -> int:

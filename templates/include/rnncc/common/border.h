@@ -99,7 +99,8 @@ struct BackBorder {
     for (int s = 0; s < Cell::kStates; ++s) {
       const real end = after.end[s * stride], old = g[s * stride];
       change[s] = same(end, old) ? 0 : end - old;
-      own[s] = larger_finite(larger_finite(larger_finite(kSmallest, after.peak[s * stride]), end), old);
+      own[s] =
+          larger_finite(larger_finite(larger_finite(kSmallest, after.peak[s * stride]), end), old);
     }
     for (int q = 0; q < Cell::kFed && after.M; ++q)
       for (int s = 0; s < Cell::kStates; ++s) {

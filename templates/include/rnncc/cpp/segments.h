@@ -73,7 +73,8 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   moved(a, first) = 0;
   for (int64_t i = 1; i < runs; ++i) {
     const int64_t run = first + i, before = (run - 1) * Lanes::kStates * groups;
-    const real* M = pass.sweep.picard ? nullptr : a.products + (run - 1) * Lanes::kProducts * groups;
+    const real* M =
+        pass.sweep.picard ? nullptr : a.products + (run - 1) * Lanes::kProducts * groups;
     real* s = a.begins + run * Lanes::kStates * groups;
     real worst = 0;
     bool changed = false;
