@@ -24,6 +24,7 @@ NEWTON_ITERATIONS = 3  # unless the user says otherwise
 # single steps asks for less, relative to max(1, |state|).
 TOLERANCE = {4: 5e-7, 8: 1e-15}
 SETTLED = {4: 3.5e-4, 8: 1.5e-8}
+AFFINE_SETTLED = {4: 1e-3, 8: 1.5e-8}  # only rounding is left to correct
 NEWTON_TOLERANCE = {4: 5e-7, 8: 1e-12}
 
 
@@ -136,6 +137,7 @@ class Planner(ABC):
         solver, reason, forward = self.forward()
         tol = self.choices.tol
         default = NEWTON_TOLERANCE if solver == "newton" else TOLERANCE
+        settled = AFFINE_SETTLED if self.spec.structure.affine else SETTLED
         return Plan(
             solver=solver,
             reason=reason,
@@ -143,7 +145,7 @@ class Planner(ABC):
             backward=self.backward(),
             patient=self.choices.solver != "auto",
             tolerance=default[self.itemsize] if tol is None else tol,
-            settled=SETTLED[self.itemsize] if tol is None and solver != "newton" else 0.0,
+            settled=settled[self.itemsize] if tol is None and solver != "newton" else 0.0,
             checkpoint=self.checkpoint,
             threads=self.threads,
         )

@@ -94,26 +94,25 @@ struct BackBorder {
   real worst;
 
   RNNCC_MEMBER bool cross(const Side& after, real* g, int64_t stride) {
-    real change[Cell::kStates], own[Cell::kStates];
+    real correction[Cell::kStates] = {}, own[Cell::kStates];
     bool changed = false;
-    for (int s = 0; s < Cell::kStates; ++s) {
-      const real end = after.end[s * stride], old = g[s * stride];
-      change[s] = same(end, old) ? 0 : end - old;
-      own[s] =
-          larger_finite(larger_finite(larger_finite(kSmallest, after.peak[s * stride]), end), old);
-    }
+    for (int s = 0; s < Cell::kStates; ++s)
+      own[s] = larger_finite(kSmallest, after.peak[s * stride]);
     for (int q = 0; q < Cell::kFed && after.M; ++q)
       for (int s = 0; s < Cell::kStates; ++s) {
         const real m = after.M[(q * Cell::kStates + s) * stride];
-        change[s] += product(m, delta[Cell::fed[q]]);
+        correction[s] += product(m, delta[Cell::fed[q]]);
         own[s] = larger_finite(own[s], m * after.begin[Cell::fed[q] * stride]);
       }
     for (int s = 0; s < Cell::kStates; ++s) {
-      delta[s] = change[s];
-      if (change[s] == 0) continue;
-      worst = larger(worst, change[s] / own[s]);
-      const real now = g[s * stride] + change[s];
-      changed = changed || !same(now, g[s * stride]);
+      const real end = after.end[s * stride], old = g[s * stride];
+      const bool take = finite(correction[s]);
+      const real now = take ? end + correction[s] : end;
+      own[s] = larger_finite(larger_finite(own[s], end), old);
+      delta[s] = same(now, old) ? 0 : now - old;
+      if (delta[s] != 0) worst = larger(worst, delta[s] / own[s]);
+      if (!take) worst = Real<real>::infinity;
+      changed = changed || delta[s] != 0;
       g[s * stride] = now;
     }
     return changed;

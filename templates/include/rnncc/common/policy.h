@@ -13,9 +13,9 @@ constexpr double kSteady = 0.9;
 constexpr real kForgotten = sizeof(real) == 4 ? real(1e-7) : real(1e-16);
 
 // How well gradients must agree at a border, beside their own size, and the largest correction after
-// which they do: those of the forward by default, as in rnncc/planner/plan.py.
+// which they do: as of an affine cell in rnncc/planner/plan.py.
 constexpr double kAgreed = sizeof(real) == 4 ? 5e-7 : 1e-15;
-constexpr double kSettled = sizeof(real) == 4 ? 3.5e-4 : 1.5e-8;
+constexpr double kSettled = sizeof(real) == 4 ? 1e-3 : 1.5e-8;
 
 // In place of the largest correction of the scan before: there was none.
 constexpr double kNoScan = 1e300;

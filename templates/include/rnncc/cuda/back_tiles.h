@@ -66,6 +66,33 @@ RNNCC_FN real compare_borders(int used, const Shelf& ends, const Shelf& through,
   return border.worst;
 }
 
+// Walks all segments of a tile from the gradients in `given`; with `again` until neighbours agree.
+RNNCC_FN void walk_tile(const Args& a, const Run& r, const WalkBack::Values& block, int first,
+                        int count, bool careful, uint32_t resets_before, int used, bool again,
+                        const Shelf& ends, const Shelf& through, const Shelf& given, real* g,
+                        WalkBack& walk) {
+  const int warp = threadIdx.y;
+  double before = kNoScan;
+  do {
+    if (count > 0) {
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
+      walk.gradients.aim(a, r, first + count - 1, -1, r.active);
+      walk.walk_again(a, r, block, first, count, careful, resets_before);
+    }
+    if (!again) break;
+#pragma unroll
+    for (int s = 0; count > 0 && s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
+    __syncthreads();
+    if (warp == 0) {
+      const real change = compare_borders(used, ends, through, given, g);
+      again = !agree_back(before, change);
+      before = change;
+    }
+    again = __syncthreads_or(warp == 0 && again);
+  } while (again);
+}
+
 // Sums over the warps of a block, in their order.
 RNNCC_FN void sum_over_warps(const Args& a, const Run& r, WalkBack& walk) {
   const int warp = threadIdx.y, warps = blockDim.y;
@@ -122,27 +149,10 @@ RNNCC_FN void back_tiles(const Args& a) {
       alone_in_block(a, r, block, first, count, careful, resets_before, walk, ends, through);
     __syncthreads();
     const int used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
-    double before = kNoScan;
     bool again = warp == 0 && pass_borders(used, ends, through, given, g);
     again = __syncthreads_or(again);
-    do {
-      if (count > 0) {
-#pragma unroll
-        for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-        walk.gradients.aim(a, r, first + count - 1, -1, r.active);
-        walk.walk_again(a, r, block, first, count, careful, resets_before);
-      }
-      if (!again) break;
-#pragma unroll
-      for (int s = 0; count > 0 && s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
-      __syncthreads();
-      if (warp == 0) {
-        const real change = compare_borders(used, ends, through, given, g);
-        again = !agree_back(before, change);
-        before = change;
-      }
-      again = __syncthreads_or(warp == 0 && again);
-    } while (again);
+    walk_tile(a, r, block, first, count, careful, resets_before, used, again, ends, through, given,
+              g, walk);
     if (count > 0) walk.add_block();
   }
   __syncthreads();
