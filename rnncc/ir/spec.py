@@ -29,7 +29,9 @@ CUDA_KERNELS: dict[str, dict[str, int]] = {
     "back_tiles": {"back_tiles": 0},
     "runs": {"number_runs": 256},
     "segments": dict.fromkeys(("sweep", "scan"), PER_THREAD),
-    "back_segments": dict.fromkeys(("alone", "judge", "scan_back", "reduce_starts"), PER_THREAD),
+    "back_segments": dict.fromkeys(
+        ("alone", "judge", "scan_back", "compare_back", "reduce_starts"), PER_THREAD
+    ),
     "jacobians": {"jacobians": PER_THREAD},
 }
 

@@ -22,15 +22,15 @@ from rnncc.planner.plan import (
     Shape,
     Tiling,
     round_up,
-    warm_up_of,
 )
 from rnncc.planner.ring import MOST_SHARED, WARP, WARPS_OF_BLOCK, ring, warps_of_tiles
 
 WARM_UP_OF_BLOCK = 4  # steps before a warp's segment, at most: kWarm of cuda/tiles.h
 SCHEDULERS = 4  # of a processor; each starts one instruction of a warp in a cycle
 ROUNDS = 8  # of sweeps at most, unless the user says otherwise; one pass over time solves the rest
-AUTO_ROUNDS = 3
-AFFINE_ROUNDS = 3  # at least: a guess in vain, M, and the solve
+AUTO_ROUNDS = 4
+AFFINE_ROUNDS = 4  # at least: a guess in vain, M, the solve, and a correction
+BACK_WALKS = 3  # over segments: alone, from the gradients of the scan, and corrected
 SWEEPS_OF_TILE = 3  # that a block's segments take, as a rule
 LETS_IN_REGISTERS = 64  # of a block of steps: kKeeps of cuda/backward.h
 MOST_SAVED = 2**30  # steps
@@ -158,7 +158,7 @@ class _Planner(Planner):
         found = [self.tiles()] if self.choices.iterations is None else []
         for count in (2**n for n in range(1, 13)):
             segment = round_up(-(-self.steps // count), self.spec.ahead)
-            if 2 * WARM_UP <= segment < self.steps:
+            if 2 * WARM_UP[4] <= segment < self.steps:
                 found.append(_Level(self.segments(segment), segment))
         least = _Level(self.segments(self.spec.ahead), self.spec.ahead)
         return min(found, key=lambda level: level.cycles, default=least)
@@ -200,7 +200,7 @@ class _Planner(Planner):
         """
         runs, spec = self.problem.runs(segment), self.spec
         with_product = [self.step, spec.effort.carry]
-        cycles = self.walk(runs, warm_up_of(segment), with_product, len(spec.inputs))
+        cycles = self.walk(runs, self.warm_up_of(segment), with_product, len(spec.inputs))
         if spec.structure.affine:
             cycles += self.walk(runs, segment, with_product, len(spec.inputs))
             cycles += self.borders(segment)
@@ -232,13 +232,13 @@ class _Planner(Planner):
         level = self.back_level()
         if level.segment >= self.steps:
             return self.back_one_pass_cut()
-        return self.cut(level, 2, self.back_whole())
+        return self.cut(level, BACK_WALKS, self.back_whole())
 
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         level, whole = self.back_level(), self.back_whole()
         if level.segment >= self.steps or WORTH * level.cycles >= whole.cycles:
             return None
-        return self.cut(level, 2, whole)
+        return self.cut(level, BACK_WALKS, whole)
 
     def back_whole(self) -> _Level:
         cycles = self.back_walk(self.batch, self.steps)
@@ -255,7 +255,7 @@ class _Planner(Planner):
             return _Level(self.back_segments(segment), segment)
         for count in (2**n for n in range(1, 13)):
             segment = round_up(-(-self.steps // count), self.checkpoint)
-            if 2 * WARM_UP <= segment < self.steps:
+            if 2 * WARM_UP[4] <= segment < self.steps:
                 found.append(_Level(self.back_segments(segment), segment))
         return min(found, key=lambda level: level.cycles, default=self.back_whole())
 
@@ -286,7 +286,7 @@ class _Planner(Planner):
         """Likewise: the steps after each segment, the segments alone if affine, and a walk."""
         runs, spec = self.problem.runs(segment), self.spec
         alone = [self.step, spec.effort.through, *self.recomputed]
-        cycles = self.walk(runs, warm_up_of(segment), alone, self.streams, back=True)
+        cycles = self.walk(runs, self.warm_up_of(segment), alone, self.streams, back=True)
         if spec.structure.affine:
             cycles += self.walk(runs, segment, alone, self.streams, back=True)
             cycles += self.borders(segment)
@@ -356,6 +356,7 @@ class _Planner(Planner):
             sweeps=rounds,
             predicted=level.cycles / self.constants.clock,
             one_pass=whole.cycles / self.constants.clock,
+            warm_up=self.warm_up_of(segment),
             rounds=max(rounds, AFFINE_ROUNDS) if self.spec.structure.affine else rounds,
             in_block=level.in_block,
         )

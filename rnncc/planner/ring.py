@@ -19,7 +19,7 @@ MOST_STAGES = 64  # so many groups of copies can be waited for
 # Sums over time: of up to so many params in registers, of up to so many in shared memory; of more
 # again in registers, as far as they go: as in backward.h.
 PARAMS_IN_REGISTERS, PARAMS_IN_SHARED = 16, 64
-SCANS = ("scan", "scan_back")
+SCANS = ("scan", "scan_back", "compare_back")
 BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
 WITHOUT_REQUEST = 48 * 2**10  # bytes of a block, which every GPU gives at once
@@ -76,7 +76,7 @@ def bytes_of_sums(spec: KernelSpec, real: int) -> int:
 def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
     """The shared memory of a warp of a kernel that isn't a block along time."""
     if kernel in SCANS:
-        scalars = 2 * spec.size + spec.size**2
+        scalars = 3 * spec.size + spec.size**2
         return Ring(WARP * scalars * real, 8 if scalars * real <= BYTES_OF_BORDER else 4, 0)
     back = {"forward": False, "sweep": False, "alone": True, "backward": True}.get(kernel)
     if back is None:

@@ -74,7 +74,7 @@ def _numbers(call: Call, cut: Cut) -> dict[str, float]:
         "sweeps": cut.sweeps,
         "patient": plan.patient,
         "tolerance": plan.tolerance,
-        "guess_tolerance": plan.guess_tolerance,
+        "settled": plan.settled,
         "rows": tiling.rows,
         "columns": tiling.columns,
         "whole_rows": whole.rows,

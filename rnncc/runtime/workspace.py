@@ -33,8 +33,8 @@ def workspace(call: Call, cut: Cut, like: Tensor, **more: int) -> Workspace:
     batch, _, channels = call.shape
     spec, runs = call.kernel.spec, runs_of(call.shape, call.total, cut)
     values = runs * (channels // spec.group) * spec.size
-    words = {"run_starts": batch + 1, "begins": values, "ends": values}
-    words |= {"products": values * spec.size, **more}
+    words = {"run_starts": batch + 1, "products": values * spec.size}
+    words |= dict.fromkeys(("begins", "ends", "peaks", "initials"), values) | more
     block = like.new_empty(sum(words.values()), dtype=torch.float64)
     places = itertools.accumulate(words.values(), initial=0)
     first = block.data_ptr()

@@ -217,7 +217,9 @@ def backward(job: Job) -> tuple[Launch, ...]:
         if cut.sweeps >= 2:
             series.over_runs("alone", job.runs)
             series.over_runs("scan_back", batch)
-        series.over_runs("backward", job.runs)
+        for number in range(max(1, cut.sweeps - 1)):
+            series.over_runs("backward", job.runs, Stage.SWEEP, number)
+            series.over_runs("compare_back", batch, Stage.SWEEP, number)
         series.over_runs("backward", batch, Stage.REST)
         series.over_runs("reduce_starts", batch)
     else:

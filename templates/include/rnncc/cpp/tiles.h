@@ -56,6 +56,7 @@ struct Pass {
   const Args& args;
   Cut cut;
   Sweep sweep = {};
+  double before = kNoScan;  // the largest change of the scan before
 };
 
 struct Tile {

@@ -155,7 +155,8 @@ struct WalkBack {
 
   real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
-  real dp[Cell::kParams + 1];
+  real dp[Cell::kParams + 1], g_reset[Cell::kStates];  // of one block
+  real peak[Cell::kStates];  // sizes of gradients before the last blocks that were walked
   ParamSums sums;
   SharedSums shared;
   Writer<InputGradients> gradients;
@@ -165,7 +166,7 @@ struct WalkBack {
     load_params(a, r, p);
     columns = int(lanes);
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
+    for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = peak[s] = 0;
     begin_alone();
   }
 
@@ -195,7 +196,8 @@ struct WalkBack {
     }
   }
 
-  // The gradients of such a block, last step first; `alone`: of them only g, and Q.
+  // The gradients of such a block, last step first; `alone`: of them only g, and Q. Their sums are
+  // not part of those of all blocks until they are added.
   template <bool alone>
   RNNCC_MEMBER void back(const Args& a, const Run& r, const Values& block, int first) {
     begin_block();
@@ -206,7 +208,6 @@ struct WalkBack {
       if (!kKeeps) Lane::step<false, true>(x, p, h[k], next, y, lets[0]);
       back_step<alone>(a, r, block, k, first + k, x, h[k], lets[kKeeps ? k : 0], false);
     }
-    end_block<alone>(first, kAhead);
   }
 
   // The same of one with resets or fewer steps, step by step.
@@ -231,7 +232,6 @@ struct WalkBack {
       back_step<alone>(a, r, block, k, first + k, x, now, stored, a.dz_given);
       if (resets_before >> k & 1) reset<alone>();
     }
-    end_block<alone>(first, count);
   }
 
   // A block of `count` steps from the state h[0]. With `careful` the states may be reset before some
@@ -252,6 +252,15 @@ struct WalkBack {
                                int count, bool careful, uint32_t resets_before) {
     if (count == kAhead && !careful) back<false>(a, r, block, first);
     else back_slowly<false>(a, r, block, first, count, resets_before);
+  }
+
+  // Adds the sums of the block that was walked last, of `count` steps from `first` on.
+  RNNCC_MEMBER void add_block(int first, int count) {
+#pragma unroll
+    for (int i = 0; i < Cell::kParams; ++i) sums[i] += dp[i];
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) g_initial[s] += g_reset[s];
+    shared.sum(first, count);
   }
 
   // Every step of a run, last first. All lanes of the warp take part.
@@ -294,8 +303,10 @@ struct WalkBack {
         inner_is_filled = true;
         load_inner(a, r, spot, h[0]);
       }
-      walk<alone>(a, r, feed.blocks.now(), spot.step, steps_left(r, spot.step),
-                  care & 2 || resets_before, resets_before);
+      const int count = steps_left(r, spot.step);
+      walk<alone>(a, r, feed.blocks.now(), spot.step, count, care & 2 || resets_before,
+                  resets_before);
+      if (!alone) add_block(spot.step, count), note_sizes(g, peak, kFades);
     }
   }
 
@@ -303,12 +314,8 @@ struct WalkBack {
   RNNCC_MEMBER void begin_block() {
 #pragma unroll
     for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
-  }
-
-  template <bool alone> RNNCC_MEMBER void end_block(int first, int count) {
 #pragma unroll
-    for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
-    if (!alone) shared.sum(first, count);
+    for (int s = 0; s < Cell::kStates; ++s) g_reset[s] = 0;
   }
 
   // The gradient g of the states after a step becomes that of the states before it.
@@ -341,7 +348,7 @@ struct WalkBack {
   RNNCC_MEMBER void reset() {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
-      if (!alone) g_initial[s] += g[s];
+      if (!alone) g_reset[s] += g[s];
       g[s] = 0;
     }
 #pragma unroll
