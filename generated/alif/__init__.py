@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d9dc1fe65216ee1c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9f6c9a9011acee72")
 
 
 @_takes_options

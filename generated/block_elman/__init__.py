@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1f8bb0fc4ecedda9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "37da6d397fdcf334")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e43818901e8744ef")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d2ecdbf4dd2ec44c")
 
 
 @_takes_options

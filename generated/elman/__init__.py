@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fbd3e99e59e0c92c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "07eb805561fcc0ff")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5c9d5715983cfd2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3cb0eaeb53b11941")
 
 
 @_takes_options

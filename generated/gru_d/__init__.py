@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6d2cffbb36b33248")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c63ab21cb654875b")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a6935764c961460f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "98ad4e68ff34d7b3")
 
 
 @_takes_options

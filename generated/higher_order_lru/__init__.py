@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "807fc28f573ef218")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ac0f9cc6ff79a9be")
 
 
 @_takes_options

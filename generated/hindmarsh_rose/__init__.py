@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ba0abe19df933dea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c611616c4454c41d")
 
 
 @_takes_options

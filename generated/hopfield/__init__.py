@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1ec2da3169f6847b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c607eaeac8ef1f4e")
 
 
 @_takes_options

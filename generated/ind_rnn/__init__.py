@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2ec52d5ade953438")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1ccba8d98db6fdac")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "338b7483e95457b4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "889cd67544cf6d14")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "56df3e358ab893cf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aa74e0eccd07ff47")
 
 
 @_takes_options

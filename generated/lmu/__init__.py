@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ed243a529fd76d2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4294a158d5cd85fe")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3c6b9b9087e44cd8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d130a8c3ab943082")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9796c74b910ea3d8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0d5a9640982c0039")
 
 
 @_takes_options

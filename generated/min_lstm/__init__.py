@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "119c655b5c014fac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dedeb786b10c0256")
 
 
 @_takes_options

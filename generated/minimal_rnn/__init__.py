@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1d1cc34f9a4efe6c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4a1f0ffd7891b012")
 
 
 @_takes_options

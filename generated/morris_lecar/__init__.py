@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4a5541ac5048e0b5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "baa3ec9897b57913")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a9aa209c5c74c630")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4ad3e260b52b729b")
 
 
 @_takes_options

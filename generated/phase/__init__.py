@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a2e611445224f26c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da7acf81ef182b6f")
 
 
 @_takes_options

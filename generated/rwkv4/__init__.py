@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e734403cd6959196")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b16171c7ba328b98")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ce61b002491e0d1c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f14a7fc2b3bbf078")
 
 
 @_takes_options

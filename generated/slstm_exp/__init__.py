@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1b6764f7b5f47d99")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e09ac3653fb7c9e4")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9329368e0248fb07")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e310c57bab4a5f6")
 
 
 @_takes_options

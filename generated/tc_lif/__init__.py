@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "854607e90c67b925")
+_KERNEL = Kernel.read(_folder_of(__spec__), "96f320112e4ec20a")
 
 
 @_takes_options

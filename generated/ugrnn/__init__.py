@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3ffc6a5794c5ad4b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9edf5fe5465b1702")
 
 
 @_takes_options

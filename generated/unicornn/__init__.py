@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f804ee6ea6638478")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d3477db1de5b493c")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ff43f65a6458b20b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "086277674f6468fc")
 
 
 @_takes_options
