@@ -9,6 +9,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+import rnncc.process  # noqa: F401  so that a fork from here on is noticed
 from rnncc.errors import (
     ArgumentError,
     BuildError,

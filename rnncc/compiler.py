@@ -146,9 +146,11 @@ class CompiledCell:
         from rnncc.runtime.kernel import COMPUTE
 
         for name, size in (("batch", batch), ("steps", steps), ("channels", channels)):
-            if size < 1:
-                raise ArgumentError(f"{name}: got {size}, expected at least 1.\nFix: {name}=8")
-        kernel, io = self.kernel, getattr(torch, dtype, None)
+            if not isinstance(size, int) or size < 1:
+                raise ArgumentError(
+                    f"{name}: got {size!r}, expected an int of at least 1.\nFix: {name}=8"
+                )
+        kernel, io = self.kernel, getattr(torch, str(dtype), None)
         if io not in COMPUTE:
             known = ", ".join(str(known).removeprefix("torch.") for known in COMPUTE)
             raise ArgumentError(
@@ -174,6 +176,7 @@ def _plan(
     from rnncc.runtime.backend import DEFAULTS, backend_of
     from rnncc.runtime.kernel import COMPUTE
 
+    device = str(device)
     if device in DEFAULTS:
         here = torch.device(device)
         return backend_of(here).plan(kernel, shape, dtype, choices, shape[0] * shape[1], here)
@@ -200,6 +203,10 @@ def compile_cell(
     """
     if isinstance(cell, (str, os.PathLike)):
         cell = find(os.fspath(cell))
+    if not isinstance(fast_math, bool):
+        raise ArgumentError(
+            f"fast_math: got {fast_math!r}, expected True or False.\nFix: fast_math=True"
+        )
     if not isinstance(cell, Cell):
         raise ArgumentError(
             f"cell: got {type(cell).__name__}, expected a function under @cell, or the name of a "

@@ -2,6 +2,7 @@
 
 from rnncc.nn.functional import run, takes_options
 from rnncc.nn.layer import CellLayer
+from rnncc.paths import folder_of
 from rnncc.runtime.kernel import Kernel
 
-__all__ = ["CellLayer", "Kernel", "run", "takes_options"]
+__all__ = ["CellLayer", "Kernel", "folder_of", "run", "takes_options"]

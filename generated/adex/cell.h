@@ -24,7 +24,7 @@
 //   output: s
 //
 // Its Jacobian:
-//   dupstroke_0_dv = where(v == -40.4, 0.5, where(v < -40.4, 1, 0))
+//   dupstroke_0_dv = where(v == -40.4, 0.5, where(v > -40.4, 0, 1))
 //   dupstroke_1_dv = 0.5*dupstroke_0_dv*upstroke_1
 //   dupstroke_dv = 60.0*dupstroke_1_dv
 //   dv_hat_dv = 0.000355871886120996*dupstroke_dv + 0.98932384341637
@@ -74,7 +74,7 @@ RNNCC_FN void adex_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 14; functions: 1 eq, 3 gt, 1 lt, 5 where.
+// Operations: 14; functions: 1 eq, 4 gt, 5 where.
 template <typename real>
 RNNCC_FN void adex_jacobian(
     // states
@@ -86,7 +86,7 @@ RNNCC_FN void adex_jacobian(
     // entries
     real& J_v_v, real& J_v_w, real& J_w_v, real& J_w_w) {
   const real dupstroke_0_dv =
-      (v == real(-40.4) ? real(0.5) : (v < real(-40.4) ? real(1.0) : real(0.0)));
+      (v == real(-40.4) ? real(0.5) : (v > real(-40.4) ? real(0.0) : real(1.0)));
   const real dupstroke_1_dv = 0.5f * dupstroke_0_dv * upstroke_1;
   const real dupstroke_dv = 60.0f * dupstroke_1_dv;
   const real dv_hat_dv = real(0.00035587188612099647) * dupstroke_dv + real(0.9893238434163701);
@@ -106,7 +106,7 @@ RNNCC_FN void adex_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 22; functions: 1 abs, 1 eq, 3 gt, 1 lt, 5 where.
+// Operations: 22; functions: 1 abs, 1 eq, 4 gt, 5 where.
 template <typename real>
 RNNCC_FN void adex_adjoint(
     // states
@@ -131,7 +131,7 @@ RNNCC_FN void adex_adjoint(
   const real g_upstroke_1_arg = g_upstroke_1 * upstroke_1;
   const real g_upstroke_0 = 0.5f * g_upstroke_1_arg;
   const real g_upstroke_0_arg0 =
-      (v == real(-40.4) ? 0.5f * g_upstroke_0 : (v < real(-40.4) ? g_upstroke_0 : real(0.0)));
+      (v == real(-40.4) ? 0.5f * g_upstroke_0 : (v > real(-40.4) ? real(0.0) : g_upstroke_0));
   d_v =
       g_upstroke_0_arg0 + real(0.9893238434163701) * g_v_hat + real(0.002777777777777778) * g_w_hat;
   d_w = real(0.9993055555555556) * g_w_hat - real(0.00035587188612099647) * g_v_hat;

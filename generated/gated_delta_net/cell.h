@@ -175,7 +175,7 @@ RNNCC_FN void gated_delta_net_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 182; functions: 1 sigmoid.
+// Operations: 182; functions: 2 absent, 1 sigmoid, 2 where.
 template <typename real>
 RNNCC_FN void gated_delta_net_adjoint(
     // states
@@ -199,12 +199,13 @@ RNNCC_FN void gated_delta_net_adjoint(
   const real T2 = S2 * alpha + k2 * write;
   const real T3 = S3 * alpha + k3 * write;
   const real T4 = S4 * alpha + k4 * write;
+  const real unit_q_asked = (absent(up_y) ? real(0.0) : unit_q);
   const real g_unit_q = up_y * (0.5f * T1 * q1 + 0.5f * T2 * q2 + 0.5f * T3 * q3 + 0.5f * T4 * q4);
-  const real g_unit_q_0 = -0.5f * g_unit_q * unit_q / unit_q_0;
-  const real g_T4 = 0.5f * q4 * unit_q * up_y + up_S4;
-  const real g_T3 = 0.5f * q3 * unit_q * up_y + up_S3;
-  const real g_T2 = 0.5f * q2 * unit_q * up_y + up_S2;
-  const real g_T1 = 0.5f * q1 * unit_q * up_y + up_S1;
+  const real g_unit_q_arg = (absent(up_y) ? real(0.0) : -0.5f * g_unit_q * unit_q_asked / unit_q_0);
+  const real g_T4 = 0.5f * q4 * unit_q_asked * up_y + up_S4;
+  const real g_T3 = 0.5f * q3 * unit_q_asked * up_y + up_S3;
+  const real g_T2 = 0.5f * q2 * unit_q_asked * up_y + up_S2;
+  const real g_T1 = 0.5f * q1 * unit_q_asked * up_y + up_S1;
   const real g_write = g_T1 * k1 + g_T2 * k2 + g_T3 * k3 + g_T4 * k4;
   const real g_held = -beta * g_write * unit_k;
   const real g_unit_k =
@@ -225,10 +226,10 @@ RNNCC_FN void gated_delta_net_adjoint(
   d_k2 = S2 * alpha * g_held * unit_k + g_T2 * write + 2.0f * g_unit_k_0 * k2;
   d_k3 = S3 * alpha * g_held * unit_k + g_T3 * write + 2.0f * g_unit_k_0 * k3;
   d_k4 = S4 * alpha * g_held * unit_k + g_T4 * write + 2.0f * g_unit_k_0 * k4;
-  d_q1 = 0.5f * T1 * unit_q * up_y + 2.0f * g_unit_q_0 * q1;
-  d_q2 = 0.5f * T2 * unit_q * up_y + 2.0f * g_unit_q_0 * q2;
-  d_q3 = 0.5f * T3 * unit_q * up_y + 2.0f * g_unit_q_0 * q3;
-  d_q4 = 0.5f * T4 * unit_q * up_y + 2.0f * g_unit_q_0 * q4;
+  d_q1 = 0.5f * T1 * unit_q_asked * up_y + 2.0f * g_unit_q_arg * q1;
+  d_q2 = 0.5f * T2 * unit_q_asked * up_y + 2.0f * g_unit_q_arg * q2;
+  d_q3 = 0.5f * T3 * unit_q_asked * up_y + 2.0f * g_unit_q_arg * q3;
+  d_q4 = 0.5f * T4 * unit_q_asked * up_y + 2.0f * g_unit_q_arg * q4;
   d_x_dt = g_alpha_1 * sigmoid(x_dt);
   d_x_beta = beta * g_beta * (1.0f - beta);
   d_A_log = alpha_0 * g_alpha_0;

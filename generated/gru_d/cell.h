@@ -89,7 +89,7 @@ RNNCC_FN void gru_d_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 32; functions: 1 gt, 1 where.
+// Operations: 32; functions: 1 le, 1 where.
 template <typename real>
 RNNCC_FN void gru_d_adjoint(
     // states
@@ -116,7 +116,7 @@ RNNCC_FN void gru_d_adjoint(
   const real g_gamma_arg = g_gamma * gamma;
   const real g_gamma_0 = -g_gamma_arg;
   d_h = g_h_hat * gamma;
-  d_xd = (xd > 0.0f ? g_gamma_0 : real(0.0));
+  d_xd = (xd <= 0.0f ? real(0.0) : g_gamma_0);
   d_xz = g_z_arg;
   d_xr = g_r_arg;
   d_xc = g_c_arg;

@@ -87,7 +87,7 @@ RNNCC_FN void higher_order_lru_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 38; functions: 6 eq, 6 gt, 12 where.
+// Operations: 38; functions: 6 eq, 6 lt, 12 where.
 template <typename real>
 RNNCC_FN void higher_order_lru_adjoint(
     // states
@@ -112,12 +112,12 @@ RNNCC_FN void higher_order_lru_adjoint(
   const real g_a0 = g_h_arg0 * v + g_h_arg1;
   const real g_a0_arg = a0 * g_a0;
   const real g_top = -g_a0_arg - g_a1_arg - g_a2_arg - g_a3_arg;
-  const real g_top_arg0 = (top_0 == top_1 ? 0.5f * g_top : (top_0 > top_1 ? g_top : real(0.0)));
-  const real g_top_arg1 = (top_0 == top_1 ? 0.5f * g_top : (top_1 > top_0 ? g_top : real(0.0)));
-  const real g_top_1_arg0 = (g2 == g3 ? 0.5f * g_top_arg1 : (g2 > g3 ? g_top_arg1 : real(0.0)));
-  const real g_top_1_arg1 = (g2 == g3 ? 0.5f * g_top_arg1 : (g3 > g2 ? g_top_arg1 : real(0.0)));
-  const real g_top_0_arg0 = (g0 == g1 ? 0.5f * g_top_arg0 : (g0 > g1 ? g_top_arg0 : real(0.0)));
-  const real g_top_0_arg1 = (g0 == g1 ? 0.5f * g_top_arg0 : (g1 > g0 ? g_top_arg0 : real(0.0)));
+  const real g_top_arg0 = (top_0 == top_1 ? 0.5f * g_top : (top_0 < top_1 ? real(0.0) : g_top));
+  const real g_top_arg1 = (top_0 == top_1 ? 0.5f * g_top : (top_1 < top_0 ? real(0.0) : g_top));
+  const real g_top_1_arg0 = (g2 == g3 ? 0.5f * g_top_arg1 : (g2 < g3 ? real(0.0) : g_top_arg1));
+  const real g_top_1_arg1 = (g2 == g3 ? 0.5f * g_top_arg1 : (g3 < g2 ? real(0.0) : g_top_arg1));
+  const real g_top_0_arg0 = (g0 == g1 ? 0.5f * g_top_arg0 : (g0 < g1 ? real(0.0) : g_top_arg0));
+  const real g_top_0_arg1 = (g0 == g1 ? 0.5f * g_top_arg0 : (g1 < g0 ? real(0.0) : g_top_arg0));
   d_h1 = a1 * g_h_arg0 + up_h2;
   d_h2 = a2 * g_h_arg0 + up_h3;
   d_h3 = a3 * g_h_arg0;

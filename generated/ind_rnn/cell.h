@@ -16,7 +16,7 @@
 //   output: h
 //
 // Its Jacobian:
-//   dh_next_dh = u*where(h_next_0 > 0, 1, 0)
+//   dh_next_dh = u*where(h_next_0 <= 0, 0, 1)
 //   d h' / d h = dh_next_dh
 //
 // Structure: diagonal: the Jacobian over 3 channels (9 entries) is zero between channels, so each
@@ -44,7 +44,7 @@ RNNCC_FN void ind_rnn_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 3; functions: 1 gt, 1 where.
+// Operations: 3; functions: 1 le, 1 where.
 template <typename real>
 RNNCC_FN void ind_rnn_jacobian(
     // states
@@ -56,12 +56,12 @@ RNNCC_FN void ind_rnn_jacobian(
     // entries
     real& J_h_h) {
   const real h_next_0 = h * u + x;
-  const real dh_next_dh = u * (h_next_0 > 0.0f ? real(1.0) : real(0.0));
+  const real dh_next_dh = u * (h_next_0 <= 0.0f ? real(0.0) : real(1.0));
   J_h_h = dh_next_dh;
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 4; functions: 1 gt, 1 where.
+// Operations: 4; functions: 1 le, 1 where.
 template <typename real>
 RNNCC_FN void ind_rnn_adjoint(
     // states
@@ -75,7 +75,7 @@ RNNCC_FN void ind_rnn_adjoint(
     // gradients
     real& d_h, real& d_x, real& d_u) {
   const real h_next_0 = h * u + x;
-  const real g_h_next_0 = (h_next_0 > 0.0f ? up_h : real(0.0));
+  const real g_h_next_0 = (h_next_0 <= 0.0f ? real(0.0) : up_h);
   d_h = g_h_next_0 * u;
   d_x = g_h_next_0;
   d_u = g_h_next_0 * h;

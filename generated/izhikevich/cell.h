@@ -27,7 +27,7 @@
 //   dv_half_dv = 0.004*v + 1.25
 //   dv_hat_dv = dv_half_dv*(0.004*v_half + 1.25)
 //   dv_hat_du = -0.0002*v_half - 0.1125
-//   u_hat_0_slope = where(v_hat == 30.0, 0.5, where(v_hat < 30.0, 1, 0))
+//   u_hat_0_slope = where(v_hat == 30.0, 0.5, where(v_hat > 30.0, 0, 1))
 //   du_hat_0_dv = dv_hat_dv*u_hat_0_slope
 //   du_hat_0_du = dv_hat_du*u_hat_0_slope
 //   du_hat_dv = 0.0004*du_hat_0_dv
@@ -74,7 +74,7 @@ RNNCC_FN void izhikevich_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 21; functions: 1 eq, 3 gt, 1 lt, 5 where.
+// Operations: 21; functions: 1 eq, 4 gt, 5 where.
 template <typename real>
 RNNCC_FN void izhikevich_jacobian(
     // states
@@ -88,7 +88,7 @@ RNNCC_FN void izhikevich_jacobian(
   const real dv_half_dv = real(0.004) * v + 1.25f;
   const real dv_hat_dv = dv_half_dv * (real(0.004) * v_half + 1.25f);
   const real dv_hat_du = -real(0.0002) * v_half - real(0.1125);
-  const real u_hat_0_slope = (v_hat == 30.0f ? real(0.5) : (v_hat < 30.0f ? real(1.0) : real(0.0)));
+  const real u_hat_0_slope = (v_hat == 30.0f ? real(0.5) : (v_hat > 30.0f ? real(0.0) : real(1.0)));
   const real du_hat_0_dv = dv_hat_dv * u_hat_0_slope;
   const real du_hat_0_du = dv_hat_du * u_hat_0_slope;
   const real du_hat_dv = real(0.0004) * du_hat_0_dv;
@@ -107,7 +107,7 @@ RNNCC_FN void izhikevich_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 26; functions: 1 abs, 1 eq, 3 gt, 1 lt, 5 where.
+// Operations: 26; functions: 1 abs, 1 eq, 4 gt, 5 where.
 template <typename real>
 RNNCC_FN void izhikevich_adjoint(
     // states
@@ -128,7 +128,7 @@ RNNCC_FN void izhikevich_adjoint(
   const real g_u_hat = g_u_new_arg1 + g_u_new_arg2;
   const real g_u_hat_0 = real(0.0004) * g_u_hat;
   const real g_u_hat_0_arg0 =
-      (v_hat == 30.0f ? 0.5f * g_u_hat_0 : (v_hat < 30.0f ? g_u_hat_0 : real(0.0)));
+      (v_hat == 30.0f ? 0.5f * g_u_hat_0 : (v_hat > 30.0f ? real(0.0) : g_u_hat_0));
   const real g_v_hat = g_s_0 / 100.0f + g_u_hat_0_arg0 + g_v_new_arg2;
   const real g_v_half = g_v_hat * (real(0.004) * v_half + 1.25f);
   d_v = g_v_half * (real(0.004) * v + 1.25f);

@@ -19,7 +19,7 @@
 //
 // Its Jacobian:
 //   dz_dh = uz*z*(1 - z)
-//   dc_dh = uh*where(c_0 > 0, 1, 0)
+//   dc_dh = uh*where(c_0 <= 0, 0, 1)
 //   dh_next_dh = dc_dh*(1 - z) + dz_dh*(-c + h) + z
 //   d h' / d h = dh_next_dh
 //
@@ -50,7 +50,7 @@ RNNCC_FN void li_gru_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 12; functions: 1 gt, 1 where.
+// Operations: 12; functions: 1 le, 1 where.
 template <typename real>
 RNNCC_FN void li_gru_jacobian(
     // states
@@ -65,13 +65,13 @@ RNNCC_FN void li_gru_jacobian(
     real& J_h_h) {
   const real c_0 = h * uh + xh;
   const real dz_dh = uz * z * (1.0f - z);
-  const real dc_dh = uh * (c_0 > 0.0f ? real(1.0) : real(0.0));
+  const real dc_dh = uh * (c_0 <= 0.0f ? real(0.0) : real(1.0));
   const real dh_next_dh = dc_dh * (1.0f - z) + dz_dh * (h - c) + z;
   J_h_h = dh_next_dh;
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 16; functions: 1 gt, 1 where.
+// Operations: 16; functions: 1 le, 1 where.
 template <typename real>
 RNNCC_FN void li_gru_adjoint(
     // states
@@ -88,7 +88,7 @@ RNNCC_FN void li_gru_adjoint(
     real& d_h, real& d_xz, real& d_xh, real& d_uz, real& d_uh) {
   const real c_0 = h * uh + xh;
   const real g_c = up_h * (1.0f - z);
-  const real g_c_0 = (c_0 > 0.0f ? g_c : real(0.0));
+  const real g_c_0 = (c_0 <= 0.0f ? real(0.0) : g_c);
   const real g_z = up_h * (h - c);
   const real g_z_arg = g_z * z * (1.0f - z);
   d_h = g_c_0 * uh + g_z_arg * uz + up_h * z;

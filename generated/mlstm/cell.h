@@ -32,7 +32,7 @@
 //   output: h
 //
 // Its Jacobian:
-//   dm_new_dm = where(log_f == xi, 0.5, where(log_f > xi, 1, 0))
+//   dm_new_dm = where(log_f == xi, 0.5, where(log_f < xi, 0, 1))
 //   df_dm = -dm_new_dm*f + f
 //   di_0_dm = -dm_new_dm*i_0
 //   di_dm = 0.707106781186548*di_0_dm
@@ -100,7 +100,7 @@ RNNCC_FN void mlstm_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 19; functions: 1 eq, 1 gt, 2 where.
+// Operations: 19; functions: 1 eq, 1 lt, 2 where.
 template <typename real>
 RNNCC_FN void mlstm_jacobian(
     // states
@@ -113,7 +113,7 @@ RNNCC_FN void mlstm_jacobian(
     // entries
     real& J_C1_C1, real& J_C1_m, real& J_C2_C2, real& J_C2_m, real& J_n1_n1, real& J_n1_m,
     real& J_n2_n2, real& J_n2_m, real& J_m_m) {
-  const real dm_new_dm = (log_f == xi ? real(0.5) : (log_f > xi ? real(1.0) : real(0.0)));
+  const real dm_new_dm = (log_f == xi ? real(0.5) : (log_f < xi ? real(0.0) : real(1.0)));
   const real df_dm = f - dm_new_dm * f;
   const real di_0_dm = -dm_new_dm * i_0;
   const real di_dm = real(0.7071067811865476) * di_0_dm;
@@ -133,7 +133,7 @@ RNNCC_FN void mlstm_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 114; functions: 5 eq, 4 gt, 1 lt, 1 sigmoid, 1 sign, 10 where.
+// Operations: 114; functions: 3 absent, 5 eq, 1 gt, 4 lt, 1 sigmoid, 1 sign, 13 where.
 template <typename real>
 RNNCC_FN void mlstm_adjoint(
     // states
@@ -150,12 +150,14 @@ RNNCC_FN void mlstm_adjoint(
     real& d_k2, real& d_q1, real& d_q2, real& d_xi, real& d_xf) {
   const real i = real(0.7071067811865476) * i_0;  // input gate, over sqrt(2 entries)
   const real score = k1 * q1 + k2 * q2;           // of the newest value
-  const real g_h_arg0 = up_h / h_6;
-  const real g_h_arg1 = -g_h_arg0 * h;
-  const real g_h_5_arg0 = (h_1 == h_4 ? 0.5f * g_h_arg1 : (h_1 > h_4 ? g_h_arg1 : real(0.0)));
-  const real g_h_5_arg1 = (h_1 == h_4 ? 0.5f * g_h_arg1 : (h_4 > h_1 ? g_h_arg1 : real(0.0)));
-  const real g_h_3 = g_h_5_arg1 * h_4;
-  const real g_h_3_arg0 = (h_2 == 80.0f ? 0.5f * g_h_3 : (h_2 < 80.0f ? g_h_3 : real(0.0)));
+  const real h_asked = (absent(up_h) ? real(0.0) : h);
+  const real g_h_arg0 = (absent(up_h) ? real(0.0) : up_h / h_6);
+  const real g_h_arg1 = -g_h_arg0 * h_asked;
+  const real g_h_5_arg0 = (h_1 == h_4 ? 0.5f * g_h_arg1 : (h_1 < h_4 ? real(0.0) : g_h_arg1));
+  const real g_h_5_arg1 = (h_1 == h_4 ? 0.5f * g_h_arg1 : (h_4 < h_1 ? real(0.0) : g_h_arg1));
+  const real h_4_asked = (absent(up_h) ? real(0.0) : h_4);
+  const real g_h_3 = g_h_5_arg1 * h_4_asked;
+  const real g_h_3_arg0 = (h_2 == 80.0f ? 0.5f * g_h_3 : (h_2 > 80.0f ? real(0.0) : g_h_3));
   const real g_h_0 = g_h_arg0 * held;
   const real g_weight = g_h_5_arg0 * sign(weight);
   const real g_held = g_h_arg0 * h_0;
@@ -168,8 +170,8 @@ RNNCC_FN void mlstm_adjoint(
                    g_weight * (n1 * q1 + n2 * q2) + n1 * up_n1 + n2 * up_n2;
   const real g_f_arg = f * g_f;
   const real g_m_new = up_m - g_f_arg - g_h_3_arg0 - g_i_0_arg;
-  const real g_m_new_arg0 = (log_f == xi ? 0.5f * g_m_new : (log_f > xi ? g_m_new : real(0.0)));
-  const real g_m_new_arg1 = (log_f == xi ? 0.5f * g_m_new : (xi > log_f ? g_m_new : real(0.0)));
+  const real g_m_new_arg0 = (log_f == xi ? 0.5f * g_m_new : (log_f < xi ? real(0.0) : g_m_new));
+  const real g_m_new_arg1 = (log_f == xi ? 0.5f * g_m_new : (xi < log_f ? real(0.0) : g_m_new));
   const real g_log_f = g_f_arg + g_m_new_arg0;
   d_C1 = f * g_held * q1 + f * up_C1;
   d_C2 = f * g_held * q2 + f * up_C2;

@@ -78,7 +78,7 @@ RNNCC_FN void rg_lru_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 30; functions: 1 eq, 1 gt, 1 sigmoid, 2 where.
+// Operations: 30; functions: 1 eq, 1 lt, 1 sigmoid, 2 where.
 template <typename real>
 RNNCC_FN void rg_lru_adjoint(
     // states
@@ -98,7 +98,7 @@ RNNCC_FN void rg_lru_adjoint(
   const real g_scale = i * up_h * x;
   const real g_scale_2 = 0.5f * g_scale / scale;
   const real g_scale_2_arg0 =
-      (scale_1 == real(1e-12) ? 0.5f * g_scale_2 : (scale_1 > real(1e-12) ? g_scale_2 : real(0.0)));
+      (scale_1 == real(1e-12) ? 0.5f * g_scale_2 : (scale_1 < real(1e-12) ? real(0.0) : g_scale_2));
   const real g_scale_0 = -g_scale_2_arg0;
   const real g_scale_0_arg = g_scale_0 * (scale_0 + 1.0f);
   const real g_log_a = g_h_next_0 * h_next_0 + 2.0f * g_scale_0_arg;

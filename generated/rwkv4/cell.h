@@ -30,7 +30,7 @@
 //   output: y
 //
 // Its Jacobian:
-//   dp_new_dp = where(aged == k, 0.5, where(aged > k, 1, 0))
+//   dp_new_dp = where(aged == k, 0.5, where(aged < k, 0, 1))
 //   dkeep_dp = -dp_new_dp*keep + keep
 //   dtake_dp = -dp_new_dp*take
 //   da_next_dp = a*dkeep_dp + dtake_dp*v
@@ -85,7 +85,7 @@ RNNCC_FN void rwkv4_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 10; functions: 1 eq, 1 gt, 2 where.
+// Operations: 10; functions: 1 eq, 1 lt, 2 where.
 template <typename real>
 RNNCC_FN void rwkv4_jacobian(
     // states
@@ -99,7 +99,7 @@ RNNCC_FN void rwkv4_jacobian(
     // entries
     real& J_a_a, real& J_a_p, real& J_b_b, real& J_b_p, real& J_p_p) {
   const real aged = p - aged_0;
-  const real dp_new_dp = (aged == k ? real(0.5) : (aged > k ? real(1.0) : real(0.0)));
+  const real dp_new_dp = (aged == k ? real(0.5) : (aged < k ? real(0.0) : real(1.0)));
   const real dkeep_dp = keep - dp_new_dp * keep;
   const real dtake_dp = -dp_new_dp * take;
   const real da_next_dp = a * dkeep_dp + dtake_dp * v;
@@ -112,7 +112,7 @@ RNNCC_FN void rwkv4_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 51; functions: 4 eq, 4 gt, 8 where.
+// Operations: 51; functions: 4 absent, 4 eq, 4 lt, 12 where.
 template <typename real>
 RNNCC_FN void rwkv4_adjoint(
     // states
@@ -131,26 +131,29 @@ RNNCC_FN void rwkv4_adjoint(
   const real bonus = k + time_first;
   const real wkv_0 = b * past + present;
   const real aged = p - aged_0;
-  const real g_y_0 = up_y * wkv;
+  const real wkv_asked = (absent(up_y) ? real(0.0) : wkv);
+  const real g_y_0 = up_y * wkv_asked;
   const real g_take = up_a * v + up_b;
   const real g_take_arg = g_take * take;
   const real g_keep = a * up_a + b * up_b;
   const real g_keep_arg = g_keep * keep;
   const real g_p_new = up_p - g_keep_arg - g_take_arg;
-  const real g_p_new_arg0 = (aged == k ? 0.5f * g_p_new : (aged > k ? g_p_new : real(0.0)));
-  const real g_p_new_arg1 = (aged == k ? 0.5f * g_p_new : (k > aged ? g_p_new : real(0.0)));
+  const real g_p_new_arg0 = (aged == k ? 0.5f * g_p_new : (aged < k ? real(0.0) : g_p_new));
+  const real g_p_new_arg1 = (aged == k ? 0.5f * g_p_new : (k < aged ? real(0.0) : g_p_new));
   const real g_aged = g_keep_arg + g_p_new_arg0;
   const real g_aged_0 = -g_aged;
   const real g_wkv = up_y * y_0;
-  const real g_wkv_arg0 = g_wkv / wkv_0;
-  const real g_wkv_arg1 = -g_wkv_arg0 * wkv;
+  const real g_wkv_arg0 = (absent(up_y) ? real(0.0) : g_wkv / wkv_0);
+  const real g_wkv_arg1 = -g_wkv_arg0 * wkv_asked;
   const real g_present = g_wkv_arg0 * v + g_wkv_arg1;
-  const real g_present_arg = g_present * present;
+  const real present_asked = (absent(up_y) ? real(0.0) : present);
+  const real g_present_arg = g_present * present_asked;
   const real g_past = a * g_wkv_arg0 + b * g_wkv_arg1;
-  const real g_past_arg = g_past * past;
+  const real past_asked = (absent(up_y) ? real(0.0) : past);
+  const real g_past_arg = g_past * past_asked;
   const real g_top = -g_past_arg - g_present_arg;
-  const real g_top_arg0 = (p == bonus ? 0.5f * g_top : (p > bonus ? g_top : real(0.0)));
-  const real g_top_arg1 = (p == bonus ? 0.5f * g_top : (bonus > p ? g_top : real(0.0)));
+  const real g_top_arg0 = (p == bonus ? 0.5f * g_top : (p < bonus ? real(0.0) : g_top));
+  const real g_top_arg1 = (p == bonus ? 0.5f * g_top : (bonus < p ? real(0.0) : g_top));
   const real g_bonus = g_present_arg + g_top_arg1;
   d_a = g_wkv_arg0 * past + keep * up_a;
   d_b = g_wkv_arg1 * past + keep * up_b;

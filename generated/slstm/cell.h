@@ -32,8 +32,8 @@
 //   dlog_f_dh = rf*sigmoid(-log_f_0)
 //   dz_dh = rz*(1 - z**2)
 //   do_dh = o*ro*(1 - o)
-//   m_new_slope = where(m_new_0 == log_i, 0.5, where(m_new_0 > log_i, 1, 0))
-//   m_new_slope_ = where(m_new_0 == log_i, 0.5, where(log_i > m_new_0, 1, 0))
+//   m_new_slope = where(m_new_0 == log_i, 0.5, where(m_new_0 < log_i, 0, 1))
+//   m_new_slope_ = where(m_new_0 == log_i, 0.5, where(log_i < m_new_0, 0, 1))
 //   dm_new_dh = dlog_f_dh*m_new_slope + m_new_slope_*ri
 //   di_dm = -i*m_new_slope
 //   di_dh = -dm_new_dh*i + i*ri
@@ -104,7 +104,7 @@ RNNCC_FN void slstm_step(
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 59; functions: 2 eq, 2 gt, 1 sigmoid, 4 where.
+// Operations: 59; functions: 2 eq, 2 lt, 1 sigmoid, 4 where.
 template <typename real>
 RNNCC_FN void slstm_jacobian(
     // states
@@ -126,9 +126,9 @@ RNNCC_FN void slstm_jacobian(
   const real dz_dh = rz * (1.0f - z * z);
   const real do_dh = o * ro * (1.0f - o);
   const real m_new_slope =
-      (m_new_0 == log_i ? real(0.5) : (m_new_0 > log_i ? real(1.0) : real(0.0)));
+      (m_new_0 == log_i ? real(0.5) : (m_new_0 < log_i ? real(0.0) : real(1.0)));
   const real m_new_slope_ =
-      (m_new_0 == log_i ? real(0.5) : (log_i > m_new_0 ? real(1.0) : real(0.0)));
+      (m_new_0 == log_i ? real(0.5) : (log_i < m_new_0 ? real(0.0) : real(1.0)));
   const real dm_new_dh = dlog_f_dh * m_new_slope + m_new_slope_ * ri;
   const real di_dm = -i * m_new_slope;
   const real di_dh = i * ri - dm_new_dh * i;
@@ -160,7 +160,7 @@ RNNCC_FN void slstm_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 52; functions: 2 eq, 2 gt, 1 sigmoid, 4 where.
+// Operations: 52; functions: 2 eq, 2 lt, 1 sigmoid, 4 where.
 template <typename real>
 RNNCC_FN void slstm_adjoint(
     // states
@@ -190,9 +190,9 @@ RNNCC_FN void slstm_adjoint(
   const real g_i_arg = g_i * i;
   const real g_m_new = up_m - g_f_arg - g_i_arg;
   const real g_m_new_arg0 =
-      (m_new_0 == log_i ? 0.5f * g_m_new : (m_new_0 > log_i ? g_m_new : real(0.0)));
+      (m_new_0 == log_i ? 0.5f * g_m_new : (m_new_0 < log_i ? real(0.0) : g_m_new));
   const real g_m_new_arg1 =
-      (m_new_0 == log_i ? 0.5f * g_m_new : (log_i > m_new_0 ? g_m_new : real(0.0)));
+      (m_new_0 == log_i ? 0.5f * g_m_new : (log_i < m_new_0 ? real(0.0) : g_m_new));
   const real g_o = c_new * g_h_new_arg0;
   const real g_o_arg = g_o * o * (1.0f - o);
   const real g_z = g_c_new * i;

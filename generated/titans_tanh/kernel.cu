@@ -42,6 +42,7 @@ RNNCC_KERNEL(128) titans_tanh_scan(rnncc::Args a) { rnncc::scan(a); }
 RNNCC_KERNEL(128) titans_tanh_alone(rnncc::Args a) { rnncc::alone(a); }
 RNNCC_KERNEL(128) titans_tanh_judge(rnncc::Args a) { rnncc::judge(a); }
 RNNCC_KERNEL(128) titans_tanh_scan_back(rnncc::Args a) { rnncc::scan_back(a); }
+RNNCC_KERNEL(128) titans_tanh_compare_back(rnncc::Args a) { rnncc::compare_back(a); }
 RNNCC_KERNEL(128) titans_tanh_reduce_starts(rnncc::Args a) { rnncc::reduce_starts(a); }
 #endif
 #if !defined(RNNCC_PART) || RNNCC_PART == 8  // jacobians

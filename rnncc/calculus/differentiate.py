@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
 import sympy
 from sympy import Add, Expr, Integer, Symbol
@@ -111,21 +112,53 @@ def adjoint(program: Program) -> AdjointIR:
     return _Reverse(program).run()
 
 
+# functions with an infinite derivative where they are finite, those that are infinite themselves at
+# a finite argument, and all whose derivative is infinite somewhere or overflows
+ROOTS = frozenset("sqrt pow".split())
+INFINITE = frozenset("div log log1p rsqrt pow".split())
+POLES = ROOTS | INFINITE | frozenset("exp expm1 exprel sinh cosh".split())
+
+
+class _Flow(NamedTuple):
+    """A gradient on its way to a symbol.
+
+    Attributes:
+        sources: the states and outputs whose gradients it comes from, each by its first channel.
+    """
+
+    term: Expr
+    sources: frozenset[Symbol]
+
+
 class _Reverse:
+    """A gradient that nothing asked for isn't walked, as in PyTorch: 0 * infinity would be NaN.
+
+    An infinite derivative is left out where all gradients that it would be multiplied with are
+    absent. Of a state they are where they are 0: after the last step that anything reads.
+    """
+
     def __init__(self, program: Program) -> None:
         self.program = program
         self.names = _Names(program)
         self.lets: list[Let] = []
-        self.gradients: dict[str, list[Expr]] = defaultdict(list)
+        self.flows: dict[str, list[_Flow]] = defaultdict(list)
+        self.kinds = {let.name: type(let.expr).__name__ for let in program.lets}
+        self.absent: dict[Symbol, list[Expr]] = defaultdict(list)
+        self.certain: set[Symbol] = set()
+        self.known: dict[tuple[Symbol, Expr], Expr] = {}
 
     def run(self) -> AdjointIR:
-        program = self.program
+        program, k = self.program, self.program.group
         up_states = self.upstream(program.next, [f"up_{s.symbol.name}" for s in program.states])
         up_outputs = self.upstream(program.readouts, [f"up_{v.name}" for v in program.readouts])
+        self.readouts = frozenset(self.absent) & frozenset(up_outputs)
+        # of a state that is the only output, a gradient is always asked for
+        if len(program.outputs) == k and not up_outputs:
+            self.certain = {up_states[program.next.index(program.outputs[0])]}
         for let in reversed(program.lets):
             self.pull(let)
         states, inputs, params = (
-            tuple(Add(*self.gradients[slot.symbol.name]) for slot in slots)
+            tuple(self.total(slot.symbol).term for slot in slots)
             for slots in (program.states, program.inputs, program.params)
         )
         lets = needed_lets(self.lets, [*states, *inputs, *params])
@@ -141,42 +174,87 @@ class _Reverse:
     def upstream(self, values: Iterable[Symbol], names: list[str]) -> tuple[Symbol, ...]:
         """One symbol per value for the gradient that arrives there."""
         symbols = tuple(self.names.new(name) for name in names)
-        for value, symbol in zip(values, symbols, strict=True):
-            self.gradients[value.name].append(symbol)
+        program, first = self.program, dict[int, Symbol]()
+        for i, (value, symbol) in enumerate(zip(values, symbols, strict=True)):
+            readout = value not in program.next
+            place = program.outputs.index(value) if readout else i
+            source = first.setdefault(place // program.group, symbol)
+            self.flows[value.name].append(_Flow(symbol, frozenset([source])))
+            if not readout:
+                self.absent[source].append(functions.call("eq", symbol, ZERO))
+            elif source == symbol:  # an output is absent with all of its channels
+                self.absent[source].append(functions.call("absent", symbol))
         return symbols
+
+    def total(self, symbol: Symbol) -> _Flow:
+        """The sum of all gradients of a symbol."""
+        flows = self.flows[symbol.name]
+        sources = frozenset[Symbol]().union(*(flow.sources for flow in flows))
+        return _Flow(Add(*(flow.term for flow in flows)), sources)
 
     def pull(self, let: Let) -> None:
         """Pass the gradient of a let to the symbols of its expression."""
-        total = Add(*self.gradients[let.name])
-        if total == 0:
+        total = self.total(Symbol(let.name, real=True))
+        if total.term == 0:
             return
-        gradient = self.name(f"g_{let.name}", total, let)
+        flow = total._replace(term=self.name(f"g_{let.name}", total.term, let))
         if not isinstance(let.expr, Opaque):
-            self.spread(let.expr, gradient)
+            self.spread(let.expr, flow)
             return
         row = functions.row_of(let.expr)
         assert row is not None, let.expr
-        pulled = row.pull(gradient, Symbol(let.name, real=True), *let.expr.args)
-        self.distribute(let, list(pulled))
+        y, unasked = Symbol(let.name, real=True), self.unasked(self.kinds[let.name], flow.sources)
+        if unasked and self.kinds[let.name] != "sqrt":
+            y = self.safe(y, unasked)
+        pulled = row.pull(flow.term, y, *let.expr.args)
+        self.distribute(let, list(pulled), flow, unasked)
 
-    def distribute(self, let: Let, pulled: list[Any]) -> None:
+    def unasked(self, kind: str, sources: frozenset[Symbol]) -> Expr | None:
+        """The condition under which such a function isn't walked; None if it always may be."""
+        readout = sources <= self.readouts
+        if kind not in (POLES if readout else ROOTS) or sources & self.certain:
+            return None
+        if len(sources) == len(self.absent):
+            return None
+        tests = [test for source in _sorted(sources) for test in self.absent[source]]
+        return reduce(lambda a, b: functions.call("both", a, b), tests)
+
+    def distribute(self, let: Let, pulled: list[Any], flow: _Flow, unasked: Expr | None) -> None:
         """The gradients of an opaque function's arguments, each named once and shared."""
         several = sum(p is not None and p != 0 for p in pulled) > 1
         for i, argument in enumerate(let.expr.args):
             g = pulled[i]
             if g is None or g == 0 or not argument.free_symbols:
                 continue
-            if several or not argument.is_Symbol:
-                named = self.name(f"g_{let.name}_arg{i if several else ''}", g, let)
+            stop = unasked if g.has(Opaque) or sympy.denom(g) != 1 else None
+            if several or stop or not argument.is_Symbol:
+                walked = functions.call("where", stop, ZERO, g) if stop else g
+                named = self.name(f"g_{let.name}_arg{i if several else ''}", walked, let)
                 pulled = [p if p is None else sympy.sympify(p).subs(g, named) for p in pulled]
                 g = named
-            self.spread(argument, g)
+            self.spread(argument, flow._replace(term=g))
 
-    def spread(self, expr: Expr, gradient: Expr) -> None:
+    def spread(self, expr: Expr, flow: _Flow) -> None:
         for symbol in _sorted(expr.free_symbols):
-            term = gradient * sympy.diff(expr, symbol)
-            if term != 0:
-                self.gradients[symbol.name].append(term)
+            slope = self.walked(sympy.diff(expr, symbol), flow.sources)
+            if flow.term * slope != 0:
+                self.flows[symbol.name].append(flow._replace(term=flow.term * slope))
+
+    def walked(self, slope: Expr, sources: frozenset[Symbol]) -> Expr:
+        """A slope whose infinite factors count as 0 where only an unused output asks for them."""
+        for symbol in _sorted(slope.free_symbols):
+            kind = self.kinds.get(symbol.name)
+            unasked = kind in INFINITE and sources <= self.readouts and self.unasked(kind, sources)
+            if unasked:
+                slope = slope.subs(symbol, self.safe(symbol, unasked))
+        return slope
+
+    def safe(self, symbol: Symbol, unasked: Expr) -> Expr:
+        """The value of a let, 0 where it isn't asked for; one for each condition."""
+        if (symbol, unasked) not in self.known:
+            value = functions.call("where", unasked, ZERO, symbol)
+            self.known[symbol, unasked] = self.name(f"{symbol.name}_asked", value, Let("", symbol))
+        return self.known[symbol, unasked]
 
     def name(self, wanted: str, expr: Expr, source: Let) -> Expr:
         if expr.is_Atom:

@@ -12,7 +12,7 @@ from rnncc.ir.program import Fission, Let, Program
 CHEAP = frozenset(
     """
     where relu abs sign floor maximum minimum clip div sqrt rsqrt
-    gt ge lt le eq ne both either negate
+    gt ge lt le eq ne both either negate absent
     """.split()
 )
 MOST_PARTS = 4

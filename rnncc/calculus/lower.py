@@ -25,12 +25,13 @@ def lower(cell: CellIR, channels: int, namer: Namer | None = None) -> Program:
 
     Args:
         namer: (name, channel) or (matrix, row, column) -> scalar name; by default plain names
-            for one channel, else h_ch0 and R_0_1.
+            for one channel, else h_ch0 and R_0_1, which an underscore follows where an argument
+            that all channels share has that name.
 
     Operations that couple all channels (a Matrix without block, shift, mean) take `channels` for
     all channels of the layer, so that structure.py finds a witness.
     """
-    name_of = namer or (_plain if channels == 1 else _numbered)
+    name_of = namer or (_plain if channels == 1 else _numbered(cell))
     flat = flatten(cell)
     writer = _Writer(cell, channels, name_of)
     lets = tuple(
@@ -54,8 +55,16 @@ def _plain(name: str, *_: int) -> str:
     return name
 
 
-def _numbered(name: str, channel: int, column: int | None = None) -> str:
-    return f"{name}_ch{channel}" if column is None else f"{name}_{channel}_{column}"
+def _numbered(cell: CellIR) -> Namer:
+    shared = {a.name for a in cell.arguments if a.shared}
+
+    def name_of(name: str, channel: int, column: int | None = None) -> str:
+        found = f"{name}_ch{channel}" if column is None else f"{name}_{channel}_{column}"
+        while found in shared:
+            found += "_"
+        return found
+
+    return name_of
 
 
 # --- naming subexpressions -------------------------------------------------------------------
@@ -96,7 +105,8 @@ class _Parts:
         if expr.is_Mul or expr.is_Pow:
             numerator, denominator = sympy.fraction(expr, exact=True)
             if denominator.free_symbols:
-                quotient = functions.call("div", self.visit(numerator), self.atom(denominator))
+                above, below = self.visit(numerator), self.factors(denominator)
+                quotient = functions.call("div", above, *below)
                 return quotient if root else self.named(quotient)
         return expr.func(*(self.visit(arg) for arg in expr.args))
 
@@ -107,6 +117,16 @@ class _Parts:
         if row is not None and row.reads_arguments():
             return [self.atom(arg) for arg in expr.args]
         return [self.visit(arg) for arg in expr.args]
+
+    def factors(self, denominator: Expr) -> list[Expr]:
+        """One value, or each base and its power where there are several or any is raised."""
+        pairs = [
+            (f, Integer(1)) if f.is_Number else f.as_base_exp()
+            for f in sympy.Mul.make_args(denominator)
+        ]
+        if sum(int(n) for base, n in pairs if not base.is_Number) == 1:
+            return [self.atom(denominator)]
+        return [part for base, n in pairs for part in (self.atom(base), n)]
 
     def atom(self, expr: Expr) -> Expr:
         visited = self.visit(expr)

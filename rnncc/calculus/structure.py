@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sympy
 from sympy import Expr, Symbol
 
 from rnncc.calculus.differentiate import differentiate
@@ -14,6 +15,7 @@ from rnncc.ir.program import CellIR, JacobianIR, Let, Program, Structure, show
 LARGEST_BLOCK = 8
 SIGN = functions.TABLE["sign"].symbol
 PROBED_CHANNELS = 24
+LONGEST_WITNESS = 60  # operations
 
 
 def classify(cell: CellIR) -> Structure:
@@ -122,7 +124,10 @@ def _refuse_coupled(
 def _witness(program: Program, jacobian: JacobianIR, i: int, j: int, entry: Expr) -> str:
     """The entry that couples, with the derivative's own lets written out."""
     for let in reversed(jacobian.lets):
-        entry = entry.subs(Symbol(let.name, real=True), let.expr)
+        written = entry.subs(Symbol(let.name, real=True), let.expr)
+        if sympy.count_ops(written) > LONGEST_WITNESS:
+            break
+        entry = written
     state, other = program.states[i].symbol.name, program.states[j].symbol.name
     return f"d {state} / d {other} = {show(entry)}"
 

@@ -100,6 +100,7 @@ def _compile_one(
     path: str, out: Path, constants: Mapping[str, float], fast_math: bool, written: Written
 ) -> CompiledCell:
     """Compile into OUT/NAME and record the result in `written`."""
+    from rnncc.cli.importable import check_import
     from rnncc.codegen.module import class_name
     from rnncc.codegen.writer import write
 
@@ -111,7 +112,7 @@ def _compile_one(
             f"{path}: a second cell called '{name}'; both would be written to {folder}.\n"
             "Fix: rename one, or compile it with another --out"
         )
-    write(compiled.files, folder)
+    write(compiled.files, folder, check_import)
     written[name] = {
         "name": name,
         "class": class_name(name),

@@ -126,12 +126,13 @@ def _calibrate_gpu(json: bool) -> None:
     """The same for the GPU that is here."""
     from rnncc.bench.calibrate_gpu import calibrate
     from rnncc.bench.gpu import gpu, machine
-    from rnncc.planner.gpu_constants import calibration_file, save
+    from rnncc.cache import make_cache_dir
+    from rnncc.planner.gpu_constants import save
 
     place = gpu()
     name = machine()["device"]
     # one that can't be written is told before the minutes of timing
-    calibration_file(name).parent.mkdir(parents=True, exist_ok=True)
+    make_cache_dir()
     with terminal.progress(f"timing kernels on {name}", wanted=not json):
         found = calibrate(place)
     file = save(name, found.constants)
@@ -144,9 +145,9 @@ def _calibrate_gpu(json: bool) -> None:
 
 def _print_gpu_calibration(name: str, found: GpuCalibration, file: Path) -> None:
     """The constants, beside the guesses that rnncc ships."""
-    from rnncc.planner.gpu_constants import GUESSED
+    from rnncc.planner.gpu_constants import MEASURED
 
-    terminal.table(("constant", name, "shipped guess"), _beside(found.constants, GUESSED))
+    terminal.table(("constant", name, "shipped"), _beside(found.constants, MEASURED))
     terminal.line(
         f"\nMedian error of the model: {found.error:.0%} over {len(found.times)} times; "
         f"{found.error_before:.0%} with the guesses.\n"

@@ -84,7 +84,8 @@ def argument_data(compiled: CompiledCell) -> list[dict[str, str]]:
 
 
 def _role(argument: Argument) -> str:
-    return f"{argument.kind}, shared" if argument.shared else str(argument.kind)
+    given = argument.kind == "input" and not argument.projected and not argument.shared
+    return f"{argument.kind}{', shared' if argument.shared else ', given' if given else ''}"
 
 
 def _shape(argument: Argument) -> str:

@@ -26,7 +26,7 @@ OF_THE_CELL = {
     "adjoint": "the gradients of every argument",
     "cpp": "the cell's C++ (with --whole the file that is compiled)",
     "cuda": "the cell's CUDA (with --whole the file that is compiled)",
-    "torch": "the step as plain PyTorch, with which the kernels are compared",
+    "torch": "a module of plain PyTorch with the same parameters, and derivatives of any order",
     "latex": "the equations for a paper",
 }
 OF_A_GPU = {  # these need CuPy
@@ -133,9 +133,9 @@ def stage_text(compiled: CompiledCell, stage: str, whole: bool = False) -> str:
         return _adjoint_text(compiled)
     if stage in ("cpp", "cuda"):
         return compiled.source(stage, whole).rstrip("\n")
-    from rnncc.export.torch_loop import plain_source
+    from rnncc.export.torch_module import module_source
 
-    return plain_source(stages.cell)
+    return module_source(stages.cell, compiled.spec)
 
 
 def _adjoint_text(compiled: CompiledCell) -> str:

@@ -11,7 +11,7 @@ from rnncc.codegen.kernel_spec import as_json, kernel_spec
 from rnncc.codegen.layout import function
 from rnncc.codegen.module import module_context
 from rnncc.ir.program import Compiled
-from rnncc.ir.spec import CUDA_KERNELS
+from rnncc.ir.spec import CUDA_KERNELS, digest_of
 
 
 def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
@@ -29,8 +29,7 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
     def render(template: str, **context: object) -> str:
         return templates.get_template(template).render(context).rstrip() + "\n"
 
-    return {
-        "__init__.py": render("module.py.j2", **module_context(compiled, spec)),
+    files = {
         "cell.h": render(
             "cell.h.j2",
             header=header("cell.h.j2", *mathematics(compiled)),
@@ -52,6 +51,8 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
             fast_math=spec.fast_math,
         ),
     }
+    module = module_context(compiled, spec) | {"digest": digest_of(files)}
+    return {"__init__.py": render("module.py.j2", **module), **files}
 
 
 def _exports(name: str) -> list[str]:

@@ -34,6 +34,13 @@ class Function:
 
 
 @dataclass(frozen=True)
+class StepFunction(Function):
+    """Of a step in several parts also the template's parameter that says which one to run."""
+
+    part: str
+
+
+@dataclass(frozen=True)
 class JacobianFunction(Function):
     """Of the Jacobian also (row, column) -> the result that holds this entry."""
 
@@ -44,7 +51,7 @@ class JacobianFunction(Function):
 class Functions:
     """All of the cell."""
 
-    step: Function
+    step: StepFunction
     jacobian: JacobianFunction
     adjoint: Function
 
@@ -54,15 +61,17 @@ def functions(compiled: Compiled) -> Functions:
     return Functions(_step(compiled), _jacobian(compiled), _adjoint(compiled))
 
 
-def _step(compiled: Compiled) -> Function:
+def _step(compiled: Compiled) -> StepFunction:
     """From states, inputs and params to all lets that others read."""
     program, parts = compiled.program, compiled.fission.parts
-    outs = _results(compiled)
-    return Function(
+    outs, part = _results(compiled), _Fresh(compiled).new("part")
+    texts = [_part(lets, outs, part, n) for n, lets in enumerate(parts, start=1)]
+    return StepFunction(
         cost=_cost([let.expr for let in program.lets]),
         signature=_signature(program, [], outs, "next states and lets"),
-        body="\n".join(_part(lets, outs, n, len(parts)) for n, lets in enumerate(parts, start=1)),
+        body="\n".join(texts) if len(parts) > 1 else block(_let(let, outs, 2) for let in parts[0]),
         outs=tuple(outs),
+        part=part if len(parts) > 1 else "",
     )
 
 
@@ -73,11 +82,9 @@ def _results(compiled: Compiled) -> list[str]:
     return [let.name for let in program.lets if let.name in wanted]
 
 
-def _part(lets: Iterable[Let], outs: list[str], number: int, count: int) -> str:
-    if count == 1:
-        return block(_let(let, outs, 2) for let in lets)
+def _part(lets: Iterable[Let], outs: list[str], part: str, number: int) -> str:
     lines = block(_let(let, outs, 4) for let in lets)
-    return f"  if (part == 0 || part == {number}) {{\n{lines}\n  }}"
+    return f"  if ({part} == 0 || {part} == {number}) {{\n{lines}\n  }}"
 
 
 def _let(let: Let, outs: Iterable[str], indent: int) -> str:

@@ -10,6 +10,8 @@ import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
 
+from rnncc.codegen import escape
+
 WIDTH = 100
 OPEN, CLOSE = "([{", ")]}"
 # From loosest to tightest; an operator ends its line.
@@ -47,6 +49,7 @@ def statement(head: str, expr: str, indent: int, note: str = "") -> str:
         line = _folded(f"{head} =", expr, indent)
     if not note:
         return line
+    note = escape.comment(note)
     if "\n" not in line and len(line) + len(note) + 5 <= WIDTH:
         return f"{line}  // {note}"
     return f"{comment(note, indent)}\n{line}"
@@ -117,9 +120,10 @@ def _columns(items: list[str], column: int) -> list[str]:
 def comment(text: str, indent: int = 0) -> str:
     """A comment on lines of its own."""
     first = f"{' ' * indent}// "
-    return textwrap.fill(
+    lines = textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=first, break_long_words=False
     )
+    return "\n".join(map(escape.comment, lines))
 
 
 def _folded(head: str, expr: str, indent: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rnncc.codegen import escape
 from rnncc.codegen.header import commented, doc, origin
 from rnncc.codegen.layout import WIDTH, fill
 from rnncc.ir.program import Argument, CellIR, Compiled
@@ -12,6 +13,8 @@ from rnncc.ir.spec import KernelSpec
 # Of the field, in capitals, as is every word without a vowel; letters before STEMS make new ones.
 ABBREVIATIONS = "ema lem lmu ode".split()
 STEMS = "gru lif lru lstm mgu rnn sru".split()
+
+IMPORTED = ("Any", "Tensor", "CellLayer", "Kernel")
 
 DTYPES = "float32, bfloat16, float16 or float64"
 
@@ -32,19 +35,32 @@ def module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
     """The variables of templates/module.py.j2."""
     cell = compiled.cell
     arguments = cell.of_kind("input", "param", "matrix")
-    names = [a.name for a in arguments]
+    names, imported = [a.name for a in arguments], _imported(cell.name)
+    given = [f"{a.name}={a.name}" for a in cell.inputs if not a.projected]
     return {
         "header": commented(origin(compiled, spec, "module.py.j2"), "#"),
         "name": cell.name,
         "class_name": class_name(cell.name),
-        "doc": [line.replace("\\", "\\\\").replace('"""', "'''") for line in doc(cell)],
+        "doc": [escape.docstring(line) for line in doc(cell)],
         "arguments": _by_shape(arguments),
-        "signature": fill([f"{name}: Tensor" for name in names], 4, ","),
+        "signature": fill([f"{name}: {imported['Tensor']}" for name in names], 4, ","),
         "tuple": _tuple(names),
+        "imports": {n: n if n == own else f"{n} as {own}" for n, own in imported.items()},
+        "imported": imported,
         "options": _free("options", names),
         "state": _state_text(cell, spec),
         "output": _output_text(spec),
+        "call": f"y, state = layer({', '.join(['x', *given])})",
     }
+
+
+def _imported(cell: str) -> dict[str, str]:
+    """What the module calls the names that it imports: those of the cell and its layer are taken.
+
+    A cell's name has no underscore in front.
+    """
+    taken = (cell, class_name(cell))
+    return {name: f"_{name}" if name in taken else name for name in IMPORTED}
 
 
 def _tuple(names: list[str]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import ClassVar
 
 import sympy
 from sympy import Expr
 
-from rnncc.ir.functions import Comparison, Opaque, row_of
+from rnncc.ir.functions import TABLE, Comparison, Opaque, product, row_of
 
 ADD, MUL, UNARY, ATOM = 1, 2, 3, 4
 LARGEST_PRODUCT = 4
+ABSENT = TABLE["absent"].symbol
 
 
 class Printer:
@@ -82,6 +84,10 @@ class Printer:
         rest = [self.bracket(base, UNARY)] if n % 2 else []
         return self.TIMES.join([half, half, *rest]), MUL
 
+    def quotient(self, expr: Expr) -> tuple[str, int]:
+        above, below = expr.args[0], product(expr.args[1:])
+        return f"{self.bracket(above, MUL)} / {self.bracket(below, UNARY)}", MUL
+
     def number(self, value: Expr) -> str:
         return repr(float(value))
 
@@ -104,6 +110,8 @@ class CPrinter(Printer):
         return f"{number!r}f" if exact else f"real({number!r})"
 
     def condition(self, expr: Expr) -> str:
+        if isinstance(expr, ABSENT):
+            return f"absent({self.text(expr.args[0])})"
         if len(expr.args) == 1:
             return f"!({self.text(expr.args[0])})"
         operator = self.OPERATORS.get(type(expr).__name__, expr.operator)
@@ -119,7 +127,7 @@ class CPrinter(Printer):
             choice = f"{self.text(condition)} ? {self.argument(yes)} : {self.argument(no)}"
             return f"({choice})", ATOM
         if name == "div":
-            return f"{self.bracket(expr.args[0], MUL)} / {self.bracket(expr.args[1], UNARY)}", MUL
+            return self.quotient(expr)
         if name.startswith("spike_"):
             return f"heaviside({self.text(expr.args[0])})", ATOM
         return f"{name}({', '.join(self.argument(arg) for arg in expr.args)})", ATOM
@@ -130,7 +138,20 @@ class CPrinter(Printer):
 
 
 class TorchPrinter(Printer):
-    """PyTorch, for the oracle and for the plain loop that a user would write."""
+    """PyTorch, for the oracle and for the plain loop that a user would write.
+
+    Attributes:
+        renamed: names of the cell that Python can't take, and those in their place.
+        like: a tensor of the dtype and device of all; without it a function _tensor knows them.
+    """
+
+    def __init__(self, renamed: Mapping[str, str] | None = None, like: str = "") -> None:
+        self.renamed, self.like = renamed or {}, like
+
+    def visit(self, expr: Expr) -> tuple[str, int]:
+        if expr.is_Symbol:
+            return self.renamed.get(expr.name, expr.name), ATOM
+        return super().visit(expr)
 
     def number(self, value: Expr) -> str:
         return repr(float(value))
@@ -139,11 +160,29 @@ class TorchPrinter(Printer):
         return self.fill(expr)
 
     def opaque(self, expr: Expr) -> tuple[str, int]:
+        if type(expr).__name__ == "div":
+            return self.quotient(expr)
         return f"({self.fill(expr)})", ATOM
+
+    def mul(self, expr: Expr) -> str:
+        raised = [f for f in sympy.Mul.make_args(expr) if f.is_Pow and f.args[1] < -1]
+        if not raised or expr.could_extract_minus_sign():
+            return super().mul(expr)
+        rest = sympy.Mul(*(f for f in expr.args if f not in raised))
+        return self.TIMES.join(self.bracket(factor, MUL) for factor in (rest, *raised))
+
+    def power(self, expr: Expr) -> tuple[str, int]:
+        """An inverse power as PyTorch's own, whose derivative doesn't square the quotient."""
+        base, exponent = expr.args
+        if exponent.is_Integer and exponent < -1:
+            return f"{self.bracket(base, ATOM)} ** {exponent}", UNARY
+        return super().power(expr)
 
     def value(self, expr: Expr) -> str:
         """A tensor, even if the expression is a number."""
-        return f"_tensor({self.text(expr)})" if expr.is_number else self.text(expr)
+        if not expr.is_number:
+            return self.text(expr)
+        return f"{f'{self.like}.new' if self.like else ''}_tensor({self.text(expr)})"
 
     def fill(self, expr: Expr) -> str:
         """The row's PyTorch text with the arguments in their places."""

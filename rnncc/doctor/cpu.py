@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
-from rnncc.cache import cache_dir
+from rnncc.cache import VARIABLE, cache_dir, exposed, make_cache_dir, wanted_cache_dir
 from rnncc.doctor import cuda
 from rnncc.doctor.finding import Finding
-from rnncc.runtime.cpu import build
+from rnncc.errors import BuildError
+from rnncc.runtime.cpu import build, stored, waiting
 
 TINY = 'extern "C" int rnncc_tiny(int x) { return x + 1; }\n'
-CACHED = re.compile(r"\w+-b?float\d+-[0-9a-f]{20}\w*\.(so|cpp|cu|so\.lock|tmp)")
+SECONDS = 60.0  # for a tiny program
 
 
 def examine() -> list[Finding]:
@@ -89,13 +90,15 @@ def _try(compiler: build.Compiler) -> str:
         source.write_text(TINY, encoding="utf-8")
         command = [*compiler.command, *build.FLAGS, str(source), "-o", f"{folder}/tiny.so"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as error:
+            status, said = waiting.run(command, "building a tiny program", SECONDS)
+        except TimeoutError:
+            return f"it does not end within {SECONDS:.0f} s"
+        except OSError as error:
             return str(error)
-        if done.returncode == 0 and Path(folder, "tiny.so").is_file():
+        if status == 0 and Path(folder, "tiny.so").is_file():
             return ""
-    lines = (done.stderr or done.stdout).strip().splitlines()
-    return lines[0] if lines else f"exit status {done.returncode}"
+    lines = said.strip().splitlines()
+    return lines[0] if lines else f"exit status {status}"
 
 
 def _pool() -> Finding:
@@ -113,39 +116,38 @@ def _pool() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = cache_dir()
-    files = cached_files()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a folder that isn't used, reported below
+        try:
+            wanted, folder = wanted_cache_dir(), cache_dir()
+        except BuildError as error:
+            seen, _, fix = str(error).partition("\nFix: ")
+            return Finding("Kernel cache", "missing", seen, fix)
+    files = stored.files(folder)
     size = sum(map(_size, files))
     facts: dict[str, Any] = {"folder": str(folder), "files": len(files), "bytes": size}
-    reason = _unwritable(folder)
+    reason = _unusable(folder)
     facts["writable"] = not reason
     if reason:
-        return Finding(
-            "Kernel cache",
-            "missing",
-            f"{folder} can't be written: {reason}",
-            "set RNNCC_CACHE_DIR to a folder that can",
-            facts,
-        )
+        fix = f"set {VARIABLE} to a folder that can"
+        return Finding("Kernel cache", "missing", f"{folder} can't be {reason}", fix, facts)
     seen = f"{folder}, {len(files)} files, {size / 2**20:.1f} MiB, writable"
-    return Finding("Kernel cache", "ok", seen, facts=facts)
+    if wanted == folder:
+        return Finding("Kernel cache", "ok", seen, facts=facts)
+    instead = f"in place of {wanted}, which {exposed(wanted)}" if wanted else "there is no home"
+    fix = f"set {VARIABLE} to a folder of your own"
+    return Finding("Kernel cache", "fault", f"{seen}; {instead}", fix, facts)
 
 
-def _unwritable(folder: Path) -> str:
+def _unusable(folder: Path) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return ""
+        with tempfile.TemporaryFile(dir=make_cache_dir()):
+            pass
     except OSError as error:
-        return error.strerror or str(error)
-
-
-def cached_files() -> list[Path]:
-    """The cache's files that rnncc wrote; a file of another name belongs to another program."""
-    folder = cache_dir()
-    if not folder.is_dir():
-        return []
-    return sorted(f for f in folder.iterdir() if CACHED.fullmatch(f.name) and f.is_file())
+        return f"written: {error.strerror or error}"
+    if build.nothing_runs(folder):
+        return "used: its file system lets nothing be run from there (noexec)"
+    return ""
 
 
 def _size(file: Path) -> int:
@@ -158,11 +160,12 @@ def _size(file: Path) -> int:
 
 def clear_cache() -> dict[str, Any]:
     """Delete rnncc's cached files; kernels are rebuilt at their next use."""
-    files = cached_files()
+    folder = cache_dir()
+    files = stored.files(folder)
     size = sum(map(_size, files))
     for file in files:
         file.unlink(missing_ok=True)
-    return {"folder": str(cache_dir()), "files": len(files), "bytes": size}
+    return {"folder": str(folder), "files": len(files), "bytes": size}
 
 
 def cpu_name() -> str:

@@ -12,9 +12,9 @@ class Finding:
 
     Attributes:
         topic: its name.
-        state: "ok", "optional" (not here, and not needed here), "fault" (there is a GPU, or what it
-            takes to use one, and it doesn't work; the CPU does) or "missing" (no kernel can be
-            built or run without it).
+        state: "ok", "optional" (not here, and not needed here), "fault" (the CPU works, but
+            there is a GPU, or what it takes to use one, that doesn't, or the cache isn't the one
+            that was asked for) or "missing" (no kernel can be built or run without it).
         seen: the finding, in words.
         fix: the remedy; empty if none is needed.
         facts: the same for machines.

@@ -6,6 +6,8 @@ no derivative, no lowering and no template with the kernels.
 
 from __future__ import annotations
 
+import itertools
+import keyword
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,16 +21,36 @@ from rnncc.ir.program import CellIR
 Step = Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
 
-def plain_source(cell: CellIR) -> str:
-    """The step as a user would write it in PyTorch, from one state to (states, outputs)."""
-    printer = TorchPrinter()
-    states = [a.name for a in cell.states]
-    arguments = [*states, *(a.name for a in (*cell.inputs, *cell.params))]
-    lines = [f"    {let.name} = {printer.text(let.expr)}" for let in cell.lets]
+def plain_source(cell: CellIR, name: str = "", by_itself: bool = False) -> str:
+    """The step as a user would write it in PyTorch, from one state to (states, outputs).
+
+    Args:
+        name: of the function; the cell's own if it is empty.
+        by_itself: numbers become tensors without a function _tensor.
+    """
+    arguments = [a.name for a in (*cell.states, *cell.inputs, *cell.params)]
+    renamed = _renamed([*arguments, *(let.name for let in cell.lets)])
+    arguments = [renamed.get(argument, argument) for argument in arguments]
+    printer = TorchPrinter(renamed, arguments[0] if by_itself else "")
+    lines = [
+        f"    {renamed.get(let.name, let.name)} = {printer.value(let.expr)}" for let in cell.lets
+    ]
     nexts = ", ".join(printer.value(e) for e in cell.next.values())
     outputs = ", ".join(printer.value(e) for e in cell.outputs.values())
-    head = f"def {cell.name}({', '.join(arguments)}):"
+    head = f"def {name or cell.name}({', '.join(arguments)}):"
     return "\n".join([head, *lines, f"    return ({nexts},), ({outputs},)"])
+
+
+def _renamed(names: Sequence[str]) -> dict[str, str]:
+    """Others for those that are words of Python, or stand for PyTorch in the text."""
+    found, taken = {}, set(names)
+    for name in names:
+        if keyword.iskeyword(name) or name == "torch":
+            found[name] = next(
+                n for n in (name + "_" * k for k in itertools.count(1)) if n not in taken
+            )
+            taken.add(found[name])
+    return found
 
 
 def plain_step(
@@ -72,6 +94,9 @@ class _Exprel(torch.autograd.Function):
         return gradient * _exprel_slope(x)
 
 
+_exprel: Callable[[Tensor], Tensor] = _Exprel.apply
+
+
 def _exprel_slope(x: Tensor) -> Tensor:
     """Its derivative; by its series near 0, where the closed form cancels."""
     near = x.abs() < 0.5
@@ -91,7 +116,7 @@ _SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_heaviside": _heaviside,
     "_mix": _mix,
-    "_exprel": _Exprel.apply,
+    "_exprel": _exprel,
     "_exprel_slope": _exprel_slope,
 }
 

@@ -7,15 +7,13 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rnncc import paths
-from rnncc.cache import cache_dir
+from rnncc.cache import cache_dir, make_cache_dir, write_private
 from rnncc.ir.program import Structure
 from rnncc.lang.docstring import fields_of, source_of
 from rnncc.lang.loader import find, shipped
@@ -205,9 +203,6 @@ def _restored(cached: Any, file: Path) -> CatalogueEntry | None:
 def _write(found: dict[str, CatalogueEntry]) -> None:
     """Cache them; a cache that can't be written is not an error."""
     text = json.dumps({key: asdict(cell) for key, cell in found.items()})
-    path = _cache_file()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+        make_cache_dir()
+        write_private(_cache_file(), text.encode())

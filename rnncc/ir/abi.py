@@ -120,7 +120,8 @@ STATUS = Struct(
             Field(name, "double", meaning)
             for name, meaning in {
                 "sweeps": "over all segments, 1 for one pass over time",
-                "mismatch": "the largest at a border of segments, relative to max(1, |state|)",
+                "mismatch": "the largest change of a segment's initial state that the last scan "
+                "asked for, relative to the state's own size",
                 "converged": "0 if neighbours don't agree within the tolerance",
                 "sequential_from": "the step from which one pass solved the rest, or kNoStep",
                 "solver": "a Solver",
@@ -147,8 +148,8 @@ _ARGS: dict[str, tuple[Field, ...]] = {
             sweeps="at most, before one pass over time solves the rest",
             patient="not 0: use all sweeps, however slowly states are forgotten",
         ),
-        Field("tolerance", "double", "of neighbouring segments, relative to max(1, |state|)"),
-        Field("guess_tolerance", "double", "the same before a scan has rounded anything"),
+        Field("tolerance", "double", "of neighbouring segments, relative to the state's own size"),
+        Field("settled", "double", "a correction after which they agree, the same way"),
         *_ints(
             rows="C++: runs of a tile. CUDA: warps of a block, each of 32 / columns runs",
             columns="groups of a tile, or of a warp",
@@ -199,6 +200,8 @@ _ARGS: dict[str, tuple[Field, ...]] = {
         Field("begins", "real*", "[runs, kStates, groups]"),
         Field("ends", "real*", "[runs, kStates, groups]"),
         Field("products", "real*", "[runs, kStates * kStates, groups]"),
+        Field("peaks", "real*", "[runs, kStates, groups], sizes over the last steps of a run"),
+        Field("initials", "real*", "[runs, kStates, groups], gradients of the initial state"),
         Field("verdicts", "double*", "[batch, 2], then a flag for each run"),
         Field("param_sums", "double*", "[runs, params, groups]"),
         Field("shared_sums", "real*", "[blocks of lanes, batch * extent, shared inputs]"),

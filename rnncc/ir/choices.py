@@ -103,6 +103,8 @@ class Choices:
         Raises:
             ArgumentError: an unknown option, or a value that it can't have.
         """
+        if not given:
+            return AUTO
         for name in sorted(given.keys() - RULES.keys()):
             close = difflib.get_close_matches(name, options, 1)
             raise ArgumentError(
@@ -151,9 +153,20 @@ text_of = cache(write_choices)  # in eager mode
 
 @cache
 def read_choices(text: str) -> Choices:
-    """From the text of `write_choices`."""
-    parts = [part.split("=") for part in text.split()]
-    return Choices(**{name: KINDS[name](value) for name, value in parts})
+    """From the text of `write_choices`.
+
+    Raises:
+        ArgumentError: it is another text.
+    """
+    parts = [part.partition("=") for part in text.split()]
+    try:
+        found = {name: KINDS[name](value) for name, _, value in parts}
+    except (KeyError, ValueError):
+        raise ArgumentError(
+            f"choices: got {text!r}, expected options as 'solver=newton tol=1e-06'.\n"
+            "Fix: '' for none"
+        ) from None
+    return Choices(**found)
 
 
 def options_of(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -72,6 +72,7 @@ class Function:
     Attributes:
         symbol: the opaque SymPy class; its name is the name in the DSL, in C++ and in CUDA.
         pull: (g, y, *args) -> the gradient of each argument, given the gradient g of the value y.
+            `div` takes what it divides by as one value, or as b, n, ..., factors b**n.
         torch: PyTorch text, with {0}, {1}, ... for the arguments.
         value: the same on Python floats, for compile-time constants.
         smooth: has a derivative everywhere inside its domain.
@@ -184,30 +185,37 @@ def _smooth_rows() -> None:
         "torch.erf({0})",
         math.erf,
     )
-    _row(
-        "pow",
-        lambda g, y, x, p: (
-            g * p * call("pow", x, p - 1),
-            # x = 0 has the finite gradient 0, as in PyTorch, not 0 * -inf
-            g * y * call("log", _where(call("eq", y, Integer(0)), Integer(1), x)),
-        ),
-        "torch.pow({0}, {1})",
-        math.pow,
-    )
-    _row(
-        "div",
-        lambda g, y, a, b: (divide(g, b), -y * divide(g, b)),
-        "({0}) / ({1})",
-        lambda a, b: a / b,
-    )
+    _row("pow", _pull_power, "torch.pow({0}, {1})", math.pow)
+    _row("div", _pull_quotient, "({0}) / ({1})", lambda a, b: a / b)
+
+
+def _pull_power(g: Any, y: Any, x: Expr, p: Expr) -> tuple[Any, Any]:
+    """PyTorch's rules where a factor is infinite: x**0 has the slope 0, and 0**p for p >= 0."""
+    to_base, zero = g * p * call("pow", x, p - 1), Integer(0)
+    if p.is_Symbol:
+        to_base = _where(call("eq", p, zero), zero, to_base)
+    if x == 0:
+        return to_base, g * _where(call("ge", p, zero), zero, y * call("log", x))
+    if x.is_Symbol:
+        flat = call("both", call("eq", x, zero), call("ge", p, zero))
+        x = _where(flat, Integer(1), x)
+    return to_base, g * y * call("log", x)
+
+
+def _pull_quotient(g: Any, y: Any, a: Expr, *below: Expr) -> tuple[Any, ...]:
+    """By the quotient y itself: the square of it, or of a power, overflows where y / b doesn't."""
+    if len(below) == 1:
+        return divide(g, below[0]), -y * divide(g, below[0])
+    slopes = [(None if b.is_number else -n * g * y / b, None) for b, n in powers(below)]
+    return divide(g, product(below)), *(slope for pair in slopes for slope in pair)
 
 
 def _kinked_rows() -> None:
-    """PyTorch's rules at the kinks: relu'(0) = 0, sign(0) = 0, a tie of maximum halves."""
+    """PyTorch's rules at the kinks, written so that the gradient passes where x is NaN."""
     half = Float(0.5)
     _row(
         "relu",
-        lambda g, y, x: (_where(call("gt", x, Integer(0)), g, 0),),
+        lambda g, y, x: (_where(call("le", x, Integer(0)), 0, g),),
         "torch.relu({0})",
         lambda x: max(x, 0.0),
         smooth=False,
@@ -235,18 +243,18 @@ def _kinked_rows() -> None:
         smooth=False,
     )
 
-    def extremum(order: str) -> Pull:
+    def extremum(worse: str) -> Pull:
         def pull(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
             tie = call("eq", a, b)
             return (
-                _where(tie, half * g, _where(call(order, a, b), g, 0)),
-                _where(tie, half * g, _where(call(order, b, a), g, 0)),
+                _where(tie, half * g, _where(call(worse, a, b), 0, g)),
+                _where(tie, half * g, _where(call(worse, b, a), 0, g)),
             )
 
         return pull
 
-    _row("maximum", extremum("gt"), "torch.maximum({0}, {1})", max, smooth=False)
-    _row("minimum", extremum("lt"), "torch.minimum({0}, {1})", min, smooth=False)
+    _row("maximum", extremum("lt"), "torch.maximum({0}, {1})", max, smooth=False)
+    _row("minimum", extremum("gt"), "torch.minimum({0}, {1})", min, smooth=False)
     _row(
         "clip",
         lambda g, y, x, lo, hi: (
@@ -278,6 +286,15 @@ def _condition_rows() -> None:
             operator=operator,
             smooth=False,
         )
+    # of a gradient: nothing asked for its value, not even with a weight of 0
+    _row(
+        "absent",
+        lambda g, y, x: (None,),
+        "torch.signbit({0}) & ({0} == 0)",
+        lambda x: math.nan,
+        base=Comparison,
+        smooth=False,
+    )
     _row(
         "negate",
         lambda g, y, c: (None,),
@@ -304,6 +321,18 @@ COMPARISONS = {
 def divide(a: Any, b: Any) -> Expr:
     """a / b as arithmetic; lowering names the quotient, so that its derivative needs no square."""
     return sympy.sympify(a) / b
+
+
+def powers(below: tuple[Expr, ...]) -> list[tuple[Expr, Expr]]:
+    """(b, n) for each factor b**n of what a `div` divides by: one value, or b, n, b, n, ..."""
+    return (
+        list(zip(below[::2], below[1::2], strict=True)) if below[1:] else [(below[0], Integer(1))]
+    )
+
+
+def product(below: tuple[Expr, ...]) -> Expr:
+    """What a `div` divides by, as arithmetic."""
+    return sympy.Mul(*(b**n for b, n in powers(below)))
 
 
 # --- surrogates ------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +15,7 @@ from rnncc.ir.init import Init
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
 CELL = "cell.h"
 SOURCES = (CELL, *FILES.values())
+RECORD = "cell.json"
 
 # The kernels of kernel.cu in parts that are compiled at their first use, so that a call waits only
 # for kernels that it launches, and the most threads of a block; tiles take as many warps as the
@@ -26,7 +29,9 @@ CUDA_KERNELS: dict[str, dict[str, int]] = {
     "back_tiles": {"back_tiles": 0},
     "runs": {"number_runs": 256},
     "segments": dict.fromkeys(("sweep", "scan"), PER_THREAD),
-    "back_segments": dict.fromkeys(("alone", "judge", "scan_back", "reduce_starts"), PER_THREAD),
+    "back_segments": dict.fromkeys(
+        ("alone", "judge", "scan_back", "compare_back", "reduce_starts"), PER_THREAD
+    ),
     "jacobians": {"jacobians": PER_THREAD},
 }
 
@@ -81,10 +86,17 @@ class StructureSpec(_Frozen):
 
 
 class Effort(_Frozen):
-    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like."""
+    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like.
+
+    Attributes:
+        chain_operations, chain_functions: those of them that wait for each other from one step to
+            the next, the longest such chain.
+    """
 
     operations: float
     functions: float
+    chain_operations: float = 0.0
+    chain_functions: float = 0.0
 
 
 class EffortSpec(_Frozen):
@@ -95,12 +107,14 @@ class EffortSpec(_Frozen):
         carry: its Jacobian and the product with those before it.
         adjoint: the gradients of all arguments.
         through: of the states only, for the gradient and one for each state that a step reads.
+        early: what of the step depends on params alone; a GPU computes it before the steps.
     """
 
     step: Effort
     carry: Effort
     adjoint: Effort
     through: Effort
+    early: Effort = Effort(operations=0.0, functions=0.0)
 
 
 class KernelSpec(_Frozen):
@@ -165,3 +179,18 @@ class KernelSpec(_Frozen):
     def size(self) -> int:
         """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
         return self.structure.group * len(self.states)
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """One hash over the files that a cell is run from, for the module beside them.
+
+    The layout of the record doesn't count, nor do line ends.
+
+    Args:
+        files: cell.json, cell.h, kernel.cpp and kernel.cu by name.
+    Raises:
+        ValueError: cell.json isn't JSON.
+    """
+    record = json.dumps(json.loads(files[RECORD]), sort_keys=True)
+    text = "\0".join((record, *(files[name] for name in SOURCES)))
+    return hashlib.sha256(text.replace("\r\n", "\n").encode()).hexdigest()[:16]

@@ -23,6 +23,7 @@ from rnncc.lang.symbols import (
     lift,
     opaque,
     refuse_operand,
+    shown,
 )
 
 # --- roles -----------------------------------------------------------------------------------
@@ -67,14 +68,15 @@ class Input(Role):
     """Given per batch, step and channel; with `shared=True` per batch and step for all channels.
 
     Attributes:
-        projected: a layer computes a shared input from x as well, beside those of each channel.
+        projected: whether a layer computes it from x, or is given it by name; None: those of each
+            channel are computed, shared ones given.
         bias: the init of its projection's bias; None for that of torch.nn.Linear.
         typical: the distribution of its values, from which rnncc draws examples (`check --probe`,
             bench, tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
     """
 
     shared: bool = False
-    projected: bool = False
+    projected: bool | None = None
     bias: Init | None = None
     typical: Init | None = None
 
@@ -176,8 +178,24 @@ def _apply(name: str, *args: Any) -> Any:
                 if TRACER.get() is None:
                     raise TypeError(f"{name}() takes symbols of a cell or numbers, got {arg!r}")
                 refuse_operand(arg)
-        return functions.TABLE[name].value(*args)
+        return _of_numbers(name, *args)
     return Value(functions.call(name, *(lift(arg) for arg in args)))
+
+
+def _of_numbers(name: str, *args: float) -> float:
+    """The value of a function at compile time, within a cell a finite one."""
+    from rnncc.ir import functions
+
+    try:
+        return functions.TABLE[name].value(*args)
+    except (ArithmeticError, ValueError):
+        if TRACER.get() is None:
+            raise
+        fail(
+            f"{name}({', '.join(map(shown, args))}) is no finite number",
+            "Constants of a cell are finite numbers.",
+            "check the arithmetic on constants in this line",
+        )
 
 
 def _unary(name: str, text: str) -> Callable[[Any], Any]:
@@ -234,8 +252,10 @@ def minimum(a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, lo: Any, hi: Any) -> Any:
-    """x limited to [lo, hi]; the gradient passes at the limits, as in torch.clamp."""
-    return _apply("clip", x, lo, hi)
+    """x limited to [lo, hi], either of which may be None; the gradient passes at the limits."""
+    if hi is None:
+        return x if lo is None else where(x < lo, lo, x)
+    return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -248,7 +268,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
             "Its first argument is a comparison.",
             "where(h > 0, a, b)",
         )
-    return Value(opaque("where", condition.expr, lift(a), lift(b)))
+    return Value(opaque("where", condition.lifted(), lift(a), lift(b)))
 
 
 def spike(u: Any, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import linecache
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -105,7 +106,7 @@ def cells_of(file: Path) -> dict[str, Cell]:
 
 
 def _run(file: Path) -> ModuleType:
-    digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
     name = f"_rnncc_{file.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

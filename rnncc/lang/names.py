@@ -7,7 +7,7 @@ import re
 from rnncc.ir import functions
 from rnncc.ir.choices import RULES
 
-LAYER_NAMES = ("state", "x")
+LAYER_NAMES = ("x", "state", "self")
 
 OPTIONS = frozenset(  # of a call, which no argument of a cell may hide
     {*"h0 return_state return_states lengths cu_seqlens reset observe".split(), *RULES}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Iterator, Mapping
 from linecache import getline
@@ -14,6 +13,7 @@ from rnncc.ir.init import Init
 from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, reserved, unreserved
+from rnncc.lang.symbols import is_finite, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
@@ -72,10 +72,10 @@ def _check_name(parameter: inspect.Parameter, problems: Problems, line: int) -> 
             f"rename it, for example '{unreserved(name)}'",
             line,
         )
-    elif name in LAYER_NAMES and _is_given(_as_role(parameter.annotation)):
+    elif name in (*LAYER_NAMES, "self") and _is_given(_as_role(parameter.annotation)):
         problems.add(
-            f"the shared argument '{name}' has the name of an argument of the layer",
-            f"A layer takes shared inputs by name, beside its own {', '.join(LAYER_NAMES)}.",
+            f"the input '{name}' is given to a layer by name, and has that of a layer's argument",
+            f"A layer takes it beside its own {', '.join(LAYER_NAMES)}.",
             f"rename it, for example '{name}_'",
             line,
         )
@@ -162,9 +162,9 @@ def _constant(
 ) -> float:
     value = changed.get(parameter.name, parameter.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not number or not is_finite(value):
         problems.add(
-            f"the default of '{parameter.name}' is {value!r}",
+            f"the default of '{parameter.name}' is {shown(value)}",
             "A default makes an argument a compile-time constant, a finite number.",
             "a number, or no default and a role",
             line,
@@ -173,7 +173,7 @@ def _constant(
         problems.add(
             f"the argument '{parameter.name}' has a role and a default",
             "A default makes an argument a compile-time constant.",
-            f"no default and Param(init=constant({parameter.default!r})), or no role",
+            f"no default and Param(init=constant({shown(parameter.default)})), or no role",
             line,
         )
     return value  # type: ignore[no-any-return]
@@ -215,7 +215,9 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
 
 def _is_given(role: Role | None) -> bool:
     """Whether a layer takes it by name, beside x."""
-    return isinstance(role, Input) and role.shared and not role.projected
+    if not isinstance(role, Input):
+        return False
+    return role.shared if role.projected is None else not role.projected
 
 
 def _argument(name: str, role: Role, block: int | None) -> Argument:
@@ -235,26 +237,20 @@ def _argument(name: str, role: Role, block: int | None) -> Argument:
 def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
     """The faults in the options of a role: seen, expected, fix."""
     if isinstance(role, State):
-        if type(role.init) not in (int, float) or not math.isfinite(role.init):
-            seen = f"'{name}' has init={role.init!r}"
+        if type(role.init) not in (int, float) or not is_finite(role.init):
+            seen = f"'{name}' has init={shown(role.init)}"
             yield seen, "The init of a State must be a finite number.", "State(init=0.0)"
     elif isinstance(role, Input):
         for option in ("shared", "projected"):
-            if type(getattr(role, option)) is not bool:
-                seen = f"'{name}' has {option}={getattr(role, option)!r}"
+            value = getattr(role, option)
+            if type(value) is not bool and not (value is None and option == "projected"):
+                seen = f"'{name}' has {option}={value!r}"
                 yield seen, f"{option} must be True or False.", f"Input({option}=True)"
-        if role.projected and not role.shared:
-            yield (
-                f"'{name}' has projected=True without shared=True",
-                "A layer always computes a per-channel input from x; projected= is for shared "
-                "inputs.",
-                "Input, or Input(shared=True, projected=True)",
-            )
         if role.bias is not None and _is_given(role):
             yield (
                 f"'{name}' has a bias, but is given to the layer by name, not projected",
                 "bias= is the init of the projection's bias, so it needs a projected input.",
-                "Input(shared=True, projected=True, bias=...), or no bias",
+                "Input(projected=True, bias=...), with shared=True where it is, or no bias",
             )
         yield from _faults_of_init(name, "bias", role.bias, role.shared)
         yield from _faults_of_init(name, "typical", role.typical, True)
@@ -271,7 +267,7 @@ def _faults_of_init(
     if init is None and not required:
         return
     kinds = "uniform, normal or constant(...)" if single else "uniform, normal, constant or spaced"
-    numbers = isinstance(init, Init) and math.isfinite(init.a) and math.isfinite(init.b)
+    numbers = isinstance(init, Init) and is_finite(init.a) and is_finite(init.b)
     if not numbers or (single and init.kind == "spaced"):
         shown = init if isinstance(init, Init) else repr(init)
         yield (
@@ -281,7 +277,7 @@ def _faults_of_init(
         )
     elif rule := init.broken_rule():
         yield f"'{name}' has {option}={init}", f"{rule}.", f"{option}={init.repaired()}"
-    elif odd := [value for value in init.samples() if not math.isfinite(value)]:
+    elif odd := [value for value in init.samples() if not is_finite(value)]:
         yield (
             f"'{name}' has {option}={init}, which can be {odd[0]:g}",
             "Every value that can be drawn must be finite "

@@ -8,25 +8,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rnncc.errors import CellError, Problem
+from rnncc.ir.program import Let
+from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder, spreads
 
 if TYPE_CHECKING:
-    from sympy import Expr
+    from sympy import Expr, Symbol
 
 
 @dataclass
 class Tracer:
-    """The context of a running trace: its cell, and the line that is running."""
+    """The context of a running trace: its cell, and the line that is running.
+
+    Attributes:
+        returned: once the body has run, the line of its return.
+        lets: the values that were named, in order.
+        refused: every refusal, even if the body has caught it.
+    """
 
     name: str
     file: str
     first_line: int
     code: CodeType
-    returned: int = 0  # once the body has run, the line of its return
+    returned: int = 0
+    lets: list[Let] = field(default_factory=list)
+    names: dict[Symbol, Symbol] = field(default_factory=dict)
+    refused: list[Problem] = field(default_factory=list)
 
     def line(self) -> int:
         """The line of the cell's own frame, seen from any helper that it calls."""
@@ -39,7 +50,16 @@ class Tracer:
 
     def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
         problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
+        self.refused.append(problem)
         raise CellError([problem])
+
+    def part(self, value: Value) -> Expr:
+        """Name a value that has no name from the author: what reads it reads a symbol."""
+        if not value.expr.is_Atom:
+            symbol = placeholder(len(self.lets))
+            self.lets.append(Let(symbol.name, value.expr, value.line))
+            value.expr = symbol
+        return value.expr
 
 
 TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
@@ -66,11 +86,22 @@ class Symbolic:
 
     def __init__(self, expr: Expr) -> None:
         self.expr = expr
-        tracer = TRACER.get()
+        self.tracer = tracer = TRACER.get()
         self.line = tracer.line() if tracer else 0
 
     def __repr__(self) -> str:
         return str(self.expr)
+
+    def own(self) -> Tracer:
+        """The running trace; a symbol of another is refused."""
+        tracer = TRACER.get()
+        if tracer is None or self.tracer is not tracer:
+            fail(
+                f"'{self.expr}' is a symbol of another cell",
+                "A cell computes with its own arguments, and is traced afresh each time.",
+                "give the cell an argument of its own, and don't store symbols outside its body",
+            )
+        return tracer
 
     def __bool__(self) -> bool:
         fail(
@@ -138,23 +169,39 @@ def refuse_operand(operand: Any) -> NoReturn:
 
 def lift(operand: Any) -> Any:
     """A SymPy expression for a symbol or a finite Python number; anything else is refused."""
-    import math
-
     import sympy
 
     if isinstance(operand, Value):
-        return operand.expr
+        tracer = operand.own()
+        return tracer.part(operand) if is_large(operand.expr) else operand.expr
     if isinstance(operand, (Condition, MatrixValue)):
         operand.misused()
     if type(operand) is bool or not isinstance(operand, (int, float)):
         refuse_operand(operand)
-    if not math.isfinite(operand):
+    if not is_finite(operand):
         fail(
-            f"the constant {operand} is not finite",
+            f"the constant {shown(operand)} is not finite",
             "Constants of a cell are finite numbers.",
             "a large finite number, such as 1e30",
         )
     return sympy.Integer(operand) if isinstance(operand, int) else sympy.Float(float(operand))
+
+
+def is_finite(number: float) -> bool:
+    """Whether it is a finite float64; a whole number may be too large to be one."""
+    import math
+
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def shown(number: Any) -> str:
+    """A number for a message, where Python itself refuses to write thousands of digits."""
+    if isinstance(number, int) and number.bit_length() > 1024:
+        return f"~10**{int(number.bit_length() * 0.30103)}"
+    return repr(number)
 
 
 def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
@@ -168,9 +215,19 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
             return power(a, b)
         if name == "truediv" and not isinstance(b, Symbolic) and b == 0:
             fail("division by the constant 0", "", "divide by something else")
-        return Value(apply(lift(a), lift(b)))
+        x, y = lift(a), lift(b)
+        result = apply(x, y)
+        product = name in ("mul", "truediv")
+        if gathers(result, (x, y)) or (product and spreads(result, (x, y))):
+            result = apply(_apart(a), _apart(b))
+        return Value(result)
 
     return method
+
+
+def _apart(operand: Any) -> Any:
+    """An operand whose constants stay its own."""
+    return operand.own().part(operand) if isinstance(operand, Value) else lift(operand)
 
 
 def _compare(name: str) -> Callable[[Any, Any], Any]:
@@ -195,13 +252,13 @@ class Value(Symbolic):
     __eq__, __ne__ = _compare("eq"), _compare("ne")
 
     def __neg__(self) -> Value:
-        return Value(-self.expr)
+        return Value(-lift(self))
 
     def __pos__(self) -> Value:
         return self
 
     def __abs__(self) -> Value:
-        return Value(opaque("abs", self.expr))
+        return Value(opaque("abs", lift(self)))
 
     def __round__(self, digits: int = 0) -> NoReturn:
         fail("round is applied to a symbol", "rnncc rounds down only.", "floor(x + 0.5)")
@@ -243,7 +300,7 @@ class Condition(Symbolic):
     def __invert__(self) -> Condition:
         from rnncc.ir import functions
 
-        return Condition(functions.call("negate", self.expr))
+        return Condition(functions.call("negate", self.lifted()))
 
     def _combine(self, name: str, other: Any) -> Condition:
         from rnncc.ir import functions
@@ -254,7 +311,14 @@ class Condition(Symbolic):
                 "& and | take comparisons on both sides.",
                 "put each comparison in parentheses: (h > 0) & (h < 1)",
             )
-        return Condition(functions.call(name, self.expr, other.expr))
+        return Condition(functions.call(name, self.lifted(), other.lifted()))
+
+    def lifted(self) -> Expr:
+        """The condition as a part of an expression; a large one is computed apart, as 1 or 0."""
+        self.own()
+        if is_large(self.expr):
+            self.expr = (Value(opaque("where", self.expr, *map(lift, (1, 0)))) != 0).expr
+        return self.expr
 
     def misused(self) -> NoReturn:
         fail(
@@ -282,7 +346,8 @@ class MatrixValue(Symbolic):
             other.misused()
         if not isinstance(other, Value):
             refuse_operand(other)
-        return Value(functions.MatVec(self.expr, other.expr))
+        self.own()
+        return Value(functions.MatVec(self.expr, lift(other)))
 
     def misused(self, *_: Any) -> NoReturn:
         fail(
@@ -306,7 +371,9 @@ def power(base: Any, exponent: Any) -> Value:
         return Value(opaque("sqrt", b))
     if e == -0.5:
         return Value(opaque("rsqrt", b))
-    if e.is_Number and float(e) == int(e):
+    if e.is_Number and float(e) == int(e) and abs(e) <= LARGEST_POWER:
+        if abs(e) > 1 and (is_product(b) or gathers(b**e, (b,))):
+            b = _apart(base)
         return Value(b ** sympy.Integer(int(e)))
     return Value(opaque("pow", b, e))
 

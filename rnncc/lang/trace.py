@@ -6,7 +6,7 @@ import inspect
 import io
 import sys
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from linecache import getline
 from types import FrameType
 from typing import Any
@@ -16,6 +16,8 @@ from sympy import Expr, Symbol
 
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let, needed_lets
+from rnncc.lang import parts
+from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
 from rnncc.lang.names import reserved, unreserved
 from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
@@ -33,18 +35,17 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     """
     arguments, values = read_signature(cell, constants or {})
     tracer = Tracer(cell.name, cell.file, cell.line, cell.code)
-    recorder = _Recorder(cell)
-    symbols = {a.name: _symbol(a) for a in arguments}
-    for name, symbol in symbols.items():
-        recorder.bindings[name] = symbol
+    recorder = _Recorder(cell, tracer)
     token = TRACER.set(tracer)
     try:
+        symbols = {a.name: _symbol(a) for a in arguments}
+        recorder.bindings.update(symbols)
         returned = recorder.run({**symbols, **values})
         tracer.returned = _return_line(cell)
         next_, outputs = _read_return(cell, recorder, arguments, returned)
     finally:
         TRACER.reset(token)
-    lets = needed_lets(recorder.lets, [*next_.values(), *outputs.values()])
+    lets = _named(tracer, arguments, [*next_.values(), *outputs.values()])
     cell_ir = CellIR(
         name=cell.name,
         doc=inspect.cleandoc(cell.function.__doc__ or _module_doc(cell)),
@@ -60,13 +61,24 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     return cell_ir
 
 
+def _named(
+    tracer: Tracer, arguments: tuple[Argument, ...], results: Iterable[Expr]
+) -> tuple[Let, ...]:
+    """The lets that the results need, with a name for every part."""
+    lets = needed_lets(parts.renamed(tracer.lets, tracer.names), results)
+    taken = [a.name for a in arguments] + [let.name for let in tracer.lets]
+    return parts.renamed(lets, parts.named(lets, taken))
+
+
 def _module_doc(cell: Cell) -> str:
     return str(cell.function.__globals__.get("__doc__") or "")
 
 
 def _symbol(argument: Argument) -> Value | MatrixValue:
     symbol = Symbol(argument.name, real=True)
-    return MatrixValue(symbol) if argument.kind == "matrix" else Value(symbol)
+    value = MatrixValue(symbol) if argument.kind == "matrix" else Value(symbol)
+    value.line = 0  # of no line of the body
+    return value
 
 
 # --- the body --------------------------------------------------------------------------------
@@ -75,19 +87,20 @@ def _symbol(argument: Argument) -> Value | MatrixValue:
 class _Recorder:
     """Runs the body under a line tracer and names each value as its local name is bound."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, tracer: Tracer) -> None:
         self.cell = cell
+        self.tracer = tracer
         self.bindings: dict[str, Any] = {}
         self.first_line: dict[str, int] = {}
-        self.lets: list[Let] = []
         self.problems = Problems(cell)
         self._before = cell.line
+        self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
-            return self.cell.function(**arguments)
+            returned = self.cell.function(**arguments)
         except CellError:
             raise
         except Exception as error:
@@ -95,17 +108,24 @@ class _Recorder:
         finally:
             sys.settrace(before)
             self.problems.raise_any()
+        if self.tracer.refused:
+            raise CellError(self.tracer.refused)
+        return returned
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         return self._step if frame.f_code is self.cell.code else None
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
-        if event in ("line", "return"):
+        if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
-                if isinstance(value, (Value, Condition)):
+                if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
                     self._bind(name, value)
             self._before = frame.f_lineno
         return self._step
+
+    def _in_comprehension(self, offset: int) -> bool:
+        """Nothing is bound there: its variables are no locals, though they lie among them."""
+        return any(first <= offset <= last for first, last in self._comprehensions)
 
     def _bind(self, name: str, value: Any) -> None:
         bound = self.bindings.get(name)
@@ -125,8 +145,14 @@ class _Recorder:
             return
         self.bindings[name] = value
         self.first_line[name] = line
-        if isinstance(value, Value) and not value.expr.is_Symbol and not value.expr.is_number:
+        if isinstance(value, Value) and self.is_unnamed(value.expr):
             self.let(name, value)
+
+    def is_unnamed(self, expr: Expr) -> bool:
+        """Whether an expression has no name from the author yet."""
+        if parts.is_placeholder(expr):
+            return expr not in self.tracer.names
+        return not expr.is_Symbol and not expr.is_number
 
     def _is_alias(self, name: str, value: Any) -> bool:
         """A second name for a value, such as a loop's variable; it is never emitted."""
@@ -142,11 +168,20 @@ class _Recorder:
                 f"rename it, for example '{unreserved(name)}'",
                 value.line,
             )
-        self.lets.append(Let(name, value.expr, value.line, _comment(self.cell.file, value.line)))
-        value.expr = Symbol(name, real=True)
+        note, lets = _comment(self.cell.file, value.line), self.tracer.lets
+        symbol = Symbol(name, real=True)
+        if parts.is_placeholder(value.expr):
+            place = [let.name for let in lets].index(value.expr.name)
+            lets[place] = Let(name, lets[place].expr, value.line, note)
+            self.tracer.names[value.expr] = symbol
+        else:
+            lets.append(Let(name, value.expr, value.line, note))
+        value.expr = symbol
 
     def _explain(self, error: Exception) -> CellError:
         """An exception from the author's own code, as a problem at its line."""
+        if self.tracer.refused:
+            return CellError(self.tracer.refused)
         line = self.cell.line
         trace = error.__traceback__
         while trace is not None:
@@ -170,7 +205,7 @@ def _comment(file: str, line: int) -> str:
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                return token.string.lstrip("# ").replace("*/", "").rstrip("\\ ")
+                return token.string.lstrip("# ").rstrip()
     except (tokenize.TokenError, IndentationError, SyntaxError):
         pass  # a line of a longer statement, not whole by itself
     return ""
@@ -186,11 +221,12 @@ def _read_return(
     given = _as_dict(cell, states, returned)
     problems = Problems(cell)
     line = _return_line(cell)
+    keys = "dict has the keys" if isinstance(returned, dict) else "namedtuple has the fields"
     for name in states:
         if name not in given:
             problems.add(
                 f"the state '{name}' is never assigned",
-                f"The returned dict has the keys {', '.join(map(str, given)) or 'none'}.",
+                f"The returned {keys} {', '.join(map(str, given)) or 'none'}.",
                 f'return {{"{name}": ..., ...}} with the next value of every state',
                 line,
             )
@@ -207,6 +243,8 @@ def _read_return(
 def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
     problems = Problems(cell)
     line = _return_line(cell)
+    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        returned = dict(zip(returned._fields, returned, strict=True))
     if isinstance(returned, dict):
         for key in returned:
             if not isinstance(key, str):
@@ -248,19 +286,21 @@ def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> 
     """The returned value as a symbol; an unnamed expression becomes a let of its own."""
     if isinstance(value, (Condition, MatrixValue)):
         value.misused()
-    result = Value(lift(value))
+    expr = lift(value)
+    result = Value(recorder.tracer.names.get(expr, expr))
     result.line = getattr(value, "line", recorder.cell.line)
     let = f"{name.rstrip('_')}_next" if is_state else name
-    if result.expr.is_Symbol and (is_state or result.expr.name != name):
+    unnamed = recorder.is_unnamed(result.expr) or result.expr.is_number
+    if not unnamed and (is_state or result.expr.name != name):
         return result.expr
-    if let in recorder.bindings and not result.expr.is_Symbol:
+    if let in recorder.bindings and unnamed:
         recorder.problems.add(
             f"the returned {name!r} needs the name '{let}', which is taken",
             "An unnamed next value of a state h is called h_next, an output by its key.",
             f"return a named value, or rename '{let}'",
             recorder.first_line.get(let),
         )
-    elif not result.expr.is_Symbol:
+    elif unnamed:
         recorder.let(let, result)
         recorder.bindings[let] = result
     return result.expr

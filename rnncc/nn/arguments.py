@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.ops import Solution
+from rnncc.nn.refusal import STRIDED, check_dense, refuse, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
+
+if TYPE_CHECKING:
+    from rnncc.nn.ops import Solution
 
 
 class Prepared(NamedTuple):
@@ -46,9 +49,10 @@ def prepare(
 ) -> Prepared:
     """Check a call and bring its tensors into the form that the operators take."""
     bound = _bind(spec, args, kwargs)
-    device = next((v.device for v in bound.values() if isinstance(v, Tensor)), None)
+    device = None
     for name, value in bound.items():
         check_tensor(name, value, device)
+        device = value.device
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = _common_dtype(names, inputs)
@@ -133,25 +137,12 @@ def _rows(rows: Sequence[Tensor], leading: tuple[int, ...]) -> Any:
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 
-def show(tensor: Any) -> str:
-    """A tensor in a message: dtype, shape and device."""
-    if not isinstance(tensor, Tensor):
-        return type(tensor).__name__
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
-
-
-def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
-    """The error that names the argument, the value seen and expected, and the fix."""
-    return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
-
-
 def check_tensor(name: str, value: Any, device: torch.device | None = None) -> None:
     """A floating-point tensor on a device that has kernels; on `device` if that is given."""
     if not isinstance(value, Tensor):
         raise refuse(name, show(value), "a torch.Tensor", f"torch.as_tensor({name})")
-    if value.layout != torch.strided:
-        layout = str(value.layout).removeprefix("torch.")
-        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
+    if value.is_nested or value.layout is not STRIDED:
+        check_dense(name, value)
     if value.dtype not in COMPUTE:
         raise refuse(
             name,
@@ -159,9 +150,11 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
             "float32, bfloat16, float16 or float64",
             f"{name}.float()",
         )
+    if value.device == device:
+        return
     if value.device.type not in DEFAULTS:
         raise refuse(name, show(value), f"a tensor on {' or '.join(DEFAULTS)}", f"{name}.cpu()")
-    if device is not None and value.device != device:
+    if device is not None:
         here = f"a tensor on {device}, as the others are"
         raise refuse(name, show(value), here, f"{name}.to('{device}')")
 

@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, F, options_of, show_instead_of_rest, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
@@ -56,6 +58,11 @@ def run(
         ConvergenceError: the solver was "newton" and did not converge.
     """
     chosen = Choices.of(choices, OPTIONS)
+    if observe is not None and not callable(observe):
+        raise ArgumentError(
+            f"observe: got {type(observe).__name__}, expected a function of a Solve.\n"
+            "Fix: observe=print"
+        )
     given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
     solution = ops.solve(
         kernel,
@@ -86,10 +93,8 @@ def jacobians(
         [..., T, N / group, D, D] with D = group * states, not differentiable.
     """
     given = prepare(kernel.spec, args, kwargs or {}, h0)
-    inputs = [t.detach() for t in given.inputs]
-    params = [t.detach().contiguous() for t in given.params]
-    initial = None if given.h0 is None else given.h0.detach().contiguous()
-    result = ops.jacobian(kernel, inputs, params, initial)
+    with torch.no_grad():
+        result = ops.jacobian(kernel, given.inputs, given.params, given.h0)
     return result.reshape(*given.leading, *result.shape[1:])
 
 

@@ -17,19 +17,19 @@ from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
-    refuse,
-    show,
     stack_states,
     unpack,
 )
 from rnncc.nn.direction import Direction, check_directions, directions, side_by_side
 from rnncc.nn.initialize import fill
 from rnncc.nn.ops import Solution
+from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
-from rnncc.nn.sequences import read_sequences
+from rnncc.nn.refusal import check_dtype, refuse, show
+from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
-from rnncc.runtime.kernel import Kernel
+from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
 
 States = Tensor | tuple[Tensor, ...]
@@ -83,6 +83,8 @@ class CellLayer(nn.Module):
         for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(value, int) or value < 1:
                 raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
+        if dtype is not None:
+            check_dtype(dtype)
         check_groups(spec, hidden_size)
         self.choices = Choices.of(choices, OPTIONS)
         check_directions(bidirectional, self.choices.reverse)
@@ -90,6 +92,7 @@ class CellLayer(nn.Module):
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.last_solve = None
+        self._layout = projection.Layout.of(spec, hidden_size)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         endings = ("", "_reverse") if bidirectional else ("",)
         self._directions = directions(spec, CellLayer, endings)
@@ -126,7 +129,7 @@ class CellLayer(nn.Module):
         cu_seqlens: Any = None,
         reset: Tensor | None = None,
         return_states: bool = False,
-        **shared: Any,
+        **given: Any,
     ) -> tuple[Any, ...]:
         """Run over a sequence.
 
@@ -140,7 +143,9 @@ class CellLayer(nn.Module):
                 [total, input_size] or [1, total, input_size]; the states are [S, N].
             reset: [..., T] bool: before these steps the state is reset to `state`.
             return_states: also return the states after each step.
-            shared: each input of the cell that all channels share, [..., T], or packed as x is.
+            given: by name, each input of the cell that isn't computed from x: [..., T] if all
+                channels share it, else [..., T, N], or packed as x is. In half precision it may be
+                in float32, and isn't rounded then.
         Returns:
             (y, state), or with return_states (y, states, state): y [..., T, N], a tuple for several
             outputs; states [..., T, N] and state [..., N], tuples for several states. Packed as x
@@ -151,13 +156,13 @@ class CellLayer(nn.Module):
         """
         if isinstance(x, PackedSequence):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
-            return self._run_packed(x, state, return_states, shared)
-        self._check_x(x, "[..., T, input_size]", 2, shared)
+            return self._run_packed(x, state, return_states, given)
+        self._check_x(x, "[..., T, input_size]", 2, given)
         leading, steps = tuple(x.shape[:-2]), x.shape[-2]
         sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device)
-        return self._run(x, state, sequences, return_states, shared)
+        return self._run(x, state, sequences, return_states, given)
 
-    def step(self, x: Tensor, state: States | None = None, **shared: Tensor) -> tuple[Any, Any]:
+    def step(self, x: Tensor, state: States | None = None, **given: Tensor) -> tuple[Any, Any]:
         """Run one step, for decoding: x [..., input_size] -> (y [..., N], state)."""
         if self.bidirectional or self.choices.reverse:
             option = "bidirectional" if self.bidirectional else "reverse"
@@ -165,11 +170,12 @@ class CellLayer(nn.Module):
                 f"step: got a layer with {option}=True, which begins at the last step of a "
                 "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
             )
-        self._check_x(x, "[..., input_size]", 1, shared)
-        for name, value in shared.items():
-            check_tensor(name, value)
-        shared = {name: value.unsqueeze(-1) for name, value in shared.items()}
-        y, h = self(x.unsqueeze(-2), state, **shared)
+        self._check_x(x, "[..., input_size]", 1, given)
+        steps = {}
+        for i in self._layout.given:
+            check_tensor(i.name, given[i.name])
+            steps[i.name] = given[i.name].unsqueeze(-1 if i.shared else -2)
+        y, h = self(x.unsqueeze(-2), state, **steps)
         return (tuple(v.squeeze(-2) for v in y) if isinstance(y, tuple) else y.squeeze(-2)), h
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
@@ -179,20 +185,27 @@ class CellLayer(nn.Module):
 
         Args:
             dtype: of the recurrence's inputs; None for that of the weights. Autocast makes it
-                another.
+                another, and so do inputs that are given in float32 to a layer in half precision.
         Raises:
             BuildError: no compiler was found, or it refused the kernel.
         """
-        weight = self.projection.weight
-        backend_of(weight.device).warmup(self.kernel, dtype or weight.dtype, weight.device)
+        if dtype is not None:
+            check_dtype(dtype)
+        like = self._like()
+        if like is None:
+            raise ArgumentError(
+                "warmup: got a layer without parameters of its own, expected one that is on a "
+                "device.\nFix: one call, which builds what it needs"
+            )
+        backend_of(like.device).warmup(self.kernel, dtype or like.dtype, like.device)
 
     def _run_packed(
-        self, x: PackedSequence, state: States | None, return_states: bool, shared: dict[str, Any]
+        self, x: PackedSequence, state: States | None, return_states: bool, given: dict[str, Any]
     ) -> tuple[Any, ...]:
         """With the sequences laid one after another, and the results packed as x is."""
-        self._check_x(x.data, "a PackedSequence of [total, input_size]", 2, shared, most=2)
+        self._check_x(x.data, "a PackedSequence of [total, input_size]", 2, given, most=2)
         packing = read_packing(x)
-        joined = {name: packing.join(name, value) for name, value in shared.items()}
+        joined = {name: packing.join(name, value) for name, value in given.items()}
         *rows, last = self._run(
             x.data[packing.there], state, packing.sequences, return_states, joined
         )
@@ -204,17 +217,19 @@ class CellLayer(nn.Module):
         state: States | None,
         sequences: Sequences,
         return_states: bool,
-        shared: dict[str, Tensor],
+        given: dict[str, Tensor],
     ) -> tuple[Any, ...]:
         """All directions, on x [..., T, input_size]."""
         leading = tuple(x.shape[:-2])
+        if torch.is_grad_enabled():
+            x = without_padding(x, sequences)
         state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
         if self.bidirectional:
             state_leading = (2, *state_leading)
-        given = (x, state, state_leading, sequences, return_states, shared)
+        call = (x, state, state_leading, sequences, return_states, given)
         solutions = []
         for direction in self._directions:
-            solutions.append(self._solve(direction, *given))
+            solutions.append(self._solve(direction, *call))
         first = solutions[0]
         if not torch.compiler.is_compiling():
             last = Solve(first.status)
@@ -230,36 +245,44 @@ class CellLayer(nn.Module):
         state_leading: tuple[int, ...],
         sequences: Sequences,
         return_states: bool,
-        shared: dict[str, Tensor],
+        given: dict[str, Tensor],
     ) -> Solution:
-        """One direction: x projected, its inputs that aren't shared as one."""
+        """One direction: x projected, the recurrence, its results in the projection's dtype."""
         kernel, size, choices = self.kernel, self.hidden_size, self.choices
         linear = getattr(self, direction.projection)
-        inputs = projection.inputs(linear, kernel.spec, size, x, shared)
-        like, bound = inputs[0], {}
+        inputs, packed, dtype = projection.inputs(linear, self._layout, x, given)
+        bound = {}
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
-        params = compute_params(kernel.spec, bound, like.dtype)
+        params = compute_params(kernel.spec, bound, dtype)
         initial = None
         if state is not None:
-            initial = stack_states(kernel.spec, state, state_leading, size, like.dtype, like.device)
+            initial = stack_states(kernel.spec, state, state_leading, size, dtype, x.device)
         if self.bidirectional:
             initial = None if initial is None else initial.tensor_split(2, 1)[direction.back]
             choices = replace(choices, reverse=direction.back)
-        packed = like.dim() == 4
-        return ops.solve(kernel, inputs, packed, params, initial, choices, sequences, return_states)
+        found = ops.solve(
+            kernel, inputs, packed, params, initial, choices, sequences, return_states
+        )
+        if inputs[0].dtype == dtype:
+            return found
+        return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
 
     def _check_x(
         self,
         x: Tensor,
         wanted: str,
         least: int,
-        shared: dict[str, Any],
+        given: dict[str, Any],
         most: float = math.inf,
     ) -> None:
-        """One of `least` to `most` dimensions, and the shared inputs by name."""
-        weight = self.projection.weight
-        check_tensor("x", x, None if weight.is_meta else weight.device)
+        """One of `least` to `most` dimensions, and the given inputs by name."""
+        like = self._like()
+        on_meta = like is not None and like.is_meta
+        check_tensor("x", x, None if like is None or on_meta else like.device)
+        if on_meta:
+            fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
+            raise refuse("x", show(x), "a layer whose weights aren't on meta, without values", fix)
         if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
             raise refuse(
                 "x",
@@ -267,15 +290,43 @@ class CellLayer(nn.Module):
                 f"{wanted} with input_size={self.input_size}",
                 "batch first: [batch, time, features]",
             )
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        other = like is not None and x.dtype != like.dtype
+        if like is not None and other and not torch.is_autocast_enabled(x.device.type):
             raise refuse(
                 "x",
                 show(x),
-                f"{str(weight.dtype).removeprefix('torch.')}, as the layer's parameters",
-                f"x.to({weight.dtype}) or layer.to({x.dtype})",
+                f"{str(like.dtype).removeprefix('torch.')}, as the layer's parameters",
+                f"x.to({like.dtype}) or layer.to({x.dtype})",
             )
-        if shared or self.kernel.spec.shared_inputs:
-            projection.check_given(self.kernel.spec, shared)
+        if given or self._layout.given:
+            projection.check_given(self.kernel.spec, given)
+
+    def _like(self) -> Tensor | None:
+        """A tensor with the layer's dtype and device: a param of the cell, or else a weight.
+
+        The module in the projection's place may have weights of other dtypes, or none.
+        """
+        for own in self._parameters.values():
+            if own is not None:
+                return own
+        weight = getattr(self.projection, "weight", None)
+        return weight if isinstance(weight, Tensor) and weight.dtype in COMPUTE else None
+
+    def get_extra_state(self) -> Tensor:
+        """For the state_dict: the order in which the projection's rows belong to inputs."""
+        return order_of(self.kernel.spec)
+
+    def set_extra_state(self, state: Any) -> None:
+        """It is read before the weights, in `_load_from_state_dict`."""
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """With the rows in this cell's order; a state_dict of earlier versions has none."""
+        names = [direction.projection for direction in self._directions]
+        problem = restore_order(self.kernel.spec, self.hidden_size, names, state_dict, prefix)
+        state_dict.setdefault(prefix + KEY, None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if problem:
+            rest[-1].append(problem)
 
     def extra_repr(self) -> str:
         options = [f"{self.kernel.spec.name}, {self.input_size}, {self.hidden_size}"]

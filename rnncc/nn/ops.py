@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rnncc.errors import ConvergenceError
+from rnncc.errors import ArgumentError, ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
-from rnncc.ir.choices import AUTO, Choices, read_choices, text_of, write_choices
-from rnncc.ir.spec import KernelSpec
-from rnncc.nn.sequences import check_values
+from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
+from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
+from rnncc.nn.given import COMMON, SIGNATURE, Given
+from rnncc.nn.refusal import refuse
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
-from rnncc.runtime.backend import DEFAULTS, Backend, backend_of
-from rnncc.runtime.call import Call, Shapes, plan_call, shapes_of
+from rnncc.runtime.backend import DEFAULTS, Backend
+from rnncc.runtime.call import Call, plan_call, shapes_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
@@ -61,12 +63,15 @@ def solve(
     Raises:
         ConvergenceError: the solver is "newton" and did not converge.
     """
-    text = write_choices(choices) if torch.compiler.is_compiling() else text_of(choices)
+    if not isinstance(states, bool):
+        raise refuse("return_states", repr(states), "True or False", "return_states=True")
+    compiling = torch.compiler.is_compiling()
+    text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
     # forward-mode AD has no rule here: Recurrence says so, the operator alone would drop tangents
     if forward_ad._current_level >= 0 or given.needs_gradient():
-        apply: Any = Recurrence.apply
+        apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
         counts = (len(inputs), len(params))
         results = apply(kernel.key, text, packed, states, counts, *given.tensors())
     else:
@@ -79,95 +84,31 @@ def solve(
 def jacobian(
     kernel: Kernel, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
 ) -> Tensor:
-    """d h_t / d h_(t-1) along the sequence, see `Backend.jacobian`."""
-    backend = backend_of(inputs[0].device)
-    return backend.jacobian(plan_call(backend, kernel, ONE_PASS, inputs, False, params, h0))
+    """d h_t / d h_(t-1) along the sequence, see `Backend.jacobian`; not differentiable."""
+    result: Tensor = torch.ops.rnncc.jacobian.default(kernel.key, inputs, params, h0)
+    return result
 
-
-ONE_PASS = Choices(solver="sequential")
 
 # --- the operators ---------------------------------------------------------------------------
 
-
-class Given(NamedTuple):
-    """The arguments that both operators begin with, as torch.library takes them."""
-
-    key: str
-    choices: str
-    inputs: Sequence[Tensor]
-    packed: bool
-    params: Sequence[Tensor]
-    h0: Tensor | None
-    starts: Tensor | None
-    lengths: Tensor | None
-    reset: Tensor | None
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """All in one row; `of_tensors` takes them back."""
-        return (*self.inputs, *self.params, self.h0, self.starts, self.lengths, self.reset)
-
-    @classmethod
-    def of_tensors(
-        cls,
-        key: str,
-        choices: str,
-        packed: bool,
-        counts: tuple[int, int],
-        tensors: Sequence[Tensor | None],
-    ) -> Given:
-        """Args: counts: of inputs and params."""
-        n, m = counts
-        inputs: Any = list(tensors[:n])
-        params: Any = list(tensors[n : n + m])
-        return cls(key, choices, inputs, packed, params, *tensors[n + m :])
-
-    def needs_gradient(self) -> bool:
-        if not torch.is_grad_enabled():
-            return False
-        tensors = (*self.inputs, *self.params, *(() if self.h0 is None else (self.h0,)))
-        return any(t.requires_grad for t in tensors)
-
-    def shapes(self, spec: KernelSpec, backend: Backend) -> Shapes:
-        steps_saved = backend.steps_saved(spec, read_choices(self.choices))
-        return shapes_of(spec, self.inputs, self.params, steps_saved, self.starts)
-
-    def plan(self, kernel: Kernel, backend: Backend) -> Call:
-        return plan_call(
-            backend,
-            kernel,
-            read_choices(self.choices),
-            self.inputs,
-            self.packed,
-            [p.contiguous() for p in self.params],
-            None if self.h0 is None else self.h0.contiguous(),
-            Sequences.of(self.starts, self.lengths, self.reset),
-        )
-
-
-COMMON = len(Given._fields)
-SIGNATURE = (
-    "str key, str choices, Tensor[] inputs, bool packed, Tensor[] params, Tensor? h0,"
-    " Tensor? starts, Tensor? lengths, Tensor? reset"
-)
 LIBRARY = torch.library.Library("rnncc", "DEF")
 LIBRARY.define(f"forward({SIGNATURE}, bool states, bool save) -> Tensor[]")
 LIBRARY.define(
     f"backward({SIGNATURE}, Tensor saved, Tensor?[] dy, Tensor?[] dz, Tensor? dh_last,"
     " bool[] wanted) -> Tensor[]"
 )
+LIBRARY.define("jacobian(str key, Tensor[] inputs, Tensor[] params, Tensor? h0) -> Tensor")
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
-    given, (states, save) = Given(*arguments[:COMMON]), arguments[COMMON:]
-    kernel, x = kernel_of(given.key), given.inputs[0]
-    backend = backend_of(x.device)
+    (given, kernel, backend), (states, save) = parse(arguments), arguments[COMMON:]
+    if given.lengths is not None:
+        given = given.with_own_lengths(backend)
     results = _results(given, kernel, backend, states, save)
     *rows, h_last, saved, status = results
-    if given.lengths is not None and backend.host_reads:
-        check_values(given.starts, given.lengths, x.shape[1])
     if not h_last.numel():
         write_status(
-            status, sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
+            status.zero_(), sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
         )
         for row in rows:
             row.zero_()
@@ -189,9 +130,7 @@ Filled = tuple[list[Tensor], list[Tensor], Tensor, Tensor | None, Tensor]
 
 def _allocate_forward(*arguments: Any) -> list[Tensor]:
     """The results of the forward, not yet filled."""
-    given = Given(*arguments[:COMMON])
-    backend = backend_of(given.inputs[0].device)
-    return _results(given, kernel_of(given.key), backend, *arguments[COMMON:])
+    return _results(*parse(arguments), *arguments[COMMON:])
 
 
 def _results(
@@ -205,7 +144,7 @@ def _results(
         *[empty(x, shapes.y) for _ in range(rows)],
         empty(x, shapes.h, dtype=compute),
         empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_zeros(STATUS_SIZE, dtype=torch.float64),
+        x.new_empty(STATUS_SIZE, dtype=torch.float64),
     ]
 
 
@@ -235,12 +174,14 @@ def _failed(backend: Backend, call: Call, filled: Filled) -> None:
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
-    given = Given(*arguments[:COMMON])
+    given, kernel, backend = parse(arguments)
+    if given.lengths is not None:
+        given = given.with_own_lengths(backend)
     saved, dy, dz, dh_last, wanted = arguments[COMMON:]
-    backend, count = backend_of(given.inputs[0].device), len(given.inputs)
-    results = _allocate_backward(*arguments)
+    count = len(given.inputs)
+    results = _gradients(given, kernel, backend, saved, dy, dz, dh_last, wanted)
     dx, dparams, dh0 = results[:count], results[count:-1], results[-1]
-    call = given.plan(kernel_of(given.key), backend)
+    call = given.plan(kernel, backend)
     if 0 in call.shape:  # no step or no sequence: nothing flows but h0 -> h_last
         for gradient in results:
             gradient.zero_()
@@ -249,36 +190,116 @@ def _backward(*arguments: Any) -> list[Tensor]:
         return results
     dh_last = None if dh_last is None else dh_last.contiguous()
     into = [g if w else None for g, w in zip(dx, wanted, strict=True)]
-    backend.backward(call, saved, dy, dz, dh_last, into, dparams, dh0)
+    backend.backward(call, saved.contiguous(), dy, dz, dh_last, into, dparams, dh0)
     return results
 
 
 def _allocate_backward(*arguments: Any) -> list[Tensor]:
+    """The results of the backward, not yet filled."""
+    return _gradients(*parse(arguments), *arguments[COMMON:])
+
+
+def _gradients(
+    given: Given,
+    kernel: Kernel,
+    backend: Backend,
+    saved: Tensor,
+    dy: Sequence[Tensor | None],
+    dz: Sequence[Tensor | None],
+    dh_last: Tensor | None,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
     """[*dx, *dparams, dh0]: an input whose gradient is not wanted gets an empty one."""
-    given = Given(*arguments[:COMMON])
-    saved, *_, wanted = arguments[COMMON:]
-    backend = backend_of(given.inputs[0].device)
+    shapes = given.shapes(kernel.spec, backend)
+    check_gradients(given, kernel.spec, shapes, saved, dy, dz, dh_last, wanted)
     return [
         *(
             backend.empty(x, x.shape if w else (0,))
             for x, w in zip(given.inputs, wanted, strict=True)
         ),
         *(p.new_empty(p.shape) for p in given.params),
-        saved.new_empty(given.shapes(kernel_of(given.key).spec, backend).h),
+        saved.new_empty(shapes.h),
     ]
 
 
-for _device in DEFAULTS:
-    LIBRARY.impl("forward", _forward, _device.upper())
-    LIBRARY.impl("backward", _backward, _device.upper())
-torch.library.register_fake("rnncc::forward", _allocate_forward, lib=LIBRARY)
-torch.library.register_fake("rnncc::backward", _allocate_backward, lib=LIBRARY)
+def _jacobian(
+    key: str, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
+) -> Tensor:
+    given, kernel, backend = parse((key, ONE_PASS, inputs, False, params, h0, None, None, None))
+    return backend.jacobian(given.plan(kernel, backend))
+
+
+def _allocate_jacobian(
+    key: str, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
+) -> Tensor:
+    _, kernel, _ = parse((key, ONE_PASS, inputs, False, params, h0, None, None, None))
+    shapes, spec, x = shapes_of(kernel.spec, inputs, params, 1), kernel.spec, inputs[0]
+    rows, steps, channels = shapes.y
+    shape = (steps, rows, channels // spec.group, spec.size, spec.size)
+    return x.new_empty(shape, dtype=COMPUTE[x.dtype]).transpose(0, 1)
+
+
+ONE_PASS = write_choices(Choices(solver="sequential"))
+
+
+OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "forward": (_forward, _allocate_forward),
+    "backward": (_backward, _allocate_backward),
+    "jacobian": (_jacobian, _allocate_jacobian),
+}
+
+
+def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) -> None:
+    """PyTorch takes the kernel for CPUs only if no tensor lies elsewhere."""
+    schema = getattr(torch.ops.rnncc, name).default._schema
+    names = [argument.name for argument in schema.arguments]
+
+    def on_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*values: Any) -> Any:
+            check_devices(_tensors(names, values))
+            return function(*values)
+
+        return checked
+
+    for device in DEFAULTS:
+        function = run if device == "cpu" else on_one_device(run)
+        LIBRARY.impl(name, function, device.upper())
+    for key in ("CompositeExplicitAutograd", "AutogradNestedTensor"):
+        LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
+    torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
+    torch.library.register_vmap(f"rnncc::{name}", _no_batch, lib=LIBRARY)
+    LIBRARY.impl(name, _no_batch, "Batched")  # vmap as torch.autograd.functional has it
+
+
+def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
+    """All tensors among the arguments of an operator, by the name of the argument."""
+    for name, value in zip(names, values, strict=False):
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                if isinstance(item, Tensor):
+                    yield f"{name}[{i}]", item
+
+
+def _no_batch(*_: Any) -> NoReturn:
+    raise ArgumentError(
+        "vmap: got a call under torch.vmap (or jacrev, or jacobian(vectorize=True)), expected one "
+        "without.\nFix: give the batch as leading dimensions, inputs [..., T, N]; or a loop over it"
+    )
+
+
+for _name, _functions in OPERATORS.items():
+    _register(_name, *_functions)
 
 # --- autograd --------------------------------------------------------------------------------
 
 
-class Recurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors."""
+class TracedRecurrence(torch.autograd.Function):
+    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors.
+
+    torch.compile traces no function with a `jvp` or `vmap`.
+    """
 
     @staticmethod
     def forward(
@@ -317,6 +338,25 @@ class Recurrence(torch.autograd.Function):
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
 
 
+# torch binds arguments to it at every call, and would work it out anew each time.
+TracedRecurrence.forward.__signature__ = inspect.signature(TracedRecurrence.forward)  # type: ignore[attr-defined]
+
+
+class Recurrence(TracedRecurrence):
+    """As it runs in eager mode, with words of its own for what it refuses."""
+
+    @staticmethod
+    def vmap(*_: Any) -> NoReturn:
+        _no_batch()
+
+    @staticmethod
+    def jvp(*_: Any) -> NoReturn:
+        raise ArgumentError(
+            "jvp: got a call under forward-mode differentiation, expected reverse mode.\n"
+            "Fix: torch.autograd.grad, or torch.func.vjp"
+        )
+
+
 class FirstOrder(torch.autograd.Function):
     """Passes gradients through, and raises if they are differentiated a second time."""
 
@@ -333,5 +373,5 @@ class FirstOrder(torch.autograd.Function):
         raise NotImplementedError(
             "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
             "second backward) are not supported.\n"
-            "Fix: the plain loop, rnncc show NAME --stage torch"
+            "Fix: a plain PyTorch module with the same parameters, rnncc show NAME --stage torch"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
-from rnncc.nn.arguments import refuse, show
+from rnncc.nn.refusal import refuse, show
 from rnncc.nn.sequences import to_device
 from rnncc.runtime.sequences import Sequences
 
@@ -53,7 +53,12 @@ class Packing(NamedTuple):
 
 
 def read_packing(x: PackedSequence) -> Packing:
-    """From the sizes of the batch at each step, without a loop over time."""
+    """From the sizes of the batch at each step, without a loop over time.
+
+    Raises:
+        ArgumentError: they don't add up to the rows of data, or an index lies outside the batch.
+    """
+    _check(x)
     device, total = x.data.device, x.data.shape[0]
     sizes = to_device("x", x.batch_sizes, device)
     place = torch.arange(int(x.batch_sizes[0]), device=device)  # among the sorted sequences
@@ -66,6 +71,40 @@ def read_packing(x: PackedSequence) -> Packing:
     there = steps_begin[rows - starts[sequence]] + place[sequence]
     back = torch.empty_like(there).scatter_(0, there, rows)
     return Packing(x, there, back, Sequences(starts, lengths))
+
+
+def _check(x: PackedSequence) -> None:
+    """Whether it could come from pack_sequence; indices on a GPU aren't read."""
+    sizes, total = x.batch_sizes, x.data.shape[0]
+    falls = _counts(sizes) and int(sizes[-1]) >= 1 and bool((sizes.diff() <= 0).all())
+    if not falls or int(sizes[0]) > total or int(sizes.sum()) != total:
+        raise refuse(
+            "x",
+            f"a PackedSequence of {total} rows with the batch_sizes {_few(sizes)}",
+            "sizes that fall, at least 1 each, and add up to the rows",
+            "torch.nn.utils.rnn.pack_sequence",
+        )
+    for name, index in (("sorted", x.sorted_indices), ("unsorted", x.unsorted_indices)):
+        if index is None or not index.is_cpu:
+            continue
+        if not _counts(index) or index.sort().values.tolist() != list(range(int(sizes[0]))):
+            raise refuse(
+                "x",
+                f"a PackedSequence with the {name}_indices {_few(index)}",
+                f"each number from 0 to {int(sizes[0]) - 1} once",
+                "torch.nn.utils.rnn.pack_sequence",
+            )
+
+
+def _counts(numbers: Tensor) -> bool:
+    return numbers.dim() == 1 and bool(len(numbers)) and numbers.dtype == torch.int64
+
+
+def _few(numbers: Tensor) -> str:
+    if numbers.dim() != 1 or numbers.dtype != torch.int64:
+        return show(numbers)
+    shown = ", ".join(str(n) for n in numbers[:8].tolist())
+    return f"[{shown}{', ...' if len(numbers) > 8 else ''}]"
 
 
 def refuse_beside_packed(**given: Any) -> None:

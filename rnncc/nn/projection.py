@@ -1,107 +1,175 @@
 """Projection: a layer's x -> the inputs of its cell, by one Linear.
 
-Its rows are those of each unshared input in turn, N each, and then one for each shared input that
-is projected as well.
+Its rows are those of each projected input that isn't shared, N each, and then one for each shared
+input that is projected as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec
-from rnncc.nn.arguments import cast, check_tensor, refuse, show
+from rnncc.nn.arguments import cast, check_tensor
 from rnncc.nn.initialize import fill
+from rnncc.nn.refusal import refuse, show
+from rnncc.runtime.kernel import COMPUTE
 
 
-def unshared(spec: KernelSpec) -> list[InputSpec]:
-    """Per-channel inputs."""
-    return [i for i in spec.inputs if not i.shared]
+class Projected(NamedTuple):
+    """The inputs of a cell, as the operators take them.
+
+    Attributes:
+        inputs: with `packed` first all unshared ones as one, [B, T, G, N], then each shared one,
+            [B, T]; else each, in the cell's order.
+        dtype: of the projection, and so of the outputs; the inputs may be in float32.
+    """
+
+    inputs: list[Tensor]
+    packed: bool
+    dtype: torch.dtype
 
 
-def given(spec: KernelSpec) -> list[str]:
+class Layout(NamedTuple):
+    """What of a cell's inputs lies where, once for all calls of a layer.
+
+    Attributes:
+        width: the rows of the projection.
+        given: inputs that are given by name.
+        listed: those that the operators take by themselves, beside the packed ones.
+        packed: how many are in one tensor: all unshared ones, or none if one of them is given.
+        alone: the projected ones among the listed, in the order of the rows.
+        sizes: the rows of the packed ones, if there are any, and of each of `alone`.
+    """
+
+    channels: int
+    width: int
+    given: list[InputSpec]
+    listed: list[InputSpec]
+    packed: int
+    alone: list[InputSpec]
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, spec: KernelSpec, channels: int) -> Layout:
+        own = [i for i in spec.inputs if not i.shared]
+        packed = len(own) if all(i.projected for i in own) else 0
+        alone = [i for i in projected(spec) if i.shared or not packed]
+        sizes = [packed * channels] if packed else []
+        return cls(
+            channels,
+            width(spec, channels),
+            given(spec),
+            [i for i in spec.inputs if i.shared or not packed],
+            packed,
+            alone,
+            sizes + [rows_of(i, channels) for i in alone],
+        )
+
+
+def given(spec: KernelSpec) -> list[InputSpec]:
     """Inputs that are given to a layer by name."""
-    return [i.name for i in spec.inputs if not i.projected]
+    return [i for i in spec.inputs if not i.projected]
 
 
-def check_given(spec: KernelSpec, shared: Mapping[str, object]) -> None:
+def check_given(spec: KernelSpec, named: Mapping[str, object]) -> None:
     """Check that all of them are given, and no others.
 
     Raises:
         ArgumentError: one is missing, or unknown.
     """
-    wanted = given(spec)
-    if set(shared) != set(wanted):
-        odd = sorted(set(shared) ^ set(wanted))[0]
+    wanted = [i.name for i in given(spec)]
+    if set(named) != set(wanted):
+        odd = sorted(set(named) ^ set(wanted))[0]
         expected = ", ".join(wanted) or "none"
         raise ArgumentError(
-            f"{odd}: {'missing' if odd in wanted else 'not a shared input'}.\n"
-            f"Fix: give the shared inputs of '{spec.name}' by name: {expected}"
+            f"{odd}: {'missing' if odd in wanted else 'not an input that is given by name'}.\n"
+            f"Fix: beside x, the layer of '{spec.name}' takes these inputs by name: {expected}"
         )
+
+
+def projected(spec: KernelSpec) -> list[InputSpec]:
+    """The others, in the order of the rows."""
+    return sorted((i for i in spec.inputs if i.projected), key=lambda i: i.shared)
 
 
 def width(spec: KernelSpec, channels: int) -> int:
     """Rows of the projection; N where nothing is projected, so that a layer always has a weight."""
-    return sum(1 if i.shared else channels for i in spec.inputs if i.projected) or channels
+    return sum(rows_of(i, channels) for i in projected(spec)) or channels
 
 
-def reset(linear: nn.Linear, spec: KernelSpec, channels: int) -> None:
-    """Initialize it as torch.nn.Linear does, except biases for which the cell has an init."""
+def rows_of(i: InputSpec, channels: int) -> int:
+    """The rows of one input."""
+    return 1 if i.shared else channels
+
+
+def reset(linear: nn.Module, spec: KernelSpec, channels: int) -> None:
+    """Initialize it as torch.nn.Linear does, except biases for which the cell has an init.
+
+    A module that has replaced the Linear is left as it is.
+    """
+    if not isinstance(linear, nn.Linear):
+        return
     linear.reset_parameters()
     if linear.bias is None:
         return
-    for i, rows in _rows(spec, channels):
+    first = 0
+    for i in projected(spec):
+        rows = rows_of(i, channels)
         if i.bias is not None:
-            fill(linear.bias.data[rows], i.bias)
+            fill(linear.bias.data[first : first + rows], i.bias)
+        first += rows
 
 
-def inputs(
-    linear: nn.Linear, spec: KernelSpec, channels: int, x: Tensor, named: Mapping[str, Tensor]
-) -> list[Tensor]:
-    """The inputs of the cell, all unshared ones as one.
+def inputs(linear: nn.Module, layout: Layout, x: Tensor, named: Mapping[str, Tensor]) -> Projected:
+    """The inputs of the cell.
 
     Args:
         x: [..., T, input_size].
-        named: those that `given` lists, [..., T] each.
-    Returns:
-        [B, T, G, N] if there are G > 0 unshared inputs, then [B, T] for each shared one.
+        named: those that are given, [..., T, N] each, shared ones [..., T].
     Raises:
-        ArgumentError: a shared input doesn't fit.
+        ArgumentError: a given input doesn't fit, or the module gives another width.
     """
-    leading, steps = tuple(x.shape[:-2]), x.shape[-2]
-    projected = linear(x)
-    own = len(spec.inputs) - spec.shared_inputs
-    if own == len(spec.inputs):
-        return [projected.reshape(math.prod(leading), steps, own, channels)]
-    projected = projected.reshape(math.prod(leading), steps, projected.shape[-1])
-    sizes = [own * channels] + [1 for i in spec.inputs if i.shared and i.projected]
-    first, *single = projected.split(sizes, -1) if len(sizes) > 1 else (projected,)
-    found = [first.unflatten(-1, (own, channels))] if own else []
-    rest: Iterator[Tensor] = iter(single)
-    for i in spec.inputs:
-        if i.shared and i.projected:
-            found.append(next(rest).squeeze(-1))
-        elif i.shared:
-            whole = _whole(i.name, named[i.name], (*leading, steps), projected)
-            found.append(whole.reshape(math.prod(leading), steps))
-    return found
+    rows, leading = linear(x), x.shape[:-1]
+    packed, channels, shape = layout.packed, layout.channels, (*leading, layout.width)
+    if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype not in COMPUTE:
+        raise _misfit(rows, x, layout.width)
+    dtype, count, steps = rows.dtype, math.prod(leading[:-1]), leading[-1]
+    if not layout.listed:
+        return Projected([rows.reshape(count, steps, packed, channels)], True, dtype)
+    taken = {i.name: _whole(i, named[i.name], channels, rows) for i in layout.given}
+    wide = dtype if all(v.dtype == dtype for v in taken.values()) else COMPUTE[dtype]
+    flat = cast(rows, wide).reshape(count, steps, layout.width)
+    pieces = list(flat.split(layout.sizes, -1)) if len(layout.sizes) > 1 else [flat]
+    found = [pieces.pop(0).unflatten(-1, (packed, channels))] if packed else []
+    for i, piece in zip(layout.alone, pieces, strict=False):  # one over if nothing is projected
+        taken[i.name] = piece.squeeze(-1) if i.shared else piece
+    found += [cast(taken[i.name], wide) for i in layout.listed]
+    return Projected(found, packed > 0, dtype)
 
 
-def _whole(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    check_tensor(name, value, like.device)
+def _misfit(rows: Any, x: Tensor, size: int) -> ArgumentError:
+    return refuse(
+        "projection(x)",
+        show(rows),
+        f"{[*x.shape[:-1], size]}, the rows of all inputs that are projected",
+        f"a module from {x.shape[-1]} features to {size} in its place",
+    )
+
+
+def _whole(i: InputSpec, value: Tensor, channels: int, rows: Tensor) -> Tensor:
+    """A given input for all sequences and steps: [B, T, N], or [B, T] if it is shared."""
+    check_tensor(i.name, value, rows.device)
+    rest = (rows.shape[-2],) if i.shared else (rows.shape[-2], channels)
+    leading = rows.shape[:-2]
     try:
-        return cast(value, like.dtype).expand(*shape)
+        whole = value.expand(*leading, *rest)
     except RuntimeError:
-        raise refuse(name, show(value), f"{[*shape]}", "one value per step") from None
-
-
-def _rows(spec: KernelSpec, channels: int) -> Iterator[tuple[InputSpec, slice]]:
-    """The rows of the projection that each projected input comes from."""
-    first = 0
-    for i in (*unshared(spec), *(i for i in spec.inputs if i.shared and i.projected)):
-        size = 1 if i.shared else channels
-        yield i, slice(first, first + size)
-        first += size
+        what = "one value per step" if i.shared else "one value per step and channel"
+        raise refuse(i.name, show(value), f"{[*leading, *rest]}", what) from None
+    return whole.reshape(math.prod(leading), *rest)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
+from rnncc.nn.refusal import check_dense, refuse
 from rnncc.runtime.sequences import Sequences
 
 
@@ -61,14 +62,30 @@ def read_sequences(
     return Sequences(None, to_device("lengths", counts, device).reshape(-1).contiguous(), rows)
 
 
+def without_padding(x: Tensor, sequences: Sequences) -> Tensor:
+    """x [..., T, features] with 0 behind the end of each sequence; itself where all are whole.
+
+    What lies there may be NaN, and reaches the gradient of a weight as 0 * NaN.
+    """
+    if sequences.lengths is None or sequences.starts is not None:
+        return x
+    steps = torch.arange(x.shape[-2], device=x.device)
+    behind = steps >= sequences.lengths.view(*x.shape[:-2], 1)
+    return x.masked_fill(behind.unsqueeze(-1), 0)
+
+
 def _integers(name: str, value: Any) -> Tensor:
+    """A copy: the backward must see the numbers of the forward, whoever changes the caller's."""
     tensor = value if isinstance(value, Tensor) else _tensor(name, value)
+    check_dense(name, tensor)
+    if tensor.is_meta:
+        raise refuse(name, "a tensor on meta, which holds no numbers", "integers", "a list of ints")
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ArgumentError(
             f"{name}: got {str(tensor.dtype).removeprefix('torch.')}, expected integers.\n"
             f"Fix: {name}.long()"
         )
-    return tensor.to(torch.int64)
+    return tensor.to(torch.int64, copy=isinstance(value, Tensor))
 
 
 def to_device(name: str, tensor: Tensor, device: torch.device) -> Tensor:
@@ -107,6 +124,7 @@ def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Ten
             f"{[*leading, steps]}, true where the state is reset before the step.\n"
             "Fix: reset.bool()"
         )
+    check_dense("reset", value)
     if tuple(value.shape) != (*leading, steps):
         raise ArgumentError(
             f"reset: got the shape {list(value.shape)}, expected {[*leading, steps]}.\n"
@@ -121,7 +139,7 @@ def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Ten
 
 
 def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
-    """Check the numbers, where they are: in the operator.
+    """Check the numbers, on the copy that the kernel reads.
 
     Raises:
         ArgumentError: a length that isn't between 0 and `steps`, or boundaries out of order.
@@ -133,7 +151,7 @@ def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
                 f"total last.\nFix: cu_seqlens=[0, {steps}] for one sequence"
             )
         return
-    least, most = int(lengths.min()), int(lengths.max())
+    least, most = map(int, lengths.aminmax())
     if starts is None:
         if least < 0 or most > steps:
             raise ArgumentError(
@@ -141,10 +159,13 @@ def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:
                 "steps of the inputs.\nFix: the number of steps of each sequence"
             )
         return
-    first, last = int(starts[0]), int(starts[-1] + lengths[-1])
-    if first != 0 or last != steps or least < 0:
+    first, last = int(starts[0]), int(starts[-1]) + int(lengths[-1])
+    # differences of 64 bits wrap around, so that each boundary must lie within the inputs as well
+    low, high = map(int, starts.aminmax())
+    rises = least >= 0 and low >= 0 and high <= steps and most <= steps
+    if first != 0 or last != steps or not rises or not torch.equal(starts.diff(), lengths[:-1]):
         raise ArgumentError(
             f"cu_seqlens: got boundaries from {first} to {last}"
-            f"{', falling in between' if least < 0 else ''}, expected offsets that rise from 0 to "
+            f"{'' if rises else ', falling in between'}, expected offsets that rise from 0 to "
             f"{steps}, the steps of the inputs.\nFix: torch.cumsum of the lengths, a 0 in front"
         )

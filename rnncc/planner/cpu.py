@@ -13,13 +13,22 @@ from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tili
 
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; with fewer, waking a thread costs more than it saves
-SHORTEST = 4 * WARM_UP  # of the segments that `auto` takes
+SHORTEST = 4 * WARM_UP[4]  # of the segments that `auto` takes
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
-FEWEST_SWEEPS = 3  # that Newton's iteration takes, as a rule, where the guesses are not good enough
-AFFINE_SWEEPS = 4
+# Sweeps that are taken, as a rule, where the guesses are not good enough: by Newton's iteration; by
+# an affine cell, one for M and then the solve and a correction.
+FEWEST_SWEEPS = 4
+AFFINE_SWEEPS = 3
+BACK_WALKS = 4  # over segments: alone, from the gradients of the scan, and corrected
 
 SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may cost
-AT_MOST = 0.9  # of one pass over time: the most that an iteration that converges may cost
+# Of one pass over time: the most that may be predicted where states are forgotten slowly, for
+# Newton's iteration, for an affine cell and for the backward, whose sweeps are short (the model has
+# no cost of a sweep itself); and the most that all sweeps may cost that there may be.
+NEWTON_AT_MOST = 0.6
+AFFINE_AT_MOST = 0.45
+BACK_AT_MOST = 0.36
+ALL_AT_MOST = 0.8
 
 
 def plan(
@@ -89,22 +98,38 @@ class _Planner(Planner):
 
     def faster_cut(self, one_pass: float) -> Cut | None:
         affine = self.spec.structure.affine
-        segment = self.best(self.segmented, None if affine else self.warm_up)
+        if affine:
+            segment = self.best(self.corrected)
+            if segment < self.steps and self.corrected(segment) <= AFFINE_AT_MOST * one_pass:
+                sweeps = self.affine_sweeps(segment, one_pass)
+                return self.cut(segment, sweeps, self.corrected(segment), one_pass)
+        segment = self.best(self.segmented, self.warm_up)
         predicted = self.segmented(segment)
         if segment == self.steps or WORTH_SEGMENTS * predicted > one_pass:
             return None
-        sweeps = int((AT_MOST * one_pass - self.warm_up(segment)) / self.sweep(segment))
-        if affine:
-            sweeps = AFFINE_SWEEPS
-        elif sweeps < FEWEST_SWEEPS:
-            sweeps = 1
+        sweeps = 1 if affine else self.newton_sweeps(segment, one_pass)
         return self.cut(segment, sweeps, predicted, one_pass)
 
+    def newton_sweeps(self, segment: int, one_pass: float) -> int:
+        """As many as are worth it, or one."""
+        warm_up, sweep = self.warm_up(segment), self.sweep(segment)
+        if warm_up + FEWEST_SWEEPS * sweep > NEWTON_AT_MOST * one_pass:
+            return 1
+        return int((ALL_AT_MOST * one_pass - warm_up) / sweep)
+
     def segmented(self, segment: int) -> float:
-        last = self.one_pass(segment)
-        if self.spec.structure.affine:
-            return self.warm_up(segment) + self.sweep(segment) + last
-        return self.warm_up(segment) + last
+        """Where the warm-up finds the initial states."""
+        return self.warm_up(segment) + self.one_pass(segment)
+
+    def corrected(self, segment: int) -> float:
+        """The sweeps of an affine cell that remembers more."""
+        solves = (AFFINE_SWEEPS - 1) * self.one_pass(segment)
+        return self.warm_up(segment) + self.sweep(segment) + solves
+
+    def affine_sweeps(self, segment: int, one_pass: float) -> int:
+        """As many as are worth it, beside one in vain from the guesses."""
+        left = ALL_AT_MOST * one_pass - self.corrected(segment)
+        return 1 + AFFINE_SWEEPS + min(2, int(left / self.one_pass(segment)))
 
     def one_pass(self, segment: int) -> float:
         return self.model.one_pass(self.tiling_for_cores(segment))
@@ -113,7 +138,7 @@ class _Planner(Planner):
         return self.model.sweep(self.tiling_for_cores(segment))
 
     def warm_up(self, segment: int) -> float:
-        return self.model.warm_up(self.tiling_for_cores(segment), WARM_UP)
+        return self.model.warm_up(self.tiling_for_cores(segment), WARM_UP[self.itemsize])
 
     # --- backward --------------------------------------------------------------------------------
 
@@ -124,22 +149,26 @@ class _Planner(Planner):
     def back_segmented_cut(self) -> Cut:
         asked = self.choices.segment
         segment = min(self.steps, round_up(asked, self.checkpoint)) if asked else self.back_best()
-        return self.cut(segment, 2, self.back_segmented(segment), self.back_pass(self.steps))
+        return self.cut(
+            segment, BACK_WALKS, self.back_segmented(segment), self.back_pass(self.steps)
+        )
 
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         segment = self.back_best()
         predicted = self.back_segmented(segment)
         if WORTH_SEGMENTS * predicted > one_pass:
             return None
-        twice = predicted + self.back_alone(segment, segment)
-        sweeps = 2 if twice < AT_MOST * one_pass else 1
+        twice = predicted + self.back_alone(segment, segment) + self.back_pass(segment)
+        sweeps = BACK_WALKS if twice < BACK_AT_MOST * one_pass else 1
         return self.cut(segment, sweeps, predicted, one_pass)
 
     def back_best(self) -> int:
-        return self.best(self.back_segmented, lambda segment: self.back_alone(segment, WARM_UP))
+        return self.best(
+            self.back_segmented, lambda segment: self.back_alone(segment, WARM_UP[self.itemsize])
+        )
 
     def back_segmented(self, segment: int) -> float:
-        return self.back_alone(segment, WARM_UP) + self.back_pass(segment)
+        return self.back_alone(segment, WARM_UP[self.itemsize]) + self.back_pass(segment)
 
     def back_pass(self, segment: int) -> float:
         return self.model.back_pass(self.tiling_for_cores(segment))
@@ -169,7 +198,7 @@ class _Planner(Planner):
 
     def cut(self, segment: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
         tiling, whole = (self.tiling(n, self.threads) for n in (segment, self.steps))
-        return Cut(tiling, whole, sweeps, predicted, one_pass)
+        return Cut(tiling, whole, sweeps, predicted, one_pass, self.warm_up_of(segment))
 
     def tiling_for_cores(self, segment: int) -> Tiling:
         """By which the solver is chosen, however many threads work."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import cache
 from pathlib import Path
 
-from rnncc.cache import cache_dir, cpu_identity
+from rnncc.cache import cache_dir, cpu_identity, make_cache_dir, write_private
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,7 @@ def this_machine() -> Machine:
 
 def save(machine: Machine) -> Path:
     """Save calibrated constants for later processes."""
+    make_cache_dir()
     path = calibration_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(json.dumps(asdict(machine), indent=2) + "\n")
-    os.replace(file.name, path)
+    write_private(path, (json.dumps(asdict(machine), indent=2) + "\n").encode())
     return path

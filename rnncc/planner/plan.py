@@ -13,16 +13,19 @@ from rnncc.ir.spec import KernelSpec
 
 Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
 
-# Steps of the warm-up of a segment: over these, most cells forget their initial state.
-WARM_UP = 64
+# Steps of the warm-up of a segment, by bytes of the state: over these, most cells forget all digits
+# of their initial state.
+WARM_UP = {4: 64, 8: 128}
 NEWTON_ITERATIONS = 3  # unless the user says otherwise
 
-# How well neighbouring segments must agree by default, relative to max(1, |state|), by bytes of the
-# state: a few units in the last place, or what rounding makes of a segment of K steps, sqrt(K) / 2
-# units. One scan of an affine cell is exact, so there the tolerance only detects overflow.
-EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-TOLERANCE = {4: 5e-7, 8: 1e-12}
-AFFINE_TOLERANCE = {4: 1e-4, 8: 1e-11}
+# By bytes of the state, relative to its own size: how little a scan may still want to change for
+# neighbouring segments to agree, a few units in the last place; and the largest change after which
+# the next sweep is as exact as rounding lets it be, the root of a unit. Newton's iteration over
+# single steps asks for less, relative to max(1, |state|).
+TOLERANCE = {4: 5e-7, 8: 1e-15}
+SETTLED = {4: 3.5e-4, 8: 1.5e-8}
+AFFINE_SETTLED = {4: 1e-3, 8: 1.5e-8}  # only rounding is left to correct
+NEWTON_TOLERANCE = {4: 5e-7, 8: 1e-12}
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Cut:
             segments may be walked twice, else 1.
         predicted: nanoseconds, if the warm-up finds the initial states.
         one_pass: nanoseconds of one pass over time instead.
+        warm_up: steps that give a guess of a segment's border.
         rounds: CUDA: how often sweeps are launched.
         in_block: CUDA: segments are the warps of a block, which walks over time.
     """
@@ -83,13 +87,9 @@ class Cut:
     sweeps: int
     predicted: float
     one_pass: float
+    warm_up: int
     rounds: int = 0
     in_block: bool = False
-
-    @property
-    def warm_up(self) -> int:
-        """Steps that give a guess of a segment's border."""
-        return warm_up_of(self.tiling.segment)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Plan:
         solver: "sequential", "segmented" or "newton", and `reason` why.
         forward, backward: their cuts.
         patient: use all sweeps before giving up segments.
-        tolerance: of neighbouring segments; `guess_tolerance` before a scan has rounded anything.
+        tolerance: of neighbouring segments; `settled`: a correction after which they agree, 0 for
+            none.
         checkpoint: steps between the saved states.
         threads: their number; 0 on a GPU.
     """
@@ -111,7 +112,7 @@ class Plan:
     backward: Cut
     patient: bool
     tolerance: float
-    guess_tolerance: float
+    settled: float
     checkpoint: int
     threads: int
 
@@ -134,16 +135,17 @@ class Planner(ABC):
 
     def plan(self) -> Plan:
         solver, reason, forward = self.forward()
-        tolerance = self._tolerance(solver, forward.tiling.segment)
-        affine = self.spec.structure.affine
+        tol = self.choices.tol
+        default = NEWTON_TOLERANCE if solver == "newton" else TOLERANCE
+        settled = AFFINE_SETTLED if self.spec.structure.affine else SETTLED
         return Plan(
             solver=solver,
             reason=reason,
             forward=forward,
             backward=self.backward(),
             patient=self.choices.solver != "auto",
-            tolerance=tolerance,
-            guess_tolerance=min(TOLERANCE[self.itemsize], tolerance) if affine else tolerance,
+            tolerance=default[self.itemsize] if tol is None else tol,
+            settled=settled[self.itemsize] if tol is None and solver != "newton" else 0.0,
             checkpoint=self.checkpoint,
             threads=self.threads,
         )
@@ -177,6 +179,10 @@ class Planner(ABC):
             return self.back_segmented_cut()
         return self.back_faster_cut(whole.one_pass) or whole
 
+    def warm_up_of(self, segment: int) -> int:
+        """Steps of the warm-up of a segment: within its neighbour."""
+        return min(WARM_UP[self.itemsize], segment)
+
     def sweeps_of(self, segment: int, default: int | None = None) -> int:
         """Sweeps over segments of this length: the user's, `default`, or as many as can help.
 
@@ -184,14 +190,6 @@ class Planner(ABC):
         """
         most = -(-self.steps // segment) + 1
         return min(self.choices.iterations or default or most, most)
-
-    def _tolerance(self, solver: str, segment: int) -> float:
-        if self.choices.tol is not None:
-            return self.choices.tol
-        affine = self.spec.structure.affine and solver != "newton"
-        table = AFFINE_TOLERANCE if affine else TOLERANCE
-        rounding = EPSILON[self.itemsize] * float(segment**0.5) / 2
-        return max(table[self.itemsize], rounding)
 
     @abstractmethod
     def one_pass_cut(self) -> Cut:
@@ -220,11 +218,6 @@ class Planner(ABC):
     @abstractmethod
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         """The same of the backward as `faster_cut`."""
-
-
-def warm_up_of(segment: int) -> int:
-    """Steps of the warm-up of a segment: within its neighbour."""
-    return min(WARM_UP, segment)
 
 
 def round_up(value: int, multiple: int) -> int:

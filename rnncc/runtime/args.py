@@ -7,10 +7,11 @@ from array import array
 from collections.abc import Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.abi import ARGS, STATUS, VIEW, WORD, Layout, Per
 from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
@@ -73,7 +74,7 @@ def _numbers(call: Call, cut: Cut) -> dict[str, float]:
         "sweeps": cut.sweeps,
         "patient": plan.patient,
         "tolerance": plan.tolerance,
-        "guess_tolerance": plan.guess_tolerance,
+        "settled": plan.settled,
         "rows": tiling.rows,
         "columns": tiling.columns,
         "whole_rows": whole.rows,
@@ -98,7 +99,9 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
     for name, value in values.items():
         place = layout.offsets[name]
         if isinstance(value, Tensor):
-            words[place] = value.data_ptr()
+            words[place] = found = value.data_ptr()
+            if not found and value.numel():
+                _no_memory(value)
         elif isinstance(value, int):
             words[place] = value
         elif value is not None:
@@ -107,8 +110,17 @@ def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None
                     words[place : place + len(item)] = array("q", item)
                     place += len(item)
                 else:
-                    words[place] = 0 if item is None else item.data_ptr()
+                    words[place] = found = 0 if item is None else item.data_ptr()
+                    if not found and item is not None and item.numel():
+                        _no_memory(item)
                     place += 1
+
+
+def _no_memory(tensor: Tensor) -> NoReturn:
+    raise ArgumentError(
+        f"a tensor {list(tensor.shape)} of the call has no memory, expected its values: it was "
+        "given back after the tensor was made.\nFix: fill it before the call and its backward"
+    )
 
 
 # --- views -----------------------------------------------------------------------------------
@@ -121,9 +133,11 @@ def views(tensors: Sequence[Tensor | None]) -> list[View]:
         if tensor is None:
             found.append(NO_VIEW)
             continue
-        strides = tensor.stride()
+        strides, address = tensor.stride(), tensor.data_ptr()
+        if not address and tensor.numel():
+            _no_memory(tensor)
         channel = () if len(strides) == 3 else (0,)
-        found.append((tensor.data_ptr(), *strides, *channel))
+        found.append((address, *strides, *channel))
     return found
 
 
@@ -136,6 +150,8 @@ def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool
     if whole is None:
         return [next(shared) if i.shared else NO_VIEW for i in spec.inputs]
     address, size = whole.data_ptr(), whole.dtype.itemsize
+    if not address and whole.numel():
+        _no_memory(whole)
     batch, time, apart, channel = whole.stride()
     found, own = [], 0
     for i in spec.inputs:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner.plan import Plan, Shape
@@ -104,10 +105,18 @@ _backends: dict[str, Backend] = {}
 
 
 def backend_of(device: torch.device) -> Backend:
-    """The backend for tensors on a device; the CPU's for those that have only shapes."""
+    """The backend for tensors on a device; the CPU's for those that have only shapes.
+
+    Raises:
+        ArgumentError: no kernels run there.
+    """
     kind = device.type if device.type != "meta" else "cpu"
     found = _backends.get(kind)
     if found is None:
+        if kind not in DEFAULTS:
+            raise ArgumentError(
+                f"inputs: got tensors on {device}, expected {' or '.join(DEFAULTS)}.\nFix: .cpu()"
+            )
         found = _backends[kind] = import_module(DEFAULTS[kind]).BACKEND
     return found
 

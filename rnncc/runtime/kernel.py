@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rnncc.errors import ArgumentError, LoadError
-from rnncc.ir.spec import SOURCES, KernelSpec
+from rnncc.ir.spec import RECORD, SOURCES, KernelSpec, digest_of
 from rnncc.runtime.source import join
+
+if TYPE_CHECKING:
+    from rnncc.paths import Traversable
 
 COMPUTE = {
     torch.float32: torch.float32,
@@ -53,20 +55,35 @@ class Kernel:
         return Kernel, (self.spec, self.files)
 
     @classmethod
-    def read(cls, folder: Path) -> Kernel:
+    def read(cls, folder: Traversable, digest: str = "") -> Kernel:
         """The kernel of a generated folder: cell.json, cell.h, kernel.cpp and kernel.cu.
 
+        Args:
+            digest: the hash of these files, as the module beside them has it.
         Raises:
-            LoadError: a file is missing or was written by another version of rnncc.
+            LoadError: a file is missing, another version of rnncc wrote it, or they don't belong
+                together.
         """
         try:
-            spec = KernelSpec.read((folder / "cell.json").read_text(encoding="utf-8"))
-            return cls(spec, {f: (folder / f).read_text(encoding="utf-8") for f in SOURCES})
+            record = (folder / RECORD).read_text(encoding="utf-8")
+            spec = KernelSpec.read(record)
+            files = {name: (folder / name).read_text(encoding="utf-8") for name in SOURCES}
         except (OSError, ValueError) as error:
             raise LoadError(
                 f"the generated folder {folder} can't be read: {error}.\n"
                 "Fix: regenerate it with rnncc compile"
             ) from error
+        found = digest_of({RECORD: record, **files})
+        if found != digest:
+            names = f"{', '.join((RECORD, *SOURCES[:-1]))} and {SOURCES[-1]}"
+            raise LoadError(
+                f"the generated folder {folder}: its files don't belong together: the hash of "
+                f"{names} is {found}, expected {digest or 'none'}, which __init__.py names. They "
+                "are of two versions of the cell, or one was changed.\n"
+                "Fix: regenerate it with rnncc compile; or, to run files that you changed on "
+                f'purpose, Kernel.read(..., "{found}") in __init__.py'
+            )
+        return cls(spec, files)
 
 
 KERNELS: dict[str, Kernel] = {}

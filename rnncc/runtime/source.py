@@ -79,7 +79,7 @@ def header(name: str) -> str:
         LoadError: the driver has none; a folder of another version may have had.
     """
     try:
-        return (paths.headers() / name).read_text(encoding="utf-8")
+        return paths.header(name)
     except FileNotFoundError:
         raise LoadError(
             f"{name}: the driver has no such header; another version of rnncc generated the folder "

@@ -249,11 +249,12 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a shared input missing from a layer": (
         lambda: compiled("clocked").layer(3, N)(torch.rand(B, T, 3)),
-        "dt: missing.\nFix: give the shared inputs of 'clocked' by name: dt",
+        "dt: missing.\nFix: beside x, the layer of 'clocked' takes these inputs by name: dt",
     ),
     "a shared input that a layer doesn't know": (
         lambda: compiled("para_gru").layer(3, N)(torch.rand(B, T, 3), dt=torch.rand(B, T)),
-        "dt: not a shared input.\nFix: give the shared inputs of 'para_gru' by name: none",
+        "dt: not an input that is given by name.\n"
+        "Fix: beside x, the layer of 'para_gru' takes these inputs by name: none",
     ),
     "a shared input of another length in a layer": (
         lambda: compiled("clocked").layer(3, N)(torch.rand(B, T, 3), dt=torch.rand(B, T + 1)),

@@ -17,7 +17,7 @@ import torch
 from rnncc import BuildError
 from rnncc.cache import cache_dir
 from rnncc.runtime.backend import registered
-from rnncc.runtime.cpu import build
+from rnncc.runtime.cpu import build, stored, waiting
 from rnncc.runtime.cpu.backend import CpuBackend
 from rnncc.runtime.kernel import Kernel
 from tests.support.runs import assert_agree, by_kernel, by_oracle, compiled, random_call
@@ -25,6 +25,7 @@ from tests.support.runs import assert_agree, by_kernel, by_oracle, compiled, ran
 ROOT = Path(__file__).parents[2]
 TINY = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n'
 NAME = "tiny"
+FILES = [".cpp", ".sha256", ".so", ".lock"]
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_another_source_dtype_or_compiler_is_another_library(
 def test_the_cache_lies_where_the_variable_says(cache: Path) -> None:
     build.load(NAME, TINY, "float32")
     assert build.library_path(NAME, TINY, "float32").parent == cache
-    assert [f.suffix for f in sorted(cache.iterdir())] == [".cpp", ".so", ".lock"]
+    assert [f.suffix for f in sorted(cache.iterdir())] == FILES
 
 
 def test_without_the_variable_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_the_least_recently_used_libraries_go_first_when_the_cache_is_full(
         paths.append(build.library_path(NAME, source, "float32"))
         os.utime(paths[-1], (1000.0 + age, 1000.0))
     size = paths[0].stat().st_size
-    monkeypatch.setattr(build, "CACHE_LIMIT", int(2.5 * size))
+    monkeypatch.setattr(stored, "LIMIT", int(2.5 * size))
     build.load(NAME, f"// d\n{TINY}", "float32")
     newest = build.library_path(NAME, f"// d\n{TINY}", "float32")
     assert sorted(cache.glob("*.so")) == sorted([paths[2], newest])
@@ -142,6 +143,13 @@ assert build.load("tiny", source, "float32").answer() == 42
 """
 
 
+def run_race(source: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, "-c", RACE], input=source, env=environment, text=True, check=True
+    )
+
+
 def test_processes_that_want_the_same_kernel_build_it_once(cache: Path, counted: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [
@@ -156,7 +164,7 @@ def test_processes_that_want_the_same_kernel_build_it_once(cache: Path, counted:
         process.stdin.close()
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert calls(counted) == 1
-    assert [f.suffix for f in sorted(cache.iterdir())] == [".cpp", ".so", ".lock"]
+    assert [f.suffix for f in sorted(cache.iterdir())] == FILES
 
 
 # --- what goes wrong -------------------------------------------------------------------------
@@ -232,12 +240,55 @@ def test_a_refused_source_is_shown_with_its_equations_and_where_it_lies(cache: P
     assert list(cache.glob("*.tmp")) == list(cache.glob("*.so")) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF"])
-def test_a_damaged_library_is_rebuilt(cache: Path, content: bytes) -> None:
-    path = build.library_path(NAME, TINY, "float32")
+DAMAGES = {
+    "empty": lambda content: b"",
+    "text": lambda content: b"not a library",
+    "magic": lambda content: content[:4],
+    "half": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "zeros": lambda content: bytes(len(content)),
+    "a bit": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+}
+
+
+@pytest.mark.parametrize("suffix", [".so", ".sha256"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_library_is_rebuilt(cache: Path, counted: Path, damage: str, suffix: str) -> None:
+    """In a process of its own: one that loads a library that was cut is killed."""
+    build.load(NAME, TINY, "float32")
+    file = build.library_path(NAME, TINY, "float32").with_suffix(suffix)
+    if damage == "a bit" and suffix == ".sha256":
+        pytest.skip("it is shorter")
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    for _ in range(2):
+        run_race(TINY)
+    assert calls(counted) == 2
+
+
+def test_a_library_without_a_hash_is_rebuilt(cache: Path, counted: Path) -> None:
+    build.load(NAME, TINY, "float32")
+    build.library_path(NAME, TINY, "float32").with_suffix(".sha256").unlink()
+    run_race(TINY)
+    assert calls(counted) == 2
+
+
+def test_a_library_that_another_could_change_is_rebuilt(cache: Path, counted: Path) -> None:
+    build.load(NAME, TINY, "float32")
+    build.library_path(NAME, TINY, "float32").chmod(0o777)
+    run_race(TINY)
+    assert calls(counted) == 2
+
+
+def test_a_library_of_another_system_is_rebuilt(cache: Path, counted: Path) -> None:
+    """Whole, but it can't be loaded here."""
     cache.mkdir()
-    path.write_bytes(content)
-    assert answer(build.load(NAME, TINY, "float32")) == 42
+    path = build.library_path(NAME, TINY, "float32")
+    foreign = cache / "foreign"
+    foreign.write_bytes(b"of another system")
+    stored.keep(foreign, path)
+    assert stored.is_whole(path)
+    run_race(TINY)
+    assert calls(counted) == 1
 
 
 @pytest.mark.parametrize(
@@ -256,6 +307,217 @@ def test_a_cxx_that_builds_nothing_is_named_and_leaves_nothing(
     assert str(error.value).startswith(message)
     assert "Fix: " in str(error.value)
     assert list(cache.glob("*.so")) == list(cache.glob("*.tmp")) == []
+
+
+# --- hostile and odd folders -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [".cpp", ".so", ".sha256"])
+def test_nothing_is_written_through_a_link(cache: Path, tmp_path: Path, link: str) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    cache.mkdir(mode=0o700)
+    path = build.library_path(NAME, TINY, "float32")
+    path.with_suffix(link).symlink_to(precious)
+    assert answer(build.load(NAME, TINY, "float32")) == 42
+    assert precious.read_text() == "precious"
+    assert not path.with_suffix(link).is_symlink()
+
+
+def test_a_library_planted_where_others_can_write_is_not_loaded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    build.load(NAME, TINY.replace("42", "13"), "float32")
+    planted = build.library_path(NAME, TINY.replace("42", "13"), "float32")
+    wanted = build.library_path(NAME, TINY, "float32")
+    for suffix in (".so", ".sha256"):
+        shutil.copy(planted.with_suffix(suffix), wanted.with_suffix(suffix))
+    cache.chmod(0o777)
+    with pytest.warns(UserWarning, match=r"can be written by other users.*\nFix: chmod go-w"):
+        assert answer(build.load(NAME, TINY, "float32")) == 42
+    assert build.library_path(NAME, TINY, "float32").parent == tmp_path / f"rnncc-{os.getuid()}"
+
+
+@pytest.mark.parametrize("value", [".", "-x", "sub/../-y"])
+def test_a_relative_cache_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RNNCC_CACHE_DIR", value)
+    monkeypatch.delenv("CXX", raising=False)
+    for _ in range(2):
+        assert answer(build.load(NAME, TINY, "float32")) == 42
+    assert build.library_path(NAME, TINY, "float32").is_file()
+
+
+def test_a_name_that_is_too_long_is_said_with_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / ("x" * 300)))
+    with pytest.raises(BuildError, match=r"too long.*\nFix: set RNNCC_CACHE_DIR to a folder"):
+        build.load(NAME, TINY, "float32")
+
+
+@pytest.mark.parametrize("said", ["failed to map segment", "Operation not permitted"])
+def test_a_folder_from_which_nothing_may_run_is_not_blamed_on_the_compiler(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(f"{path}: {said} from shared object")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(BuildError, match=r"nothing may be run.*\nFix: set RNNCC_CACHE_DIR"):
+        build.load(NAME, TINY, "float32")
+    assert list(cache.glob("*.tmp")) == list(cache.glob("*.so")) == []
+
+
+def test_what_killed_builds_left_is_swept_by_the_next_and_nothing_else(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
+    digest = "0" * 20
+    swept = [f"other-float32-{digest}.so.abcd_123.tmp", f"other-float32-{digest}.cpp.abcd_123.tmp"]
+    kept = ["notes.tmp", "other-float32-abc.tmp", f"new-float32-{digest}.cu.abcd_123.tmp"]
+    old = [f"old-float32-{digest}.cu.abcd_123.tmp", "cells.json.abcd_123.tmp"]
+    for name in [*swept, *kept, *old, f"other-float32-{digest}.so.lock"]:
+        (cache / name).touch()
+    for name in (*old, *kept[:2]):
+        os.utime(cache / name, (1.0, 1.0))
+    build.load(NAME, TINY, "float32")
+    left = {file.name for file in cache.iterdir()}
+    assert left >= set(kept)
+    assert not left & {*swept, *old}
+
+
+def test_what_another_process_is_building_is_not_swept(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
+    stem = f"other-float32-{'0' * 20}"
+    temporary = cache / f"{stem}.so.abcd_123.tmp"
+    temporary.touch()
+    with waiting.locked(cache / f"{stem}.so.lock", "test", 1.0):
+        build.load(NAME, TINY, "float32")
+    assert temporary.exists()
+
+
+def test_trimming_leaves_what_rnncc_did_not_write(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir(mode=0o700)
+    for name in ("simulator.so", "simulator.cpp"):
+        (cache / name).write_text("a year of work")
+        os.utime(cache / name, (1.0, 1.0))
+    monkeypatch.setattr(stored, "LIMIT", 1)
+    for source in (TINY, f"// b\n{TINY}"):
+        build.load(NAME, source, "float32")
+    names = {file.name for file in cache.iterdir()}
+    newest = build.library_path(NAME, f"// b\n{TINY}", "float32")
+    assert names == {"simulator.so", "simulator.cpp"} | {
+        newest.with_suffix(suffix).name for suffix in (".cpp", ".sha256", ".so", ".so.lock")
+    }
+
+
+# --- waiting ---------------------------------------------------------------------------------
+
+
+def hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that never ends, and whose child keeps its output open."""
+    script = tmp_path / "hanging"
+    script.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {tmp_path}/child\nwait\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    return tmp_path / "child"
+
+
+def is_alive(process: int) -> bool:
+    """Not one that was ended, and waits for whoever inherited it to take note."""
+    shown = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True
+    )
+    return shown.stdout.strip()[:1] not in ("", "Z")
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_it_started(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = hangs(tmp_path, monkeypatch)
+    monkeypatch.setenv("RNNCC_BUILD_TIMEOUT", "1")
+    monkeypatch.setattr(waiting, "FIRST_WORD", 0.3)
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "float32")
+    assert re.fullmatch(
+        rf"the compiler '{tmp_path}/hanging' \(from the variable CXX\) has not ended within 1 s, "
+        r"and was stopped\.\nCommand: .*\n"
+        r"Fix: correct CXX, or set RNNCC_BUILD_TIMEOUT to more seconds",
+        str(error.value),
+    )
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/hanging builds the kernel 'tiny' for float32: 0 s so far, at most 1 s "
+        "(RNNCC_BUILD_TIMEOUT)"
+    ]
+    assert not is_alive(int(child.read_text()))
+    assert list(cache.glob("*.tmp")) == []
+
+
+def test_waiting_for_another_process_is_said_and_has_an_end(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.mkdir(mode=0o700)
+    lock = Path(f"{build.library_path(NAME, TINY, 'float32')}.lock")
+    monkeypatch.setenv("RNNCC_BUILD_TIMEOUT", "0.4")
+    monkeypatch.setattr(waiting, "FIRST_WORD", 0.1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(BuildError) as error:
+            build.load(NAME, TINY, "float32")
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert str(error.value) == (
+        "another process is building the kernel 'tiny' for float32, and has not ended within "
+        f"0 s; it holds {lock}.\nFix: end that process, or set RNNCC_BUILD_TIMEOUT to more "
+        "seconds, or RNNCC_CACHE_DIR to another folder"
+    )
+    assert "waiting for another process to build the kernel 'tiny' for float32" in caplog.text
+    monkeypatch.delenv("RNNCC_BUILD_TIMEOUT")
+    assert answer(build.load(NAME, TINY, "float32")) == 42  # the lock died with its process
+
+
+HOLD = """
+import sys, time, filelock
+with filelock.FileLock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan"])
+def test_a_limit_that_is_none_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("RNNCC_BUILD_TIMEOUT", value)
+    with pytest.raises(BuildError) as error:
+        build.load(NAME, TINY, "float32")
+    assert str(error.value) == (
+        f"the variable RNNCC_BUILD_TIMEOUT is {value!r}, expected seconds above 0 (or inf).\n"
+        "Fix: RNNCC_BUILD_TIMEOUT=600, or unset it"
+    )
+
+
+def test_messages_in_another_encoding_are_shown_as_far_as_they_can_be_read(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "latin"
+    script.write_text("#!/bin/sh\nprintf '\\377 f\\374r' >&2; exit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    with pytest.raises(BuildError, match="\N{REPLACEMENT CHARACTER} f\N{REPLACEMENT CHARACTER}r"):
+        build.load(NAME, TINY, "float32")
+    found = build.find_compiler()
+    assert found is not None
+    assert found.version() == "\N{REPLACEMENT CHARACTER} f\N{REPLACEMENT CHARACTER}r"
 
 
 # --- compilers -------------------------------------------------------------------------------

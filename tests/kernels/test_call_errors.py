@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
 from rnncc.ir import choices
-from rnncc.nn import ops, sequences
+from rnncc.ir.spec import SOURCES, digest_of
+from rnncc.nn import checks, functional, ops, sequences
 from rnncc.nn.functional import run
+from rnncc.runtime import args, kernel
+from rnncc.runtime import backend as backends
 from rnncc.runtime import call as calls
-from rnncc.runtime import kernel
 from rnncc.runtime.backend import registered
 from rnncc.runtime.cpu import backend as cpu_backend
 from rnncc.runtime.cpu.backend import CpuBackend, Functions
 from rnncc.runtime.cuda import backend as cuda_backend
+from tests.support.golden import GENERATED
 from tests.support.runs import compiled
 
 B, T, N = 2, 5, 4
@@ -59,9 +64,65 @@ def too_long_for_a_gpu() -> None:
     calls.plan_call(cuda_backend.BACKEND, *call)
 
 
+def on_a_gpu_after_a_fork() -> None:
+    x = torch.zeros(1, 1, 1)
+    call = (compiled("elman").kernel, choices.AUTO, [x], False, [torch.zeros(1)], None)
+    with mock.patch("torch.cuda._is_in_bad_fork", return_value=True):
+        calls.plan_call(cuda_backend.BACKEND, *call)
+
+
 def lengths_while_capturing() -> None:
     with mock.patch("torch.cuda.is_current_stream_capturing", return_value=True):
         sequences.to_device("lengths", torch.tensor([1]), torch.device("cuda"))
+
+
+def operator(**changed: Any) -> Any:
+    """The raw forward of elman, on tensors that have no memory, so that nothing is built."""
+    given: dict[str, Any] = {
+        "key": compiled("elman").kernel.key,
+        "choices": "",
+        "inputs": [torch.zeros(B, T, N, device="meta")],
+        "packed": False,
+        "params": [torch.zeros(N, device="meta")],
+        "h0": None,
+        "starts": None,
+        "lengths": None,
+        "reset": None,
+        "states": False,
+        "save": False,
+    }
+    return torch.ops.rnncc.forward(*(given | changed).values())
+
+
+def operator_backward(saved: Any) -> Any:
+    given = [compiled("elman").kernel.key, "", [torch.zeros(1, 1, 1)], False, [torch.zeros(1)]]
+    return torch.ops.rnncc.backward(*given, *[None] * 4, saved, [None], [], None, [True])
+
+
+def packed(sizes: list[int], unsorted: list[int] | None = None) -> Any:
+    """A layer on 6 rows."""
+    order = None if unsorted is None else torch.tensor(unsorted)
+    data = torch.zeros(6, 3)
+    return compiled("elman").layer(3, N)(PackedSequence(data, torch.tensor(sizes), order, order))
+
+
+def given_back() -> Any:
+    x = torch.zeros(B, T, N)
+    x.untyped_storage().resize_(0)
+    return compiled("elman")(x, torch.zeros(N))
+
+
+def nested(*tensors: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings():  # they are a prototype
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([*tensors])
+
+
+def forward_mode() -> None:
+    x = torch.zeros(B, T, N)
+    with warnings.catch_warnings():  # of torch's own making
+        warnings.simplefilter("ignore")
+        torch.func.jvp(elman_of, (x,), (x,))
 
 
 def without_memory() -> None:
@@ -80,6 +141,10 @@ def elman(**options: Any) -> Any:
     )
 
 
+def elman_of(x: torch.Tensor) -> Any:
+    return importlib.import_module("generated.elman").elman(x, torch.zeros(N))
+
+
 OF_THE_SOLVER = "solver, segment, iterations, tol, on_failure, checkpoint, reverse"
 
 
@@ -93,6 +158,12 @@ FROM_0 = "torch.cumsum of the lengths, a 0 in front"
 
 
 RISING = "expected offsets that rise from 0 to 5, the steps of the inputs"
+
+
+ELMAN = GENERATED / "elman"
+
+
+HASH = digest_of({name: (ELMAN / name).read_text() for name in ("cell.json", *SOURCES)})
 
 
 RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
@@ -287,7 +358,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         NotImplementedError,
         "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
         "second backward) are not supported",
-        "the plain loop, rnncc show NAME --stage torch",
+        "a plain PyTorch module with the same parameters, rnncc show NAME --stage torch",
     ),
     "a kernel of another process": (
         lambda: kernel.kernel_of("gone-0123"),
@@ -302,11 +373,27 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "[Errno 2] No such file or directory: 'nowhere/cell.json'",
         "regenerate it with rnncc compile",
     ),
+    "a folder whose files don't belong together": (
+        lambda: kernel.Kernel.read(ELMAN, "0123456789abcdef"),
+        LoadError,
+        f"the generated folder {ELMAN}: its files don't belong together: the hash of cell.json, "
+        f"cell.h, kernel.cpp and kernel.cu is {HASH}, expected 0123456789abcdef, which __init__.py "
+        "names. They are of two versions of the cell, or one was changed",
+        "regenerate it with rnncc compile; or, to run files that you changed on purpose, "
+        f'Kernel.read(..., "{HASH}") in __init__.py',
+    ),
     "more steps than a GPU's kernels count": (
         too_long_for_a_gpu,
         ArgumentError,
         "inputs: got 2147483648 steps, expected fewer than 2147482624 on a GPU",
         "chunks, each from the state that the one before returns",
+    ),
+    "a GPU in a forked process": (
+        on_a_gpu_after_a_fork,
+        ArgumentError,
+        "inputs: got tensors on a GPU in a process that was forked from one that uses CUDA, "
+        "expected them in that one or in a spawned one",
+        "multiprocessing.get_context('spawn')",
     ),
     "lengths on the CPU in a CUDA graph": (
         lengths_while_capturing,
@@ -315,6 +402,158 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "tensor on cuda",
         "make it before the capture",
     ),
+    "a mask that is sparse": (
+        lambda: gru(reset=torch.zeros(B, T, dtype=torch.bool).to_sparse()),
+        ArgumentError,
+        "reset: got a sparse_coo tensor, expected a dense one",
+        "reset.to_dense()",
+    ),
+    "lengths that have no numbers": (
+        lambda: gru(lengths=torch.zeros(B, dtype=torch.int64, device="meta")),
+        ArgumentError,
+        "lengths: got a tensor on meta, which holds no numbers, expected integers",
+        "a list of ints",
+    ),
+    "boundaries whose differences wrap around": (
+        lambda: joined_gru([0, 2**62, -(2**63), -(2**62), 5]),
+        ArgumentError,
+        f"cu_seqlens: got boundaries from 0 to 5, falling in between, {RISING}",
+        FROM_0,
+    ),
+    "a nested input": (
+        lambda: compiled("elman").layer(3, N)(nested(torch.zeros(2, 3))),
+        ArgumentError,
+        "x: got a nested tensor, expected a dense one",
+        "torch.nested.to_padded_tensor(x, 0) and lengths=",
+    ),
+    "weights without values": (
+        lambda: compiled("elman").layer(3, N, device="meta")(torch.zeros(B, T, 3)),
+        ArgumentError,
+        "x: got float32 [2, 5, 3] on cpu, expected a layer whose weights aren't on meta, without "
+        "values",
+        "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()",
+    ),
+    "a layer of integers": (
+        lambda: compiled("elman").layer(3, N, dtype=torch.int32),
+        ArgumentError,
+        "dtype: got torch.int32, expected torch.float32, bfloat16, float16 or float64",
+        "dtype=torch.float32",
+    ),
+    "an observer that can't be called": (
+        lambda: gru(observe=3),
+        ArgumentError,
+        "observe: got int, expected a function of a Solve",
+        "observe=print",
+    ),
+    "a switch that is none": (
+        lambda: gru(return_states="no"),
+        ArgumentError,
+        "return_states: got 'no', expected True or False",
+        "return_states=True",
+    ),
+    "packed rows that don't add up": (
+        lambda: packed([2, 2, 1]),
+        ArgumentError,
+        "x: got a PackedSequence of 6 rows with the batch_sizes [2, 2, 1], expected sizes that "
+        "fall, at least 1 each, and add up to the rows",
+        "torch.nn.utils.rnn.pack_sequence",
+    ),
+    "a packed sequence without a step": (
+        lambda: packed([]),
+        ArgumentError,
+        "x: got a PackedSequence of 6 rows with the batch_sizes float32 [0] on cpu, expected "
+        "sizes that fall, at least 1 each, and add up to the rows",
+        "torch.nn.utils.rnn.pack_sequence",
+    ),
+    "an order that names a sequence twice": (
+        lambda: packed([3, 3], [0, 0, 1]),
+        ArgumentError,
+        "x: got a PackedSequence with the sorted_indices [0, 0, 1], expected each number from 0 "
+        "to 2 once",
+        "torch.nn.utils.rnn.pack_sequence",
+    ),
+    "a call under vmap": (
+        lambda: torch.vmap(lambda x: elman_of(x))(torch.zeros(2, B, T, N)),
+        ArgumentError,
+        "vmap: got a call under torch.vmap (or jacrev, or jacobian(vectorize=True)), expected one "
+        "without",
+        "give the batch as leading dimensions, inputs [..., T, N]; or a loop over it",
+    ),
+    "a forward-mode derivative": (
+        forward_mode,
+        ArgumentError,
+        "jvp: got a call under forward-mode differentiation, expected reverse mode",
+        "torch.autograd.grad, or torch.func.vjp",
+    ),
+    "memory that was given back": (
+        given_back,
+        ArgumentError,
+        "a tensor [2, 5, 4] of the call has no memory, expected its values: it was given back "
+        "after the tensor was made",
+        "fill it before the call and its backward",
+    ),
+    "an operator with other options": (
+        lambda: operator(choices="deer"),
+        ArgumentError,
+        "choices: got 'deer', expected options as 'solver=newton tol=1e-06'",
+        "'' for none",
+    ),
+    "an operator with an input too few": (
+        lambda: operator(inputs=[]),
+        ArgumentError,
+        "inputs: got 0, expected 1 for this cell",
+        "a list of 1, in the order of the cell's signature",
+    ),
+    "an operator with an input of two dimensions": (
+        lambda: operator(inputs=[torch.zeros(T, N, device="meta")]),
+        ArgumentError,
+        "inputs[0] ('x'): got float32 [5, 4] on meta, expected [B, T, N] in float32, bfloat16, "
+        "float16 or float64",
+        "as for the cell's own function",
+    ),
+    "an operator with a param too short": (
+        lambda: operator(params=[torch.zeros(N - 1, device="meta")]),
+        ArgumentError,
+        "params[0] ('a'): got float32 [3] on meta, expected float32 [4]",
+        "the shape and dtype that go with inputs[0]",
+    ),
+    "an operator with boundaries but no lengths": (
+        lambda: operator(starts=torch.zeros(2, dtype=torch.int64, device="meta")),
+        ArgumentError,
+        "starts: got int64 [2] on meta with inputs of 2 rows and no lengths, expected int64 [S], "
+        "lengths [S] and inputs of one row",
+        "cu_seqlens[:-1] and cu_seqlens.diff()",
+    ),
+    "an operator on two devices": (
+        lambda: operator(params=[torch.zeros(N)]),
+        ArgumentError,
+        "params[0]: got float32 [4] on cpu, expected a tensor on meta, as the others are",
+        "params[0].to('meta')",
+    ),
+    "an operator on a sparse tensor": (
+        lambda: operator(inputs=[torch.zeros(B, T, N).to_sparse()]),
+        ArgumentError,
+        "inputs[0]: got a sparse_coo tensor on cpu, expected a dense tensor on cpu or cuda",
+        "a dense inputs[0], on one of these devices",
+    ),
+    "an operator on no tensor": (
+        lambda: operator(inputs=[], params=[]),
+        ArgumentError,
+        "inputs: got no tensor that a kernel could read, expected one for each input",
+        "give inputs and params as they are for the cell's own function",
+    ),
+    "an operator without saved states": (
+        lambda: operator_backward(None),
+        ArgumentError,
+        "saved: got NoneType, expected a tensor",
+        "what forward returns with save=True",
+    ),
+    "a device without kernels": (
+        lambda: backends.backend_of(torch.device("mps")),
+        ArgumentError,
+        "inputs: got tensors on mps, expected cpu or cuda",
+        ".cpu()",
+    ),
     "no memory left": (
         without_memory,
         MemoryError,
@@ -322,6 +561,12 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "",
     ),
 }
+
+
+MODULES = (
+    *(choices, sequences, kernel, calls, ops, cpu_backend, cuda_backend),
+    *(args, backends, checks, functional),
+)
 
 
 @pytest.mark.parametrize("case", RUN_TIME)
@@ -350,7 +595,7 @@ def test_every_place_that_raises_at_run_time_has_a_case_here() -> None:
             trace_back = trace_back.tb_next
     missed = [
         f"{Path(str(module.__file__)).name}:{node.lineno}"
-        for module in (choices, sequences, kernel, calls, ops, cpu_backend, cuda_backend)
+        for module in MODULES
         for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Raise)
         and not any(

@@ -40,8 +40,32 @@ def test_doctor_stands_a_cache_that_changes_beside_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gone = tmp_path / "para_gru-float32-0123456789abcdef0123.so"
-    monkeypatch.setattr("rnncc.doctor.cpu.cached_files", lambda: [gone])
+    monkeypatch.setattr("rnncc.runtime.cpu.stored.files", lambda _: [gone])
     assert data()["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "state", "seen", "fix"),
+    [
+        ("open", "fault", "which can be written by other users", "RNNCC_CACHE_DIR to a folder of"),
+        ("~nobody_here", "missing", "names no folder", "RNNCC_CACHE_DIR=/an/absolute/path"),
+        ("file/x", "missing", "can't be written", "set RNNCC_CACHE_DIR to a folder that can"),
+    ],
+)
+def test_doctor_names_the_variable_of_a_cache_that_can_not_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str, state: str, seen: str, fix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("RNNCC_CACHE_DIR", value)
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    findings = data(exit_code=3 if state == "missing" else 0)["findings"]
+    found = next(f for f in findings if f["topic"] == "Kernel cache")
+    assert found["state"] == state
+    assert seen in found["seen"]
+    assert fix in found["fix"]
 
 
 def test_clearing_the_cache_deletes_rnnccs_files_and_no_others(

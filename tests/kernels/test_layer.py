@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -508,7 +509,7 @@ def test_a_packed_sequence_goes_in_and_out_as_with_a_gru(
 
 
 def test_a_bidirectional_layer_has_the_parameters_of_both_directions() -> None:
-    names = {"projection.weight", "projection.bias", "az", "ar", "ac"}
+    names = {"projection.weight", "projection.bias", "az", "ar", "ac", "_extra_state"}
     reverse = {"projection_reverse.weight", "projection_reverse.bias"}
     reverse |= {"az_reverse", "ar_reverse", "ac_reverse"}
     layer = layer_of("para_gru", bidirectional=True)
@@ -659,7 +660,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a step of unequal lengths": (
         lambda: layer_of("para_gru").step(torch.rand(2, 3), lengths=[1, 1]),
-        "lengths: not a shared input.\nFix: give the shared inputs of 'para_gru' by name: none",
+        "lengths: not an input that is given by name.\n"
+        "Fix: beside x, the layer of 'para_gru' takes these inputs by name: none",
     ),
     "lengths of another batch": (
         lambda: layer_of("para_gru")(torch.rand(2, 5, 3), lengths=[5, 2, 1]),
@@ -739,7 +741,8 @@ def test_arguments_that_do_not_fit_a_layer_are_refused_in_words(call: Any, messa
 
 def test_the_state_dict_goes_round_and_is_strict_about_names() -> None:
     a, b = layer_of("clocked"), layer_of("clocked")
-    assert set(a.state_dict()) == {"projection.weight", "projection.bias", "a", "tau"}
+    own = {"projection.weight", "projection.bias", "a", "tau"}
+    assert set(a.state_dict()) == {*own, "_extra_state"}
     with torch.no_grad():
         for p in a.parameters():
             p.add_(1)
@@ -751,8 +754,34 @@ def test_the_state_dict_goes_round_and_is_strict_about_names() -> None:
         b.load_state_dict(wrong)
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one process."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own making
+def test_the_state_dict_goes_through_ddp_and_functional_calls(alone: None) -> None:
+    a, b = (nn.parallel.DistributedDataParallel(layer_of("lstm")) for _ in range(2))
+    x = torch.rand(2, 7, 3)
+    with torch.no_grad():
+        a.module.projection.weight.add_(1)
+    y, _ = a(x)
+    y.sum().backward()
+    assert not torch.equal(b(x)[0], y)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(b(x)[0], y)
+    called = torch.func.functional_call(layer_of("lstm"), a.module.state_dict(), (x,))
+    assert torch.equal(called[0], y)
+
+
 def test_without_bias_there_is_none() -> None:
-    assert set(layer_of("elman", bias=False).state_dict()) == {"projection.weight", "a"}
+    own = {name for name, _ in layer_of("elman", bias=False).named_parameters()}
+    assert own == {"projection.weight", "a"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -1007,6 +1036,31 @@ def test_a_generated_module_imports_without_building(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     python("import made.para_gru", tmp_path, PATH="", RNNCC_CACHE_DIR=str(cache))
     assert not cache.exists()
+
+
+IN_A_ZIP = """
+import torch, rnncc, para_gru
+for module in (rnncc, para_gru):
+    assert "all.zip" in module.__file__, module.__file__
+layer = para_gru.ParaGRU(input_size=3, hidden_size=8)
+y, h = layer(torch.rand(2, 7, 3))
+y.sum().backward()
+assert layer.az.grad.any()
+assert "__global__" in layer.kernel.source("cuda")
+"""
+
+
+def test_a_generated_module_and_rnncc_itself_run_from_a_zip_file(tmp_path: Path) -> None:
+    files = {p.relative_to(ROOT): p.read_text() for p in (ROOT / "rnncc").rglob("*.py")}
+    headers = ROOT / "templates"
+    for header in headers.rglob("*.h"):
+        files[Path("rnncc/_templates") / header.relative_to(headers)] = header.read_text()
+    for name, text in compiled("para_gru").files.items():
+        files[Path("para_gru") / name] = text
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path.as_posix(), text)
+    python(IN_A_ZIP, tmp_path, PYTHONPATH=str(tmp_path / "all.zip"))
 
 
 def test_a_generated_folder_that_lacks_a_file_says_how_to_fix_it(tmp_path: Path) -> None:

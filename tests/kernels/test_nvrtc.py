@@ -219,11 +219,15 @@ print(os.environ.get("CUPY_CACHE_DIR"), binding.getVersion()[0] >= 12)
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("writable", [True, False])
-def test_cupy_is_imported_where_the_home_can_not_be_written(tmp_path: Path, writable: bool) -> None:
-    home = tmp_path if writable else tmp_path / "file"
-    if not writable:
+@pytest.mark.parametrize("its_cache", ["private", "nowhere", "open to all"])
+def test_cupy_has_a_cache_that_it_and_nobody_else_can_write(tmp_path: Path, its_cache: str) -> None:
+    """Without one, its import would fail."""
+    home = tmp_path / "home"
+    if its_cache == "nowhere":
         home.touch()
+    elif its_cache == "open to all":
+        (home / ".cupy" / "kernel_cache").mkdir(parents=True)
+        (home / ".cupy" / "kernel_cache").chmod(0o777)
     environment = {**os.environ, "HOME": str(home), "RNNCC_CACHE_DIR": str(tmp_path / "cache")}
     environment.pop("CUPY_CACHE_DIR", None)
     done = subprocess.run(
@@ -234,6 +238,6 @@ def test_cupy_is_imported_where_the_home_can_not_be_written(tmp_path: Path, writ
         text=True,
         check=True,
     )
-    folder = None if writable else tmp_path / "cache" / "cupy"
+    folder = None if its_cache == "private" else tmp_path / "cache" / "cupy"
     assert done.stdout.split() == [str(folder), "True"]
-    assert (home / ".cupy").exists() == writable
+    assert (home / ".cupy").exists() == (its_cache != "nowhere")

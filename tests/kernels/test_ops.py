@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import rnncc.nn.ops  # defines the operators
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, write_choices
 from rnncc.lang.loader import find
 from rnncc.runtime.backend import registered
@@ -32,6 +38,7 @@ from tests.support.runs import (
 )
 from tests.support.tolerances import assert_close
 
+ROOT = Path(__file__).parents[2]
 SMOOTH = [name for name in CELLS if not is_spiking(name)]
 FEW = ["para_gru", "lstm", "crossed"]
 GATES = ("xz", "xr", "xc")
@@ -404,10 +411,13 @@ def test_vmap_is_refused_and_not_silently_wrong() -> None:
         return gru(dict(zip(GATES, xs, strict=True)) | params).sum()
 
     xs = [arguments[name] for name in GATES]
-    with pytest.raises(RuntimeError, match="Batching rule not implemented for rnncc::forward"):
-        torch.vmap(loss)(*xs)
-    with pytest.raises(RuntimeError, match="vmap over Recurrence"):
-        torch.vmap(torch.func.grad(loss))(*xs)
+    for batched in (
+        lambda: torch.vmap(loss)(*xs),
+        lambda: torch.vmap(torch.func.grad(loss))(*xs),
+        lambda: torch.func.jacrev(lambda x: gru(arguments | {"xz": x}))(xs[0]),
+    ):
+        with pytest.raises(ArgumentError, match=r"^vmap: got a call under torch.vmap"):
+            batched()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
@@ -417,11 +427,11 @@ def test_forward_mode_is_refused_and_not_silently_zero() -> None:
     def loss(az: Tensor) -> Tensor:
         return gru(arguments | {"az": az}).sum()
 
-    with pytest.raises(RuntimeError, match="jvp"):
+    with pytest.raises(ArgumentError, match="jvp: got a call under forward-mode"):
         torch.func.jvp(loss, (arguments["az"],), (arguments["az"],))
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(arguments["az"], arguments["az"])
-        with pytest.raises(RuntimeError, match="jvp"):
+        with pytest.raises(ArgumentError, match="jvp: got a call under forward-mode"):
             loss(dual)
 
 
@@ -571,6 +581,39 @@ def test_a_lazily_negated_view_is_read_with_its_sign() -> None:
     assert torch.equal(gru(arguments | {"xz": negated}), gru(arguments))
 
 
+def test_the_jacobians_of_a_lazily_negated_view_have_its_sign() -> None:
+    arguments = gru_arguments(dtype=torch.float32)
+    z = torch.complex(arguments["xz"], -arguments["xz"]).conj()
+    assert z.imag.is_neg()
+    found = compiled("para_gru").jacobians(**arguments | {"xz": z.imag})
+    assert torch.equal(found, compiled("para_gru").jacobians(**arguments))
+
+
+def test_the_jacobians_of_fake_tensors_are_fake_and_of_the_right_layout() -> None:
+    for name in ("para_gru", "crossed"):
+        arguments = random_call(name, (2, 9, 6), torch.bfloat16, start=False).arguments
+        real = compiled(name).jacobians(**arguments)
+        mode = FakeTensorMode()
+        fakes = {n: mode.from_tensor(t) for n, t in arguments.items()}
+        with mode:
+            fake = compiled(name).jacobians(**fakes)
+        assert isinstance(fake, FakeTensor)
+        assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride())
+
+
+@pytest.mark.parametrize("form", ["lengths", "cu_seqlens"])
+def test_lengths_changed_after_the_forward_do_not_reach_the_backward(form: str) -> None:
+    """NumPy writes to a tensor's memory without PyTorch noticing."""
+    arguments = gru_arguments((2, 9, 6) if form == "lengths" else (1, 9, 6))
+    given = numpy.array([9, 4] if form == "lengths" else [0, 4, 9])
+    plain, changed = learnable(arguments), learnable(arguments)
+    gru(plain, **{form: torch.from_numpy(given.copy())}).pow(2).sum().backward()
+    y = gru(changed, **{form: torch.from_numpy(given)})
+    given[:] = -(10**6)
+    y.pow(2).sum().backward()
+    assert_equal(gradients(changed), gradients(plain))
+
+
 def test_more_leading_dimensions_and_none_give_the_same_rows() -> None:
     arguments = gru_arguments((6, 9, 5))
     params = {name: arguments[name] for name in ("az", "ar", "ac")}
@@ -654,6 +697,43 @@ def test_a_forked_data_loader_worker_runs_kernels(two_threads: None) -> None:
         timeout=60,
     )  # fmt: skip
     assert all(torch.equal(y, expected) for y in loader)
+
+
+FORKED = """
+import os, sys, time, torch
+import {imported}
+torch.set_num_threads(2)
+torch.randn(2**20).exp()  # by the threads of PyTorch's pool, which a fork leaves behind
+tensors = [torch.randn(3, 200, 40, requires_grad=True) for _ in range(3)]
+tensors += [torch.rand(40, requires_grad=True) for _ in range(3)]
+def both():
+    import rnncc
+    y = rnncc.compile("para_gru")(*tensors)
+    return [y, *torch.autograd.grad(y.sum(), tensors)]
+before = both() if {called} else []
+child = os.fork()  # PyTorch's own operators would hang from 32768 values on
+if not child:
+    os._exit(0 if all(map(torch.equal, both(), before)) else 3)
+for _ in range(600):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.1)
+os.kill(child, 9)
+sys.exit("the child hangs")
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "called"), [("rnncc", False), ("rnncc", True), ("generated.elman", False)]
+)
+def test_a_forked_process_gives_the_same_bits_and_does_not_hang(
+    imported: str, called: bool
+) -> None:
+    code = FORKED.format(imported=imported, called=called)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    child = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert child.returncode == 0, child.stderr
 
 
 def test_a_default_device_elsewhere_does_not_move_the_scratch_memory() -> None:

@@ -55,6 +55,14 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     "a negative quotient": (-x / y, "-x / y"),
     "a quotient in a sum": (1 - x / y, "1.0f - x / y"),
     "a named quotient": (call("div", x + 1, y * z), "(x + 1.0f) / (y * z)"),
+    "a named quotient by powers": (
+        call("div", x, y, Integer(2), z, Integer(3)),
+        "x / (y * y * z * z * z)",
+    ),
+    "a gradient that is absent": (
+        call("where", call("absent", x), y, z),
+        "(absent(x) ? y : z)",
+    ),
     "a named quotient in a product": (call("div", x, y) * z, "z * x / y"),
     "a function": (call("tanh", x + y), "tanh(x + y)"),
     "a function of a constant": (call("tanh", Integer(1)) * x, "x * tanh(real(1.0))"),

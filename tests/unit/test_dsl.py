@@ -108,14 +108,17 @@ def test_shaped_values_keep_their_digits_in_half_precision() -> None:
 def test_an_input_has_its_distribution_and_its_source(tmp_path: Path) -> None:
     signature = (
         "h: State, x: Input, y: Input(bias=constant(-1), typical=normal(5, 2)), "
-        "dt: Input(shared=True), B: Input(shared=True, projected=True)"
+        "dt: Input(shared=True), B: Input(shared=True, projected=True), "
+        "mask: Input(projected=False), z: Input(projected=True)"
     )
-    ir = traced(tmp_path, "return h * dt + x * y + B", signature)
+    ir = traced(tmp_path, "return h * dt + x * y + B + mask * z", signature)
     assert [(a.name, a.projected, a.bias, str(a.typical)) for a in ir.inputs] == [
         ("x", True, None, "normal(0, 1)"),
         ("y", True, Init("constant", -1.0), "normal(5, 2)"),
         ("dt", False, None, "uniform(0, 1)"),
         ("B", True, None, "normal(0, 1)"),
+        ("mask", False, None, "uniform(0, 1)"),
+        ("z", True, None, "normal(0, 1)"),
     ]
 
 
@@ -265,7 +268,7 @@ def test_every_function_has_a_docstring(name: str) -> None:
 
 def test_every_unary_row_of_the_table_is_a_function_of_the_language() -> None:
     operators = {"div", "pow", "gt", "ge", "lt", "le", "eq", "ne", "both", "either", "negate"}
-    operators |= {"exprel_slope"}  # a derivative
+    operators |= {"exprel_slope", "absent"}  # of derivatives
     rows = {name for name in functions.TABLE if not name.startswith("spike_")}
     assert rows - operators <= set(FUNCTIONS) | {"abs"}
 

@@ -12,7 +12,7 @@ import pytest
 FRONT = ("lang", "calculus", "codegen")
 BACK = ("planner", "runtime", "nn")
 ORDER = (
-    *("errors", "paths", "cache", "kernel", "ir", *FRONT, *BACK, "generated", "export"),
+    *("process", "errors", "paths", "cache", "kernel", "ir", *FRONT, *BACK, "generated", "export"),
     *("compiler", "inspect", "cells", "doctor", "bench", "analysis", "cli", "__main__"),
 )
 ONLY_IN = {"jinja2": "codegen/emit", "cupy": "runtime/cuda/", "ctypes": "runtime/"}

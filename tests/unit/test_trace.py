@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnncc.calculus.lower import group_size
+from rnncc.calculus.lower import group_size, lower
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_loop
 from rnncc.ir.init import Init
@@ -62,9 +62,10 @@ def test_local_names_lines_and_comments_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_a_comment_cannot_break_out_of_a_comment(tmp_path: Path) -> None:
+def test_a_comment_is_kept_as_it_is(tmp_path: Path) -> None:
+    """codegen.escape makes it fit where it is emitted."""
     ir = traced(tmp_path, "z = a * h  # closes */ and continues \\\nreturn z + x  # plain")
-    assert [let.note for let in ir.lets] == ["closes  and continues", "plain"]
+    assert [let.note for let in ir.lets] == ["closes */ and continues \\", "plain"]
 
 
 def test_a_hash_in_a_string_is_not_a_comment(tmp_path: Path) -> None:
@@ -204,6 +205,124 @@ def test_helpers_leave_no_let_behind(tmp_path: Path) -> None:
     assert [str(let) for let in ir.lets] == ["z = a*tanh(h)**2", "h_next = x + z"]
 
 
+SUBSTEPS = """
+def steps(v, x, n):
+    for i in range(n):
+        v = v + 0.1 * tanh(v + x)
+    return v
+"""
+
+
+def test_a_large_expression_is_computed_once_under_a_name_of_its_reader(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "z = steps(h, x, 30)\nreturn z * a", before=SUBSTEPS)
+    assert [let.name for let in ir.lets] == [*(f"z_{i}" for i in range(7)), "z", "h_next"]
+    program = lower(ir, 1)
+    assert sum(str(let.expr).startswith("tanh") for let in program.lets) == 30
+
+
+LARGE = """
+def deep(v, x, n):
+    for i in range(n):
+        v = sin(v + x)
+    return v
+def any_of(v, x, n):
+    c = v > x
+    for i in range(n):
+        c = c | (v * i > x + 1)
+    return c
+def squares(v, n):
+    for i in range(n):
+        v = v * v
+    return v
+def twice(v, x):
+    z = steps(v, x, 18)
+    return z, z + 1
+"""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z = steps(h, x, 18)\nreturn z * a",
+        "z, u = twice(h, x)\nreturn z * u * a",
+        "return deep(h, x, 90) + a * x",
+        "return where(any_of(h, x, 90), x, a)",
+        "return squares(h, 60) + a * x",
+        "y_0 = a * h\nreturn {'h': steps(h, x, 18), 'y': steps(y_0, x, 18)}",
+        "return {'h': (z := steps(h * a, x, 18)), 'y': z}",
+        "return tanh(h * a) ** 65 + x ** 10**9",
+    ],
+)
+def test_what_is_shared_is_traced_right_however_large(body: str, tmp_path: Path) -> None:
+    assert_traced_faithfully(tmp_path, body, SIGNATURE, SUBSTEPS + LARGE)
+
+
+@pytest.mark.parametrize(
+    ("expression", "lets"),
+    [
+        ("(1e20 * h) ** 2", ["u_0 = 1.0e+20*h", "u = u_0**2"]),
+        ("1e-30 * h * 1e-30", ["u_0 = 1.0e-30*h", "u = 1.0e-30*u_0"]),
+        ("1e30 * (x - h)", ["u_0 = -h + x", "u = 1.0e+30*u_0"]),
+        ("(x * h) ** 3", ["u_0 = h*x", "u = u_0**3"]),
+        ("3e38 * h + 1e38 * h", ["u_0 = 3.0e+38*h", "u_1 = 1.0e+38*h", "u = u_0 + u_1"]),
+        ("1e-30 * x * h", ["u = 1.0e-30*h*x"]),
+        ("2 * (x - h) * 3", ["u = -6*h + 6*x"]),
+    ],
+)
+def test_constants_gather_only_where_any_dtype_holds_them(
+    expression: str, lets: list[str], tmp_path: Path
+) -> None:
+    ir = traced(tmp_path, f"u = {expression}\nreturn u + x", "h: State, x: Input")
+    assert [str(let) for let in ir.lets[:-1]] == lets
+
+
+COMPREHENSIONS = {
+    "over expressions": ("e = [tanh(v + 1) for v in [a * h, a * x]]\nreturn e[0] + e[1]", []),
+    "over several lines": (
+        """
+        v = a * h
+        e = [
+            tanh(v)
+            + w
+            for v in [x * 2, h * 3]
+            for w in [x * v, h * v]
+        ]
+        z = v + sum(e)
+        return z + v
+        """,
+        ["v", "z"],
+    ),
+    "nested": (
+        """
+        e = [[tanh(v * w) for v in [x * 2, h * 3]] for w in [a * x, a * h]]
+        return e[0][0] + e[1][1]
+        """,
+        [],
+    ),
+    "of a dict": (
+        "d = {k: v * a for k, v in enumerate([x * 2, h * 3])}\nreturn d[0] + d[1]",
+        [],
+    ),
+    "with a variable that is a local": (
+        "v = x * h\ne = [v * a for v in [v, v + 1]]\nreturn v + e[1]",
+        ["v"],
+    ),
+    "with an assignment inside": (
+        "e = [last := tanh(v) for v in [x * 2, h * 3]]\nreturn e[0] * last + a",
+        ["last"],
+    ),
+    "in a lambda": ("e = [(lambda: v * a)() for v in [x * 2, h * 3]]\nreturn e[0] + e[1]", []),
+}
+
+
+@pytest.mark.parametrize("case", COMPREHENSIONS)
+def test_a_comprehension_binds_no_name_of_the_cell(case: str, tmp_path: Path) -> None:
+    """From Python 3.12 on its variables lie among the cell's locals while it runs."""
+    body, named = COMPREHENSIONS[case]
+    assert [let.name for let in traced(tmp_path, body).lets] == [*named, "h_next"]
+    assert_traced_faithfully(tmp_path, body, SIGNATURE)
+
+
 def test_lets_that_no_result_needs_are_left_out(tmp_path: Path) -> None:
     ir = traced(tmp_path, "u = tanh(h)\nv = u * 2\nw = h * a\nreturn w + x")
     assert [let.name for let in ir.lets] == ["w", "h_next"]
@@ -299,6 +418,25 @@ def test_results_are_named_after_their_let_or_their_key(
     assert {k: str(v) for k, v in ir.outputs.items()} == outputs
 
 
+FIELDS = "from typing import Any, NamedTuple\n\nclass Pair(NamedTuple):\n    b: Any\n    a: Any\n"
+EXTRA = "from collections import namedtuple\nPair = namedtuple('Pair', 'spikes a b')\n"
+
+
+def test_a_namedtuple_is_read_by_the_names_of_its_fields(tmp_path: Path) -> None:
+    body = "return Pair(b=tanh(a + x), a=0.5 * b + x)"
+    assert_traced_faithfully(tmp_path, 'return {"b": tanh(a + x), "a": 0.5 * b + x}', STATES)
+    named = traced(tmp_path, body, STATES, FIELDS)
+    by_key = traced(tmp_path, body.replace("Pair", "dict"), STATES, FIELDS)
+    assert (named.lets, named.next, named.outputs) == (by_key.lets, by_key.next, by_key.outputs)
+    assert list(named.next) == ["a", "b"]
+
+
+def test_a_field_of_a_namedtuple_that_is_no_state_is_an_output(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return Pair(a + b, b, tanh(a + x))", STATES, EXTRA)
+    assert list(ir.outputs) == ["spikes"]
+    assert str(ir.next["a"]) == "b"
+
+
 def test_without_outputs_the_last_declared_state_is_the_output(tmp_path: Path) -> None:
     ir = traced(tmp_path, "return {'b': a * x, 'a': b + 1}", STATES)
     assert list(ir.next) == ["a", "b"]
@@ -317,6 +455,26 @@ def test_a_numeric_default_is_a_constant_with_its_value(tmp_path: Path) -> None:
     ir = traced(tmp_path, "return h * k + x * n", "h: State, x: Input, k=0.5, *, n=3")
     assert ir.constants == {"k": 0.5, "n": 3}
     assert [str(let) for let in ir.lets] == ["h_next = 0.5*h + 3*x"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "torchs", "slope"),
+    [
+        ("0, None", {"min": 0.0}, [0, 1, 1]),
+        ("None, 0", {"max": 0.0}, [1, 1, 0]),
+        ("None, None", {}, [1, 1, 1]),
+    ],
+)
+def test_a_side_of_clip_may_be_open(
+    limits: str, torchs: dict[str, float], slope: list[float], tmp_path: Path
+) -> None:
+    body = f"return {{'h': 0.5 * h, 'y': clip(x, {limits})}}"
+    ir = traced(tmp_path, body, "h: State, x: Input")
+    x = torch.tensor([[[-1.0, 0.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    (y,), _ = plain_loop(ir, {"x": x})
+    assert torch.equal(y, x.clamp(**torchs) if torchs else x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.flatten().tolist() == slope
 
 
 def test_a_constant_can_be_set(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
+from rnncc.process import IMPORTED_IN
 from rnncc.runtime.args import Value, input_views, views, words_of
 from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
@@ -83,7 +85,7 @@ class CpuBackend:
     ) -> None:
         spec, cut = call.kernel.spec, call.plan.backward
         blocks = -(-call.groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
-        params = runs_of(call, cut) * spec.param_slots * call.groups
+        params = runs_of(call.shape, call.total, cut) * spec.param_slots * call.groups
         space = _borders(call, cut, saved)
         values: dict[str, Value] = {
             "saved": saved,
@@ -137,12 +139,15 @@ def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:
     """Scratch memory, where there are several segments."""
     if cut.tiling.segment >= call.shape[1]:
         return NO_WORKSPACE
-    return workspace(call, cut, like, verdicts=2 * call.shape[0] + runs_of(call, cut))
+    runs = runs_of(call.shape, call.total, cut)
+    return workspace(call, cut, like, verdicts=2 * call.shape[0] + runs)
 
 
 def _run(function: Function, call: Call, cut: Cut, values: Mapping[str, Value]) -> None:
     """Call one function of the kernel."""
     inputs = input_views(call.kernel.spec, call.inputs, call.packed)
-    words = words_of(call, cut, {"parallel": build.thread_pool(), "x": inputs, **values})
+    # after a fork PyTorch's pool would wait for threads that the child doesn't have; 0: our own
+    pool = build.thread_pool() if os.getpid() == IMPORTED_IN else 0
+    words = words_of(call, cut, {"parallel": pool, "x": inputs, **values})
     if function(words.buffer_info()[0]):
         raise MemoryError("a kernel could not allocate its scratch memory")

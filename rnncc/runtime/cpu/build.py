@@ -11,16 +11,13 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
-from rnncc.cache import cache_dir, cpu_identity
+from rnncc.cache import VARIABLE, beside, cache_dir, cpu_identity, make_cache_dir, write_private
 from rnncc.errors import BuildError
+from rnncc.runtime.cpu import stored, waiting
 
 IO_TYPES = {
     "float32": "float",
@@ -33,7 +30,7 @@ FLAGS = (
     "-std=c++17 -O3 -fPIC -shared -fopenmp-simd -fno-math-errno -fno-trapping-math "
     "-ffp-contract=fast -fvisibility=hidden"
 ).split()
-CACHE_LIMIT = 512 * 2**20  # bytes
+VERSION_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,11 @@ class Compiler:
     origin: str
 
     def version(self) -> str:
-        result = subprocess.run([*self.command, "--version"], capture_output=True, text=True)
-        return result.stdout.splitlines()[0] if result.stdout else "unknown version"
+        task = f"asking {self.command[0]} for its version"
+        with contextlib.suppress(OSError):
+            _, said = waiting.run([*self.command, "--version"], task, VERSION_SECONDS)
+            return said.strip().partition("\n")[0] or "unknown version"
+        return "unknown version"
 
 
 def find_compiler() -> Compiler | None:
@@ -89,41 +89,42 @@ def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
     """The library of one kernel source for one dtype, built at most once.
 
     Safe under concurrent processes: a lock that dies with its process, and a rename at the end.
+    Nothing is loaded that isn't as it was built.
 
     Raises:
-        BuildError: no compiler was found, it refused the source, or the cache can't be written.
+        BuildError: no compiler was found, it refused the source or doesn't end, the cache can't be
+            written, or nothing may run from there.
     """
     path = library_path(name, source, dtype)
-    if path.exists():
-        try:
+    whole = stored.is_whole(path)
+    if whole:
+        with contextlib.suppress(OSError):  # of another system with the same home: rebuild it
             return ctypes.CDLL(str(path))
-        except OSError:  # truncated or damaged: rebuild it
-            _remove(path)
-    _build_locked(name, source, dtype, path)
-    return ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(_build_locked(name, source, dtype, replace=whole)))
 
 
-def _remove(path: Path) -> None:
+def _build_locked(name: str, source: str, dtype: str, replace: bool) -> Path:
+    task, seconds = f"the kernel '{name}' for {dtype}", waiting.limit()
     try:
-        path.unlink(missing_ok=True)
+        folder = make_cache_dir()
+        path = library_path(name, source, dtype)
+        lock = path.with_suffix(stored.LOCK)
+        try:
+            with waiting.locked(lock, f"waiting for another process to build {task}", seconds):
+                if replace or not stored.is_whole(path):
+                    _build(name, source, dtype, path)
+                    stored.trim(folder, path)
+        except TimeoutError:
+            raise BuildError(
+                f"another process is building {task}, and has not ended within {seconds:.0f} s; it "
+                f"holds {lock}.\nFix: end that process, or set {waiting.LIMIT_VARIABLE} to more "
+                f"seconds, or {VARIABLE} to another folder"
+            ) from None
+        return path
     except OSError as error:
         raise BuildError(
-            f"the cached kernel {path} is damaged and can't be deleted: {error}.\n"
-            "Fix: delete it, or set RNNCC_CACHE_DIR to a folder that can be written"
-        ) from error
-
-
-def _build_locked(name: str, source: str, dtype: str, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{path}.lock"):
-            if not path.exists():
-                _build(name, source, dtype, path)
-                _trim(path.parent, keep=path)
-    except OSError as error:
-        raise BuildError(
-            f"the kernel cache {path.parent} can't be written: {error}.\n"
-            "Fix: set RNNCC_CACHE_DIR to a folder that can"
+            f"the kernel cache {cache_dir()} can't be written: {error}.\n"
+            f"Fix: set {VARIABLE} to a folder that can"
         ) from error
 
 
@@ -135,45 +136,61 @@ def _build(name: str, source: str, dtype: str, path: Path) -> None:
             "Looked for: the variable CXX, g++, clang++, the wheel ziglang.\n"
             'Fix: pip install "rnncc[zig]", or install g++ or clang++, or set CXX'
         )
-    text = path.with_suffix(".cpp")
-    text.write_text(source, encoding="utf-8")
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
-    ) as file:
-        temporary = Path(file.name)
-    flags = [*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}"]
-    command = [*compiler.command, *flags, str(text), "-o", str(temporary), "-lpthread"]
-    try:
-        stderr = _run(compiler, command)
-        if stderr is not None:
-            raise BuildError(_refusal(name, dtype, source, text, command, stderr))
-        os.chmod(temporary, 0o755)
+    stored.sweep(path.parent, held=path)
+    text = path.with_suffix(stored.SOURCE)
+    write_private(text, source.encode())
+    with beside(path) as temporary:
+        flags = [*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}"]
+        command = [*compiler.command, *flags, str(text), "-o", str(temporary), "-lpthread"]
+        said = _run(
+            compiler, command, f"{compiler.command[0]} builds the kernel '{name}' for {dtype}"
+        )
+        if said is not None:
+            raise BuildError(_refusal(name, dtype, source, text, command, said))
+        temporary.chmod(0o700)
         _check_library(compiler, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        stored.keep(temporary, path)
 
 
 def _check_library(compiler: Compiler, library: Path) -> None:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
+        if nothing_runs(library.parent, str(error)):
+            raise BuildError(
+                f"the kernel cache {library.parent} is on a file system from which nothing may be "
+                f"run (noexec): {error}.\nFix: set {VARIABLE} to a folder on another one"
+            ) from error
         raise BuildError(
             f"the compiler '{compiler.command[0]}' (from {compiler.origin}) succeeded, but its "
             f"output can't be loaded: {error}.\nFix: correct CXX, or unset it to use g++ or clang++"
         ) from error
 
 
-def _run(compiler: Compiler, command: list[str]) -> str | None:
+def nothing_runs(folder: Path, said: str = "") -> bool:
+    """By the file system's flag, or by the words of the loader where there is no such flag."""
+    flag = getattr(os, "ST_NOEXEC", 0)
+    words = ("failed to map segment", "not permitted")
+    return bool(os.statvfs(folder).f_flag & flag) or any(word in said for word in words)
+
+
+def _run(compiler: Compiler, command: list[str], task: str) -> str | None:
     """The compiler's complaint, or None if it succeeded."""
+    seconds = waiting.limit()
     try:
-        result = subprocess.run(command, capture_output=True, text=True)
+        status, said = waiting.run(command, task, seconds)
+    except TimeoutError:
+        raise BuildError(
+            f"the compiler '{compiler.command[0]}' (from {compiler.origin}) has not ended within "
+            f"{seconds:.0f} s, and was stopped.\nCommand: {shlex.join(command)}\n"
+            f"Fix: correct CXX, or set {waiting.LIMIT_VARIABLE} to more seconds"
+        ) from None
     except OSError as error:
         raise BuildError(
             f"the compiler '{compiler.command[0]}' (from {compiler.origin}) can't be run: "
             f"{error.strerror}.\nFix: correct CXX, or unset it to use g++ or clang++"
         ) from error
-    return result.stderr if result.returncode else None
+    return said if status else None
 
 
 def _refusal(
@@ -190,20 +207,6 @@ def equations_of(source: str) -> str:
     """The recurrence and the Jacobian, from the head of an emitted text."""
     head = source.splitlines()[:60]
     return "\n".join(line.removeprefix("// ") for line in head if line.startswith("//   "))
-
-
-def _trim(folder: Path, keep: Path) -> None:
-    """Delete the least recently used libraries beyond the limit."""
-    found = []
-    for file in folder.glob("*.so"):
-        with contextlib.suppress(FileNotFoundError):  # another process trims as well
-            found.append((file.stat(), file))
-    total = 0
-    for stat, file in sorted(found, key=lambda pair: pair[0].st_atime, reverse=True):
-        total += stat.st_size
-        if total > CACHE_LIMIT and file != keep:
-            for suffix in (".so", ".cpp"):
-                file.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @functools.cache

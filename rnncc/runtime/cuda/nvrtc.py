@@ -5,6 +5,7 @@ For people and tests that look at kernels. Those that run are compiled by CuPy, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnncc.cache import cache_dir
+from rnncc.cache import cache_dir, exposed, make_cache_dir, write_private
 from rnncc.errors import ArgumentError, BuildError
 from rnncc.runtime.cpu.build import IO_TYPES, equations_of
 
@@ -148,16 +149,23 @@ def _load() -> Any:
 def give_cupy_a_cache() -> None:
     """Call before CuPy is imported: where the home can't be written, its import would fail.
 
-    Sets CUPY_CACHE_DIR to a folder of rnncc's cache then; leaves a value that was given.
+    Sets CUPY_CACHE_DIR to a folder of rnncc's cache then, and where others can write to CuPy's own;
+    leaves a value that was given.
     """
     if "CUPY_CACHE_DIR" in os.environ:
         return
     try:
         folder = Path.home() / ".cupy" / "kernel_cache"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        usable = not exposed(folder)
     except (OSError, RuntimeError):
+        usable = False
+    if not usable:
+        with contextlib.suppress(OSError):
+            make_cache_dir()
         os.environ["CUPY_CACHE_DIR"] = str(cache_dir() / "cupy")
 
 
@@ -220,10 +228,10 @@ def refusal(name: str, source: str, dtype: str, arch: str, flags: tuple[str, ...
 def _keep(name: str, source: str, dtype: str) -> Path | str:
     """Save the refused text, and say where."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:20]
-    path = cache_dir() / f"{name}-{dtype}-{digest}.cu"
+    file = f"{name}-{dtype}-{digest}.cu"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source, encoding="utf-8")
+        path = make_cache_dir() / file
+        write_private(path, source.encode())
     except OSError as error:
-        return f"not saved, {path} can't be written: {error.strerror}"
+        return f"not saved, {cache_dir() / file} can't be written: {error.strerror}"
     return path

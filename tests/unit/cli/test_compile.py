@@ -8,6 +8,7 @@ import torch
 
 from rnncc.cli import main
 from rnncc.cli.compile import SeveralError, import_line
+from rnncc.cli.importable import STAND_INS
 from rnncc.errors import BuildError, LoadError
 from tests.support.command_line import COUPLED, LOUD, call, data, good, refused, written
 
@@ -45,6 +46,25 @@ def test_a_failed_compile_leaves_the_old_output_in_place() -> None:
     refused(1, "compile", "mix.py")
     assert written("generated/mix") == before
     assert [path.name for path in Path("generated").iterdir()] == ["mix"]
+
+
+def test_a_module_that_does_not_run_never_takes_the_old_ones_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good("compile", "elman")
+    before = written("generated/elman")
+    monkeypatch.setattr("rnncc.codegen.escape.docstring", lambda _: '"""')
+    message = refused(1, "compile", "elman")
+    assert "the generated module can't be imported, so the old one stays: SyntaxError: " in message
+    assert "Fix: this is a bug in rnncc; report it with the cell's file" in message
+    assert written("generated/elman") == before
+    assert [path.name for path in Path("generated").iterdir()] == ["elman"]
+
+
+def test_the_module_is_run_with_all_that_it_imports() -> None:
+    from rnncc import generated
+
+    assert sorted(vars(STAND_INS["rnncc.generated"])) == sorted(generated.__all__)
 
 
 def test_one_cell_that_fails_does_not_stop_the_others() -> None:

@@ -56,6 +56,16 @@ def test_show_without_a_stage_says_what_a_cell_is_and_how_to_use_it() -> None:
     )
 
 
+def test_show_says_which_inputs_a_layer_is_given() -> None:
+    Path("masked.py").write_text(
+        "from rnncc import Input, State, cell\n\n\n@cell\n"
+        "def masked(h: State, x: Input, mask: Input(projected=False)):\n    return mask * h + x\n"
+    )
+    lines = good("show", "masked.py").splitlines()
+    assert "  mask  input, given  [B, T, N]  given at each step, like uniform(0, 1)" in lines
+    assert "  y, h = layer(x, mask=mask)" in lines
+
+
 def test_show_has_the_units_of_the_docstring_and_what_inputs_are_like() -> None:
     Path("membrane.py").write_text(UNITS)
     found = data("show", "membrane.py", "--set", "tau=7")

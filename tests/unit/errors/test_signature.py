@@ -60,11 +60,18 @@ SIGNATURES = {
         "return h * reset + x",
     ),
     "a layer's argument as a shared input": bad_argument(
-        "the shared argument 'x' has the name of an argument of the layer",
-        "A layer takes shared inputs by name, beside its own state, x.",
+        "the input 'x' is given to a layer by name, and has that of a layer's argument",
+        "A layer takes it beside its own x, state, self.",
         "rename it, for example 'x_'",
         "h: State, x: Input(shared=True)",
         "return h * x",
+    ),
+    "a layer's argument as a given input of each channel": bad_argument(
+        "the input 'state' is given to a layer by name, and has that of a layer's argument",
+        "A layer takes it beside its own x, state, self.",
+        "rename it, for example 'state_'",
+        "h: State, state: Input(projected=False)",
+        "return h * state",
     ),
     "*args": bad_argument(
         "the signature has *rest",
@@ -136,6 +143,16 @@ SIGNATURES = {
         "h: State, x: Input, k=float('nan')",
         "return h * k + x",
     ),
+    "a default beyond float64": bad_argument(
+        "the default of 'k' is ~10**400",
+        "A default makes an argument a compile-time constant, a finite number.",
+        "a number, or no default and a role",
+        "h: State, x: Input, k=10**400",
+        "return h * k + x",
+    ),
+    "a start beyond float64": bad_init(
+        "'h' has init=~10**5000", "h: State(init=10**5000), x: Input, a: Param", "State"
+    ),
     "an annotation that fails": bad_argument(
         "an annotation can't be evaluated: NameError: name 'Nope' is not defined",
         "Annotations are State, Input, Param or Matrix, imported from rnncc.",
@@ -199,7 +216,7 @@ SIGNATURES = {
     "a bias of what is not projected": bad_argument(
         "'dt' has a bias, but is given to the layer by name, not projected",
         "bias= is the init of the projection's bias, so it needs a projected input.",
-        "Input(shared=True, projected=True, bias=...), or no bias",
+        "Input(projected=True, bias=...), with shared=True where it is, or no bias",
         "h: State, dt: Input(shared=True, bias=constant(1)), a: Param",
         "return a * h + dt",
     ),
@@ -209,11 +226,18 @@ SIGNATURES = {
         "typical=uniform(-1, 1)",
         "h: State, x: Input(typical=spaced(0, 1)), a: Param",
     ),
-    "projected without shared": bad_argument(
-        "'x' has projected=True without shared=True",
-        "A layer always computes a per-channel input from x; projected= is for shared inputs.",
-        "Input, or Input(shared=True, projected=True)",
-        "h: State, x: Input(projected=True), a: Param",
+    "a bias of a given input of each channel": bad_argument(
+        "'mask' has a bias, but is given to the layer by name, not projected",
+        "bias= is the init of the projection's bias, so it needs a projected input.",
+        "Input(projected=True, bias=...), with shared=True where it is, or no bias",
+        "h: State, mask: Input(projected=False, bias=constant(1)), a: Param",
+        "return a * h + mask",
+    ),
+    "projected by a number": bad_argument(
+        "'x' has projected=1",
+        "projected must be True or False.",
+        "Input(projected=True)",
+        "h: State, x: Input(projected=1), a: Param",
     ),
     "a cell with a reserved name": Case(
         "the cell's name is a reserved word of C++ or CUDA",

@@ -29,17 +29,37 @@ FLOAT = "float(...) for a single number, or an argument annotated Param"
 CONDITION = "A comparison is a condition, not a value."
 NO_CONDITION = "where(condition, 1.0, 0.0), or spike(u) where a gradient should pass"
 MATRIX = "A Matrix mixes channels: R @ h, the matrix on the left."
+FIRST = """
+from rnncc.lang.trace import trace
+kept = []
+@cell
+def first(h: State, q: Input):
+    kept.extend([q, q > 0])
+    return h + q
+trace(first)
+"""
 FINITE = "Constants of a cell are finite numbers."
 QUOTIENTS = "floor(a / b) for a // b, a - b * floor(a / b) for a % b"
 
 
-def numberless(seen: str, body: str, before: str = "") -> Case:
-    return Case(f"{seen} is applied to a symbol", NUMBERLESS, OWN_FUNCTIONS, body, before=before)
+def numberless(seen: str, body: str, before: str = "", line: int = BODY_LINE) -> Case:
+    text = f"{seen} is applied to a symbol"
+    return Case(text, NUMBERLESS, OWN_FUNCTIONS, body, before=before, line=line)
 
 
-def branch(seen: str, body: str) -> Case:
+def branch(seen: str, body: str, line: int = BODY_LINE) -> Case:
     text = f"Python decides on '{seen}' (if, while, and, or, not)"
-    return Case(text, BRANCH, USE_WHERE, body)
+    return Case(text, BRANCH, USE_WHERE, body, line=line)
+
+
+def foreign(body: str, symbol: str = "q") -> Case:
+    return Case(
+        f"'{symbol}' is a symbol of another cell",
+        "A cell computes with its own arguments, and is traced afresh each time.",
+        "give the cell an argument of its own, and don't store symbols outside its body",
+        body,
+        before=FIRST,
+    )
 
 
 def operand(kind: str, body: str, before: str = "", fix: str = FLOAT) -> Case:
@@ -210,6 +230,43 @@ SYMBOLS = {
         "The slope is a compile-time number.",
         "give the cell an argument with a numeric default: slope=25.0",
         "return spike(h, slope=a) + x",
+    ),
+    "overflow at compile time": Case(
+        "exp(1000) is no finite number",
+        FINITE,
+        "check the arithmetic on constants in this line",
+        "return exp(1000) * h + x",
+    ),
+    "no value at compile time": Case(
+        "sqrt(-1) is no finite number",
+        FINITE,
+        "check the arithmetic on constants in this line",
+        "return sqrt(-1) * h + a * x",
+    ),
+    "a whole number too large": Case(
+        "the constant ~10**400 is not finite",
+        FINITE,
+        "a large finite number, such as 1e30",
+        "return h * 10**400 + x",
+    ),
+    "a whole number that Python doesn't write": Case(
+        "the constant ~10**5000 is not finite",
+        FINITE,
+        "a large finite number, such as 1e30",
+        "return h * 10**5000 + x",
+    ),
+    "a symbol of another cell": foreign("return a * h + x + kept[0]"),
+    "a condition of another cell": foreign("return where(kept[1], a * h, x)", "q > 0"),
+    "a negated symbol of another cell": foreign("return a * h + x - -kept[0]"),
+    "a refusal that is caught": branch(
+        "h > 0",
+        "try:\n    y = x if h > 0 else a\nexcept Exception:\n    y = x\nreturn y",
+        BODY_LINE + 1,
+    ),
+    "a refusal that becomes another exception": numberless(
+        "a function that needs a number (math.*, float)",
+        "try:\n    return float(h)\nexcept Exception:\n    raise ValueError('mine')",
+        line=BODY_LINE + 1,
     ),
     "a shift by a symbol": numberless(
         "a function that needs a number (math.*, float)", "return shift(h, x) * a"

@@ -69,10 +69,17 @@ TRACES = {
         "return a * h + x / (h - h)",
     ),
     "overflow of constants": Case(
-        "'h_next' is 1.0e+309*a*h + x",
+        "'h_next' is a*h + 2.02402253307311e+323*x",
         FINITE,
         "check the arithmetic on constants in this line",
-        "return h * a * 1e308 * 10 + x",
+        "return h * a + x / 5e-324",
+    ),
+    "a namedtuple of other fields": Case(
+        "the state 'h' is never assigned",
+        "The returned namedtuple has the fields v, z.",
+        'return {"h": ..., ...} with the next value of every state',
+        "return Pair(a * h, x)",
+        before="from collections import namedtuple\nPair = namedtuple('Pair', 'v z')\n",
     ),
     # --- the author's own exceptions ---
     "an unknown function": raw(
@@ -93,10 +100,6 @@ TRACES = {
         "RecursionError: maximum recursion depth exceeded",
         "return deep(h) * a + x",
         before="def deep(v):\n    return deep(v) + 1\n",
-    ),
-    "overflow at compile time": raw("OverflowError: math range error", "return exp(1000) * h + x"),
-    "an integer too large": raw(
-        "OverflowError: int too large to convert to float", "return h * 10**400 + x"
     ),
     # --- names ---
     "a C++ keyword": bad_name("double", "is a reserved word of C++ or CUDA", "double_"),

@@ -1,5 +1,5 @@
 // Generated from rnncc/ir/abi.py by make golden; don't edit.
-// Version b968136cf249, as cell.json holds it.
+// Version 66decdd9d424, as cell.json holds it.
 #pragma once
 
 #include "cell.h"
@@ -32,7 +32,8 @@ struct View {
 struct Status {
   // over all segments, 1 for one pass over time
   double sweeps;
-  // the largest at a border of segments, relative to max(1, |state|)
+  // the largest change of a segment's initial state that the last scan asked for, relative to the
+  // state's own size
   double mismatch;
   // 0 if neighbours don't agree within the tolerance
   double converged;
@@ -74,10 +75,10 @@ struct Args {
   int64_t sweeps;
   // not 0: use all sweeps, however slowly states are forgotten
   int64_t patient;
-  // of neighbouring segments, relative to max(1, |state|)
+  // of neighbouring segments, relative to the state's own size
   double tolerance;
-  // the same before a scan has rounded anything
-  double guess_tolerance;
+  // a correction after which they agree, the same way
+  double settled;
   // C++: runs of a tile. CUDA: warps of a block, each of 32 / columns runs
   int64_t rows;
   // groups of a tile, or of a warp
@@ -162,6 +163,10 @@ struct Args {
   real* ends;
   // [runs, kStates * kStates, groups]
   real* products;
+  // [runs, kStates, groups], sizes over the last steps of a run
+  real* peaks;
+  // [runs, kStates, groups], gradients of the initial state
+  real* initials;
   // [batch, 2], then a flag for each run
   double* verdicts;
   // [runs, params, groups]
@@ -180,6 +185,6 @@ constexpr int kInputWords = 8 * Cell::kInputTensors;
 constexpr int kParamWords = 2 * Cell::kParamTensors;
 constexpr int kOutputWords = 8 * Cell::kOutputTensors;
 constexpr int kStateWords = 8 * Cell::kStateTensors;
-static_assert(sizeof(Args) == 8 * (71 + kInputWords + kParamWords + kOutputWords + kStateWords));
+static_assert(sizeof(Args) == 8 * (73 + kInputWords + kParamWords + kOutputWords + kStateWords));
 
 }  // namespace rnncc

@@ -15,6 +15,11 @@ template <typename T> RNNCC_FN T relu(T x) { return x < T(0) ? T(0) : x; }
 template <typename T> RNNCC_FN T sign(T x) { return x > T(0) ? T(1) : (x < T(0) ? T(-1) : x); }
 template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <= T(0) ? T(0) : x); }
 
+// A gradient that nothing asked for, which is not walked: -0, where one of weight 0 is 0.
+template <typename T> RNNCC_FN bool absent(T gradient) {
+  return bits_of(gradient) == bits_of(T(-0.0));
+}
+
 template <typename T> RNNCC_FN T maximum(T a, T b) {
   T larger = a > b ? a : b;  // b when either is NaN
   return a == a ? larger : a;

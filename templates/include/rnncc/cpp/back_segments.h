@@ -5,7 +5,8 @@
 // how a gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's
 // derivative holds here too). Where the first few steps after a segment let next to nothing of a
 // later gradient through, their own is the gradient at its end; otherwise a walk over all segments
-// and a scan give it.
+// and a scan give it. Then all segments are walked from these gradients, and compared at their
+// borders with what the segment after each comes to: another scan says what is still missing there.
 #pragma once
 
 #include "rnncc/cpp/segments.h"
@@ -44,6 +45,9 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
   const Args& a = pass.args;
   const bool whole = pass.cut.whole;
   const Tile t(pass, index);
+  bool any = whole;
+  for (int64_t r = 0; !whole && r < t.rows; ++r) any = any || moved(a, t.run + r) != 0;
+  if (!any) return;
   WalkBack walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r) {
     if (!whole) load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.g);
@@ -56,8 +60,13 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
       for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
         walk.g_initial[s * kRow + c] += walk.g[s * kRow + c];
-    if (whole) store_states(a, t, r, walk.g_initial, a.dh0);
-    else store_run(a, t, r, run, Lanes::kStates, walk.g_initial, a.ends);
+    if (whole) {
+      store_states(a, t, r, walk.g_initial, a.dh0);
+    } else {
+      store_run(a, t, r, run, Lanes::kStates, walk.g_initial, a.initials);
+      store_run(a, t, r, run, Lanes::kStates, walk.g, a.ends);
+      store_run(a, t, r, run, Lanes::kStates, walk.peak, a.peaks);
+    }
     for (int k = 0; k < Lanes::kParams; ++k)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
@@ -94,24 +103,23 @@ static void scan_back(const Pass& pass, int64_t b, real*) {
 }
 
 // Whether the gradients in `begins` of a sequence lack next to nothing: the part of the largest
-// gradient that the steps after a segment would let through is small beside their own.
+// gradients that the steps after a segment would let through is small beside their own, for each
+// state.
 static void judge_sequence(const Pass& pass, int64_t b, real* most) {
   const Args& a = pass.args;
   const int64_t first = pass.cut.first_run(a, b), end = pass.cut.first_run(a, b + 1);
-  const int64_t groups = a.groups;
+  const int64_t groups = a.groups, size = Lanes::kStates * groups;
   bool all_there = true;
-  for (int64_t c = 0; c < groups; ++c) most[c] = 0;
-  for (int64_t row = first * Lanes::kStates; row < end * Lanes::kStates; ++row)
-    for (int64_t c = 0; c < groups; ++c) most[c] = larger(most[c], a.begins[row * groups + c]);
+  for (int64_t i = 0; i < size; ++i) most[i] = 0;
   for (int64_t run = first; run < end; ++run)
-    for (int64_t c = 0; c < groups; ++c) {
-      real through = 0, there = 0;
-      for (int64_t k = run * WalkBack::kQ; k < (run + 1) * WalkBack::kQ; ++k)
-        through = larger(through, a.products[k * groups + c]);
-      for (int64_t s = run * Lanes::kStates; s < (run + 1) * Lanes::kStates; ++s)
-        there = larger(there, a.begins[s * groups + c]);
-      if (!forgotten(through, most[c], there)) all_there = false;
-    }
+    for (int64_t i = 0; i < size; ++i) most[i] = larger(most[i], a.begins[run * size + i]);
+  for (int64_t run = first; run < end; ++run)
+    for (int64_t c = 0; c < groups; ++c)
+      for (int s = 0; s < Lanes::kStates; ++s) {
+        const real* const Q = a.products + run * WalkBack::kQ * groups + c;
+        const real there = larger(0, a.begins[run * size + s * groups + c]);
+        if (!forgotten(most_through(Q, most + c, s, groups), there)) all_there = false;
+      }
   a.verdicts[2 * b] = all_there;
 }
 
@@ -121,25 +129,75 @@ static bool all_there(const Args& a) {
   return all;
 }
 
+// All borders of one sequence, last first, after a walk from the gradients in `begins`: adds to them
+// what is missing. Leaves in `verdicts` the largest change. Without `carry` Q is not known.
+static void compare_back(const Pass& pass, int64_t b, real*) {
+  const Args& a = pass.args;
+  const int64_t first = pass.cut.first_run(a, b), last = pass.cut.first_run(a, b + 1) - 1;
+  const int64_t groups = a.groups, size = Lanes::kStates * groups;
+  real worst = 0;
+  for (int64_t run = first; run <= last; ++run) moved(a, run) = 0;
+  for (int64_t c = 0; c < groups; ++c) {
+    BackBorder border = {};
+    for (int64_t run = last; run > first; --run) {
+      const real* const Q = a.products + run * WalkBack::kQ * groups + c;
+      const Side after = {a.ends + run * size + c, a.peaks + run * size + c,
+                          pass.sweep.carry ? Q : nullptr, a.begins + run * size + c};
+      if (border.cross(after, a.begins + (run - 1) * size + c, groups)) moved(a, run - 1) = 1;
+    }
+    worst = larger(worst, border.worst);
+  }
+  a.verdicts[2 * b] = double(worst);
+}
+
+// Walks all segments from the gradients in `begins`, at most `walks` times, until neighbours agree;
+// `known`: Q is. Leaves in `agreed` whether they do; false if there was no memory.
+static bool walk_segments(Pass pass, bool known, int64_t walks, bool* agreed) {
+  const Args& a = pass.args;
+  double before = kNoScan;
+  pass.sweep.carry = known;
+  move_all(a, pass.cut.first_run(a, a.batch));
+  for (int64_t n = 0; n < walks && !*agreed; ++n) {
+    if (in_parallel(pass, backward_tile, Tile::number(pass), WalkBack::space(a))) return false;
+    if (in_parallel(pass, compare_back, a.batch, 1)) return false;
+    double change = 0;
+    for (int64_t b = 0; b < a.batch; ++b)
+      change = a.verdicts[2 * b] > change ? a.verdicts[2 * b] : change;
+    *agreed = agree_back(before, change);
+    before = change;
+  }
+  return true;
+}
+
+// The gradients of all segments; false if there was no memory. `solved`: whether they are right.
+static bool back_segments(const Pass& pass, bool* solved) {
+  const Args& a = pass.args;
+  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
+  Pass warm_up = pass;
+  warm_up.cut.stretch = Stretch::kWarmUpAfter;
+  if (in_parallel(warm_up, alone_tile, tiles, space)) return false;
+  if (in_parallel(pass, judge_sequence, a.batch, Lanes::kStates * a.groups + 64)) return false;
+  if (all_there(a) && !walk_segments(pass, false, 1, solved)) return false;
+  if (*solved || !walks_twice(a)) return true;
+  if (in_parallel(pass, alone_tile, tiles, space)) return false;
+  const int64_t values = pass.cut.first_run(a, a.batch) * WalkBack::kQ;
+  if (!scans_back(a, largest_product(a, values))) return true;
+  if (in_parallel(pass, scan_back, a.batch, 1)) return false;
+  return walk_segments(pass, true, most_walks(a), solved);
+}
+
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
   if (a.segment < a.steps) number_runs(a);
   Pass pass = {a, Cut::into_segments(a)};
-  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
-  if (!pass.cut.whole) {
-    Pass warm_up = pass;
-    warm_up.cut.stretch = Stretch::kWarmUpAfter;
-    if (in_parallel(warm_up, alone_tile, tiles, space)) return 1;
-    if (in_parallel(pass, judge_sequence, a.batch, a.groups + 64)) return 1;
-    if (!all_there(a)) {
-      if (walks_twice(a) && in_parallel(pass, alone_tile, tiles, space)) return 1;
-      const int64_t values = pass.cut.first_run(a, a.batch) * WalkBack::kQ;
-      if (!scans_back(a, largest_product(a, values))) pass.cut = Cut::in_one(a, 0);
-      else if (in_parallel(pass, scan_back, a.batch, 1)) return 1;
-    }
+  bool solved = false;
+  if (!pass.cut.whole && !back_segments(pass, &solved)) return 1;
+  if (!solved) {
+    pass.cut = Cut::in_one(a, 0);
+    const int64_t space = WalkBack::space(a);
+    if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
   }
-  if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
-  if (!pass.cut.whole) reduce_starts(pass);
+  if (solved) reduce_starts(pass);
   reduce_params(pass);
   reduce_shared_inputs(a);
   for (int i = 0; i < Lanes::kInputTensors; ++i) clear_tails(a, a.dx[i]);

@@ -18,7 +18,7 @@ struct WalkBack {
   const Tile& t;
   const int width;
   double* sums;
-  real *p, *dp, *g, *g_initial, *initial, *Q, *held, *zeros, *h, *stored, *inner;
+  real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
 
   static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
@@ -30,7 +30,7 @@ struct WalkBack {
 
   static int64_t space(const Args& a) {
     constexpr int64_t stored = Lanes::kStates + Lanes::kStored;
-    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 3 + kQ + kHeld + 1 +
+    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 4 + kQ + kHeld + 1 +
                              kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
     return (once + stored * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
   }
@@ -45,7 +45,7 @@ struct WalkBack {
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
     g = take(Lanes::kStates), g_initial = take(Lanes::kStates), initial = take(Lanes::kStates);
-    Q = take(kQ), held = take(kHeld), zeros = take(1);
+    peak = take(Lanes::kStates), Q = take(kQ), held = take(kHeld), absent_row = take(1);
     h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     inner = take(Lanes::kStates * blocks(a));
     for (int i = 0; i < Lanes::kInputs; ++i) {
@@ -53,18 +53,23 @@ struct WalkBack {
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
     }
-    for (int i = 0; i < Lanes::kOutputs; ++i)
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+      if (!dy[i].present) fill_absent(dy[i].buffer, kAhead);
+    }
     for (int i = 0; i < Lanes::kStates; ++i)
       dz[i].open(a, a.dz[Lanes::states[i].tensor], Lanes::states[i], t, take(kAhead));
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
+    fill_absent(absent_row, 1);
     for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_initial[i] = 0;
   }
 
-  // Every step of the tile, last first; `alone`: of the gradients only g, and Q.
+  // Every step of the tile, last first; `alone`: of the gradients only g, and Q. Else the largest
+  // gradients of its first steps are in `peak`.
   RNNCC_ONCE void run(bool alone) {
+    clear_sizes(Lanes::kStates, peak);
     constexpr int64_t states = Lanes::kStates * int64_t(kRow);
     for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
          first -= a.checkpoint) {
@@ -87,6 +92,10 @@ struct WalkBack {
   }
 
  private:
+  static void fill_absent(real* rows, int64_t count) {
+    for (int64_t i = 0; i < count * kRow; ++i) rows[i] = real(-0.0);
+  }
+
   static void copy(const real* from, real* to) {
     for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
   }
@@ -131,6 +140,7 @@ struct WalkBack {
         hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
       }
       if (a.reset) reset(step, false);
+      if (step < kTail) note_sizes(Lanes::kStates, g, peak);
       for (int i = 0, shared = 0; i < Lanes::kInputs; ++i)
         if (!Lanes::inputs[i].stride) reduce_shared(shared++, step, dx_rows[i].at);
       shift(x_rows, x, Lanes::kInputs, -1), shift(dx_rows, dx, Lanes::kInputs, -1);
@@ -151,7 +161,7 @@ struct WalkBack {
     for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
-      no_dy[i] = {zeros, t.blocks};
+      no_dy[i] = {absent_row, t.blocks};
     }
     for (int64_t k = count - 1; k >= 0; --k) {
       for (int q = 0; q <= Lanes::kFed; ++q) {

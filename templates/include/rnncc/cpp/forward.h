@@ -9,11 +9,11 @@ namespace rnncc {
 struct Walk {
   const Args& a;
   const Tile& t;
-  real *p, *h, *next, *initial, *stored, *M, *M_next, *J;
+  real *p, *h, *next, *initial, *stored, *M, *M_next, *J, *peak;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs], z[Lanes::kStates];
 
   static int64_t space() {
-    return (Lanes::kParams + 3 * Lanes::kStates + Lanes::kStored + 2 * Lanes::kProducts +
+    return (Lanes::kParams + 4 * Lanes::kStates + Lanes::kStored + 2 * Lanes::kProducts +
             Lanes::kStates * Lanes::kStates + kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
            int64_t(kRow);
   }
@@ -27,7 +27,7 @@ struct Walk {
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
     initial = take(Lanes::kStates), stored = take(Lanes::kStored);
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
-    J = take(Lanes::kStates * Lanes::kStates);
+    J = take(Lanes::kStates * Lanes::kStates), peak = take(Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
       x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kOutputs; ++i)
@@ -39,8 +39,9 @@ struct Walk {
   }
 
   // Every step of the tile; `write` outputs and checkpoints, `carry` along in M the product of the
-  // step Jacobians. Neither: write the Jacobians themselves.
-  RNNCC_ONCE void run(bool write, bool carry) {
+  // step Jacobians. Neither: write the Jacobians themselves. With `sizes` the largest states of the
+  // last steps are in `peak`.
+  RNNCC_ONCE void run(bool write, bool carry, bool sizes = false) {
     const bool saves = write && a.saved;
     // all runs save at once, next at step `due`
     const bool in_phase = a.segment % a.checkpoint == 0 || a.segment >= a.steps;
@@ -50,17 +51,20 @@ struct Walk {
     for (const Stream& stream : z) plain = plain && !(write && stream.present);
     for (int i = 0; i < Lanes::kInputs; ++i) direct = direct && x[i].direct;
     for (int i = 0; i < Lanes::kOutputs; ++i) direct = direct && y[i].direct;
-    const int64_t most = direct ? t.steps : kAhead;
+    const int64_t most = direct ? t.steps : kAhead, tail = sizes ? t.steps - kTail : t.steps;
+    clear_sizes(Lanes::kStates, peak);
     for (int64_t first = 0, end; first < t.steps; first = end) {
       end = first + most < t.steps ? first + most : t.steps;
       for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, end - first);
       for (int64_t step = first, stop; step < end; step = stop) {
         if (a.reset) restart(step, Lanes::kStates, initial, h);
         if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.checkpoint;
-        stop = !plain ? step + 1 : saves && due < end ? due : end;
+        stop = !plain || step >= tail ? step + 1 : saves && due < end ? due : end;
+        if (step < tail && stop > tail) stop = tail;
         if (write && !carry) take_steps(first, step, stop);
         else take_steps_with_J(first, step, stop, write, carry);
         if (!t.even) hold_ended(t, step, Lanes::kStates, next, h);
+        if (step >= tail) note_sizes(Lanes::kStates, h, peak);
         for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(h + i * kRow, step);
       }
       for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(first, end - first);

@@ -50,9 +50,10 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   Walk walk(a, t, space);
   for (int64_t r = 0; r < t.rows; ++r)
     load_run(a, t, r, t.run + r, Lanes::kStates, a.begins, walk.h);
-  walk.run(pass.sweep.write, pass.sweep.carry);
+  walk.run(pass.sweep.write, pass.sweep.carry, !is_newton(a));
   for (int64_t r = 0; r < t.rows; ++r) {
     store_run(a, t, r, t.run + r, Lanes::kStates, walk.h, a.ends);
+    store_run(a, t, r, t.run + r, Lanes::kStates, walk.peak, a.peaks);
     if (pass.sweep.carry) store_run(a, t, r, t.run + r, Lanes::kProducts, walk.M, a.products);
   }
 }
@@ -71,9 +72,9 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
   moved(a, first) = 0;
   for (int64_t i = 1; i < runs; ++i) {
-    const int64_t run = first + i;
-    const real* e = a.ends + (run - 1) * Lanes::kStates * groups;
-    const real* M = a.products + (run - 1) * Lanes::kProducts * groups;
+    const int64_t run = first + i, before = (run - 1) * Lanes::kStates * groups;
+    const real* M =
+        pass.sweep.picard ? nullptr : a.products + (run - 1) * Lanes::kProducts * groups;
     real* s = a.begins + run * Lanes::kStates * groups;
     real worst = 0;
     bool changed = false;
@@ -81,13 +82,14 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
       Border border;
       for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
       border.worst = worst;
-      changed =
-          border.cross(e + c, M + c, s + c, groups, pass.sweep.picard, is_newton(a)) || changed;
+      const Side side = {a.ends + before + c, a.peaks + before + c, M ? M + c : M,
+                         a.begins + before + c};
+      changed = border.cross(side, s + c, groups, is_newton(a)) || changed;
       worst = border.worst;
       for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
     }
     moved(a, run) = changed;
-    if (!agree(a, pass.sweep, worst) && bad == kNone) bad = solved_before(pass.sweep, i);
+    if (!agree(a, pass.before, worst) && bad == kNone) bad = solved_before(pass.sweep, i);
     worst_of_all = larger(worst_of_all, worst);
   }
   a.verdicts[2 * b] = double(worst_of_all);
@@ -100,9 +102,10 @@ static void move_all(const Args& a, int64_t runs) {
 }
 
 // Runs all segments and compares them at their borders; false if there was no memory. `solved`: how
-// many segments of every sequence are within tolerance.
-static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
-  const Pass pass = {a, Cut::into_segments(a), sweep};
+// many segments of every sequence are within tolerance. `change`: the largest of the scan before, and
+// then of the one after.
+static bool sweep_once(const Args& a, const Sweep& sweep, double* change, int64_t* solved) {
+  const Pass pass = {a, Cut::into_segments(a), sweep, *change};
   double worst = 0;
   if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
   if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
@@ -112,7 +115,7 @@ static bool sweep_once(const Args& a, const Sweep& sweep, int64_t* solved) {
     if (a.verdicts[2 * b] > worst) worst = a.verdicts[2 * b];
     if (bad < double(*solved)) *solved = int64_t(bad);
   }
-  a.status->sweeps += 1, a.status->mismatch = worst;
+  a.status->sweeps += 1, a.status->mismatch = worst, *change = kept_change(sweep, worst);
   return true;
 }
 
@@ -131,14 +134,14 @@ static bool guess(const Args& a, int64_t runs, double* left) {
 static bool solve_segments(const Args& a, int64_t* solved) {
   number_runs(a);
   const int64_t segments = segments_of(a), runs = Cut::into_segments(a).first_run(a, a.batch);
-  double left = 0;
+  double left = 0, change = kNoScan;
   if (!guess(a, runs, &left)) return false;
   a.status->sweeps = 0, *solved = 0;
   for (int64_t number = 0; *solved < segments; ++number) {
     const Sweep sweep = sweep_after(a, left, number);
     if (!sweep.runs) break;
     if (sweep.all) move_all(a, runs);
-    if (!sweep_once(a, sweep, solved)) return false;
+    if (!sweep_once(a, sweep, &change, solved)) return false;
   }
   a.status->converged = *solved == segments;
   if (is_newton(a)) *solved = segments;

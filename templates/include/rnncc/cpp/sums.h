@@ -14,7 +14,7 @@ static void reduce_starts(const Pass& pass) {
       for (int64_t c = 0; c < a.groups; ++c) {
         real sum = 0;
         for (int64_t run = pass.cut.first_run(a, b); run < pass.cut.first_run(a, b + 1); ++run)
-          sum += a.ends[(run * Lanes::kStates + s) * a.groups + c];
+          sum += a.initials[(run * Lanes::kStates + s) * a.groups + c];
         a.dh0[(slot.tensor * a.batch + b) * channels + slot.offset + c * slot.stride] = sum;
       }
     }

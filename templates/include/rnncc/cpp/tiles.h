@@ -56,6 +56,7 @@ struct Pass {
   const Args& args;
   Cut cut;
   Sweep sweep = {};
+  double before = kNoScan;  // the largest change of the scan before
 };
 
 struct Tile {
@@ -190,8 +191,8 @@ struct Stream {
     if (direct) apart = time;
   }
 
-  // Brings in the rows of at most kAhead steps, unless they are direct; of an absent gradient they
-  // stay 0.
+  // Brings in the rows of at most kAhead steps, unless they are direct; those of an absent
+  // gradient stay as they are.
   RNNCC_ONCE void load(int64_t first, int64_t count) const {
     if (!direct && present) each<get>(first, count, buffer);
   }

@@ -5,7 +5,8 @@
 // how a gradient passes through the stretch (Q, by the adjoint itself, so that a surrogate's
 // derivative holds here too). Where the first few steps after a segment let next to nothing of a
 // later gradient through, their own is the gradient at its end; otherwise a walk over all segments
-// and a scan give it.
+// and a scan give it. Then all segments are walked from these gradients, and compared at their
+// borders with what the segment after each comes to: another scan says what is still missing there.
 #pragma once
 
 #include "rnncc/cuda/backward.h"
@@ -13,12 +14,22 @@
 
 namespace rnncc {
 
-// Note 0 says whether gradients at the ends of segments are missing yet, note 1 how large Q is.
+// Note 0 says whether gradients at the ends of segments are missing yet, note 1 how large Q is, and
+// each one after it whether neighbours disagree after a walk, and by how much.
 RNNCC_FN bool missing(const Args& a) { return note_of(a, 0)->bad != kNone; }
+
+RNNCC_FN const Note* note_of_walk(const Args& a, int64_t number) { return note_of(a, 2 + number); }
+
+// Whether a walk over segments is needed.
+RNNCC_FN bool walks(const Args& a, int64_t number) {
+  if (whole(a) || (missing(a) && !scans_back(a, size_of(note_of(a, 1))))) return false;
+  return number == 0 || (missing(a) && note_of_walk(a, number - 1)->bad != kNone);
+}
 
 // One pass over time is left.
 RNNCC_FN bool not_by_segments(const Args& a) {
-  return whole(a) || (missing(a) && !scans_back(a, size_of(note_of(a, 1))));
+  if (!walks(a, 0)) return true;
+  return note_of_walk(a, missing(a) ? most_walks(a) - 1 : 0)->bad != kNone;
 }
 
 // Each stretch alone: the steps after each segment (warm-up), or the segments themselves (sweep).
@@ -44,29 +55,27 @@ RNNCC_FN void alone(const Args& a) {
 }
 
 // Whether the gradients in `begins` of a sequence lack next to nothing: the part of the largest
-// gradient that the steps after a segment would let through is small beside their own.
+// gradients that the steps after a segment would let through is small beside their own, for each
+// state.
 RNNCC_FN void judge(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
   Run r;
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
   const int64_t first = first_run(a, r.sequence), end = first_run(a, r.sequence + 1);
-  real most = 0, g[Cell::kStates], Q[kQ + 1];
+  real most[Cell::kStates] = {}, g[Cell::kStates], Q[kQ + 1];
   bool all_there = true;
   for (int64_t run = first; run < end; ++run) {
     load_run(a, r, run, Cell::kStates, a.begins, g);
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) most = larger(most, g[s]);
+    for (int s = 0; s < Cell::kStates; ++s) most[s] = larger(most[s], g[s]);
   }
   for (int64_t run = first; run < end; ++run) {
-    real through = 0, there = 0;
     load_run(a, r, run, Cell::kStates, a.begins, g);
     load_run(a, r, run, kQ, a.products, Q);
 #pragma unroll
-    for (int q = 0; q < kQ; ++q) through = larger(through, Q[q]);
-#pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) there = larger(there, g[s]);
-    if (!forgotten(through, most, there)) all_there = false;
+    for (int s = 0; s < Cell::kStates; ++s)
+      if (!forgotten(most_through(Q, most, s, 1), larger(0, g[s]))) all_there = false;
   }
   note_bad(note_of(a, 0), all_there ? kNone : 0);
 }
@@ -90,7 +99,7 @@ RNNCC_FN void pass_through(const real* e, const real* Q, real* g) {
 // The gradient at the end of each segment of a sequence, last first.
 RNNCC_FN void scan_back(const Args& a) {
   constexpr int kQ = WalkBack::kQ;
-  if (!missing(a) || not_by_segments(a)) return;
+  if (!missing(a) || !walks(a, 0)) return;
   Run r;
   r.place(a, a.batch, a.columns);
   r.sequence = r.index;
@@ -120,15 +129,78 @@ RNNCC_FN void scan_back(const Args& a) {
   }
 }
 
+// All borders of a sequence, last first, after a walk from the gradients in `begins`: adds to them
+// what is missing.
+RNNCC_FN void compare_back(const Args& a) {
+  constexpr int kQ = WalkBack::kQ, kStates = Cell::kStates;
+  if (!walks(a, a.round)) return;
+  Run r;
+  r.place(a, a.batch, a.columns);
+  r.sequence = r.index;
+  const int64_t first = first_run(a, r.sequence);
+  const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
+  const bool known = missing(a);
+  const double before = a.round ? size_of(note_of_walk(a, a.round - 1)) : kNoScan;
+  BackBorder border = {};
+  real g_after[kStates] = {};
+  if (end > first) load_run(a, r, end - 1, kStates, a.begins, g_after);
+  Queue<3 * kStates + kQ> queue;
+  queue.open();
+  const auto fetch = [&](int64_t run) {
+    if (run > first) {
+      queue.template copy<kStates>(0, run_at(a, r, run, kStates, a.ends), a.groups);
+      queue.template copy<kStates>(kStates, run_at(a, r, run, kStates, a.peaks), a.groups);
+      queue.template copy<kStates>(2 * kStates, run_at(a, r, run - 1, kStates, a.begins), a.groups);
+      queue.template copy<kQ>(3 * kStates, run_at(a, r, run, kQ, a.products), a.groups);
+    }
+    queue.turn();
+  };
+#pragma unroll 1
+  for (int n = 1; n <= queue.kFilled; ++n) fetch(end - n);
+#pragma unroll 1
+  for (r.index = end - 1; r.index > first;) {
+    real e[kStates], peak[kStates], g[kStates], Q[kQ + 1];
+    queue.wait();
+    fetch(r.index - queue.kFilled);
+    queue.template read<kStates>(0, e);
+    queue.template read<kStates>(kStates, peak);
+    queue.template read<kStates>(2 * kStates, g);
+    queue.template read<kQ>(3 * kStates, Q);
+    const bool changed = border.cross({e, peak, known ? Q : nullptr, g_after}, g, 1);
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) g_after[s] = g[s];
+    --r.index;
+    if (!changed) continue;
+    store_run(a, r, kStates, g, a.begins);
+    if (r.active) *moved(a, r.index, a.round + 1) = 1;
+  }
+  const bool agreed = agree_back(before, border.worst);
+  note_size(note_of(a, 2 + a.round), border.worst);
+  note_bad(note_of(a, 2 + a.round), agreed ? kNone : 0);
+}
+
+// What a walk over a segment leaves for the borders, and for the gradient of the initial state.
+RNNCC_FN void store_walk(const Args& a, const Run& r, const WalkBack& walk) {
+  store_run(a, r, Cell::kStates, walk.g_initial, a.initials);
+  store_run(a, r, Cell::kStates, walk.g, a.ends);
+  store_run(a, r, Cell::kStates, walk.peak, a.peaks);
+}
+
 // The walk that writes gradients: over whole sequences, or over segments whose ends are known.
 RNNCC_FN void backward(const Args& a) {
   const bool sequences = a.stage == Stage::kRest;
-  if (sequences != not_by_segments(a)) return;
-  const Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
+  if (sequences ? !not_by_segments(a) : !walks(a, a.round)) return;
+  Run r = sequences ? Run::rest(a, 0) : Run::segment(a, Stretch::kSegment);
+  if (!sequences) {
+    // lanes that share a run add up gradients of shared inputs, active or not
+    const bool due = a.round == 0 || *moved(a, r.index, a.round);
+    if (r.active) *moved(a, r.index, a.round + 1) = 0;
+    if (!due) r.count = 0, r.active = false;
+  }
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
   walk.open(a, r, sequences ? a.whole_columns : a.columns);
-  walk.sums.open(blockDim.y * WalkBack::Feed::Blocks::kBytes);
+  walk.open_sums(a, r, blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
   else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
   walk.run<false>(a, r);
@@ -136,7 +208,7 @@ RNNCC_FN void backward(const Args& a) {
   for (int s = 0; s < Cell::kStates; ++s)
     if (r.first == 0) walk.g_initial[s] += walk.g[s];
   if (sequences) store_states(a, r, walk.g_initial, a.dh0);
-  else store_run(a, r, Cell::kStates, walk.g_initial, a.ends);
+  else store_walk(a, r, walk);
 #pragma unroll
   for (int k = 0; k < Cell::kParams; ++k)
     if (r.active) a.param_sums[(r.index * Cell::kParams + k) * a.groups + r.group] = walk.sums[k];

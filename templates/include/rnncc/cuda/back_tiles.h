@@ -21,18 +21,76 @@ RNNCC_FN void alone_in_block(const Args& a, const Run& r, const WalkBack::Values
 }
 
 // The gradient at the end of each segment of a tile, last first; g is the one after the tile, and
-// becomes the one before it.
-RNNCC_FN void pass_borders(int used, const Shelf& ends, const Shelf& through, const Shelf& given,
+// becomes the one before it. Returns whether so much comes through the segments that what rounding
+// made of Q may add up.
+RNNCC_FN bool pass_borders(int used, const Shelf& ends, const Shelf& through, const Shelf& given,
                            real* g) {
   constexpr int kQ = WalkBack::kQ;
+  real peak[Cell::kStates] = {};
+  bool adds_up = false;
   for (int i = used - 1; i >= 0; --i) {
-    real e[Cell::kStates], Q[kQ + 1];
+    real e[Cell::kStates], Q[kQ + 1], after[Cell::kStates];
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) given(i, s) = g[s], e[s] = ends(i, s);
+    for (int s = 0; s < Cell::kStates; ++s) given(i, s) = after[s] = g[s], e[s] = ends(i, s);
 #pragma unroll
     for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
     pass_through(e, Q, g);
+    note_sizes(g, peak, 1);
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s)
+      adds_up = adds_up || 2 * most_through(Q, after, s, 1) > peak[s];
   }
+  return adds_up;
+}
+
+// After a walk from these gradients, what is still missing: `g` becomes the one before the tile.
+// Returns the largest change.
+RNNCC_FN real compare_borders(int used, const Shelf& ends, const Shelf& through, const Shelf& given,
+                              real* g) {
+  constexpr int kQ = WalkBack::kQ;
+  BackBorder border = {};
+  real e[Cell::kStates], Q[kQ + 1], after[Cell::kStates], peak[Cell::kStates] = {};
+  const Side side = {e, peak, Q, after};
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) after[s] = given(used - 1, s);
+  for (int i = used - 1; i >= 0; --i) {
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) e[s] = ends(i, s), g[s] = i ? given(i - 1, s) : e[s];
+#pragma unroll
+    for (int q = 0; q < kQ; ++q) Q[q] = through(i, q);
+    note_sizes(e, peak, 1);
+    border.cross(side, g, 1);
+#pragma unroll
+    for (int s = 0; i && s < Cell::kStates; ++s) given(i - 1, s) = after[s] = g[s];
+  }
+  return border.worst;
+}
+
+// Walks all segments of a tile from the gradients in `given`; with `again` until neighbours agree.
+RNNCC_FN void walk_tile(const Args& a, const Run& r, const WalkBack::Values& block, int first,
+                        int count, bool careful, uint32_t resets_before, int used, bool again,
+                        const Shelf& ends, const Shelf& through, const Shelf& given, real* g,
+                        WalkBack& walk) {
+  const int warp = threadIdx.y;
+  double before = kNoScan;
+  do {
+    if (count > 0) {
+#pragma unroll
+      for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
+      walk.gradients.aim(a, r, first + count - 1, -1, r.active);
+      walk.walk_again(a, r, block, first, count, careful, resets_before);
+    }
+    if (!again) break;
+#pragma unroll
+    for (int s = 0; count > 0 && s < Cell::kStates; ++s) ends(warp, s) = walk.g[s];
+    __syncthreads();
+    if (warp == 0) {
+      const real change = compare_borders(used, ends, through, given, g);
+      again = !agree_back(before, change);
+      before = change;
+    }
+    again = __syncthreads_or(warp == 0 && again);
+  } while (again);
 }
 
 // Sums over the warps of a block, in their order.
@@ -71,7 +129,7 @@ RNNCC_FN void back_tiles(const Args& a) {
   int first = last + warp * kAhead;
   double* const sums = reinterpret_cast<double*>(through.at + warps * kQ * kWarp);
   walk.open(a, r, kWarp);
-  walk.sums.open(int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
+  walk.open_sums(a, r, int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   feed.open(a, r, kWarp, first, -span, -warps);
   feed.fill(a, uint32_t(first) < uint32_t(length));
@@ -91,14 +149,11 @@ RNNCC_FN void back_tiles(const Args& a) {
       alone_in_block(a, r, block, first, count, careful, resets_before, walk, ends, through);
     __syncthreads();
     const int used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
-    if (warp == 0) pass_borders(used, ends, through, given, g);
-    __syncthreads();
-    if (count > 0) {
-#pragma unroll
-      for (int s = 0; s < Cell::kStates; ++s) walk.g[s] = given(warp, s);
-      walk.gradients.aim(a, r, first + count - 1, -1, r.active);
-      walk.walk_again(a, r, block, first, count, careful, resets_before);
-    }
+    bool again = warp == 0 && pass_borders(used, ends, through, given, g);
+    again = __syncthreads_or(again);
+    walk_tile(a, r, block, first, count, careful, resets_before, used, again, ends, through, given,
+              g, walk);
+    if (count > 0) walk.add_block(first, count);
   }
   __syncthreads();
   if (warp == 0) {

@@ -34,6 +34,7 @@ RNNCC_FN void forward(const Args& a) {
     clear_outputs(a, r);
   } else {
     store_run(a, r, Cell::kStates, walk.h, a.ends);
+    store_run(a, r, Cell::kStates, walk.peak, a.peaks);
   }
 }
 

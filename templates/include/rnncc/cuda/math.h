@@ -40,6 +40,7 @@ template <typename T> RNNCC_FN void use(T) {}
 template <typename... T> RNNCC_FN void computed(T... values) { (use(values), ...); }
 
 RNNCC_FN uint32_t bits_of(float x) { return __float_as_uint(x); }
+RNNCC_FN uint64_t bits_of(double x) { return __builtin_bit_cast(uint64_t, x); }
 RNNCC_FN float from_bits(uint32_t bits) { return __uint_as_float(bits); }
 
 RNNCC_FN float sqrt(float x) { return ::sqrtf(x); }

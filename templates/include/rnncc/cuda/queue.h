@@ -8,7 +8,7 @@ namespace rnncc {
 
 template <int scalars> struct Queue {
   static constexpr int kReal = int(sizeof(real));
-  static constexpr int kMost = (2 + Cell::kStates) * Cell::kStates;  // scalars of a border
+  static constexpr int kMost = (3 + Cell::kStates) * Cell::kStates;  // scalars of a border
   // As in rnncc/planner/ring.py; one is read, the others are on their way.
   static constexpr int kEntries = kMost * kReal <= 96 ? 8 : 4;
   static constexpr int kFilled = kEntries - 1;

@@ -23,6 +23,12 @@ RNNCC_FN Sweep sweep_of(const Args& a, int64_t number) {
   return sweep_after(a, left_of_guess(a), number);
 }
 
+// The largest change of the scan before a sweep.
+RNNCC_FN double change_before(const Args& a, int64_t number) {
+  if (number == 0) return kNoScan;
+  return kept_change(sweep_of(a, number - 1), size_of(note_of(a, number)));
+}
+
 RNNCC_FN const Note* last_note(const Args& a) {
   return note_of(a, most_sweeps(a, left_of_guess(a)));
 }
@@ -80,6 +86,7 @@ RNNCC_FN void sweep(const Args& a) {
   store_run(a, r, Cell::kStates, walk.h, guess ? a.begins : a.ends);
   if (!guess) {
     store_run(a, r, Cell::kProducts, walk.M, a.products);
+    store_run(a, r, Cell::kStates, walk.peak, a.peaks);
     return;
   }
   real largest = 0;
@@ -100,16 +107,20 @@ RNNCC_FN void scan(const Args& a) {
   const int64_t end = r.active ? first_run(a, r.sequence + 1) : first;
   Border border = {};
   int64_t bad = now.write || end == first ? kNone : 0;
+  const double before = change_before(a, a.round);
   constexpr int kStates = Cell::kStates, kProducts = Cell::kProducts;
-  Queue<2 * kStates + kProducts> queue;
+  real s_before[kStates];
+  load_run(a, r, first, kStates, a.begins, s_before);
+  Queue<3 * kStates + kProducts> queue;
   queue.open();
   const auto fetch = [&](int64_t run) {
     const int64_t apart = a.groups;
     if (run < end) {
       queue.template copy<kStates>(0, run_at(a, r, run - 1, kStates, a.ends), apart);
       queue.template copy<kStates>(kStates, run_at(a, r, run, kStates, a.begins), apart);
+      queue.template copy<kStates>(2 * kStates, run_at(a, r, run - 1, kStates, a.peaks), apart);
       if (!now.picard)
-        queue.template copy<kProducts>(2 * kStates, run_at(a, r, run - 1, kProducts, a.products),
+        queue.template copy<kProducts>(3 * kStates, run_at(a, r, run - 1, kProducts, a.products),
                                        apart);
     }
     queue.turn();
@@ -118,14 +129,18 @@ RNNCC_FN void scan(const Args& a) {
   for (int n = 1; n <= queue.kFilled; ++n) fetch(first + n);
 #pragma unroll 1
   for (r.index = first + 1; r.index < end; ++r.index) {
-    real e_now[kStates], M_now[kProducts + 1], s_now[kStates];
+    real e_now[kStates], M_now[kProducts + 1], s_now[kStates], peak[kStates];
     queue.wait();
     fetch(r.index + queue.kFilled);
     queue.template read<kStates>(0, e_now);
     queue.template read<kStates>(kStates, s_now);
-    queue.template read<kProducts>(2 * kStates, M_now);
-    const bool changed = border.cross(e_now, M_now, s_now, 1, now.picard, is_newton(a));
-    if (!agree(a, now, border.worst) && bad == kNone) bad = solved_before(now, r.index - first);
+    queue.template read<kStates>(2 * kStates, peak);
+    queue.template read<kProducts>(3 * kStates, M_now);
+    const Side side = {e_now, peak, now.picard ? nullptr : M_now, s_before};
+    const bool changed = border.cross(side, s_now, 1, is_newton(a));
+#pragma unroll
+    for (int s = 0; s < kStates; ++s) s_before[s] = s_now[s];
+    if (!agree(a, before, border.worst) && bad == kNone) bad = solved_before(now, r.index - first);
     if (!changed) continue;
     store_run(a, r, Cell::kStates, s_now, a.begins);
     if (r.active) *moved(a, r.index, a.round + 1) = 1;

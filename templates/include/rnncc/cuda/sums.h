@@ -17,7 +17,7 @@ RNNCC_FN void reduce_starts(const Args& a) {
   r.sequence = r.index;
   real sum[Cell::kStates] = {}, one[Cell::kStates];
   for (int64_t run = first_run(a, r.sequence); run < first_run(a, r.sequence + 1); ++run) {
-    load_run(a, r, run, Cell::kStates, a.ends, one);
+    load_run(a, r, run, Cell::kStates, a.initials, one);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) sum[s] += one[s];
   }

@@ -57,14 +57,19 @@ RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Sh
                             const Shelf& begins, const Shelf& carried) {
   Border border = {};
   real e[Cell::kStates], M[Cell::kProducts + 1], s[Cell::kStates];
+  real from[Cell::kStates], peak[Cell::kStates];
+  const Side side = {e, peak, M, from};
+#pragma unroll
+  for (int k = 0; k < Cell::kStates; ++k) from[k] = begins(0, k), peak[k] = 0;
   for (int i = 1; i < used; ++i) {
 #pragma unroll
     for (int k = 0; k < Cell::kStates; ++k) e[k] = ends(i - 1, k), s[k] = begins(i, k);
 #pragma unroll
     for (int k = 0; k < Cell::kProducts; ++k) M[k] = products(i - 1, k);
-    border.cross(e, M, s, 1, false, false);
+    note_sizes(e, peak, 1);
+    border.cross(side, s, 1, false);
 #pragma unroll
-    for (int k = 0; k < Cell::kStates; ++k) begins(i, k) = s[k];
+    for (int k = 0; k < Cell::kStates; ++k) begins(i, k) = from[k] = s[k];
   }
   // the end of the tile is a border too, which no sweep needs to agree with
   const real worst = border.worst;
@@ -72,7 +77,7 @@ RNNCC_FN real cross_borders(const Args& a, int used, const Shelf& ends, const Sh
   for (int k = 0; k < Cell::kStates; ++k) s[k] = e[k] = ends(used - 1, k);
 #pragma unroll
   for (int k = 0; k < Cell::kProducts; ++k) M[k] = products(used - 1, k);
-  border.cross(e, M, s, 1, false, false);
+  border.cross(side, s, 1, false);
 #pragma unroll
   for (int k = 0; k < Cell::kStates; ++k) carried(0, k) = s[k];
   return worst;
@@ -157,15 +162,18 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) initial[s] = carried(0, s);
     if (warp > 0 && r.count > 0)
-      warm_up(a, sequence, {block.at - Feed::kBytes, block.lane}, first, walk.p, initial);
+      warm_up(a, sequence, {block.at - Feed::kBytes, block.lane, block.first}, first, walk.p,
+              initial);
     used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
     bool moves = r.count > 0;
+    double before = kNoScan;
     for (int sweep = 1;; ++sweep) {
       if (moves) sweep_in_block(a, r, block, resets_before, initial, walk, begins, ends, products);
       __syncthreads();
       if (warp == 0) worst = cross_borders(a, used, ends, products, begins, carried);
       if (sweep > most) most = sweep;
-      if (__syncthreads_and(warp > 0 || worst <= a.guess_tolerance)) break;
+      if (__syncthreads_and(warp > 0 || agree(a, before, worst))) break;
+      before = worst;
       moves = take_initial(begins, initial) && r.count > 0;
     }
     worst_of_all = larger(worst_of_all, worst);

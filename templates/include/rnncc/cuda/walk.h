@@ -33,6 +33,14 @@ struct Resets {
   }
 };
 
+// The sizes of states, or gradients, each counted for `less` times as much as those after it.
+RNNCC_FN void note_sizes(const real* now, real* sizes, int less) {
+#pragma unroll
+  for (int s = 0; s < Cell::kStates; ++s) sizes[s] = larger_finite(sizes[s] / less, now[s]);
+}
+
+constexpr int kFades = 4;  // from one block of steps to the next
+
 // The inputs of one step, straight from memory.
 RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
 #pragma unroll
@@ -48,6 +56,7 @@ struct Walk {
   typedef Ring<Inputs, stages_of(Layout<Inputs>::kBytes / kWarp)> Feed;
 
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
+  real peak[Cell::kStates];  // the largest states after the last steps of a careful block
   Writer<Outputs> outputs;
   bool writes;
 
@@ -78,7 +87,7 @@ struct Walk {
   }
 
   // The steps of a block. With `careful` the states may be reset before some of them, which
-  // `resets_before` has a bit for each of, or are written along.
+  // `resets_before` has a bit for each of, or are written along; their sizes are in `peak`.
   RNNCC_MEMBER void block(const Args& a, const Run& r, const Block<Inputs>& block, int first,
                           bool careful, uint32_t resets_before) {
     const int left = steps_left(r, first);
@@ -90,6 +99,8 @@ struct Walk {
       for (int k = 0; k < kAhead; ++k) step(a, r, first + k, x[k], false);
       return;
     }
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) peak[s] = 0;
 #pragma unroll 1
     for (int k = 0; k < left; ++k) {
       real x[Cell::kInputs + 1];
@@ -99,6 +110,7 @@ struct Walk {
       step(a, r, first + k, x, a.z[0].data);
 #pragma unroll
       for (int i = 0; carry && i < Cell::kProducts; ++i) M[i] = reset_here ? real(0) : M[i];
+      if (k >= left - kTail) note_sizes(h, peak, 1);
     }
   }
 
@@ -109,6 +121,8 @@ struct Walk {
     int unsaved = int((a.checkpoint - r.first % a.checkpoint) % a.checkpoint / kAhead);  // blocks
     real* saved = saved_at(a, r, saved_slot(a, r, r.first) + (unsaved > 0), 0);
     aim(a, r, write);
+#pragma unroll
+    for (int s = 0; s < Cell::kStates; ++s) peak[s] = 0;
     load_params(a, r, p);
     feed.open(a, r, columns, 0, kAhead);
     feed.start(a);
@@ -116,6 +130,7 @@ struct Walk {
     if (!(writes && a.saved && r.first % kAhead == 0)) unsaved = -1;  // never
     const int most = most_of_warp(r.count);
     const uint32_t care = kept(uint32_t((a.reset ? 1 : 0) | (a.z[0].data ? 2 : 0)));
+    const bool is_segment = !whole(a);
 #pragma unroll 1
     for (int first = 0; first < most; first += kAhead) {
       feed.wait();
@@ -133,7 +148,8 @@ struct Walk {
         saved += Cell::kStateTensors * (a.groups * Cell::kGroup);
         unsaved = int(a.checkpoint / kAhead) - 1;
       }
-      block(a, r, feed.now(), first, care & 2 || resets_before, resets_before);
+      const bool last = is_segment && first + kAhead >= r.count;
+      block(a, r, feed.now(), first, last || care & 2 || resets_before, resets_before);
     }
   }
 

@@ -1,0 +1,45 @@
+"""Refusal: the words in which an argument that doesn't fit is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncc.errors import ArgumentError
+from rnncc.runtime.kernel import COMPUTE
+
+STRIDED = torch.strided
+
+
+def show(tensor: Any) -> str:
+    """A tensor in a message: dtype, shape and device."""
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    if tensor.is_nested or tensor.layout is not STRIDED:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        return f"a {layout} tensor on {tensor.device}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
+
+
+def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
+    """The error that names the argument, the value seen and expected, and the fix."""
+    return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
+
+
+def check_dtype(dtype: Any) -> None:
+    """One that the recurrence can be computed in."""
+    if dtype not in COMPUTE:
+        expected = "torch.float32, bfloat16, float16 or float64"
+        raise refuse("dtype", repr(dtype), expected, "dtype=torch.float32")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """Neither sparse nor nested."""
+    if value.is_nested:
+        fix = f"torch.nested.to_padded_tensor({name}, 0) and lengths="
+        raise refuse(name, "a nested tensor", "a dense one", fix)
+    if value.layout is not STRIDED:
+        layout = str(value.layout).removeprefix("torch.")
+        raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
