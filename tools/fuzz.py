@@ -32,7 +32,7 @@ from typing import IO, Any, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600.0
 PROGRESS = 20.0  # seconds between lines
-PATIENCE = 600.0  # seconds that a case may take on a busy machine
+PATIENCE = 900.0  # seconds that a case may take on a busy machine
 LIFE = 150  # cases of a worker; a process can't unload its kernels
 SHRINK = 45.0  # seconds for the first finding of a sort
 THREADS = 2  # that the planner sees: of a process when it first uses rnncc

@@ -54,7 +54,7 @@ def parse(arguments: Sequence[Any]) -> tuple[Given, Kernel, Backend]:
     compute, row = COMPUTE[dtype], (channels,)
     for i, p in enumerate(params):
         block = form.blocks[i]
-        wanted = row if block == 1 else (channels // block, block, block) if block else (1,)
+        wanted = row if block < 0 else (channels // block, block, block) if block else (1,)
         if p.shape != wanted or p.dtype is not compute:
             _refuse_tensor(form.params[i], p, wanted, compute)
     if form.group > 1:
@@ -171,7 +171,7 @@ class _Form:
     Attributes:
         inputs, params: their names in messages: the operator's and the cell's.
         shared: whether all channels share it, for each of `inputs`.
-        blocks: k of a matrix, 1 for one value a channel, 0 for one in all, for each of `params`.
+        blocks: k of a matrix, -1 for one value a channel, 0 for one in all, for each of `params`.
         rank: dimensions of the first input.
         together: inputs that are packed in the first.
         alike: all have the shape of the first.
@@ -201,7 +201,7 @@ def _form(key: str, packed: bool) -> _Form:
         inputs=tuple(f"inputs[{i}]{name}" for i, name in enumerate(names)),
         params=tuple(f"params[{i}] ('{p.name}')" for i, p in enumerate(spec.params)),
         shared=tuple(shared),
-        blocks=tuple(0 if p.shared else p.block or 1 for p in spec.params),
+        blocks=tuple(0 if p.shared else p.block or -1 for p in spec.params),
         rank=4 if packed else 2 if shared[0] else 3,
         together=together,
         alike=not packed and together in (0, len(spec.inputs)),
@@ -217,7 +217,7 @@ def _channels(given: Given, form: _Form) -> Any:
             return x.shape[-1] if x.dim() else 0
     for p, block in zip(given.params, form.blocks, strict=True):
         if block:
-            return p.shape[0] * block if p.dim() else 0
+            return p.shape[0] * abs(block) if p.dim() else 0
     return 1
 
 

@@ -154,3 +154,9 @@ def test_shared_values_and_blocks_of_two_sizes_mix_right(tmp_path: Path) -> None
     signature += "R: Matrix(block=2), Q: Matrix(block=4)"
     body = "return tanh(R @ (h * dt) + Q @ (x * s)) + R @ dt + Q @ s"
     assert_kernel_is_right(cell_from(tmp_path, source_of(body, signature)), (3, 4, 12))
+
+
+def test_a_matrix_of_one_by_one_is_taken(tmp_path: Path) -> None:
+    signature = "h: State, x: Input, a: Param, R: Matrix(block=1)"
+    cell = cell_from(tmp_path, source_of("return tanh(R @ h + a * x)", signature))
+    assert_kernel_is_right(cell, (2, 3, 5))

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.fuzz.case import report, run_case
 
-SEED = "daily"
+SEED = "692"  # whose cases have every dtype, mix channels, and are emulated once
 CASES = 8
 
 

@@ -15,7 +15,8 @@ import filelock
 
 from rnncc.cache import cache_dir
 from rnncc.errors import BuildError
-from rnncc.runtime.cpu.build import IO_TYPES, Compiler, _trim
+from rnncc.runtime.cpu.build import IO_TYPES, Compiler
+from rnncc.runtime.cpu.stored import LIMIT
 
 FOLDER = Path(__file__).parent / "emulation"
 HEADER = FOLDER / "cuda.h"
@@ -109,8 +110,24 @@ def _cached(
                 made = Path(folder, f"made{suffix}")
                 build(Path(folder), made)
                 os.replace(made, path)
-            _trim(path.parent, keep=path)
+            _trim(path)
     return path
+
+
+def _trim(kept: Path) -> None:
+    """Delete the least recently used libraries beyond the limit of a cache."""
+    total = 0
+    for library in sorted(kept.parent.glob("*.so"), key=_last_used, reverse=True):
+        total += library.stat().st_size if library.exists() else 0
+        if total > LIMIT and library != kept:
+            library.unlink(missing_ok=True)
+
+
+def _last_used(file: Path) -> float:
+    try:
+        return file.stat().st_atime
+    except FileNotFoundError:  # another process trims as well
+        return 0.0
 
 
 def _run(command: list[str]) -> None:

@@ -39,7 +39,7 @@ from tests.support.fuzz.poison import poisoned
 from tests.support.fuzz.shrink import shrink
 
 CALLS = 3
-BUDGET, LONG = 4_000, 150_000  # operations x steps of a loop; the last call of some cells is long
+BUDGET, LONG = 4_000, 80_000  # operations x steps of a loop; the last call of some cells is long
 REFUSED_NAME = re.compile(
     "has the name of|reserved|is the name of|starts with|is not used"
 )  # rightly: h - h is 0
@@ -134,7 +134,7 @@ def _calls(outcome: Outcome) -> Iterator[RandomCall]:
     for i in range(CALLS):
         seed, budget = f"{outcome.seed}/{i}", BUDGET // (4 if outcome.setting.emulated else 1)
         call = random_call(seed, outcome.cell, outcome.setting, budget)
-        is_long = i == CALLS - 1 and random.Random(f"long {seed}").random() < 0.08
+        is_long = i == CALLS - 1 and random.Random(f"long {seed}").random() < 0.06
         yield long_call(call, outcome.cell, LONG) if is_long else call
 
 
