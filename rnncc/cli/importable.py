@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import builtins
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from rnncc.errors import RnnccError
-from rnncc.ir.spec import SOURCES, KernelSpec
+from rnncc.ir.spec import RECORD, SOURCES, KernelSpec, digest_of
+from rnncc.paths import Traversable, folder_of
 
 
 class _Kernel:
     """Reads the folder as the run time does, and builds nothing."""
 
     @classmethod
-    def read(cls, folder: Path) -> _Kernel:
-        KernelSpec.read((folder / "cell.json").read_text(encoding="utf-8"))
-        for name in SOURCES:
-            (folder / name).read_text(encoding="utf-8")
+    def read(cls, folder: Traversable, digest: str) -> _Kernel:
+        files = {n: (folder / n).read_text(encoding="utf-8") for n in (RECORD, *SOURCES)}
+        KernelSpec.read(files[RECORD])
+        found = digest_of(files)
+        if found != digest:
+            raise ValueError(f"the hash of its files is {found}, and it names {digest}")
         return cls()
 
 
@@ -34,7 +38,11 @@ def _takes_options(function: Any) -> Any:
 STAND_INS = {
     "torch": SimpleNamespace(Tensor=object),
     "rnncc.generated": SimpleNamespace(
-        CellLayer=_CellLayer, Kernel=_Kernel, run=print, takes_options=_takes_options
+        CellLayer=_CellLayer,
+        Kernel=_Kernel,
+        folder_of=folder_of,
+        run=print,
+        takes_options=_takes_options,
     ),
 }
 
@@ -46,7 +54,8 @@ def check_import(folder: Path) -> None:
         RnnccError: it doesn't run.
     """
     file = folder / "__init__.py"
-    names: dict[str, Any] = {"__name__": "_rnncc_fresh", "__file__": str(file)}
+    spec = spec_from_file_location("_rnncc_fresh", file, submodule_search_locations=[str(folder)])
+    names: dict[str, Any] = {"__name__": "_rnncc_fresh", "__file__": str(file), "__spec__": spec}
     names["__builtins__"] = {**vars(builtins), "__import__": _import}
     try:
         exec(compile(file.read_bytes(), str(file), "exec"), names)

@@ -75,7 +75,7 @@ def test_a_file_of_another_cell_is_refused(folder: Path, name: str) -> None:
 
 
 def test_a_module_without_the_hash_is_refused(folder: Path) -> None:
-    changed(folder / "__init__.py", '.parent, "', '.parent)  # "')
+    changed(folder / "__init__.py", '(__spec__), "', '(__spec__))  # "')
     assert "expected none" in refusal(folder)
 
 
@@ -94,7 +94,7 @@ def test_line_ends_and_the_layout_of_the_record_do_not_count(folder: Path) -> No
     before = imported(folder)._KERNEL
     record = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     (folder / "cell.json").write_text(json.dumps(dict(sorted(record.items())), indent=4))
-    changed(folder / "__init__.py", '.parent, "', '.parent,\n    "')
+    changed(folder / "__init__.py", '(__spec__), "', '(__spec__),\n    "')
     for name in ("__init__.py", "cell.json", *SOURCES):
         path = folder / name
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
