@@ -16,37 +16,52 @@ if TYPE_CHECKING:
 
 LARGEST, DEEPEST = 64, 20  # nodes of an expression, and calls within calls
 LARGEST_POWER = 64  # that is written as products; beyond, by pow
-MODERATE = 2.0**64  # constants up to here, and down to its inverse, gather
+MODERATE = 2**64  # constants up to here, and down to its inverse, gather
 
 
 def is_large(expr: Expr) -> bool:
     """Whether an expression is too large to be a part of another."""
-    count, level = 0, [expr]
+    count, level = 0, expr.args
     for _ in range(DEEPEST):
+        if not level:
+            return False
         count += len(level)
+        if count > LARGEST:
+            return True
         level = [arg for parent in level for arg in parent.args]
-        if not level or count > LARGEST:
-            break
-    return bool(level) or count > LARGEST
+    return True
 
 
-def gathers(expr: Expr, operands: Sequence[Expr]) -> bool:
-    """Whether SymPy has made a constant or a power of several that is far from each."""
-    return bool(_far(expr) - {part for operand in operands for part in _far(operand)})
+def gathers(expr: Expr, operands: Sequence[Expr], product: bool = False) -> bool:
+    """Whether SymPy has made a constant or a power of several that is far from each.
 
-
-def spreads(expr: Expr, operands: Sequence[Expr]) -> bool:
-    """Whether a product has become a sum, with such a constant in each term."""
-    return bool(expr.is_Add and any(operand.is_Add for operand in operands) and _far(expr))
+    Args:
+        product: of the operands; if it has become a sum, the constant is in each of its terms.
+    """
+    far = _far(expr)
+    if not far or (product and expr.is_Add):
+        return bool(far)
+    return bool(far - {part for operand in operands for part in _far(operand)})
 
 
 def _far(expr: Expr) -> set[Expr]:
     """Its constants that are very large or very small, and its high powers."""
-    import sympy
+    found, rest = set(), [expr]
+    while rest:
+        part = rest.pop()
+        if (part.is_Number or part.is_Pow) and _is_far(part):
+            found.add(part)
+        rest += part.args
+    return found
 
-    numbers = (n for n in expr.atoms(sympy.Number) if n.is_finite and n != 0)
-    far = {n for n in numbers if not 1 / MODERATE <= abs(n) <= MODERATE}
-    return far | {p for p in expr.atoms(sympy.Pow) if abs(p.args[1]) > LARGEST_POWER}
+
+def _is_far(part: Expr) -> bool:
+    if part.is_Pow:
+        return bool(abs(part.args[1]) > LARGEST_POWER)
+    if part.is_Rational:
+        above, below = abs(part.p), part.q
+        return bool(above > MODERATE * below or 0 < above * MODERATE < below)
+    return bool(part.is_finite and part != 0 and not 1 / MODERATE <= abs(part) <= MODERATE)
 
 
 def is_product(expr: Expr) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.program import Let
-from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder, spreads
+from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -217,8 +217,7 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
             fail("division by the constant 0", "", "divide by something else")
         x, y = lift(a), lift(b)
         result = apply(x, y)
-        product = name in ("mul", "truediv")
-        if gathers(result, (x, y)) or (product and spreads(result, (x, y))):
+        if gathers(result, [x, y], name in ("mul", "truediv")):
             result = apply(_apart(a), _apart(b))
         return Value(result)
 
@@ -372,7 +371,7 @@ def power(base: Any, exponent: Any) -> Value:
     if e == -0.5:
         return Value(opaque("rsqrt", b))
     if e.is_Number and float(e) == int(e) and abs(e) <= LARGEST_POWER:
-        if abs(e) > 1 and (is_product(b) or gathers(b**e, (b,))):
+        if abs(e) > 1 and (is_product(b) or gathers(b**e, [b])):
             b = _apart(base)
         return Value(b ** sympy.Integer(int(e)))
     return Value(opaque("pow", b, e))
