@@ -25,7 +25,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "890c53bd5a4810e3")
+_KERNEL = Kernel.read(Path(__file__).parent, "422e9039b49b5b95")
 
 
 @_takes_options

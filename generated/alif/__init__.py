@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "52c3ef2dcdd2a3f7")
+_KERNEL = Kernel.read(Path(__file__).parent, "d9dc1fe65216ee1c")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "5aac53557e4c38b4")
+_KERNEL = Kernel.read(Path(__file__).parent, "c548d5fa304196e0")
 
 
 @_takes_options

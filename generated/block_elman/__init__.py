@@ -21,7 +21,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "64c7f2f21756f29d")
+_KERNEL = Kernel.read(Path(__file__).parent, "1f8bb0fc4ecedda9")
 
 
 @_takes_options

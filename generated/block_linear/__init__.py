@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "64b3f2164a099c24")
+_KERNEL = Kernel.read(Path(__file__).parent, "15e383053e59d0f1")
 
 
 @_takes_options

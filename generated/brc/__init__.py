@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "8b7312b75dd273cc")
+_KERNEL = Kernel.read(Path(__file__).parent, "26f483811e7ae766")
 
 
 @_takes_options

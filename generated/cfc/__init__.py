@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "2013bbb36dc8d397")
+_KERNEL = Kernel.read(Path(__file__).parent, "e43818901e8744ef")
 
 
 @_takes_options

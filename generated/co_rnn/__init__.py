@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "978820374860c8d3")
+_KERNEL = Kernel.read(Path(__file__).parent, "cfeb49ceeebeabcf")
 
 
 @_takes_options

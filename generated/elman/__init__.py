@@ -20,7 +20,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f2b12121ee22f83f")
+_KERNEL = Kernel.read(Path(__file__).parent, "fbd3e99e59e0c92c")
 
 
 @_takes_options

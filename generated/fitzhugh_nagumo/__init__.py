@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a99dad30a6a3d80e")
+_KERNEL = Kernel.read(Path(__file__).parent, "5c9d5715983cfd2a")
 
 
 @_takes_options

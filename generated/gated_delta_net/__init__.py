@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "75a4dbbb8068ef66")
+_KERNEL = Kernel.read(Path(__file__).parent, "51c96cb2a228e89b")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "39b399a6c9296ace")
+_KERNEL = Kernel.read(Path(__file__).parent, "7aea148f869a1009")
 
 
 @_takes_options

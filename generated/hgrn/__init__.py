@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "55374f465cc94e93")
+_KERNEL = Kernel.read(Path(__file__).parent, "a6935764c961460f")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a9c92aac573cdc6a")
+_KERNEL = Kernel.read(Path(__file__).parent, "a9b4ef7f43fb0c8e")
 
 
 @_takes_options

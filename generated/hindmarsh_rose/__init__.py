@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "9c29968a3adb86ab")
+_KERNEL = Kernel.read(Path(__file__).parent, "ba0abe19df933dea")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "29af7c1614300b2a")
+_KERNEL = Kernel.read(Path(__file__).parent, "f43cea12d735931a")
 
 
 @_takes_options

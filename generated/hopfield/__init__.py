@@ -25,7 +25,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "186acde7e3c90d43")
+_KERNEL = Kernel.read(Path(__file__).parent, "1ec2da3169f6847b")
 
 
 @_takes_options

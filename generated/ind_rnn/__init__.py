@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "7088500a244b6ef7")
+_KERNEL = Kernel.read(Path(__file__).parent, "fc05ac750ca22c65")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "4387cff97ed93aa7")
+_KERNEL = Kernel.read(Path(__file__).parent, "214fe65de4bda4a0")
 
 
 @_takes_options

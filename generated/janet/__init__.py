@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "396091ce519fb875")
+_KERNEL = Kernel.read(Path(__file__).parent, "86e965e2040c5ee9")
 
 
 @_takes_options

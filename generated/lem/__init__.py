@@ -21,7 +21,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "b03750095cc6098a")
+_KERNEL = Kernel.read(Path(__file__).parent, "338b7483e95457b4")
 
 
 @_takes_options

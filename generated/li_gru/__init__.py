@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "7bda2c7b3d01eef8")
+_KERNEL = Kernel.read(Path(__file__).parent, "05fc81a9a2579279")
 
 
 @_takes_options

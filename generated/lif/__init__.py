@@ -21,7 +21,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "6229c9c05e4c3b38")
+_KERNEL = Kernel.read(Path(__file__).parent, "56df3e358ab893cf")
 
 
 @_takes_options

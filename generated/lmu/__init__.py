@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "af69f1a0bafae8ff")
+_KERNEL = Kernel.read(Path(__file__).parent, "ed243a529fd76d2a")
 
 
 @_takes_options

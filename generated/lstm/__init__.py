@@ -20,7 +20,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "98728f5f4a2a8b05")
+_KERNEL = Kernel.read(Path(__file__).parent, "96779eb13d909872")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "8f268fdec18f1a2c")
+_KERNEL = Kernel.read(Path(__file__).parent, "3c6b9b9087e44cd8")
 
 
 @_takes_options

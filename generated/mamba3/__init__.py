@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "05afad8138cc0dd5")
+_KERNEL = Kernel.read(Path(__file__).parent, "6d26fd03a1472179")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "2a51e4bb7cd45046")
+_KERNEL = Kernel.read(Path(__file__).parent, "f49c6cff75216e02")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "efd50ebe63cf76d2")
+_KERNEL = Kernel.read(Path(__file__).parent, "9796c74b910ea3d8")
 
 
 @_takes_options

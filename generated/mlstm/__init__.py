@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "6ed51b5747c284d5")
+_KERNEL = Kernel.read(Path(__file__).parent, "ac6fdd1c8b2badea")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "71599fcae8536c3d")
+_KERNEL = Kernel.read(Path(__file__).parent, "4a5541ac5048e0b5")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "204d849d85766644")
+_KERNEL = Kernel.read(Path(__file__).parent, "e9662111cfb05efb")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "622e4faaa7bc7bda")
+_KERNEL = Kernel.read(Path(__file__).parent, "a9aa209c5c74c630")
 
 
 @_takes_options

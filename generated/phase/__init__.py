@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "b6e9b168ce85dce0")
+_KERNEL = Kernel.read(Path(__file__).parent, "a2e611445224f26c")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "70d1fdcaee2b2b75")
+_KERNEL = Kernel.read(Path(__file__).parent, "d714f7de1e807a59")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "95414d7a1fd0ccf2")
+_KERNEL = Kernel.read(Path(__file__).parent, "f48e7709c3c1d962")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "67e83990d977357a")
+_KERNEL = Kernel.read(Path(__file__).parent, "b64b1d55362e73cc")
 
 
 @_takes_options

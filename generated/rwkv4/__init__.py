@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "b8b06da465d674be")
+_KERNEL = Kernel.read(Path(__file__).parent, "3e3de9cbbe1de804")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "0dc753fda8b9dbf4")
+_KERNEL = Kernel.read(Path(__file__).parent, "d2b2123fce24a2f1")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ac91f1829cc70dfd")
+_KERNEL = Kernel.read(Path(__file__).parent, "f847331b9003c225")
 
 
 @_takes_options

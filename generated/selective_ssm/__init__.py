@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a9a6c71b9c8d8f9b")
+_KERNEL = Kernel.read(Path(__file__).parent, "cf723cff89fd174a")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f7adab618eda15ae")
+_KERNEL = Kernel.read(Path(__file__).parent, "35ce29b6b7d8cac3")
 
 
 @_takes_options

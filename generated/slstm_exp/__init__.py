@@ -25,7 +25,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ecdad5ead79db109")
+_KERNEL = Kernel.read(Path(__file__).parent, "6a9f17e2bd7722cd")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "53abc940af47eb22")
+_KERNEL = Kernel.read(Path(__file__).parent, "24d574a966b43599")
 
 
 @_takes_options

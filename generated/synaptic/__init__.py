@@ -22,7 +22,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f2fda642219ef961")
+_KERNEL = Kernel.read(Path(__file__).parent, "9329368e0248fb07")
 
 
 @_takes_options

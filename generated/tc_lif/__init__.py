@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "2a06e2df7de0f56d")
+_KERNEL = Kernel.read(Path(__file__).parent, "854607e90c67b925")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "5eb6dff6214167f4")
+_KERNEL = Kernel.read(Path(__file__).parent, "d1fe4e1c8e03055e")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ab87d358fab1af86")
+_KERNEL = Kernel.read(Path(__file__).parent, "3ffc6a5794c5ad4b")
 
 
 @_takes_options

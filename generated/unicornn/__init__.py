@@ -23,7 +23,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "643aebeab8c52bf5")
+_KERNEL = Kernel.read(Path(__file__).parent, "f804ee6ea6638478")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _ta
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "78077aec9102883f")
+_KERNEL = Kernel.read(Path(__file__).parent, "ff43f65a6458b20b")
 
 
 @_takes_options

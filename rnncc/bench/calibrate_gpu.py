@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 
 from rnncc.bench import timing, workload
-from rnncc.bench.baselines import Shape
+from rnncc.bench.baselines import Arguments, Loop, Shape
 from rnncc.bench.fit import fit
 from rnncc.bench.timing import Place, Run, Sample
 from rnncc.compiler import CompiledCell
@@ -20,17 +20,20 @@ from rnncc.errors import RnnccError
 from rnncc.ir.choices import Choices
 from rnncc.lang.loader import find
 from rnncc.nn.status import Solve
-from rnncc.planner.cuda import AUTO_ROUNDS, Gpu, plan
-from rnncc.planner.gpu_constants import GUESSED, GpuConstants
+from rnncc.planner.cuda import AUTO_ROUNDS, SWEEPS_OF_TILE, Gpu, plan
+from rnncc.planner.gpu_constants import MEASURED, GpuConstants
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.cuda.backend import CudaBackend
 from rnncc.runtime.kernel import COMPUTE
 
 # One and two states, few operations and many; the last is affine and remembers more than a warm-up.
-CELLS = ("para_gru", "elman", "lru", "para_lstm")
-SAMPLED = 0.1  # seconds of a sample, once it is warm
+CELLS = ("para_gru", "elman", "lru", "para_lstm", "slstm", "rg_lru")
+SAMPLED = 0.03  # seconds of a sample, once it is warm
+BEFORE = "the forward before it"
 FEWEST = 12  # times, one for each constant
-IN_PYTHON = 0.9  # of a time in Python: the GPU waits for it, so the time says nothing about the GPU
+# Of a time, to replay it: the GPU waits for Python, so the time says nothing about the GPU.
+IN_PYTHON = 0.9
+LEAST = 1e-9  # seconds
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,22 @@ def forced(segment: int | None) -> dict[str, Any]:
 
 
 # One pass bound by memory, by instructions, by the chain of a step or latency; segments of the grid
-# with few and many borders, and of blocks. All take longer than a call does in Python, some 0.2 ms.
+# with few and many borders, and of blocks.
 JOBS = (
     Job((8, 2048, 4096)),
     Job((8, 2048, 4096), dtype="bfloat16"),
     Job((64, 1024, 1024)),
     Job((8, 4096, 256)),
-    Job((1, 16384, 64)),
+    Job((1, 4096, 64)),
     Job((8, 8192, 1024)),
     Job((8, 8192, 256), 1),
-    Job((1, 16384, 64), 1),
+    Job((1, 4096, 64), 1),
     Job((64, 2048, 256), 1),
     Job((8, 32768, 256), 1024),
     Job((8, 32768, 256), 256),
-    Job((1, 524288, 64), 128),
-    Job((1, 524288, 64), 1024),
+    Job((1, 131072, 64), 128),
+    Job((1, 131072, 64), 1024),
+    Job((1, 4096, 64), 128),
     Job((1, 32768, 2048), 512),
 )
 
@@ -146,18 +150,28 @@ def calibrated(timed: Sequence[Timed], processors: int) -> GpuCalibration:
     """The constants from measured times."""
 
     def model(values: Sequence[float]) -> list[float]:
-        gpu = Gpu.of(processors, GpuConstants(*values))
+        gpu = Gpu.of(processors, with_others(values))
         return [t.predicted(gpu) for t in timed]
 
-    found = fit(model, [t.seconds for t in timed], astuple(GUESSED))
-    constants = GpuConstants(*found)
+    constants = with_others(fit(model, [t.seconds for t in timed], others(MEASURED)))
     gpu = Gpu.of(processors, constants)
     return GpuCalibration(
         constants=constants,
-        error=_error(timed, model(found)),
-        error_before=_error(timed, model(astuple(GUESSED))),
+        error=_error(timed, model(others(constants))),
+        error_before=_error(timed, model(others(MEASURED))),
         times=tuple(_row(t, gpu) for t in timed),
     )
+
+
+def others(constants: GpuConstants) -> list[float]:
+    """All but the clock, the unit of all others: no time could tell it from them."""
+    return [value for name, value in vars(constants).items() if name != "clock"]
+
+
+def with_others(values: Sequence[float]) -> GpuConstants:
+    """The constants of these values, and the clock that rnncc ships."""
+    names = [name for name in vars(MEASURED) if name != "clock"]
+    return replace(MEASURED, **dict(zip(names, values, strict=True)))
 
 
 def _error(timed: Sequence[Timed], predicted: Sequence[float]) -> float:
@@ -201,22 +215,42 @@ def _directions(compiled: CompiledCell, job: Job, place: Place) -> Iterator[Time
     with torch.no_grad():
         compiled(**arguments, **job.options, observe=found.append)
     loop = workload.fused_loop(compiled, **job.options)
-    runs = {"forward": workload.forward} if as_modelled(compiled, found[0]) else {}
-    for direction, prepare in {**runs, "backward": workload.backward}.items():
-        sample = seconds_of(prepare(loop, arguments), place)
+    names = ("forward",) if as_modelled(compiled, found[0]) else ()
+    for direction in (*names, "backward"):
+        sample = seconds_of(loop, arguments, direction, place, SAMPLED)
         if sample.python < IN_PYTHON * sample.device:
             yield Timed(compiled, job, direction, sample.device)
 
 
-def seconds_of(run: Run, place: Place) -> Sample:
-    """The median of some samples."""
-    found = timing.interleave_on_gpu({"run": run}, place.clock, SAMPLED)["run"]
-    return Sample(*map(statistics.median, zip(*found, strict=True)))
+def seconds_of(
+    loop: Loop, arguments: Arguments, direction: str, place: Place, budget: float
+) -> Sample:
+    """Of the forward, or of the backward: what it adds to the forward before it."""
+    runs = recorded(loop, arguments, direction)
+    return added(timing.replayed(runs, place.clock, budget), direction)
+
+
+def recorded(loop: Loop, arguments: Arguments, direction: str) -> dict[str, Run]:
+    """The runs to time for a direction."""
+    if direction == "forward":
+        return {direction: workload.forward(loop, arguments)}
+    both = workload.forward_backward(loop, arguments)
+    return {direction: both, BEFORE: workload.training(loop, arguments)}
+
+
+def added(found: Mapping[str, Sample], direction: str) -> Sample:
+    """What a direction takes, from the samples of its runs."""
+    sample, before = found[direction], found.get(BEFORE)
+    if before is None:
+        return sample
+    return Sample(max(LEAST, sample.device - before.device), sample.python - before.python)
 
 
 def as_modelled(compiled: CompiledCell, solve: Solve) -> bool:
-    """Whether segments of the grid took the sweeps that the planner counts on."""
-    if solve.solver == "sequential" or solve.segment <= compiled.spec.ahead:
+    """Whether segments took the sweeps that the planner counts on."""
+    if solve.solver == "sequential":
         return True
+    if solve.segment <= compiled.spec.ahead:
+        return solve.sweeps <= SWEEPS_OF_TILE
     expected = 2 if compiled.spec.structure.affine else 1
     return solve.sweeps == expected and solve.sequential_from is None

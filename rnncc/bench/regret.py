@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import torch
 
 from rnncc.bench import timing, workload
 from rnncc.bench.baselines import Shape
-from rnncc.bench.calibrate_gpu import forced
+from rnncc.bench.calibrate_gpu import BEFORE, added, forced, recorded
 from rnncc.bench.timing import Place
 from rnncc.compiler import CompiledCell
 from rnncc.ir.choices import Choices
@@ -34,7 +33,7 @@ SHAPES: tuple[Shape, ...] = (
     (1, 16384, 256),
 )
 SEGMENTS = (128, 256, 512, 1024, 2048, 4096)
-PASSES = {"forward": workload.forward, "backward": workload.backward}
+PASSES = ("forward", "backward")
 SAMPLED = 0.2  # seconds for all plans of a row, once they are warm
 
 
@@ -89,7 +88,7 @@ def regret(
     budget: float = 90.0,
     shapes: Sequence[Shape] = SHAPES,
     dtype: str = "float32",
-    passes: Sequence[str] = tuple(PASSES),
+    passes: Sequence[str] = PASSES,
 ) -> Iterator[Regret]:
     """Time `auto` and all forced plans in turns, row by row; a row that fails gives its reason.
 
@@ -124,15 +123,20 @@ def _row(
 ) -> Regret:
     spec, there = compiled.spec, place.device
     arguments = workload.random_arguments(spec, shape, dtype=dtype, device=there)
-    prepare = PASSES[direction]
     options = {"auto": {}, **plans(shape)}
     cuts = {n: _cut(compiled, place, shape, direction, dtype, of) for n, of in options.items()}
     runs = {
-        name: prepare(workload.fused_loop(compiled, **of), arguments)
+        f"{name} {what}": run
         for name, of in options.items()
+        for what, run in recorded(workload.fused_loop(compiled, **of), arguments, direction).items()
     }
-    found = timing.interleave_on_gpu(runs, place.clock, SAMPLED)
-    seconds = {name: statistics.median(s.device for s in of) for name, of in found.items()}
+    found = timing.replayed(runs, place.clock, SAMPLED)
+    seconds = {}
+    for name in options:
+        own = {
+            what: found[key] for what in (direction, BEFORE) if (key := f"{name} {what}") in found
+        }
+        seconds[name] = added(own, direction).device
     return Regret(
         shape,
         direction,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,12 @@ def interleave_on_gpu(
         return [_sample(runs[name], calls[name], clock)]
 
     return _in_turns(runs, sample, budget)
+
+
+def replayed(runs: Mapping[str, Run], clock: Clock, budget: float) -> dict[str, Sample]:
+    """Medians of the same, of what the runs launch alone: Python and its pace play no part."""
+    found = interleave_on_gpu({n: clock.replay(run) for n, run in runs.items()}, clock, budget)
+    return {n: Sample(*map(statistics.median, zip(*of, strict=True))) for n, of in found.items()}
 
 
 def once(run: Run, clock: Clock) -> float:

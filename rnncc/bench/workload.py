@@ -115,15 +115,10 @@ def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[
     return run
 
 
-def backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
-    """The gradients alone, from one forward that runs here."""
+def training(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
+    """A run that keeps what gradients need."""
     leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
-    ys = loop(leaves)
-    generator = torch.Generator(ys[0].device).manual_seed(1)
-    upstream, given = [random_like(y, generator) for y in ys], list(leaves.values())
-    return lambda: torch.autograd.grad(
-        ys, given, upstream, retain_graph=True, materialize_grads=True
-    )
+    return lambda: loop(leaves)
 
 
 def random_like(y: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import sympy
 from sympy import Expr
 
+from rnncc.calculus.chain import Chain, longest
 from rnncc.calculus.fission import expensive
 from rnncc.calculus.rematerialize import needed
 from rnncc.ir.functions import Opaque
-from rnncc.ir.program import Compiled
+from rnncc.ir.program import Compiled, Let, Program
 from rnncc.ir.spec import Effort, EffortSpec, KernelSpec
 
 FLOAT = 4  # bytes of a float32
@@ -74,7 +75,7 @@ def _per_channel(exprs: Iterable[Expr], group: int) -> tuple[float, dict[str, fl
 
 def effort(compiled: Compiled) -> EffortSpec:
     """The cost of each part of a kernel for one lane, which holds a group of channels."""
-    jacobian, adjoint = compiled.jacobian, compiled.adjoint
+    program, jacobian, adjoint = compiled.program, compiled.jacobian, compiled.adjoint
     entries = [e for row in jacobian.entries for e in row]
     carry = _effort([*(let.expr for let in jacobian.lets), *entries])
     size = len(jacobian.states)
@@ -87,20 +88,52 @@ def effort(compiled: Compiled) -> EffortSpec:
     lets = needed(adjoint.lets, adjoint.states)
     through = _effort([*(let.expr for let in lets), *adjoint.states])
     columns = 1 + len(compiled.fed)
+    forth = longest(program.lets, program.next, [s.symbol.name for s in program.states])
+    up = [symbol.name for symbol in adjoint.upstream_states]
     return EffortSpec(
-        step=_effort([let.expr for let in compiled.program.lets]),
-        carry=Effort(operations=carry.operations + 2 * products, functions=carry.functions),
-        adjoint=_effort([*back, *adjoint.states, *adjoint.inputs, *adjoint.params]),
-        through=Effort(
-            operations=columns * through.operations, functions=columns * through.functions
+        step=_effort([let.expr for let in program.lets], forth),
+        carry=Effort(
+            operations=carry.operations + 2 * products,
+            functions=carry.functions,
+            chain_operations=size,  # a row times a column
         ),
+        adjoint=_effort(
+            [*back, *adjoint.states, *adjoint.inputs, *adjoint.params],
+            longest(adjoint.lets, adjoint.states, up),
+        ),
+        through=Effort(
+            operations=columns * through.operations,
+            functions=columns * through.functions,
+            chain_operations=longest(adjoint.lets, adjoint.states, up).operations,
+        ),
+        early=_effort([let.expr for let in of_params(program)]),
     )
 
 
-def _effort(exprs: Iterable[Expr]) -> Effort:
+def of_params(program: Program) -> tuple[Let, ...]:
+    """The lets that depend on params alone."""
+    known = {slot.symbol.name for slot in program.params}
+
+    def those(lets: Iterable[Let]) -> Iterable[Let]:
+        for let in lets:
+            read = {symbol.name for symbol in let.expr.free_symbols}
+            if read and read <= known:
+                known.add(let.name)
+                yield let
+
+    return tuple(those(program.lets))
+
+
+def _effort(exprs: Iterable[Expr], chain: Chain | None = None) -> Effort:
     operations, calls = count(exprs)
     functions = sum(count for name, count in calls.items() if expensive(name))
-    return Effort(operations=operations + sum(calls.values()) - functions, functions=functions)
+    found = chain or Chain()
+    return Effort(
+        operations=operations + sum(calls.values()) - functions,
+        functions=functions,
+        chain_operations=found.operations,
+        chain_functions=found.functions,
+    )
 
 
 def count(exprs: Iterable[Expr]) -> tuple[int, Counter[str]]:

@@ -144,9 +144,9 @@ def _calibrate_gpu(json: bool) -> None:
 
 def _print_gpu_calibration(name: str, found: GpuCalibration, file: Path) -> None:
     """The constants, beside the guesses that rnncc ships."""
-    from rnncc.planner.gpu_constants import GUESSED
+    from rnncc.planner.gpu_constants import MEASURED
 
-    terminal.table(("constant", name, "shipped guess"), _beside(found.constants, GUESSED))
+    terminal.table(("constant", name, "shipped"), _beside(found.constants, MEASURED))
     terminal.line(
         f"\nMedian error of the model: {found.error:.0%} over {len(found.times)} times; "
         f"{found.error_before:.0%} with the guesses.\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import sympy
 from sympy import Expr
 
+from rnncc.calculus.chain import Chain, longest, squarings
 from rnncc.calculus.cost import FLOAT, Pass, cost
 from rnncc.ir.functions import Opaque
 from rnncc.ir.program import Compiled, Let
@@ -145,42 +147,22 @@ def _bytes(tensors: Mapping[str, float], dtype: str) -> float:
 def _cycles(compiled: Compiled, double: bool) -> float:
     """From a state to the next one."""
     program = compiled.program
-    begin = {slot.symbol.name for slot in program.states}
-    return _longest(program.lets, program.next, begin, double)
+    begin = [slot.symbol.name for slot in program.states]
+    return longest(program.lets, program.next, begin, partial(_link, double)).cycles
 
 
 def _cycles_back(compiled: Compiled, double: bool) -> float:
     """From the gradient of a next state to that of a state."""
     adjoint = compiled.adjoint
-    begin = {symbol.name for symbol in adjoint.upstream_states}
-    return _longest(adjoint.lets, adjoint.states, begin, double)
+    begin = [symbol.name for symbol in adjoint.upstream_states]
+    return longest(adjoint.lets, adjoint.states, begin, partial(_link, double)).cycles
 
 
-def _longest(lets: Iterable[Let], ends: Iterable[Expr], begin: set[str], double: bool) -> float:
-    """Cycles of the longest chain of lets from the beginning; other lets are ready."""
-    ready: dict[str, float] = dict.fromkeys(begin, 0.0)
-    for let in lets:
-        if (cycles := _ready(let.expr, ready, double)) is not None:
-            ready[let.name] = cycles
-    return max((c for end in ends if (c := _ready(end, ready, double)) is not None), default=0.0)
-
-
-def _ready(expr: Expr, ready: Mapping[str, float], double: bool) -> float | None:
-    """When an expression is known; None if it was before the step."""
-    if isinstance(expr, sympy.Symbol):
-        return ready.get(expr.name)
-    parts = [c for arg in expr.args if (c := _ready(arg, ready, double)) is not None]
-    if not parts:
-        return None
-    last = max(parts)
+def _link(double: bool, expr: Expr) -> Chain:
     if isinstance(expr, Opaque):
-        return last + call(type(expr).__name__, double).cycles
-    if isinstance(expr, sympy.Pow):
-        squarings = max(1, int(abs(expr.exp)).bit_length() - 1) if expr.exp.is_Integer else 1
-        return last + squarings * operation(double)
-    if isinstance(expr, sympy.Mul) and expr.args[0] == -1 and len(expr.args) == 2:
-        return last  # a sign costs nothing
-    return last + operation(double)
+        return Chain(call(type(expr).__name__, double).cycles)
+    count = squarings(expr) if isinstance(expr, sympy.Pow) else 1
+    return Chain(count * operation(double))
 
 
 # --- for people and machines -----------------------------------------------------------------

@@ -84,10 +84,17 @@ class StructureSpec(_Frozen):
 
 
 class Effort(_Frozen):
-    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like."""
+    """The cost of one lane: arithmetic operations, and calls of exp, tanh and the like.
+
+    Attributes:
+        chain_operations, chain_functions: those of them that wait for each other from one step to
+            the next, the longest such chain.
+    """
 
     operations: float
     functions: float
+    chain_operations: float = 0.0
+    chain_functions: float = 0.0
 
 
 class EffortSpec(_Frozen):
@@ -98,12 +105,14 @@ class EffortSpec(_Frozen):
         carry: its Jacobian and the product with those before it.
         adjoint: the gradients of all arguments.
         through: of the states only, for the gradient and one for each state that a step reads.
+        early: what of the step depends on params alone; a GPU computes it before the steps.
     """
 
     step: Effort
     carry: Effort
     adjoint: Effort
     through: Effort
+    early: Effort = Effort(operations=0.0, functions=0.0)
 
 
 class KernelSpec(_Frozen):

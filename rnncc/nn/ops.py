@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -107,7 +108,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     *rows, h_last, saved, status = results
     if not h_last.numel():
         write_status(
-            status, sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
+            status.zero_(), sweeps=1, converged=1, sequential_from=NO_STEP, solver=Solver.SEQUENTIAL
         )
         for row in rows:
             row.zero_()
@@ -143,7 +144,7 @@ def _results(
         *[empty(x, shapes.y) for _ in range(rows)],
         empty(x, shapes.h, dtype=compute),
         empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_zeros(STATUS_SIZE, dtype=torch.float64),
+        x.new_empty(STATUS_SIZE, dtype=torch.float64),
     ]
 
 
@@ -335,6 +336,11 @@ class TracedRecurrence(torch.autograd.Function):
         dparams, dh0 = results[len(inputs) : -1], results[-1]
         dh0 = None if given.h0 is None else dh0
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
+
+
+# torch binds arguments to it at every call, and would work it out anew each time.
+_signature = inspect.signature(TracedRecurrence.forward)
+TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
 
 
 class Recurrence(TracedRecurrence):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import Effort, KernelSpec
-from rnncc.planner.gpu_constants import GUESSED, GpuConstants
+from rnncc.planner.gpu_constants import MEASURED, GpuConstants
 from rnncc.planner.plan import (
     WARM_UP,
     Cut,
@@ -49,8 +49,8 @@ class Gpu(NamedTuple):
     """
 
     processors: int
-    bytes_per_cycle: float = GUESSED.bytes_per_cycle
-    constants: GpuConstants = GUESSED
+    bytes_per_cycle: float = MEASURED.bytes_per_cycle
+    constants: GpuConstants = MEASURED
     shared: int = SHARED
 
     @classmethod
@@ -164,8 +164,19 @@ class _Planner(Planner):
         return min(found, key=lambda level: level.cycles, default=least)
 
     def whole(self) -> _Level:
-        cycles = self.walk(self.batch, self.steps, [self.spec.effort.step], self.streams)
+        cycles = self.walk(self.batch, self.steps, [self.step], self.streams)
         return _Level(cycles + self.constants.launch, self.steps)
+
+    @property
+    def step(self) -> Effort:
+        """A step, but for what is computed before all of them."""
+        step, early = self.spec.effort.step, self.spec.effort.early
+        return step.model_copy(
+            update={
+                "operations": step.operations - early.operations,
+                "functions": step.functions - early.functions,
+            }
+        )
 
     @property
     def streams(self) -> int:
@@ -177,7 +188,7 @@ class _Planner(Planner):
 
     def sweep(self, segment: int) -> float:
         """A sweep that carries the product of the Jacobians, and the scan after it."""
-        effort = [self.spec.effort.step, self.spec.effort.carry]
+        effort = [self.step, self.spec.effort.carry]
         swept = self.walk(self.problem.runs(segment), segment, effort, self.streams)
         return swept + self.borders(segment) + 2 * self.constants.launch
 
@@ -188,12 +199,12 @@ class _Planner(Planner):
         cells often remember more; those that are neither take one pass, or more sweeps.
         """
         runs, spec = self.problem.runs(segment), self.spec
-        with_product = [spec.effort.step, spec.effort.carry]
+        with_product = [self.step, spec.effort.carry]
         cycles = self.walk(runs, warm_up_of(segment), with_product, len(spec.inputs))
         if spec.structure.affine:
             cycles += self.walk(runs, segment, with_product, len(spec.inputs))
             cycles += self.borders(segment)
-        cycles += self.walk(runs, segment, [spec.effort.step], self.streams)
+        cycles += self.walk(runs, segment, [self.step], self.streams)
         launches = 4 + 2 * AUTO_ROUNDS
         return cycles + self.borders(segment) + launches * self.constants.launch
 
@@ -201,11 +212,11 @@ class _Planner(Planner):
         """Segments of a block, tile after tile."""
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         runs = self.batch * warps
-        with_product = [spec.effort.step, spec.effort.carry]
+        with_product = [self.step, spec.effort.carry]
         sweep = self.walk(runs, ahead, with_product, self.streams, waits=False)
         inputs = len(spec.inputs)
         steps = min(WARM_UP_OF_BLOCK, ahead)
-        guess = self.walk(runs, steps, [spec.effort.step], inputs, waits=False)
+        guess = self.walk(runs, steps, [self.step], inputs, waits=False)
         scanned = warps * c.crossing + 2 * c.barrier
         tile = self.fed(guess + SWEEPS_OF_TILE * (sweep + scanned))
         tiles = -(-self.steps // (ahead * warps))
@@ -252,7 +263,7 @@ class _Planner(Planner):
         """Segments of a block, tile after tile."""
         spec, ahead, warps, c = self.spec, self.spec.ahead, self.warps(), self.constants
         tiles = -(-self.steps // (ahead * warps))
-        effort = [spec.effort.step, spec.effort.adjoint, spec.effort.through, *self.recomputed]
+        effort = [self.step, spec.effort.adjoint, spec.effort.through, *self.recomputed]
         walk = self.walk(self.batch * warps, ahead, effort, self.back_streams, waits=False)
         tile = self.fed(walk + warps * c.crossing + 2 * c.barrier)
         return _Level(tiles * tile + 2 * c.launch, ahead, in_block=True)
@@ -262,19 +273,19 @@ class _Planner(Planner):
         return 2 * len(self.spec.inputs) + len(self.spec.outputs)
 
     def back_walk(self, runs: int, steps: int) -> float:
-        effort = [self.spec.effort.step, self.spec.effort.adjoint, *self.recomputed]
+        effort = [self.step, self.spec.effort.adjoint, *self.recomputed]
         return self.walk(runs, steps, effort, self.back_streams, back=True)
 
     @property
     def recomputed(self) -> list[Effort]:
         """A step that the backward takes twice, if it can't keep what derivatives read of it."""
         keeps = self.spec.ahead * self.spec.lets <= LETS_IN_REGISTERS
-        return [] if keeps else [self.spec.effort.step]
+        return [] if keeps else [self.step]
 
     def back_segments(self, segment: int) -> float:
         """Likewise: the steps after each segment, the segments alone if affine, and a walk."""
         runs, spec = self.problem.runs(segment), self.spec
-        alone = [spec.effort.step, spec.effort.through, *self.recomputed]
+        alone = [self.step, spec.effort.through, *self.recomputed]
         cycles = self.walk(runs, warm_up_of(segment), alone, self.streams, back=True)
         if spec.structure.affine:
             cycles += self.walk(runs, segment, alone, self.streams, back=True)
@@ -309,7 +320,10 @@ class _Planner(Planner):
         """
         c, operations = self.constants, sum(e.operations for e in efforts)
         functions = sum(e.functions for e in efforts)
-        chain = c.step + c.operation * operations + c.function * functions
+        in_turn = sum(e.chain_operations for e in efforts)
+        slow = sum(e.chain_functions for e in efforts)
+        chain = c.step + c.operation * in_turn + c.function * slow
+        chain += c.aside * (operations - in_turn) + c.aside_function * (functions - slow)
         if waits:
             chain = max(chain, c.latency / self.under_way(back))
         issue = operations + c.issue_function * functions + c.issue_stream * streams
@@ -319,8 +333,8 @@ class _Planner(Planner):
         waves = -(-warps // (self.gpu.processors * at_once))
         values = min(runs * steps, self.total) * self.groups * self.spec.group * streams
         memory = values * self.io / self.gpu.bytes_per_cycle
-        first = c.latency if waits else 0.0  # of its first inputs
-        return float(max(steps * max(waves * chain, each * issue), memory) + first)
+        begin = c.latency if waits else 0.0  # of its first inputs
+        return float(max(steps * max(waves * chain, each * issue), memory) + begin)
 
     def resident(self, back: bool) -> int:
         """Warps that a processor has at once: those whose rings fit its memory."""

@@ -21,10 +21,11 @@ class GpuConstants:
         clock: cycles in a nanosecond.
         bytes_per_cycle: that all of the memory moves.
         latency: from a load until its value is there.
-        step, operation, function: of the chain of one thread: a step whatever it computes, an
-            arithmetic operation, and an exp, a tanh or the like.
-        issue_function, issue_stream: of a scheduler, for the same and for a load or store with its
-            address; an operation takes it one cycle.
+        step, operation, function: of one thread: a step whatever it computes; an arithmetic
+            operation, and an exp, a tanh or the like, that wait for the one before them.
+        aside, aside_function: of operations and functions that don't: it does them meanwhile.
+        issue_function, issue_stream: of a scheduler, for a function and for a load or store with
+            its address; an operation takes it one cycle.
         crossing: one border between segments in shared memory; `border`: one through memory.
         barrier: of a block.
         launch: from one kernel to the next.
@@ -36,6 +37,8 @@ class GpuConstants:
     step: float
     operation: float
     function: float
+    aside: float
+    aside_function: float
     issue_function: float
     issue_stream: float
     crossing: float
@@ -44,21 +47,22 @@ class GpuConstants:
     launch: float
 
 
-# Not measured: guesses from public figures of an H100. Dependent operations take 4 cycles, and some
-# run side by side; the latency is 700 ns.
-GUESSED = GpuConstants(
-    clock=1.7,
-    bytes_per_cycle=1800.0,
-    latency=1200.0,
-    step=30.0,
-    operation=2.5,
-    function=40.0,
-    issue_function=12.0,
-    issue_stream=4.0,
-    crossing=40.0,
-    border=170.0,
-    barrier=60.0,
-    launch=4000.0,
+# Of an NVIDIA H200 at 1.98 GHz, by `rnncc doctor --calibrate --device cuda`.
+MEASURED = GpuConstants(
+    clock=1.98,
+    bytes_per_cycle=1980.0,
+    latency=1490.0,
+    step=55.0,
+    operation=5.1,
+    function=33.0,
+    aside=2.0,
+    aside_function=32.0,
+    issue_function=18.0,
+    issue_stream=14.0,
+    crossing=121.0,
+    border=340.0,
+    barrier=570.0,
+    launch=3500.0,
 )
 
 
@@ -78,8 +82,8 @@ def constants_of(gpu: str) -> GpuConstants:
         values = json.loads(calibration_file(gpu).read_text(encoding="utf-8"))
         found = GpuConstants(**{f.name: float(values[f.name]) for f in fields(GpuConstants)})
     except (OSError, ValueError, TypeError, KeyError):
-        return GUESSED
-    return found if all(value > 0 for value in vars(found).values()) else GUESSED
+        return MEASURED
+    return found if all(value > 0 for value in vars(found).values()) else MEASURED
 
 
 def save(gpu: str, constants: GpuConstants) -> Path:

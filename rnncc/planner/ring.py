@@ -33,7 +33,7 @@ class Ring:
         stage: bytes of one block, or one border, of a warp.
         stages: their number; all but the one that is read are on their way from memory.
         steps: of the recurrence that are on their way.
-        sums: bytes of the sums that a backward keeps for params.
+        sums: bytes of the sums that a backward keeps for params and inputs.
     """
 
     stage: int
@@ -63,10 +63,14 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     return Ring(WARP * (block + states), found, (found - 1) * spec.ahead)
 
 
-def bytes_of_sums(spec: KernelSpec) -> int:
-    """Of a warp: the sums over time of a backward that are in shared memory."""
+def bytes_of_sums(spec: KernelSpec, real: int) -> int:
+    """Of a warp: what a backward sums in shared memory.
+
+    Over time for params, if there are many; over channels for inputs that all of them share.
+    """
     there = PARAMS_IN_REGISTERS < spec.param_slots <= PARAMS_IN_SHARED
-    return WARP * spec.param_slots * 8 if there else 0
+    params = WARP * spec.param_slots * 8 if there else 0
+    return params + spec.shared_inputs * spec.ahead * (WARP + 1) * real
 
 
 def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
@@ -78,7 +82,7 @@ def ring_of(kernel: str, spec: KernelSpec, io: int, real: int) -> Ring | None:
     if back is None:
         return None
     found = ring(spec, io, real, back)
-    return replace(found, sums=bytes_of_sums(spec)) if kernel == "backward" else found
+    return replace(found, sums=bytes_of_sums(spec, real)) if kernel == "backward" else found
 
 
 def rows_of_block(found: Ring) -> int:
@@ -94,7 +98,8 @@ def shared_of_tiles(spec: KernelSpec, warps: int, io: int, real: int, back: bool
 
     The backward's also holds sums in double precision.
     """
-    rings = warps * (ring(spec, io, real, back, STAGES_OF_TILES).bytes + back * bytes_of_sums(spec))
+    found = ring(spec, io, real, back, STAGES_OF_TILES)
+    rings = warps * (found.bytes + back * bytes_of_sums(spec, real))
     shelves = ((2 * spec.size + spec.size**2) * warps + spec.size) * WARP * real
     return max(rings + shelves, shared_of_sums(warps) * back)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnncc.planner.plan import Cut
+from rnncc.planner.plan import Cut, Shape
 from rnncc.runtime.args import Value
 from rnncc.runtime.call import Call
 
@@ -31,7 +31,7 @@ NO_WORKSPACE = Workspace({})
 def workspace(call: Call, cut: Cut, like: Tensor, **more: int) -> Workspace:
     """For the borders between the runs of a cut; `more` words for other members."""
     batch, _, channels = call.shape
-    spec, runs = call.kernel.spec, runs_of(call, cut)
+    spec, runs = call.kernel.spec, runs_of(call.shape, call.total, cut)
     values = runs * (channels // spec.group) * spec.size
     words = {"run_starts": batch + 1, "begins": values, "ends": values}
     words |= {"products": values * spec.size, **more}
@@ -43,8 +43,8 @@ def workspace(call: Call, cut: Cut, like: Tensor, **more: int) -> Workspace:
     )
 
 
-def runs_of(call: Call, cut: Cut) -> int:
+def runs_of(shape: Shape, total: int, cut: Cut) -> int:
     """The most segments that the sequences can have; at least one for each sequence."""
-    batch, steps, _ = call.shape
+    batch, steps, _ = shape
     segment = cut.tiling.segment
-    return batch if segment >= steps else call.total // segment + batch
+    return batch if segment >= steps else total // segment + batch

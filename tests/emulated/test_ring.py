@@ -45,7 +45,9 @@ RAGGED = {"lengths": [STEPS, 17, 0]}
 PIECES_OF_16 = "copy_rows<16, true>(a, t);"
 REST_OF_16 = "copy_rows<16, false>(a, t);"
 PIECES_OF_4 = "copy_rows<4, false>(a, t);"
-OWN = "if (Of::view(a, t).data) copy_own(a, t);"
+OWN = "copy_own(a, t);"
+OF_ALL = "copy_shared(a, t);"
+SUMS = "shared.sum(first, count);"  # of the gradients of such inputs
 
 
 def call_at(name: str, channels: int, dtype: torch.dtype, **sequences: Any) -> Call:
@@ -91,32 +93,35 @@ def test_inputs_that_begin_anywhere_agree(level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut", "channels", "dtype"),
+    ("name", "cut", "channels", "dtype"),
     [
-        (PIECES_OF_16, 64, torch.float32),
-        (REST_OF_16, 64, torch.float32),
-        (PIECES_OF_4, 34, torch.bfloat16),
-        (OWN, 33, torch.float32),
-        (OWN, 33, torch.bfloat16),
+        ("para_gru", PIECES_OF_16, 64, torch.float32),
+        ("para_gru", REST_OF_16, 64, torch.float32),
+        ("para_gru", PIECES_OF_4, 34, torch.bfloat16),
+        ("para_gru", OWN, 33, torch.float32),
+        ("para_gru", OWN, 33, torch.bfloat16),
+        ("clocked", OF_ALL, 64, torch.float32),
+        ("clocked", SUMS, 64, torch.float32),
     ],
 )
 def test_each_way_to_copy_is_taken_where_it_should_be(
-    cut: str, channels: int, dtype: torch.dtype
+    name: str, cut: str, channels: int, dtype: torch.dtype
 ) -> None:
-    call = call_at("para_gru", channels, dtype)
+    call = call_at(name, channels, dtype)
     with emulated(edit=broken(cut, ";")):
-        got = by_kernel("para_gru", call, solver="sequential")
+        got = by_kernel(name, call, solver="sequential")
     with pytest.raises(AssertionError):
-        assert_agree("para_gru", call, got, by_oracle("para_gru", call))
+        assert_agree(name, call, got, by_oracle(name, call))
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_copy_meets_another_access(level: str) -> None:
+@pytest.mark.parametrize("name", ["para_gru", "clocked"])
+def test_no_copy_meets_another_access(name: str, level: str) -> None:
     for channels in (64, 12):
-        call = call_at("para_gru", channels, torch.float32, **RAGGED)
+        call = call_at(name, channels, torch.float32, **RAGGED)
         with emulated(races=True):
-            got = by_kernel("para_gru", call, **LEVELS[level])
-        assert_agree("para_gru", call, got, by_oracle("para_gru", call))
+            got = by_kernel(name, call, **LEVELS[level])
+        assert_agree(name, call, got, by_oracle(name, call))
 
 
 WAIT = "      feed.wait();\n      __syncwarp();"
@@ -170,13 +175,14 @@ RNNCC_KERNEL(32) sizes(rnncc::Args a) {
   if (threadIdx.x) return;
   a.control[0] = Walk<true>::Feed::kBytes, a.control[1] = Back::Blocks::kBytes;
   a.control[2] = Ring<Inputs, kStagesOfTiles>::kBytes;
-  a.control[3] = FeedBack<kStagesOfTiles>::Blocks::kBytes, a.control[4] = ParamSums::kBytes;
+  a.control[3] = FeedBack<kStagesOfTiles>::Blocks::kBytes;
+  a.control[4] = ParamSums::kBytes + SharedSums::kBytes;
 }
 """
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", ["para_gru", "clocked", "block_elman", "block_gru"])
+@pytest.mark.parametrize("name", ["para_gru", "clocked", "block_elman", "selective_ssm"])
 def test_the_planner_and_the_kernels_count_the_same_bytes(name: str, dtype: torch.dtype) -> None:
     cell = compiled(name)
     layout, zeros = layout_of(cell.spec)
@@ -188,4 +194,4 @@ def test_the_planner_and_the_kernels_count_the_same_bytes(name: str, dtype: torc
     tiles = planner.STAGES_OF_TILES
     expected = [planner.ring(cell.spec, *sizes, back).bytes for back in (False, True)]
     expected += [planner.ring(cell.spec, *sizes, back, tiles).bytes for back in (False, True)]
-    assert found.tolist() == [*expected, planner.bytes_of_sums(cell.spec)]
+    assert found.tolist() == [*expected, planner.bytes_of_sums(cell.spec, sizes[1])]

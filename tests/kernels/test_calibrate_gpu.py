@@ -13,9 +13,9 @@ import torch
 
 from rnncc.bench import calibrate_gpu, gpu, regret, timing, workload
 from rnncc.bench.calibrate_gpu import FEWEST, GpuCalibration, Job
-from rnncc.bench.timing import Place
+from rnncc.bench.timing import Place, Sample
 from rnncc.errors import RnnccError
-from rnncc.planner.gpu_constants import GUESSED
+from rnncc.planner.gpu_constants import MEASURED
 from tests.support.clock import HERE, HostClock
 from tests.support.doctor import call, data
 from tests.support.emulated import emulated
@@ -75,13 +75,16 @@ def test_a_calibration_stops_when_its_time_is_up() -> None:
         calibrate_gpu.calibrate(HERE, budget=0.0)
 
 
-def test_the_gradients_alone_are_those_of_the_whole_call() -> None:
+def test_the_time_of_a_backward_is_what_it_adds_to_a_forward_that_keeps_states() -> None:
     arguments = workload.random_arguments(compiled("elman").spec, (2, 16, 8))
     loop = workload.fused_loop(compiled("elman"))
-    both = workload.forward_backward(loop, arguments)()
-    alone = workload.backward(loop, arguments)
-    for _ in range(2):
-        assert all(map(torch.equal, alone(), both))
+    runs = calibrate_gpu.recorded(loop, arguments, "backward")
+    assert all(y.requires_grad for y in runs[calibrate_gpu.BEFORE]())
+    assert len(runs["backward"]()) == len(arguments)
+    assert runs.keys() == {"backward", calibrate_gpu.BEFORE}
+    samples = {"backward": Sample(5.0, 1.0), calibrate_gpu.BEFORE: Sample(2.0, 0.5)}
+    assert calibrate_gpu.added(samples, "backward").device == 3.0
+    assert calibrate_gpu.recorded(loop, arguments, "forward").keys() == {"forward"}
 
 
 # --- regret ----------------------------------------------------------------------------------
@@ -148,19 +151,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("here")
 def test_the_doctor_calibrates_a_gpu_and_saves_its_constants() -> None:
     found = data("--calibrate", "--device", "cuda")
-    assert set(found["constants"]) == set(vars(GUESSED))
+    assert set(found["constants"]) == set(vars(MEASURED))
     assert len(found["times"]) == len(calibration().times)
     saved = json.loads(Path(found["file"]).read_text())
     assert saved == {"gpu": "NVIDIA X1", **found["constants"]}
 
 
 @pytest.mark.usefixtures("here")
-def test_the_doctor_prints_what_it_found_beside_the_guesses() -> None:
+def test_the_doctor_prints_what_it_found_beside_what_ships() -> None:
     result = call("--calibrate", "--device", "cuda")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["constant", "NVIDIA", "X1", "shipped", "guess"]
-    assert [line.split()[0] for line in lines[1 : 1 + len(vars(GUESSED))]] == list(vars(GUESSED))
+    assert lines[0].split() == ["constant", "NVIDIA", "X1", "shipped"]
+    assert [line.split()[0] for line in lines[1 : 1 + len(vars(MEASURED))]] == list(vars(MEASURED))
     assert "Median error of the model: " in result.stdout
     assert result.stdout.endswith(": written; the planner reads it from the next process on.\n")
 

@@ -18,15 +18,15 @@ from rnncc.bench.table import ROWS
 from rnncc.nn.status import Solve
 from rnncc.planner import gpu_constants
 from rnncc.planner.cuda import Gpu
-from rnncc.planner.gpu_constants import GUESSED, GpuConstants
+from rnncc.planner.gpu_constants import MEASURED, GpuConstants
 from rnncc.runtime.cuda import backend
 from tests.support.doctor import call
 from tests.support.runs import compiled
 
 PROCESSORS = 132
 # Each constant half again as large or as small, in turns.
-TRUE = GpuConstants(*(v * 1.5 ** (-1) ** n for n, v in enumerate(astuple(GUESSED))))
-SOME = JOBS[::2]
+TRUE = GpuConstants(*(v * 1.5 ** (-1) ** n for n, v in enumerate(astuple(MEASURED))))
+SOME = JOBS[::4]
 OTHERS = (Job((8, 2048, 1024)), Job((16, 4096, 512), 512), Job((8, 512, 256), 1))
 
 
@@ -86,12 +86,12 @@ def test_jobs_are_bounded_by_all_that_the_model_knows() -> None:
 
     The latency stays what it was: kernels read so far ahead that no job waits for it.
     """
-    gpu = Gpu.of(PROCESSORS, GUESSED)
+    gpu = Gpu.of(PROCESSORS, MEASURED)
     rows = [replace(t, seconds=t.predicted(gpu)) for t in timed(JOBS)]
-    for n, name in enumerate(vars(GUESSED)):
+    for n, name in enumerate(vars(MEASURED)):
         if name == "latency":
             continue
-        changed = [v * (1.3 if k == n else 1.0) for k, v in enumerate(astuple(GUESSED))]
+        changed = [v * (1.3 if k == n else 1.0) for k, v in enumerate(astuple(MEASURED))]
         other = Gpu.of(PROCESSORS, GpuConstants(*changed))
         assert any(abs(t.predicted(other) / t.seconds - 1) > 0.01 for t in rows), name
 
@@ -109,13 +109,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("cache")
 def test_calibrated_constants_are_those_of_gpus_of_that_name() -> None:
-    assert gpu_constants.constants_of("NVIDIA H100") == GUESSED
+    assert gpu_constants.constants_of("NVIDIA H100") == MEASURED
     file = gpu_constants.save("NVIDIA H100", TRUE)
     assert json.loads(file.read_text())["gpu"] == "NVIDIA H100"
-    assert gpu_constants.constants_of("NVIDIA H100") == GUESSED  # until the next process
+    assert gpu_constants.constants_of("NVIDIA H100") == MEASURED  # until the next process
     gpu_constants.constants_of.cache_clear()
     assert gpu_constants.constants_of("NVIDIA H100") == TRUE
-    assert gpu_constants.constants_of("NVIDIA A100") == GUESSED
+    assert gpu_constants.constants_of("NVIDIA A100") == MEASURED
 
 
 @pytest.mark.usefixtures("cache")
@@ -132,13 +132,13 @@ def test_calls_are_planned_by_the_constants_of_their_gpu(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("text", ["", "{}", '{"clock": 1}', "[]"])
 def test_a_calibration_that_is_not_whole_is_passed_over(text: str) -> None:
     gpu_constants.save("NVIDIA H100", TRUE).write_text(text)
-    assert gpu_constants.constants_of("NVIDIA H100") == GUESSED
+    assert gpu_constants.constants_of("NVIDIA H100") == MEASURED
 
 
 @pytest.mark.usefixtures("cache")
 def test_constants_that_are_not_positive_are_passed_over() -> None:
     gpu_constants.save("NVIDIA H100", replace(TRUE, clock=0.0))
-    assert gpu_constants.constants_of("NVIDIA H100") == GUESSED
+    assert gpu_constants.constants_of("NVIDIA H100") == MEASURED
 
 
 # --- the command -----------------------------------------------------------------------------

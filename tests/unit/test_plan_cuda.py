@@ -8,7 +8,7 @@ import pytest
 
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.planner.cuda import Gpu, columns_of, plan, steps_saved
-from rnncc.planner.gpu_constants import GUESSED
+from rnncc.planner.gpu_constants import MEASURED
 from rnncc.planner.plan import Cut, Plan
 from rnncc.planner.ring import ring
 from tests.support.runs import compiled
@@ -35,10 +35,17 @@ def test_few_channels_and_many_steps_run_in_segments_of_the_grid() -> None:
 
 
 def test_few_channels_and_few_steps_run_in_segments_of_a_block() -> None:
-    found = planned((1, 128, 64))
+    spec = compiled("rg_lru").spec
+    found = plan(spec, (1, 128, 64), 4, with_constants(crossing=20.0, barrier=20.0))
     assert found.forward.in_block
     assert found.backward.in_block
-    assert found.forward.tiling.segment == compiled("para_gru").spec.ahead
+    assert found.forward.tiling.segment == spec.ahead
+
+
+def test_a_block_sweeps_too_often_for_a_chain_of_slow_functions() -> None:
+    found = planned((1, 128, 64))
+    assert found.solver == "sequential"
+    assert found.backward.in_block
 
 
 def test_a_single_step_runs_in_one_pass() -> None:
@@ -99,7 +106,7 @@ def test_a_larger_gpu_takes_one_pass_less_often() -> None:
 
 
 def with_constants(**changes: float) -> Gpu:
-    return Gpu.of(132, replace(GUESSED, **changes))
+    return Gpu.of(132, replace(MEASURED, **changes))
 
 
 def times(cell: str, shape: tuple[int, int, int], gpu: Gpu, io: int = 4, **choices: object) -> Cut:
@@ -133,18 +140,18 @@ def test_a_thread_waits_for_memory_unless_enough_steps_are_under_way() -> None:
     """Little's law: latency over the steps ahead, where nothing else takes longer."""
     shape = (1, 16384, 64)  # as few warps as there are
     at = [times("para_gru", shape, with_constants(latency=c)).one_pass for c in (4, 4000, 8000)]
-    launch = GUESSED.launch / GUESSED.clock
+    launch = MEASURED.launch / MEASURED.clock
     ahead = ring(compiled("para_gru").spec, 4, 4, back=False).steps
     assert ahead == 16  # of 12 bytes: at least BYTES_AHEAD in blocks of 8
     assert at[0] < at[1]
     assert at[2] - launch == pytest.approx(2 * (at[1] - launch))
-    assert at[1] - launch == pytest.approx((16384 / ahead + 1) * 4000 / GUESSED.clock)
+    assert at[1] - launch == pytest.approx((16384 / ahead + 1) * 4000 / MEASURED.clock)
 
 
 def test_a_wave_of_warps_comes_after_another() -> None:
     gpu = with_constants(latency=1e5)
     one, two = (times("para_gru", (batch, 2048, 4096), gpu).one_pass for batch in (16, 32))
-    start = (GUESSED.launch + 1e5) / GUESSED.clock
+    start = (MEASURED.launch + 1e5) / MEASURED.clock
     assert two - start == pytest.approx(2 * (one - start))
 
 
@@ -167,7 +174,7 @@ def test_many_borders_cost_their_walk_through_memory() -> None:
     slow, fast = (
         times("para_gru", (1, 131072, 64), with_constants(border=b), **asked) for b in (400, 300)
     )
-    assert slow.predicted - fast.predicted == pytest.approx(1024 * 100 / GUESSED.clock)
+    assert slow.predicted - fast.predicted == pytest.approx(1024 * 100 / MEASURED.clock)
 
 
 def test_a_faster_clock_is_faster() -> None:

@@ -85,7 +85,7 @@ class CpuBackend:
     ) -> None:
         spec, cut = call.kernel.spec, call.plan.backward
         blocks = -(-call.groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
-        params = runs_of(call, cut) * spec.param_slots * call.groups
+        params = runs_of(call.shape, call.total, cut) * spec.param_slots * call.groups
         space = _borders(call, cut, saved)
         values: dict[str, Value] = {
             "saved": saved,
@@ -139,7 +139,8 @@ def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:
     """Scratch memory, where there are several segments."""
     if cut.tiling.segment >= call.shape[1]:
         return NO_WORKSPACE
-    return workspace(call, cut, like, verdicts=2 * call.shape[0] + runs_of(call, cut))
+    runs = runs_of(call.shape, call.total, cut)
+    return workspace(call, cut, like, verdicts=2 * call.shape[0] + runs)
 
 
 def _run(function: Function, call: Call, cut: Cut, values: Mapping[str, Value]) -> None:

@@ -6,8 +6,8 @@ that a call can be captured into a CUDA graph. All memory is PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from rnncc.runtime.args import Value, input_views, views
 from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda import module as modules
-from rnncc.runtime.cuda.series import Series, run_backward, run_forward, sums_of
+from rnncc.runtime.cuda import series
+from rnncc.runtime.cuda.series import Job, Launch, sums_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 
 PART = {name: n for n, names in enumerate(CUDA_KERNELS.values()) for name in names}
@@ -40,6 +41,7 @@ class CudaBackend:
 
     def __init__(self) -> None:
         self._parts: dict[tuple[str, int], str] = {}
+        self._sources: dict[tuple[str, str, torch.dtype], tuple[str, str]] = {}
 
     def load(self, name: str, source: str, dtype: str, device: torch.device) -> modules.Module:
         """The kernels of a source, see `module.load`."""
@@ -76,12 +78,17 @@ class CudaBackend:
         self, kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device
     ) -> modules.Module:
         """The part of kernel.cu that holds a kernel `name`; compiled and loaded at first use."""
-        part = PART[name]
-        source = self._parts.get((kernel.key, part))
-        if source is None:
-            source = self._parts[kernel.key, part] = part_of(kernel.source("cuda"), part)
-        kind = str(dtype).removeprefix("torch.")
-        return self.load(kernel.spec.name, source, kind, device)
+        found = self._sources.get((kernel.key, name, dtype))
+        if found is None:
+            kind = str(dtype).removeprefix("torch.")
+            found = self._sources[kernel.key, name, dtype] = self._part(kernel, PART[name]), kind
+        return self.load(kernel.spec.name, *found, device)
+
+    def _part(self, kernel: Kernel, part: int) -> str:
+        """Its text, one object for all its kernels: modules are found by it."""
+        if (kernel.key, part) not in self._parts:
+            self._parts[kernel.key, part] = part_of(kernel.source("cuda"), part)
+        return self._parts[kernel.key, part]
 
     def empty(self, like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
         return like.new_empty(tuple(shape), dtype=dtype or like.dtype)
@@ -101,7 +108,9 @@ class CudaBackend:
     ) -> None:
         results: dict[str, Value] = {"y": views(y), "z": views(z), "h_last": h_last}
         results |= {"saved": saved, "status": status}
-        run_forward(self._series(call, call.plan.forward, results, h_last))
+        if call.plan.forward.in_block:
+            status.zero_()  # its blocks look for the largest
+        self._launch(call, call.plan.forward, results, h_last, series.forward)
 
     def backward(
         self,
@@ -133,22 +142,29 @@ class CudaBackend:
             "shared_sums": saved.new_empty(across * call.total * spec.shared_inputs),
             "inner": saved.new_empty(runs * between * spec.size * groups if between > 1 else 0),
         }
-        run_backward(self._series(call, cut, values, saved))
+        self._launch(call, cut, values, saved, series.backward)
 
     def jacobian(self, call: Call) -> Tensor:
         result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
         if result.numel():
-            series = self._series(call, call.plan.forward, {"jacobians": result}, None)
-            series.over_runs("jacobians", call.shape[0])
+            found: dict[str, Value] = {"jacobians": result}
+            self._launch(call, call.plan.forward, found, None, series.jacobians)
         return result.transpose(0, 1)
 
-    def _series(
-        self, call: Call, cut: Cut, values: dict[str, Value], like: Tensor | None
-    ) -> Series:
-        """With a workspace in the same memory as `like`."""
+    def _launch(
+        self,
+        call: Call,
+        cut: Cut,
+        values: dict[str, Value],
+        like: Tensor | None,
+        launches: Callable[[Job], Sequence[Launch]],
+    ) -> None:
         device = call.inputs[0].device
-        find = partial(self.module, call.kernel, dtype=call.dtype, device=device)
-        return Series(call, cut, values, like, find)
+
+        def find(name: str) -> modules.Module:
+            return self.module(call.kernel, name, call.dtype, device)
+
+        series.launch(call, cut, values, like, find, launches)
 
 
 def part_of(source: str, part: int) -> str:

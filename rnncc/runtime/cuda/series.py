@@ -1,18 +1,21 @@
 """Series: the kernels of one call, in their order, each with its grid.
 
-The order never depends on results: on the device, each kernel decides whether it has work to do.
+The order never depends on results: on the device, each kernel decides whether it has work to do. So
+a series is counted once for each shape and plan.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
 from rnncc.ir.abi import WORD, Stage
-from rnncc.planner.plan import Cut
+from rnncc.ir.spec import KernelSpec
+from rnncc.planner.plan import Cut, Shape
 from rnncc.planner.ring import (
     SUMMING_WARPS,
     WARP,
@@ -30,43 +33,112 @@ from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
 
 SPREAD = 512  # warps; fewer go one to a block, so that they spread over all processors
 VIEWS = ("x", "y", "z", "dy", "dz", "dx")
+CHANGED = ("stage", "round", "segment")  # members of Args, from launch to launch
 
 
-class Series:
-    """Kernels of one call, one after another.
+class Launch(NamedTuple):
+    """One launch of a series.
+
+    Attributes:
+        name: the kernel's, and `full` its name in the text.
+        blocks, warps: of the grid, and of a block.
+        shared: bytes of shared memory of a block.
+        changes: words of Args, by place, that are others than before.
+    """
+
+    name: str
+    full: str
+    blocks: int
+    warps: int
+    shared: int
+    changes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a series depends on: the call but for its tensors.
+
+    Attributes:
+        key: of the kernel.
+        io, real: bytes of a scalar of the tensors, and of the states.
+    """
+
+    key: str
+    shape: Shape
+    total: int
+    groups: int
+    cut: Cut
+    newton: bool
+    io: int
+    real: int
+
+    @classmethod
+    def of(cls, call: Call, cut: Cut) -> Job:
+        """Of one direction of a call."""
+        newton = call.plan.solver == "newton"
+        sizes = call.dtype.itemsize, COMPUTE[call.dtype].itemsize
+        return cls(call.kernel.key, call.shape, call.total, call.groups, cut, newton, *sizes)
+
+    @property
+    def spec(self) -> KernelSpec:
+        return kernel_of(self.key).spec
+
+    @property
+    def runs(self) -> int:
+        return runs_of(self.shape, self.total, self.cut)
+
+    @property
+    def by_grid(self) -> bool:
+        """Whether there are segments of the grid."""
+        return not self.cut.in_block and self.cut.tiling.segment < self.shape[1]
+
+
+def launch(
+    call: Call,
+    cut: Cut,
+    values: dict[str, Value],
+    like: Tensor | None,
+    find: Callable[[str], Module],
+    launches: Callable[[Job], Sequence[Launch]],
+) -> None:
+    """Launch a series, one kernel after another.
 
     PyTorch hands memory on in the order of the stream, so that the workspace need only live until
     the last launch.
 
     Args:
-        values: members of Args. From launch to launch only the stage and the round change, and
-            whether there are segments.
+        values: members of Args.
         like: a tensor in whose kind of memory the workspace is; None for no workspace.
         find: a kernel's name -> the module that has it.
+        launches: `forward`, `backward` or `jacobians`.
     """
+    job = Job.of(call, cut)
+    space = NO_WORKSPACE if like is None or not job.by_grid else _borders(call, job, like)
+    values = {"x": input_views(call.kernel.spec, call.inputs, call.packed), **values}
+    if call.choices.reverse:
+        values |= {n: _reversed(v) for n, v in values.items() if n in VIEWS}
+    words = words_of(call, cut, {**values, **space.members})
+    address, length = words.buffer_info()
+    for name, full, blocks, warps, shared, changes in launches(job):
+        for place, value in changes:
+            words[place] = value
+        find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
 
-    def __init__(
-        self,
-        call: Call,
-        cut: Cut,
-        values: dict[str, Value],
-        like: Tensor | None,
-        find: Callable[[str], Module],
-    ) -> None:
-        spec = call.kernel.spec
-        self.call, self.cut, self.find = call, cut, find
-        self.space = NO_WORKSPACE if like is None else _borders(call, cut, like)
-        self.values = {"x": input_views(spec, call.inputs, call.packed), **values}
-        if call.choices.reverse:
-            self.values |= {n: _reversed(v) for n, v in self.values.items() if n in VIEWS}
-        self.words = words_of(call, cut, {**self.values, **self.space.members})
-        self.across = -(-call.groups // cut.tiling.columns)
-        self.sizes = call.dtype.itemsize, COMPUTE[call.dtype].itemsize  # of tensors, of states
+
+class _Series:
+    """Counts the launches of a series."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.cut = job, job.cut
+        self.across = -(-job.groups // job.cut.tiling.columns)
+        self.launches: list[Launch] = []
+        layout, _ = layout_of(job.spec)
+        self._places = {name: layout.offsets[name] for name in CHANGED}
+        self._changes: dict[int, int] = {}
 
     def change(self, member: str, value: int) -> None:
         """A member of Args, for the launches to come."""
-        layout, _ = layout_of(self.call.kernel.spec)
-        self.words[layout.offsets[member]] = value
+        self._changes[self._places[member]] = value
 
     def over_runs(self, name: str, runs: int, stage: Stage = Stage.SWEEP, number: int = 0) -> None:
         """A warp for each 32 / columns runs and each `columns` groups."""
@@ -75,48 +147,49 @@ class Series:
         self.over_warps(name, -(-runs // (WARP // self.cut.tiling.columns)) * self.across)
 
     def over_warps(self, name: str, warps: int) -> None:
-        most, shared = _block_of(name, self.call.kernel.key, *self.sizes)
+        found = ring_of(name, self.job.spec, self.job.io, self.job.real)
+        most, shared = (rows_of_block(found), found.bytes) if found else (WARPS_OF_BLOCK, 0)
         rows = min(most, max(1, warps // SPREAD))
         self.over_blocks(name, -(-warps // rows), rows, rows * shared)
 
     def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0) -> None:
         """Blocks of `warps` warps, with `shared` bytes of shared memory."""
-        address, length = self.words.buffer_info()
-        full = f"{self.call.kernel.spec.name}_{name}"
-        self.find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
+        full, changes = f"{self.job.spec.name}_{name}", tuple(self._changes.items())
+        self.launches.append(Launch(name, full, blocks, warps, shared, changes))
+        self._changes.clear()
 
 
 @lru_cache(maxsize=1000)
-def _block_of(name: str, key: str, io: int, real: int) -> tuple[int, int]:
-    """The most warps of a block of a kernel, and the shared memory of each, in bytes."""
-    found = ring_of(name, kernel_of(key).spec, io, real)
-    return (rows_of_block(found), found.bytes) if found else (WARPS_OF_BLOCK, 0)
-
-
-def run_forward(series: Series) -> None:
+def forward(job: Job) -> tuple[Launch, ...]:
     """One pass over time, segments of a block, or segments of the grid and a pass for the rest."""
-    call, cut = series.call, series.cut
-    batch, spec = call.shape[0], call.kernel.spec
+    series, cut = _Series(job), job.cut
     if cut.in_block:
-        warps, blocks = cut.tiling.rows, batch * _full_warps(call.groups)
-        shared = shared_of_tiles(spec, warps, *series.sizes, back=False)
+        warps, blocks = cut.tiling.rows, job.shape[0] * _full_warps(job.groups)
+        shared = shared_of_tiles(job.spec, warps, job.io, job.real, back=False)
         series.over_blocks("tiles", blocks, warps, shared)
-        return
-    if series.space.block is not None:
-        _run_sweeps(series)
-    series.over_runs("forward", batch, Stage.REST)
+        return tuple(series.launches)
+    if job.by_grid:
+        _sweeps(series)
+    series.over_runs("forward", job.shape[0], Stage.REST)
+    return tuple(series.launches)
 
 
-def _run_sweeps(series: Series) -> None:
-    call, cut = series.call, series.cut
-    runs, affine = runs_of(call, cut), call.kernel.spec.structure.affine
-    newton = call.plan.solver == "newton"
+def _sweeps(series: _Series) -> None:
+    job = series.job
     series.over_blocks("number_runs", 1, SUMMING_WARPS)
-    series.over_runs("sweep", runs, Stage.WARM_UP)
-    for number in range(cut.rounds):
-        for name in kernels_of(number, affine, newton):
-            series.over_runs(name, runs, Stage.SWEEP, number)
-        series.over_runs("scan", call.shape[0], Stage.SWEEP, number)
+    series.over_runs("sweep", job.runs, Stage.WARM_UP)
+    for number in range(job.cut.rounds):
+        for name in kernels_of(number, job.spec.structure.affine, job.newton):
+            series.over_runs(name, job.runs, Stage.SWEEP, number)
+        series.over_runs("scan", job.shape[0], Stage.SWEEP, number)
+
+
+@lru_cache(maxsize=1000)
+def jacobians(job: Job) -> tuple[Launch, ...]:
+    """The step Jacobians, one after another."""
+    series = _Series(job)
+    series.over_runs("jacobians", job.shape[0])
+    return tuple(series.launches)
 
 
 def kernels_of(number: int, affine: bool, newton: bool) -> list[str]:
@@ -127,46 +200,47 @@ def kernels_of(number: int, affine: bool, newton: bool) -> list[str]:
     return ["forward"] * without_M + ["sweep"] * with_M
 
 
-def run_backward(series: Series) -> None:
+@lru_cache(maxsize=1000)
+def backward(job: Job) -> tuple[Launch, ...]:
     """The gradients of inputs and states, then the sums of those of params and shared inputs."""
-    call, cut = series.call, series.cut
-    batch, steps, _ = call.shape
+    series, cut = _Series(job), job.cut
+    batch, steps, _ = job.shape
     if cut.in_block:
-        warps, blocks = cut.tiling.rows, batch * _full_warps(call.groups)
-        shared = shared_of_tiles(call.kernel.spec, warps, *series.sizes, back=True)
+        warps, blocks = cut.tiling.rows, batch * _full_warps(job.groups)
+        shared = shared_of_tiles(job.spec, warps, job.io, job.real, back=True)
         series.over_blocks("back_tiles", blocks, warps, shared)
         series.change("segment", steps)  # the params' sums have one row a sequence
-    elif cut.tiling.segment < steps:
-        runs = runs_of(call, cut)
+    elif job.by_grid:
         series.over_blocks("number_runs", 1, SUMMING_WARPS)
-        series.over_runs("alone", runs, Stage.WARM_UP)
+        series.over_runs("alone", job.runs, Stage.WARM_UP)
         series.over_runs("judge", batch)
         if cut.sweeps >= 2:
-            series.over_runs("alone", runs)
+            series.over_runs("alone", job.runs)
             series.over_runs("scan_back", batch)
-        series.over_runs("backward", runs)
+        series.over_runs("backward", job.runs)
         series.over_runs("backward", batch, Stage.REST)
         series.over_runs("reduce_starts", batch)
     else:
         series.over_runs("backward", batch, Stage.REST)
     _reduce(series)
+    return tuple(series.launches)
 
 
-def _reduce(series: Series) -> None:
-    call, spec = series.call, series.call.kernel.spec
+def _reduce(series: _Series) -> None:
+    job, spec = series.job, series.job.spec
     if spec.params:
-        blocks = spec.param_slots * _full_warps(call.groups)
+        blocks = spec.param_slots * _full_warps(job.groups)
         shared = shared_of_sums(SUMMING_WARPS)
         series.over_blocks("reduce_params", blocks, SUMMING_WARPS, shared)
     if any(p.shared for p in spec.params):
         series.over_blocks("reduce_shared_params", spec.param_slots, 1)
     if spec.shared_inputs:
-        series.over_warps("reduce_shared_inputs", -(-call.total // WARP))
+        series.over_warps("reduce_shared_inputs", -(-job.total // WARP))
 
 
 def sums_of(call: Call, cut: Cut) -> int:
     """Rows of sums that a backward leaves for each param: one for each run, or each sequence."""
-    return call.shape[0] if cut.in_block else runs_of(call, cut)
+    return call.shape[0] if cut.in_block else runs_of(call.shape, call.total, cut)
 
 
 def _full_warps(groups: int) -> int:
@@ -174,12 +248,10 @@ def _full_warps(groups: int) -> int:
     return -(-groups // WARP)
 
 
-def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:
-    """Scratch memory of segments of the grid, if there are any."""
-    if cut.in_block or cut.tiling.segment >= call.shape[1]:
-        return NO_WORKSPACE
-    control = 2 * (1 + cut.rounds) + 2 * runs_of(call, cut)
-    return workspace(call, cut, like, control=control)
+def _borders(call: Call, job: Job, like: Tensor) -> Workspace:
+    """Scratch memory of segments of the grid."""
+    control = 2 * (1 + job.cut.rounds) + 2 * job.runs
+    return workspace(call, job.cut, like, control=control)
 
 
 def _reversed(value: Value) -> list[View]:

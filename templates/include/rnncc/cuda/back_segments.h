@@ -128,7 +128,7 @@ RNNCC_FN void backward(const Args& a) {
   if (!__any_sync(0xffffffffu, r.active)) return;
   WalkBack walk;
   walk.open(a, r, sequences ? a.whole_columns : a.columns);
-  walk.sums.open(blockDim.y * WalkBack::Feed::Blocks::kBytes);
+  walk.open_sums(a, r, blockDim.y * WalkBack::Feed::Blocks::kBytes);
   if (!sequences) load_run(a, r, r.index, Cell::kStates, a.begins, walk.g);
   else if (a.dh_last) load_states(a, r, a.dh_last, walk.g);
   walk.run<false>(a, r);

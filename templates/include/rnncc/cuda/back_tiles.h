@@ -71,7 +71,7 @@ RNNCC_FN void back_tiles(const Args& a) {
   int first = last + warp * kAhead;
   double* const sums = reinterpret_cast<double*>(through.at + warps * kQ * kWarp);
   walk.open(a, r, kWarp);
-  walk.sums.open(int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
+  walk.open_sums(a, r, int(reinterpret_cast<unsigned char*>(sums) - rnncc_shared));
   if (a.dh_last) load_states(a, r, a.dh_last, g);
   feed.open(a, r, kWarp, first, -span, -warps);
   feed.fill(a, uint32_t(first) < uint32_t(length));

@@ -83,6 +83,69 @@ struct ParamSums {
   RNNCC_MEMBER double& operator[](int k) { return kShared ? shared[k * kWarp] : own[k]; }
 };
 
+// The gradients of inputs that all channels share: those of a block of steps lie in shared memory,
+// behind all other, until they are summed over the lanes of the run, each lane some of them.
+struct SharedSums {
+  static constexpr bool kAny = Cell::kSharedInputs > 0;
+  static constexpr int kEach = kAny ? Cell::kSharedInputs : 1;  // of a step
+  static constexpr int kRow = kWarp + 1;  // lanes that sum read different banks
+  static constexpr int kBytes = Cell::kSharedInputs * kAhead * kRow * int(sizeof(real));
+
+  real* shelf;      // of this warp, [step of the block][input][lane]
+  real* to;         // of the first step of the run
+  int64_t on;       // to its next step
+  int lanes, turn;  // that share this lane's run, and its number among them
+  unsigned mask;    // of them
+  bool writes;
+
+  RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t columns, int bytes_before) {
+    if (!kAny) return;
+    const int64_t place = (a.joined ? 0 : r.sequence * a.extent) + r.time;
+    const int64_t places = (a.joined ? 1 : a.batch) * a.extent;
+    shelf = reinterpret_cast<real*>(rnncc_shared + bytes_before + threadIdx.y * kBytes);
+    to = a.shared_sums + (r.group / columns * places + place) * kEach;
+    on = a.reverse ? -kEach : kEach;
+    lanes = int(columns), turn = int(threadIdx.x) & (lanes - 1);
+    mask = (lanes == kWarp ? 0xffffffffu : (1u << lanes) - 1) << (threadIdx.x - turn);
+    writes = __shfl_sync(0xffffffffu, r.active, threadIdx.x - turn);
+  }
+
+  RNNCC_MEMBER void put(const Run& r, int step_of_block, const real* dx) const {
+    int n = step_of_block * kEach;
+#pragma unroll
+    for (int i = 0; i < Cell::kInputs; ++i)
+      if (!Cell::inputs[i].stride) shelf[n++ * kRow + threadIdx.x] = r.active ? dx[i] : real(0);
+  }
+
+  // Of a block of `count` steps.
+  RNNCC_MEMBER void sum(int first_step, int count) const {
+    if (!kAny) return;
+    __syncwarp(mask);
+#pragma unroll 1
+    for (int n = turn; n < count * kEach; n += lanes) {
+      const int step = n / kEach;
+      const real found = over_lanes(shelf + n * kRow + (threadIdx.x - turn));
+      if (writes) to[(first_step + step) * on + (n - step * kEach)] = found;
+    }
+    __syncwarp(mask);
+  }
+
+ private:
+  // In a fixed order.
+  RNNCC_MEMBER real over_lanes(const real* values) const {
+    constexpr int kChains = 4;
+    real some[kChains] = {};
+    if (lanes == kWarp) {
+#pragma unroll
+      for (int i = 0; i < kWarp; ++i) some[i % kChains] += values[i];
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < lanes; ++i) some[0] += values[i];
+    }
+    return (some[0] + some[1]) + (some[2] + some[3]);
+  }
+};
+
 struct WalkBack {
   static constexpr int kQ = Cell::kFed * Cell::kStates;
   // What the adjoint reads of each step stays in registers, if these are few.
@@ -94,16 +157,22 @@ struct WalkBack {
   real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
   real dp[Cell::kParams + 1];
   ParamSums sums;
+  SharedSums shared;
   Writer<InputGradients> gradients;
   int columns;  // lanes of a warp that share a run
 
-  // A walk that isn't alone opens the sums too.
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t lanes) {
     load_params(a, r, p);
     columns = int(lanes);
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g_initial[s] = 0;
     begin_alone();
+  }
+
+  // A walk that isn't alone opens the sums too, in the shared memory behind so many bytes.
+  RNNCC_MEMBER void open_sums(const Args& a, const Run& r, int bytes_before) {
+    sums.open(bytes_before);
+    shared.open(a, r, columns, bytes_before + int(blockDim.y) * ParamSums::kBytes);
   }
 
   // From a gradient of 0.
@@ -137,7 +206,7 @@ struct WalkBack {
       if (!kKeeps) Lane::step<false, true>(x, p, h[k], next, y, lets[0]);
       back_step<alone>(a, r, block, k, first + k, x, h[k], lets[kKeeps ? k : 0], false);
     }
-    end_block<alone>();
+    end_block<alone>(first, kAhead);
   }
 
   // The same of one with resets or fewer steps, step by step.
@@ -162,7 +231,7 @@ struct WalkBack {
       back_step<alone>(a, r, block, k, first + k, x, now, stored, a.dz_given);
       if (resets_before >> k & 1) reset<alone>();
     }
-    end_block<alone>();
+    end_block<alone>(first, count);
   }
 
   // A block of `count` steps from the state h[0]. With `careful` the states may be reset before some
@@ -236,9 +305,10 @@ struct WalkBack {
     for (int i = 0; i < Cell::kParams; ++i) dp[i] = 0;
   }
 
-  template <bool alone> RNNCC_MEMBER void end_block() {
+  template <bool alone> RNNCC_MEMBER void end_block(int first, int count) {
 #pragma unroll
     for (int i = 0; !alone && i < Cell::kParams; ++i) sums[i] += dp[i];
+    if (!alone) shared.sum(first, count);
   }
 
   // The gradient g of the states after a step becomes that of the states before it.
@@ -253,8 +323,7 @@ struct WalkBack {
       Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);
     if (along) add_along(a, r, step);
     Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);
-    if (!alone) gradients.write(a, dx);
-    if (!alone && Cell::kSharedInputs) add_shared(a, r, step, dx);
+    if (!alone) gradients.write(a, dx), shared.put(r, k, dx);
   }
 
   // The gradients that flow into the states after a step.
@@ -276,27 +345,6 @@ struct WalkBack {
     }
 #pragma unroll
     for (int q = 0; q < kQ; ++q) Q[q] = 0;
-  }
-
-  RNNCC_MEMBER void add_shared(const Args& a, const Run& r, int step, const real* dx) const {
-    int shared = 0;
-#pragma unroll
-    for (int i = 0; i < Cell::kInputs; ++i)
-      if (!Cell::inputs[i].stride) add_over_channels(a, r, step, shared++, dx[i]);
-  }
-
-  // An input that all channels share: one sum for each `columns` groups, in a fixed order.
-  RNNCC_MEMBER void add_over_channels(const Args& a, const Run& r, int step, int shared,
-                                      real value) const {
-    const unsigned first = threadIdx.x / columns * columns;
-    const unsigned mask = columns == kWarp ? 0xffffffffu : ((1u << columns) - 1) << first;
-    real sum = r.active ? value : real(0);
-    for (int apart = columns / 2; apart; apart /= 2) sum += __shfl_xor_sync(mask, sum, apart);
-    if (threadIdx.x != first || !r.active) return;
-    const int64_t time = a.reverse ? r.time - step : r.time + step;
-    const int64_t place = (a.joined ? 0 : r.sequence * a.extent) + time;
-    const int64_t places = (a.joined ? 1 : a.batch) * a.extent;
-    a.shared_sums[(r.group / columns * places + place) * Cell::kSharedInputs + shared] = sum;
   }
 
   // --- states between two saved ones

@@ -109,12 +109,13 @@ template <typename Of> struct Layout {
 // A stage, as a lane reads it.
 template <typename Of> struct Block {
   const unsigned char* at;
-  int lane;
+  int lane, first;  // of its run, which has what all channels share
 
   RNNCC_MEMBER real operator()(int step, int i) const {
     const Slot slot = Of::slot(i);
     const auto& tensor = Layout<Of>::table.tensors[slot.tensor];
-    const int place = tensor.place + (kWarp * step + lane) * tensor.width + slot.offset;
+    const int from = tensor.shared ? first : lane;
+    const int place = tensor.place + (kWarp * step + from) * tensor.width + slot.offset;
     return to_real(reinterpret_cast<const io*>(at)[place]);
   }
 
@@ -139,14 +140,16 @@ template <typename Of, int stages, int more = 0> struct Ring {
   unsigned char* memory;  // of this warp
   int slot;               // bytes from there: the stage to be filled next
   int lane;               // that this one reads as
+  int lanes, turn;        // that share this lane's run, and its number among them
+  int run_count;          // its steps; this lane may take none of them
   int step, stride;       // the first step to be copied next, and from one block to the next
   int own_count;
-  Place to;                    // `memory`, for copies
-  Mask in_16, in_4;            // tensors copied in such pieces
-  uint32_t whole_until;        // steps before that begin blocks whose rows are copied whole, in 16s
-  uint32_t any_until;          // steps before that begin blocks that are copied at all
-  io held[kHeld + 1][kAhead];  // on their way through registers, to the stage that
-  int held_for;                // was filled last
+  Place to;              // `memory`, for copies
+  Mask in_16, in_4;      // tensors copied in such pieces
+  uint32_t whole_until;  // steps before that begin blocks whose rows are copied whole, in 16s
+  uint32_t any_until;    // steps before that begin blocks that are copied at all
+  io held[kHeld + 1];    // on their way through registers, to the stage that
+  int held_for;          // was filled last
   const io* at[Of::kTensors];
   int count[Of::kTensors];  // steps of the run that the piece belongs to; 0: nothing to copy
   int on[Of::kTensors];     // its step, from this lane's `step` on
@@ -155,12 +158,14 @@ template <typename Of, int stages, int more = 0> struct Ring {
   RNNCC_MEMBER void open(const Args& a, const Run& r, int64_t columns, int first, int steps_on) {
     memory = rnncc_shared + threadIdx.y * kBytes;
     slot = 0, lane = r.lane, step = first, stride = steps_on, own_count = r.count;
+    lanes = int(columns), turn = int(threadIdx.x) & (lanes - 1);
+    run_count = __shfl_sync(0xffffffffu, r.count, int(threadIdx.x) - turn);
     in_16 = in_4 = 0, to = place_in_shared(memory);
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) {
       const View& view = Of::view(a, t);
       const Slot first_slot = {t, 0, L::table.tensors[t].shared ? 0 : L::table.tensors[t].width};
-      at[t] = place_of(a, view, first_slot, r, first);
+      at[t] = place_of(a, view, first_slot, r, L::table.tensors[t].shared ? first + turn : first);
       count[t] = r.count, on[t] = 0;
       if (!view.data) {
         clear(t);
@@ -199,7 +204,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
 #pragma unroll
       for (int t = 0; t < Of::kTensors; ++t) {
         if (!L::table.tensors[t].shared) copy_rows<16, true>(a, t);
-        else if (!kHeld) copy_own(a, t);
+        else if (!kHeld) copy_shared(a, t);
       }
     } else if (uint32_t(step) < any_until) {
       fill_otherwise(a);
@@ -217,11 +222,8 @@ template <typename Of, int stages, int more = 0> struct Ring {
       int n = 0;
 #pragma unroll
       for (int t = 0; t < Of::kTensors; ++t) {
-        const auto& tensor = L::table.tensors[t];
-        if (!tensor.shared) continue;
-        io* const to_lane = reinterpret_cast<io*>(memory + held_for) + tensor.place + threadIdx.x;
-#pragma unroll
-        for (int k = 0; k < kAhead; ++k) to_lane[k * kWarp] = held[n][k];
+        if (!L::table.tensors[t].shared) continue;
+        if (turn < kAhead) *shared_at(held_for, t, turn) = held[n];
         ++n;
       }
     }
@@ -234,7 +236,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
   }
 
   // The stage to be filled next: after `fill`, the oldest one, which is the one to be read now.
-  RNNCC_MEMBER Block<Of> now() const { return {memory + slot, lane}; }
+  RNNCC_MEMBER Block<Of> now() const { return {memory + slot, lane, lane & -lanes}; }
   RNNCC_MEMBER Place extra_place() const { return to + (slot + L::kBytes); }
   RNNCC_MEMBER unsigned char* extra() const { return memory + slot + L::kBytes; }
 
@@ -282,12 +284,14 @@ template <typename Of, int stages, int more = 0> struct Ring {
     for (int t = 0; t < Of::kTensors; ++t) {
       if (in_16 >> t & 1) copy_rows<16, false>(a, t);
       else if (kIo == 2 && in_4 >> t & 1) copy_rows<4, false>(a, t);
-      else if (kHeld && L::table.tensors[t].shared) continue;
-      else if (Of::view(a, t).data) copy_own(a, t);
+      else if (!Of::view(a, t).data) continue;
+      else if (!L::table.tensors[t].shared) copy_own(a, t);
+      else if (!kHeld) copy_shared(a, t);
     }
   }
 
   RNNCC_MEMBER bool is_mine(int k) const { return uint32_t(step + k) < uint32_t(own_count); }
+  RNNCC_MEMBER bool is_ours(int k) const { return uint32_t(step + k) < uint32_t(run_count); }
 
   // The scalars that this lane reads. In half precision they go through registers, at once.
   RNNCC_MEMBER void copy_own(const Args& a, int t) {
@@ -317,7 +321,24 @@ template <typename Of, int stages, int more = 0> struct Ring {
     }
   }
 
-  // Half precision, inputs that all channels share: asks memory for the next block.
+  // Where a step of a stage has what all channels of this lane's run share.
+  RNNCC_MEMBER io* shared_at(int stage, int t, int k) const {
+    const int first = int(threadIdx.x) - turn;
+    return reinterpret_cast<io*>(memory + stage) + L::table.tensors[t].place + k * kWarp + first;
+  }
+
+  // What all channels share: each lane of the run copies the step of its turn, if there are enough.
+  RNNCC_MEMBER void copy_shared(const Args& a, int t) {
+    if constexpr (kIo > 2) {
+      const int there = slot + (L::table.tensors[t].place + int(threadIdx.x) - turn) * kIo;
+#pragma unroll 1
+      for (int k = turn; k < kAhead; k += lanes)
+        if (is_ours(k))
+          copy_async<kIo>(to + (there + k * kWarp * kIo), at[t] + (k - turn) * Of::view(a, t).time);
+    }
+  }
+
+  // The same in half precision: asks memory for the step of this lane's turn in the next block.
   RNNCC_MEMBER void hold(const Args& a) {
     if constexpr (kHeld > 0) {
       int n = 0;
@@ -325,10 +346,10 @@ template <typename Of, int stages, int more = 0> struct Ring {
       for (int t = 0; t < Of::kTensors; ++t) {
         const View& view = Of::view(a, t);
         if (!L::table.tensors[t].shared) continue;
-#pragma unroll
-        for (int k = 0; k < kAhead; ++k)
-          held[n][k] = is_mine(k) && view.data ? at[t][k * view.time] : io();
-        ++n;
+        held[n++] = turn < kAhead && is_ours(turn) && view.data ? *at[t] : io();
+#pragma unroll 1
+        for (int k = turn + lanes; k < kAhead; k += lanes)
+          *shared_at(slot, t, k) = is_ours(k) && view.data ? at[t][(k - turn) * view.time] : io();
       }
     }
   }

@@ -157,7 +157,8 @@ RNNCC_FN void tiles(const Args& a) {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) initial[s] = carried(0, s);
     if (warp > 0 && r.count > 0)
-      warm_up(a, sequence, {block.at - Feed::kBytes, block.lane}, first, walk.p, initial);
+      warm_up(a, sequence, {block.at - Feed::kBytes, block.lane, block.first}, first, walk.p,
+              initial);
     used = length - begin < span ? (length - begin + kAhead - 1) / kAhead : warps;
     bool moves = r.count > 0;
     for (int sweep = 1;; ++sweep) {

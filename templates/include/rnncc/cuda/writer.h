@@ -52,12 +52,13 @@ template <typename Of> struct Writer {
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) {
       const auto& tensor = L::table.tensors[t];
+      if (tensor.shared) continue;
       const View& view = Of::view(a, t);
       const int bytes = at_once(tensor.width) * int(sizeof(io));
       const int64_t apart = view.time * int(sizeof(io));
-      at[t] = place_of(a, view, {t, 0, tensor.shared ? 0 : tensor.width}, r, step);
+      at[t] = place_of(a, view, {t, 0, tensor.width}, r, step);
       on[t] = way < 0 ? kept(-view.time) : view.time;
-      given |= Mask(active && view.data && !tensor.shared) << t;
+      given |= Mask(active && view.data) << t;
       if (tensor.width == 1) continue;
       together[t] = view.channel == 1 && (address_of(at[t]) | apart) % bytes == 0;
     }
@@ -69,6 +70,7 @@ template <typename Of> struct Writer {
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) {
       const auto& tensor = L::table.tensors[t];
+      if (tensor.shared) continue;  // these are summed over channels
       if (given >> t & 1) {
         if (tensor.width == 1) from_real(values[tensor.first], *at[t]);
         else if (together[t]) write_together(at[t], values + tensor.first, tensor.width);
