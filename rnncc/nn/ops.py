@@ -339,7 +339,8 @@ class TracedRecurrence(torch.autograd.Function):
 
 
 # torch binds arguments to it at every call, and would work it out anew each time.
-TracedRecurrence.forward.__signature__ = inspect.signature(TracedRecurrence.forward)  # type: ignore[attr-defined]
+_signature = inspect.signature(TracedRecurrence.forward)
+TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
 
 
 class Recurrence(TracedRecurrence):
