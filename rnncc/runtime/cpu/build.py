@@ -12,6 +12,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def load(name: str, source: str, dtype: str) -> ctypes.CDLL:
 
 def _build_locked(name: str, source: str, dtype: str, replace: bool) -> Path:
     task, seconds = f"the kernel '{name}' for {dtype}", waiting.limit()
+    end = time.monotonic() + seconds  # of waiting and building: several that fail don't add up
     try:
         folder = make_cache_dir()
         path = library_path(name, source, dtype)
@@ -112,7 +114,7 @@ def _build_locked(name: str, source: str, dtype: str, replace: bool) -> Path:
         try:
             with waiting.locked(lock, f"waiting for another process to build {task}", seconds):
                 if replace or not stored.is_whole(path):
-                    _build(name, source, dtype, path)
+                    _build(name, source, dtype, path, end - time.monotonic())
                     stored.trim(folder, path)
         except TimeoutError:
             raise BuildError(
@@ -128,7 +130,7 @@ def _build_locked(name: str, source: str, dtype: str, replace: bool) -> Path:
         ) from error
 
 
-def _build(name: str, source: str, dtype: str, path: Path) -> None:
+def _build(name: str, source: str, dtype: str, path: Path, seconds: float) -> None:
     compiler = find_compiler()
     if compiler is None:
         raise BuildError(
@@ -142,9 +144,8 @@ def _build(name: str, source: str, dtype: str, path: Path) -> None:
     with beside(path) as temporary:
         flags = [*FLAGS, *_native_flags(), f"-DRNNCC_IO={IO_TYPES[dtype]}"]
         command = [*compiler.command, *flags, str(text), "-o", str(temporary), "-lpthread"]
-        said = _run(
-            compiler, command, f"{compiler.command[0]} builds the kernel '{name}' for {dtype}"
-        )
+        task = f"{compiler.command[0]} builds the kernel '{name}' for {dtype}"
+        said = _run(compiler, command, task, seconds)
         if said is not None:
             raise BuildError(_refusal(name, dtype, source, text, command, said))
         temporary.chmod(0o700)
@@ -174,15 +175,14 @@ def nothing_runs(folder: Path, said: str = "") -> bool:
     return bool(os.statvfs(folder).f_flag & flag) or any(word in said for word in words)
 
 
-def _run(compiler: Compiler, command: list[str], task: str) -> str | None:
+def _run(compiler: Compiler, command: list[str], task: str, seconds: float) -> str | None:
     """The compiler's complaint, or None if it succeeded."""
-    seconds = waiting.limit()
     try:
         status, said = waiting.run(command, task, seconds)
     except TimeoutError:
         raise BuildError(
             f"the compiler '{compiler.command[0]}' (from {compiler.origin}) has not ended within "
-            f"{seconds:.0f} s, and was stopped.\nCommand: {shlex.join(command)}\n"
+            f"{waiting.limit():.0f} s, and was stopped.\nCommand: {shlex.join(command)}\n"
             f"Fix: correct CXX, or set {waiting.LIMIT_VARIABLE} to more seconds"
         ) from None
     except OSError as error:
