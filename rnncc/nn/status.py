@@ -19,7 +19,8 @@ class Solve:
         sweeps: passes over all segments, 1 for "sequential"; for "newton" its iterations and the
             last pass, which writes the outputs.
         mismatch: how much the last scan would still change an initial state of a segment, at most,
-            relative to the state's own size; for "newton" the residual, relative to max(1, |state|).
+            relative to the state's own size; for "newton" the residual, relative to
+            max(1, |state|).
         converged: whether the result is within tolerance; False only for "newton".
         sequential_from: the step from which one pass over time solved the rest, or None.
     """

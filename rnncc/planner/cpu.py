@@ -26,8 +26,8 @@ SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may co
 # Newton's iteration, for an affine cell and for the backward, whose sweeps are short (the model has
 # no cost of a sweep itself); and the most that all sweeps may cost that there may be.
 NEWTON_AT_MOST = 0.6
-AFFINE_AT_MOST = 0.45
-BACK_AT_MOST = 0.36
+AFFINE_AT_MOST = 0.38
+BACK_AT_MOST = 0.25
 ALL_AT_MOST = 0.8
 
 

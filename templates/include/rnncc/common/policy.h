@@ -42,7 +42,7 @@ struct Sweep {
 
 // The guess is as good as exact.
 RNNCC_FN bool guessed_well(const Args& a, double left) {
-  return !is_newton(a) && 4 * left <= a.tolerance;
+  return !is_newton(a) && left <= a.tolerance;
 }
 
 // A nonlinear cell that forgets slowly is left to one pass, and any for which sweeps take longer.
