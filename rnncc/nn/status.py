@@ -18,8 +18,8 @@ class Solve:
         segment: steps of a segment; all of them for "sequential".
         sweeps: passes over all segments, 1 for "sequential"; for "newton" its iterations and the
             last pass, which writes the outputs.
-        mismatch: the largest between the end of a segment and the initial state of the next,
-            relative to max(1, |state|); for "newton" it is the residual.
+        mismatch: how much the last scan would still change an initial state of a segment, at most,
+            relative to the state's own size; for "newton" the residual, relative to max(1, |state|).
         converged: whether the result is within tolerance; False only for "newton".
         sequential_from: the step from which one pass over time solved the rest, or None.
     """

@@ -188,3 +188,17 @@ def test_mean_reads_all_channels(tmp_path: Path) -> None:
         "h_next_ch0 = a_ch0*h_next_0_ch0 + x_ch0",
         "h_next_ch1 = a_ch1*h_next_0_ch1 + x_ch1",
     ]
+
+
+def test_names_of_channels_and_entries_stay_apart_from_those_of_shared_arguments(
+    tmp_path: Path,
+) -> None:
+    signature = "h: State, x: Input, h_ch0: Input(shared=True), R: Matrix(block=2), "
+    signature += "R_0_1: Param(shared=True), h_ch0_: Param(shared=True)"
+    program = lower(traced(tmp_path, "return R @ h + x * h_ch0 * R_0_1 * h_ch0_", signature), 2)
+    names = [str(symbol) for symbol in program.arguments]
+    assert names == [
+        *("h_ch0__", "h_ch1", "x_ch0", "x_ch1", "h_ch0"),
+        *("R_0_0", "R_0_1_", "R_1_0", "R_1_1", "R_0_1", "h_ch0_"),
+    ]
+    assert str(program.lets[0].expr) == "R_0_0*h_ch0__ + R_0_1_*h_ch1"
