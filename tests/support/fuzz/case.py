@@ -41,7 +41,7 @@ from tests.support.fuzz.shrink import shrink
 CALLS = 3
 BUDGET, LONG = 4_000, 80_000  # operations x steps of a loop; the last call of some cells is long
 REFUSED_NAME = re.compile(
-    "has the name of|reserved|is the name of|starts with|is not used"
+    "has the name of|needs the name|reserved|is the name of|starts with|is not used"
 )  # rightly: h - h is 0
 
 
