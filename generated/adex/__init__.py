@@ -16,16 +16,17 @@ Source: Brette and Gerstner 2005, doi:10.1152/jn.00686.2005.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "422e9039b49b5b95")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5fb8b2d4b3786669")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Bellec et al. 2018, arXiv:1803.09574; order of updates: github.com/IGITU
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "d9dc1fe65216ee1c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9f6c9a9011acee72")
 
 
 @_takes_options

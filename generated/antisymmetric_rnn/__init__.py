@@ -14,16 +14,17 @@ Source: Chang et al. 2019, arXiv:1902.09689.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "c548d5fa304196e0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ac8e28b47d1e9734")
 
 
 @_takes_options

@@ -12,16 +12,17 @@ Source: Elman 1990, doi:10.1207/s15516709cog1402_1; block-diagonal weights.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1f8bb0fc4ecedda9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "37da6d397fdcf334")
 
 
 @_takes_options

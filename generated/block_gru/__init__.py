@@ -13,16 +13,17 @@ recurrent weights.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a345abfcc466e425")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8860045a09fd8898")
 
 
 @_takes_options

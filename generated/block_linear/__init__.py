@@ -15,16 +15,17 @@ Source: Terzic et al. 2025, arXiv:2412.19350 (SD-SSM); block-diagonal: arXiv:230
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "15e383053e59d0f1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1172e6222a835bd6")
 
 
 @_takes_options

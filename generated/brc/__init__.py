@@ -14,16 +14,17 @@ Source: Vecoven et al. 2021, arXiv:2006.05252.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "26f483811e7ae766")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b52f3973274b02e2")
 
 
 @_takes_options

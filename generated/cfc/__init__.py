@@ -14,16 +14,17 @@ Source: Hasani et al. 2022, arXiv:2106.13898; b: the authors' package ncps.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "e43818901e8744ef")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d2ecdbf4dd2ec44c")
 
 
 @_takes_options
@@ -60,7 +61,7 @@ class CFC(CellLayer):
     """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
 
         layer = CFC(input_size=256, hidden_size=512)
-        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+        y, state = layer(x, dt=dt)  # x [B, T, 256] -> y [B, T, 512]
     """
 
     kernel = _KERNEL

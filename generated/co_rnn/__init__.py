@@ -14,16 +14,17 @@ Source: Rusch and Mishra 2021, arXiv:2010.00951.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "cfeb49ceeebeabcf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ce02b71f9ff5697d")
 
 
 @_takes_options

@@ -11,16 +11,17 @@ Source: Elman 1990, doi:10.1207/s15516709cog1402_1; one weight per channel as in
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "fbd3e99e59e0c92c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "07eb805561fcc0ff")
 
 
 @_takes_options

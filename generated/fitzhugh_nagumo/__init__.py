@@ -14,16 +14,17 @@ doi:10.1109/JRPROC.1962.288235; a and b as there, tau as is usual today.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "5c9d5715983cfd2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3cb0eaeb53b11941")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: Yang et al. 2024, arXiv:2412.06464.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "51c96cb2a228e89b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dd076b56fac1d7c4")
 
 
 @_takes_options

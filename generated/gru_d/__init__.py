@@ -15,16 +15,17 @@ Source: Che et al. 2018, arXiv:1606.01865.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "2d66d49cfc687d3d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c63ab21cb654875b")
 
 
 @_takes_options

@@ -13,16 +13,17 @@ Source: De Brouwer et al. 2019, arXiv:1905.12374.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "7aea148f869a1009")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2a4b6a4006e036c7")
 
 
 @_takes_options
@@ -58,7 +59,7 @@ class GRUODE(CellLayer):
     """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
 
         layer = GRUODE(input_size=256, hidden_size=512)
-        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+        y, state = layer(x, dt=dt)  # x [B, T, 256] -> y [B, T, 512]
     """
 
     kernel = _KERNEL

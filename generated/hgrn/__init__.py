@@ -15,16 +15,17 @@ Source: Qin et al. 2023, arXiv:2311.04823.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a6935764c961460f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "98ad4e68ff34d7b3")
 
 
 @_takes_options

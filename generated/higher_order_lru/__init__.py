@@ -14,16 +14,17 @@ Source: Dubinin et al. 2026, arXiv:2602.12021.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a9b4ef7f43fb0c8e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ac0f9cc6ff79a9be")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: Hindmarsh and Rose 1984, doi:10.1098/rspb.1984.0024.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ba0abe19df933dea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c611616c4454c41d")
 
 
 @_takes_options

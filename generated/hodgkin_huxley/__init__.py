@@ -15,16 +15,17 @@ Source: Hodgkin and Huxley 1952, doi:10.1113/jphysiol.1952.sp004764.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f43cea12d735931a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "49df862d506a4ecd")
 
 
 @_takes_options

@@ -16,16 +16,17 @@ Source: Hopfield 1984, doi:10.1073/pnas.81.10.3088.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1ec2da3169f6847b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c607eaeac8ef1f4e")
 
 
 @_takes_options

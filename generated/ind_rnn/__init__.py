@@ -14,16 +14,17 @@ Source: Li et al. 2018, arXiv:1803.04831.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "fc05ac750ca22c65")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1ccba8d98db6fdac")
 
 
 @_takes_options

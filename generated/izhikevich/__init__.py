@@ -16,16 +16,17 @@ Source: Izhikevich 2003, doi:10.1109/TNN.2003.820440.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "214fe65de4bda4a0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "18f202a1e307a229")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: van der Westhuizen and Lasenby 2018, arXiv:1804.04849; start of the bias
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "86e965e2040c5ee9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5c1013b56e32b3c4")
 
 
 @_takes_options

@@ -12,16 +12,17 @@ Source: Rusch et al. 2022, arXiv:2110.04744.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "338b7483e95457b4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "889cd67544cf6d14")
 
 
 @_takes_options

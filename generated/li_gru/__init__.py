@@ -14,16 +14,17 @@ Source: Ravanelli et al. 2018, arXiv:1803.10225.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "05fc81a9a2579279")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1ccb20d17efd9fa5")
 
 
 @_takes_options

@@ -12,16 +12,17 @@ Source: Lapicque 1907; discrete form: Eshraghian et al. 2023, arXiv:2109.12894.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "56df3e358ab893cf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aa74e0eccd07ff47")
 
 
 @_takes_options

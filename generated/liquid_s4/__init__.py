@@ -15,16 +15,17 @@ Source: Hasani et al. 2022, arXiv:2209.12951.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LiquidS4", "liquid_s4"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "325c4aca58a79031")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bf90d21b64d1581d")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Voelker et al. 2019, NeurIPS 32 (Legendre Memory Units); zero-order hold
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ed243a529fd76d2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4294a158d5cd85fe")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: Orvieto et al. 2023, arXiv:2303.06349.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LRU", "lru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1f17b61189dee60b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0edc297a639b9bff")
 
 
 @_takes_options

@@ -11,16 +11,17 @@ Source: Hochreiter and Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735; forget 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "96779eb13d909872")
+_KERNEL = Kernel.read(_folder_of(__spec__), "208654da3c856303")
 
 
 @_takes_options

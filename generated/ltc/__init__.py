@@ -14,16 +14,17 @@ Source: Hasani et al. 2021, arXiv:2006.04439; start of the leak: the authors' pa
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "3c6b9b9087e44cd8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d130a8c3ab943082")
 
 
 @_takes_options
@@ -59,7 +60,7 @@ class LTC(CellLayer):
     """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
 
         layer = LTC(input_size=256, hidden_size=512)
-        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+        y, state = layer(x, dt=dt)  # x [B, T, 256] -> y [B, T, 512]
     """
 
     kernel = _KERNEL

@@ -15,16 +15,17 @@ Source: Lahoti et al. 2026, arXiv:2603.15569.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "6d26fd03a1472179")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b012d9ec31411b8a")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Ma et al. 2022, arXiv:2209.10655.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f49c6cff75216e02")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fb3dbb754097e9e5")
 
 
 @_takes_options

@@ -12,16 +12,17 @@ Source: Zhou et al. 2016, arXiv:1603.09420.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "9796c74b910ea3d8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0d5a9640982c0039")
 
 
 @_takes_options

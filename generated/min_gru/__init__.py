@@ -13,16 +13,17 @@ Source: Feng et al. 2024, arXiv:2410.01201.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1e02cedaeb1a30db")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da245aba8656ff41")
 
 
 @_takes_options

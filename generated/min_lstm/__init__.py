@@ -14,16 +14,17 @@ Source: Feng et al. 2024, arXiv:2410.01201.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "119c655b5c014fac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dedeb786b10c0256")
 
 
 @_takes_options

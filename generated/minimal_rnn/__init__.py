@@ -13,16 +13,17 @@ Source: Chen 2017, arXiv:1711.06788.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1d1cc34f9a4efe6c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4a1f0ffd7891b012")
 
 
 @_takes_options

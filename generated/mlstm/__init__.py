@@ -15,16 +15,17 @@ Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ac6fdd1c8b2badea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "64935936d64c392d")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Morris and Lecar 1981, doi:10.1016/S0006-3495(81)84782-0; values: Rinzel
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "4a5541ac5048e0b5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "baa3ec9897b57913")
 
 
 @_takes_options

@@ -13,16 +13,17 @@ Source: Vecoven et al. 2021, arXiv:2006.05252.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "e9662111cfb05efb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "80c2b79c631e69ea")
 
 
 @_takes_options

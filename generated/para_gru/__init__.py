@@ -10,16 +10,17 @@ Source: Danieli et al. 2025, arXiv:2510.21450.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["ParaGRU", "para_gru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "58027f3e29634f22")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7f21ba5227083f88")
 
 
 @_takes_options

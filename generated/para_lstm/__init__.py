@@ -11,16 +11,17 @@ Source: Danieli et al. 2025, arXiv:2510.21450; coupled gates (CIFG): arXiv:1503.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "09bfd6f24e081abb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1addc44dd4127084")
 
 
 @_takes_options

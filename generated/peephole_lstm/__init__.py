@@ -13,16 +13,17 @@ Source: Gers and Schmidhuber 2000, doi:10.1109/IJCNN.2000.861302.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a9aa209c5c74c630")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4ad3e260b52b729b")
 
 
 @_takes_options

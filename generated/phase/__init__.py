@@ -14,16 +14,17 @@ Source: Adler 1946, doi:10.1109/JRPROC.1946.229930.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "a2e611445224f26c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da7acf81ef182b6f")
 
 
 @_takes_options

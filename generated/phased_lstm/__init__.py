@@ -15,16 +15,17 @@ Source: Neil et al. 2016, arXiv:1610.09513.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "d714f7de1e807a59")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e3986a3d1c2d0d4")
 
 
 @_takes_options
@@ -61,7 +62,7 @@ class PhasedLSTM(CellLayer):
     """The cell with its input projection, used like torch.nn.GRU, batch first; see `CellLayer`.
 
         layer = PhasedLSTM(input_size=256, hidden_size=512)
-        y, state = layer(x)  # x [B, T, 256] -> y [B, T, 512]
+        y, state = layer(x, t=t)  # x [B, T, 256] -> y [B, T, 512]
     """
 
     kernel = _KERNEL

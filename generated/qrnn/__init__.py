@@ -13,16 +13,17 @@ Source: Bradbury et al. 2016, arXiv:1611.01576.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f48e7709c3c1d962")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2af3339aa8f00881")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: De et al. 2024, arXiv:2402.19427.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "40cc0cfa8ca862ea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "129f5ceb00551145")
 
 
 @_takes_options

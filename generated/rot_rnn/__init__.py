@@ -15,16 +15,17 @@ Source: Biegun et al. 2024, arXiv:2407.07239.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "b64b1d55362e73cc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3a3cde537ee29dd0")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Peng et al. 2023, arXiv:2305.13048.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "3e3de9cbbe1de804")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b16171c7ba328b98")
 
 
 @_takes_options

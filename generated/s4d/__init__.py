@@ -14,16 +14,17 @@ Source: Gu et al. 2022, arXiv:2206.11893; Smith et al. 2023, arXiv:2208.04933.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "d2b2123fce24a2f1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "88539668e4f6db04")
 
 
 @_takes_options

@@ -16,16 +16,17 @@ Source: Baronig et al. 2024, arXiv:2408.07517.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f847331b9003c225")
+_KERNEL = Kernel.read(_folder_of(__spec__), "60faedd67e05f204")
 
 
 @_takes_options

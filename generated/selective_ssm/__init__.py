@@ -14,16 +14,17 @@ Source: Gu and Dao 2023, arXiv:2312.00752.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "cf723cff89fd174a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9baa4d9dad48235a")
 
 
 @_takes_options

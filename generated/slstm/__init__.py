@@ -15,16 +15,17 @@ Source: Beck et al. 2024, arXiv:2405.04517, with a sigmoid forget gate.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "35ce29b6b7d8cac3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f14a7fc2b3bbf078")
 
 
 @_takes_options

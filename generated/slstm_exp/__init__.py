@@ -16,16 +16,17 @@ Source: Beck et al. 2024, arXiv:2405.04517.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "6a9f17e2bd7722cd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e09ac3653fb7c9e4")
 
 
 @_takes_options

@@ -13,16 +13,17 @@ Source: Lei et al. 2018, arXiv:1709.02755 (version 5); start of vf, vr: package 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "951059c08bc0aa3b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ad05f93a6f00e5b4")
 
 
 @_takes_options

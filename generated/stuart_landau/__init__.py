@@ -14,16 +14,17 @@ Source: Stuart 1960, doi:10.1017/S002211206000116X, after Landau 1944.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "24d574a966b43599")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cd41f30cba19ae96")
 
 
 @_takes_options

@@ -13,16 +13,17 @@ Source: Eshraghian et al. 2023, arXiv:2109.12894.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "9329368e0248fb07")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e310c57bab4a5f6")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: Zhang et al. 2024, arXiv:2308.13250.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "854607e90c67b925")
+_KERNEL = Kernel.read(_folder_of(__spec__), "96f320112e4ec20a")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Behrouz et al. 2024, arXiv:2501.00663.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "d1fe4e1c8e03055e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8594e40a354a8c1a")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Behrouz et al. 2024, arXiv:2501.00663.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "1ca020ff3ff37a55")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b4b5e1b3af4d56f6")
 
 
 @_takes_options

@@ -12,16 +12,17 @@ Source: Collins et al. 2017, arXiv:1611.09913.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "3ffc6a5794c5ad4b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9edf5fe5465b1702")
 
 
 @_takes_options

@@ -14,16 +14,17 @@ Source: Rusch and Mishra 2021, arXiv:2103.05487.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "f804ee6ea6638478")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d3477db1de5b493c")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: van der Pol 1926, doi:10.1080/14786442608564127.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ef18ccacc322b7b6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "18851a0230813905")
 
 
 @_takes_options

@@ -15,16 +15,17 @@ Source: Wilson and Cowan 1972, doi:10.1016/S0006-3495(72)86068-5.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rnncc.generated import CellLayer, Kernel, run as _run, takes_options as _takes_options
+from rnncc.generated import (
+    CellLayer, Kernel, folder_of as _folder_of, run as _run, takes_options as _takes_options,
+)
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(Path(__file__).parent, "ff43f65a6458b20b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "086277674f6468fc")
 
 
 @_takes_options
