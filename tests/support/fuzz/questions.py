@@ -165,7 +165,7 @@ def with_an_output_more(cell: RandomCell, plain: Question, folder: Path) -> Iter
     outputs = dict(cell.outputs)
     if not outputs:
         last = cell.states[-1].name
-        outputs = {f"{last}_again": cell.next[last]}
+        outputs = {f"again_{last}": cell.next[last]}
     wider = replace(cell, style="dict", outputs={**outputs, "unused_output": more})
     c = compiled(wider, folder)
 
