@@ -160,12 +160,12 @@ def imported(c: rnncc.CompiledCell, folder: Path) -> ModuleType:
 def with_an_output_more(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question]:
     """Into which no gradient flows, and whose derivative may be infinite."""
     rng = random.Random(f"more {plain.call.seed}")
-    readable = [a.name for a in cell.arguments if a.kind != "matrix"]
+    readable = [a.name for a in cell.of("state", "input", "param")]
     more = expression(rng, Taste(BOLD, 2, readable))
     outputs = dict(cell.outputs)
     if not outputs:
         last = cell.states[-1].name
-        outputs = {f"{last}_again": cell.next[last]}
+        outputs = {f"again_{last}": cell.next[last]}
     wider = replace(cell, style="dict", outputs={**outputs, "unused_output": more})
     c = compiled(wider, folder)
 
