@@ -15,7 +15,7 @@ from campaign.steps.counters import command_of
 
 TOOLS = ("memcheck", "racecheck")
 # Two at a time, so that what time cuts off is known: one pass, segments of a block and of the grid.
-GROUPS = (("para_gru", "block_elman"), ("lstm", "slstm"), ("lif", "min_gru"))
+GROUPS = (("para_gru", "selective_ssm"), ("lstm", "cfc"), ("lif", "block_elman"))
 CHOICES = ("solver=sequential", "solver=segmented,segment=1", "solver=segmented,segment=32")
 SHAPE, SMALL = "3x70x37", "2x40x4"
 # API errors: to look for a kernel in a part that hasn't it is one, and is meant.
