@@ -48,19 +48,19 @@ class GpuConstants:
 # Of an NVIDIA H200 at 1.98 GHz, by `rnncc doctor --calibrate --device cuda`.
 MEASURED = GpuConstants(
     clock=1.98,
-    bytes_per_cycle=1980.0,
-    latency=1490.0,
-    step=55.0,
-    operation=5.1,
-    function=33.0,
-    aside=2.0,
-    aside_function=32.0,
-    issue_function=18.0,
-    issue_stream=14.0,
-    crossing=121.0,
-    border=340.0,
-    barrier=570.0,
-    launch=3500.0,
+    bytes_per_cycle=1730.0,
+    latency=2890.0,
+    step=86.4,
+    operation=2.6,
+    function=26.8,
+    aside=3.7,
+    aside_function=6.6,
+    issue_function=6.55,
+    issue_stream=20.2,
+    crossing=5.3,
+    border=531.0,
+    barrier=3390.0,
+    launch=4450.0,
 )
 
 

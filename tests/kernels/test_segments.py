@@ -257,15 +257,12 @@ def test_a_state_that_only_an_output_reads_is_right_at_the_borders() -> None:
 
 
 def test_a_looser_tolerance_takes_fewer_sweeps() -> None:
-    call = random_call("para_gru", (2, 200, 9), torch.float64, weights=2.0)
-    solves = [
-        observed("para_gru", call, solver="segmented", segment=4, tol=tol)[1]
-        for tol in (0.0, 1e-12, 1e-6, 1e-2)
-    ]
+    call, tols = random_call("para_gru", (2, 200, 9), torch.float64, weights=2.0), (0.0, 1e-6, 1.0)
+    solves = [observed("para_gru", call, solver="segmented", segment=4, tol=tol)[1] for tol in tols]
     sweeps = [s.sweeps for s in solves]
     assert sweeps == sorted(sweeps, reverse=True)
-    assert len(set(sweeps)) > 2
-    for s, tol in zip(solves, (0.0, 1e-12, 1e-6, 1e-2), strict=True):
+    assert len(set(sweeps)) == 3
+    for s, tol in zip(solves, tols, strict=True):
         assert s.mismatch <= tol
         assert s.sequential_from is None
 
