@@ -217,7 +217,7 @@ class _Planner(Planner):
         inputs = len(spec.inputs)
         steps = min(WARM_UP_OF_BLOCK, ahead)
         guess = self.walk(runs, steps, [self.step], inputs, waits=False)
-        scanned = warps * c.crossing + 2 * c.barrier
+        scanned = 2 * c.barrier
         tile = self.fed(guess + SWEEPS_OF_TILE * (sweep + scanned))
         tiles = -(-self.steps // (ahead * warps))
         return _Level(tiles * tile + c.launch, ahead, in_block=True)
@@ -265,7 +265,7 @@ class _Planner(Planner):
         tiles = -(-self.steps // (ahead * warps))
         effort = [self.step, spec.effort.adjoint, spec.effort.through, *self.recomputed]
         walk = self.walk(self.batch * warps, ahead, effort, self.back_streams, waits=False)
-        tile = self.fed(walk + warps * c.crossing + 2 * c.barrier)
+        tile = self.fed(walk + 2 * c.barrier)
         return _Level(tiles * tile + 2 * c.launch, ahead, in_block=True)
 
     @property

@@ -24,8 +24,8 @@ class GpuConstants:
         aside, aside_function: of operations and functions that don't: it does them meanwhile.
         issue_function, issue_stream: of a scheduler, for a function and for a load or store with
             its address; an operation takes it one cycle.
-        crossing: one border between segments in shared memory; `border`: one through memory.
-        barrier: of a block.
+        border: one between segments of the grid.
+        barrier: of a block, with the borders that a warp crosses meanwhile.
         launch: from one kernel to the next.
     """
 
@@ -39,7 +39,6 @@ class GpuConstants:
     aside_function: float
     issue_function: float
     issue_stream: float
-    crossing: float
     border: float
     barrier: float
     launch: float
@@ -57,7 +56,6 @@ MEASURED = GpuConstants(
     aside_function=6.6,
     issue_function=6.55,
     issue_stream=20.2,
-    crossing=5.3,
     border=531.0,
     barrier=3390.0,
     launch=4450.0,
