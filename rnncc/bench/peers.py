@@ -1,7 +1,7 @@
 """Peers: a cell and a shape -> the programs of other projects that its kernel is timed against.
 
-All but cuDNN's are optional, and none has run on a GPU: none was at hand. What one raises is the
-reason that it is left out.
+All but cuDNN's are optional, and none of these has run: none was installed beside a GPU. What one
+raises is the reason that it is left out.
 """
 
 from __future__ import annotations

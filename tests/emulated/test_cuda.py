@@ -217,7 +217,7 @@ BLOCK = LEVELS["segments of a block"]
 FORWARD_BARRIER = "      __syncthreads();\n      if (warp == 0) worst = cross_borders"
 FORWARD_WITHOUT = FORWARD_BARRIER.replace("__syncthreads();", "")
 BACKWARD_BARRIER, BACKWARD_WITHOUT = "again = __syncthreads_or(again);", "again = false;"
-SHARED = "sum += __shfl_xor_sync(mask, sum, apart);"
+SHUFFLE = "run_count = __shfl_sync(0xffffffffu, r.count, int(threadIdx.x) - turn);"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_barrier_that_some_threads_skip_is_found() -> None:
 
 
 def test_a_shuffle_with_absent_lanes_is_found() -> None:
-    edit = broken(SHARED, "if (threadIdx.x != 3) " + SHARED)
+    edit = broken(SHUFFLE, "if (threadIdx.x != 3) " + SHUFFLE)
     with emulated(edit=edit), pytest.raises(EmulationError, match="lane"):
         by_kernel("clocked", call_of("clocked"), solver="sequential")
 

@@ -145,6 +145,15 @@ def test_a_missing_barrier_is_a_race() -> None:
         by_kernel("para_gru", call, solver="sequential")
 
 
+def test_sums_of_what_lanes_have_not_written_yet_are_a_race() -> None:
+    call = call_at("clocked", 64, torch.float32)
+    with (
+        emulated(races=True, edit=broken("__syncwarp(mask);", "")),
+        pytest.raises(EmulationError, match="race"),
+    ):
+        by_kernel("clocked", call, solver="sequential")
+
+
 SANITIZED = """
 import torch
 from tests.emulated.test_ring import CHANNELS, LEVELS, call_at

@@ -193,6 +193,7 @@ FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y: y * (1 - y),
 }
 JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
+WAVES, REACH = {"sin", "cos"}, 2.0**30  # kernels have no value for larger arguments
 EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
 
 
@@ -202,8 +203,8 @@ class Evaluation:
 
     Attributes:
         functions: name, parameters, body and how often it is repeated, of each helper.
-        margin: how near any argument comes to a jump or kink, relative to max(1, |argument|);
-            None if nobody asks.
+        margin: how near any argument comes to a jump or kink, relative to max(1, |argument|), or
+            0 for one beyond the reach of sin and cos; None if nobody asks.
         rough: draws what each operation is off by, for a loop that is as good as any other; then
             tanh and sigmoid have their derivatives from their values, as kernels do.
         unit: how much that is, relative to the value.
@@ -227,6 +228,8 @@ class Evaluation:
         args = [self(arg, values) for arg in node.args]
         if self.margin is not None and node.op in JUMPS:
             self._watch(node.op, [arg.detach() for arg in args])
+        if self.margin is not None and node.op in WAVES and bool((args[0].abs() > REACH / 2).any()):
+            self.margin = 0.0
         if node.op == "call":
             return self._called(node.value, args)
         if node.op == "mix":
