@@ -223,8 +223,8 @@ def test_an_affine_cell_takes_few_sweeps(name: str, segment: int, target: str) -
     for dtype in (torch.float32, torch.float64):
         call = random_call(name, (2, 300, 8), dtype)
         got, status = observed(name, call, solver="segmented", segment=segment)
-        # on a GPU a guess may be in vain, and a block's segments must agree more closely
-        assert status.sweeps <= (2 if target == "cpp" else 4)
+        # for M, the solve and a correction; on a GPU a guess may be in vain too
+        assert status.sweeps <= (3 if target == "cpp" else 4)
         assert status.sequential_from is None
         assert_agree(name, call, got, by_oracle(name, call), str(status))
 

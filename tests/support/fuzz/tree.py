@@ -147,7 +147,8 @@ class _Spike(torch.autograd.Function):
         derivative = {
             "fast_sigmoid": lambda: (1 + k * u.abs()) ** -2,
             "atan": lambda: k / 2 / (1 + (torch.pi / 2 * k * u) ** 2),
-            "sigmoid": lambda: k * torch.sigmoid(k * u) * torch.sigmoid(-k * u),
+            # from its value, as kernels have it: a float32 loop loses as many digits in the tails
+            "sigmoid": lambda: k * (s := torch.sigmoid(k * u)) * (1 - s),
             "triangle": lambda: k * torch.relu(1 - k * u.abs()),
         }[ctx.surrogate]()
         return g * derivative, None, None
@@ -193,8 +194,13 @@ FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y: y * (1 - y),
 }
 JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
-WAVES, REACH = {"sin", "cos"}, 2.0**30  # kernels have no value for larger arguments
 EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
+
+
+def _has_other_values(op: str, args: list[Tensor]) -> bool:
+    """Where docs/numerics.md has NaN and PyTorch a number: sin and cos far out, sign of NaN."""
+    far = op in ("sin", "cos") and bool((args[0].abs() > 2.0**29).any())
+    return far or (op == "sign" and bool(args[0].isnan().any()))
 
 
 @dataclass
@@ -204,7 +210,7 @@ class Evaluation:
     Attributes:
         functions: name, parameters, body and how often it is repeated, of each helper.
         margin: how near any argument comes to a jump or kink, relative to max(1, |argument|), or
-            0 for one beyond the reach of sin and cos; None if nobody asks.
+            0 where kernels have other values; None if nobody asks.
         rough: draws what each operation is off by, for a loop that is as good as any other; then
             tanh and sigmoid have their derivatives from their values, as kernels do.
         unit: how much that is, relative to the value.
@@ -228,7 +234,7 @@ class Evaluation:
         args = [self(arg, values) for arg in node.args]
         if self.margin is not None and node.op in JUMPS:
             self._watch(node.op, [arg.detach() for arg in args])
-        if self.margin is not None and node.op in WAVES and bool((args[0].abs() > REACH / 2).any()):
+        if self.margin is not None and _has_other_values(node.op, args):
             self.margin = 0.0
         if node.op == "call":
             return self._called(node.value, args)
