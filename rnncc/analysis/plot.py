@@ -70,7 +70,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.axhline(TOLERANCE, color="grey", linewidth=0.8, linestyle=":")
     axes.set_ylim(FLOOR / 2, CEILING)
     axes.set_xlabel("sweep")
-    axes.set_ylabel("largest mismatch, relative to max(1, |state|)")
+    axes.set_ylabel("largest mismatch, relative to the state")
     axes.set_title("convergence", fontsize="medium")
     axes.legend(fontsize="small")
 

@@ -18,7 +18,7 @@ from rnncc.nn.status import Solve
 Arguments = Mapping[str, Tensor]
 Say = Callable[[str], None]
 
-TOLERANCE = 1e-12  # of neighbouring segments, relative to max(1, |state|)
+TOLERANCE = 1e-12  # of neighbouring segments, relative to the state, Newton's to max(1, |state|)
 SEGMENTS = (16, 32, 128)
 NEWTON_LIMIT = 100  # iterations, after which it counts as not converged
 EARLY = 6  # iterations after which Newton's error is reported
