@@ -33,7 +33,7 @@ BEFORE = "the forward before it"
 FEWEST = 12  # times, one for each constant
 # Of a time, to replay it: the GPU waits for Python, so the time says nothing about the GPU.
 IN_PYTHON = 0.9
-LEAST = 1e-9  # seconds
+LEAST = 1e-9  # seconds; a backward that noise makes no longer counts for nothing
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _directions(compiled: CompiledCell, job: Job, place: Place) -> Iterator[Time
     names = ("forward",) if as_modelled(compiled, found[0]) else ()
     for direction in (*names, "backward"):
         sample = seconds_of(loop, arguments, direction, place, SAMPLED)
-        if sample.python < IN_PYTHON * sample.device:
+        if sample.device > LEAST and sample.python < IN_PYTHON * sample.device:
             yield Timed(compiled, job, direction, sample.device)
 
 

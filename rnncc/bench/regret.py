@@ -11,7 +11,7 @@ import torch
 
 from rnncc.bench import timing, workload
 from rnncc.bench.baselines import Shape
-from rnncc.bench.calibrate_gpu import BEFORE, added, forced, recorded
+from rnncc.bench.calibrate_gpu import BEFORE, LEAST, added, forced, recorded
 from rnncc.bench.timing import Place
 from rnncc.compiler import CompiledCell
 from rnncc.ir.choices import Choices
@@ -137,6 +137,8 @@ def _row(
             what: found[key] for what in (direction, BEFORE) if (key := f"{name} {what}") in found
         }
         seconds[name] = added(own, direction).device
+    if min(seconds.values()) <= LEAST:
+        return Regret(shape, direction, reason="too noisy: a backward took no time")
     return Regret(
         shape,
         direction,

@@ -47,8 +47,8 @@ def calibration() -> GpuCalibration:
 def test_a_calibration_times_both_directions_of_all_jobs() -> None:
     found = calibration()
     assert {t["cell"] for t in found.times} == set(CELLS)
-    assert len(found.times) == len(CELLS) * len(JOBS) * 2
-    assert {t["pass"] for t in found.times} == {"forward", "backward"}
+    passes = [t["pass"] for t in found.times]  # noise may make a backward take no time here
+    assert passes.count("forward") == len(CELLS) * len(JOBS) >= passes.count("backward") > 0
     assert all(t["ms"] > 0 and t["predicted_ms"] > 0 for t in found.times)
     assert all(value > 0 for value in vars(found.constants).values())
     assert found.error < found.error_before
@@ -85,6 +85,19 @@ def test_the_time_of_a_backward_is_what_it_adds_to_a_forward_that_keeps_states()
     samples = {"backward": Sample(5.0, 1.0), calibrate_gpu.BEFORE: Sample(2.0, 0.5)}
     assert calibrate_gpu.added(samples, "backward").device == 3.0
     assert calibrate_gpu.recorded(loop, arguments, "forward").keys() == {"forward"}
+
+
+def test_a_backward_that_noise_makes_take_no_time_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def alike(runs: Any, *_: Any) -> dict[str, Sample]:
+        return dict.fromkeys(runs, Sample(1.0, 0.1))
+
+    monkeypatch.setattr(timing, "replayed", alike)
+    rows = list(regret.regret(compiled("elman"), HERE, shapes=((2, 16, 8),)))
+    assert [row.reason for row in rows] == ["", "too noisy: a backward took no time"]
+    with pytest.raises(RnnccError, match="got 1 times of kernels"):
+        calibrate_gpu.calibrate(HERE, cells=("elman",), jobs=(Job((2, 16, 8)),))
 
 
 # --- regret ----------------------------------------------------------------------------------

@@ -179,5 +179,7 @@ def test_what_a_layer_gives_by_name_is_not_called_self(tmp_path: Path) -> None:
     source = source_of(
         "return a * h + x * self", "h: State, x: Input, a: Param, self: Input(shared=True)"
     )
-    with pytest.raises(CellError, match=r"'self' has the name of an argument of the layer"):
+    with pytest.raises(
+        CellError, match=r"'self' is given to a layer by name, and has that of a layer's argument"
+    ):
         rnncc.compile(cell_from(tmp_path, source))
