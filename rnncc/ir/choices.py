@@ -77,7 +77,7 @@ class Choices:
         iterations: Newton iterations at most. For "segmented" it is when one pass over time takes
             over, for "newton" when it has failed (3 by default).
         tol: how well neighbours must agree, relative to the state's own size, of "newton" to
-            max(1, |state|).
+            max(1, |state|) and to the state's largest size in the sequence.
         on_failure: what "newton" does when it has not converged: "raise" a ConvergenceError,
             "warn", or rerun the call by "sequential".
         checkpoint: steps between the states that are saved for the backward, which recomputes the

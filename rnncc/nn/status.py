@@ -20,7 +20,7 @@ class Solve:
             last pass, which writes the outputs.
         mismatch: how much the last scan would still change an initial state of a segment, at most,
             relative to the state's own size; for "newton" the residual, relative to
-            max(1, |state|).
+            max(1, |state|) or, if that is more, to the state's largest size in the sequence.
         converged: whether the result is within tolerance; False only for "newton".
         sequential_from: the step from which one pass over time solved the rest, or None.
     """

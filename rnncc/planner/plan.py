@@ -21,7 +21,7 @@ NEWTON_ITERATIONS = 3  # unless the user says otherwise
 # By bytes of the state, relative to its own size: how little a scan may still want to change for
 # neighbouring segments to agree, a few units in the last place; and the largest change after which
 # the next sweep is as exact as rounding lets it be, the root of a unit. Newton's iteration over
-# single steps asks for less, relative to max(1, |state|).
+# single steps asks for less, relative to max(1, |state|) and to the state's largest size.
 TOLERANCE = {4: 5e-7, 8: 1e-15}
 SETTLED = {4: 3.5e-4, 8: 1.5e-8}
 AFFINE_SETTLED = {4: 1e-3, 8: 1.5e-8}  # only rounding is left to correct

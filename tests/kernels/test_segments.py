@@ -353,6 +353,24 @@ def test_newton_that_converges_says_nothing(on_failure: str) -> None:
     assert status.sequential_from is None
 
 
+@pytest.mark.parametrize("scale", [2.0**-20, 1.0, 2.0**20])
+def test_newton_converges_in_the_units_of_the_state(scale: float) -> None:
+    @cell
+    def in_units(h: State, x: Input, a: Param):
+        return scale * tanh(a * (h / scale) + x)
+
+    torch.manual_seed(0)
+    x, a = torch.randn(3, 64, 2), torch.tensor([1.2, -0.9])
+    run = rnncc.compile(in_units)
+    expected = run(x.double(), a.double(), solver="sequential")
+    seen: list[Solve] = []
+    y = run(x, a, solver="newton", iterations=60, observe=seen.append)
+    assert seen[0].converged
+    assert float((y - expected).abs().max()) <= 2e-6 * scale
+    with pytest.raises(ConvergenceError):
+        run(x, a, solver="newton", iterations=2)
+
+
 # --- gradients -------------------------------------------------------------------------------
 
 SOLVERS: dict[str, dict[str, Any]] = {

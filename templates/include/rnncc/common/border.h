@@ -42,9 +42,12 @@ struct Side {
 struct Border {
   real delta[Cell::kStates];  // change of the initial state of the segment before
   real worst;                 // of all borders so far, beside the size of the state
+  real off[Cell::kStates];    // with `plain`, of each state: the most that didn't agree,
+  real most[Cell::kStates];   // and its own size, the largest so far
 
   // From the segment before to a new initial state s; true if it changed. With `plain` there is no
-  // guard, and only what doesn't agree counts, beside max(1, |state|). Else all of the change does:
+  // guard, and only what doesn't agree counts, beside max(1, |state|), and then beside the state's
+  // own size over the sequence (`worst_of_own`). Else all of the change does:
   // what doesn't agree here, and what comes here from the borders before.
   RNNCC_MEMBER bool cross(const Side& before, real* s, int64_t stride, bool plain) {
     real correction[Cell::kStates] = {}, through[Cell::kStates] = {};
@@ -75,7 +78,10 @@ struct Border {
       s[k * stride] = now;
       if (!Cell::checked[k]) continue;
       if (plain) {
-        if (!same(end, old)) worst = larger(worst, (end - old) / larger(1, end));
+        most[k] = larger_finite(most[k], end);
+        if (same(end, old)) continue;
+        worst = larger(worst, (end - old) / larger(1, end));
+        off[k] = larger(off[k], end - old);
         continue;
       }
       real own = larger_finite(larger_finite(larger(kSmallest, through[k]), end), old);
@@ -84,6 +90,14 @@ struct Border {
       if (delta[k] != 0) worst = larger(worst, delta[k] / own);
     }
     return changed;
+  }
+
+  // After all borders with `plain`: the most that didn't agree, in the state's own units too.
+  RNNCC_MEMBER real worst_of_own() const {
+    real all = worst;
+    for (int k = 0; k < Cell::kStates; ++k)
+      if (off[k] != 0) all = larger(all, off[k] / larger(kSmallest, most[k]));
+    return all;
   }
 };
 

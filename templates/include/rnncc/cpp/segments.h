@@ -58,7 +58,28 @@ static void sweep_tile(const Pass& pass, int64_t index, real* space) {
   }
 }
 
-static int64_t scan_space(const Args& a) { return (Lanes::kStates + 1) * a.groups + 64; }
+// The fields of a Border that go on from one to the next, and in Newton's iteration two more.
+static int64_t scan_space(const Args& a) {
+  return ((is_newton(a) ? 3 : 1) * Lanes::kStates + 1) * a.groups + 64;
+}
+
+static void load_border(const Args& a, const real* space, int64_t c, Border* border) {
+  const int64_t size = Lanes::kStates * a.groups;
+  for (int k = 0; k < Lanes::kStates; ++k) {
+    const real* at = space + k * a.groups + c;
+    border->delta[k] = at[0];
+    if (is_newton(a)) border->off[k] = at[size], border->most[k] = at[2 * size];
+  }
+}
+
+static void store_border(const Args& a, const Border& border, int64_t c, real* space) {
+  const int64_t size = Lanes::kStates * a.groups;
+  for (int k = 0; k < Lanes::kStates; ++k) {
+    real* at = space + k * a.groups + c;
+    at[0] = border.delta[k];
+    if (is_newton(a)) at[size] = border.off[k], at[2 * size] = border.most[k];
+  }
+}
 
 // All borders of one sequence, in order of time; with `picard` the sweep carried no M. Leaves in
 // `verdicts` the largest mismatch, and the first segment whose initial state was out of tolerance,
@@ -69,7 +90,7 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
   const int64_t first = pass.cut.first_run(a, b);
   real worst_of_all = 0;
   int64_t bad = kNone;
-  for (int64_t i = 0; i < Lanes::kStates * groups; ++i) space[i] = 0;
+  for (int64_t i = 0; i < scan_space(a); ++i) space[i] = 0;
   moved(a, first) = 0;
   for (int64_t i = 1; i < runs; ++i) {
     const int64_t run = first + i, before = (run - 1) * Lanes::kStates * groups;
@@ -80,18 +101,25 @@ static void scan_sequence(const Pass& pass, int64_t b, real* space) {
     bool changed = false;
     for (int64_t c = 0; c < groups; ++c) {
       Border border;
-      for (int k = 0; k < Lanes::kStates; ++k) border.delta[k] = space[k * groups + c];
+      load_border(a, space, c, &border);
       border.worst = worst;
       const Side side = {a.ends + before + c, a.peaks + before + c, M ? M + c : M,
                          a.begins + before + c};
       changed = border.cross(side, s + c, groups, is_newton(a)) || changed;
       worst = border.worst;
-      for (int k = 0; k < Lanes::kStates; ++k) space[k * groups + c] = border.delta[k];
+      store_border(a, border, c, space);
     }
     moved(a, run) = changed;
     if (!agree(a, pass.before, worst) && bad == kNone) bad = solved_before(pass.sweep, i);
     worst_of_all = larger(worst_of_all, worst);
   }
+  for (int64_t c = 0; is_newton(a) && c < groups; ++c) {
+    Border border;
+    load_border(a, space, c, &border);
+    border.worst = worst_of_all;
+    worst_of_all = border.worst_of_own();
+  }
+  if (is_newton(a) && !agree(a, pass.before, worst_of_all)) bad = 0;
   a.verdicts[2 * b] = double(worst_of_all);
   a.verdicts[2 * b + 1] = double(bad);
 }

@@ -145,6 +145,8 @@ RNNCC_FN void scan(const Args& a) {
     store_run(a, r, Cell::kStates, s_now, a.begins);
     if (r.active) *moved(a, r.index, a.round + 1) = 1;
   }
+  if (is_newton(a)) border.worst = border.worst_of_own();
+  if (is_newton(a) && !agree(a, before, border.worst)) bad = 0;
   note_size(note_of(a, 1 + a.round), border.worst);
   note_bad(note_of(a, 1 + a.round), bad);
 }
