@@ -33,7 +33,7 @@ BEFORE = "the forward before it"
 FEWEST = 12  # times, one for each constant
 # Of a time, to replay it: the GPU waits for Python, so the time says nothing about the GPU.
 IN_PYTHON = 0.9
-LEAST = 1e-9  # seconds; a backward that noise makes no longer counts for nothing
+LEAST = 1e-9  # seconds: where noise makes a difference of times negative, it says nothing
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.refusal import STRIDED, check_dense, refuse, show
+from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
@@ -155,8 +155,7 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
     if value.device.type not in DEFAULTS:
         raise refuse(name, show(value), f"a tensor on {' or '.join(DEFAULTS)}", f"{name}.cpu()")
     if device is not None:
-        here = f"a tensor on {device}, as the others are"
-        raise refuse(name, show(value), here, f"{name}.to('{device}')")
+        raise refuse_device(name, value, device)
 
 
 def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:

@@ -14,7 +14,7 @@ from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.arguments import check_groups
 from rnncc.nn.given import COMMON, Given
-from rnncc.nn.refusal import refuse, show
+from rnncc.nn.refusal import refuse, refuse_device, show
 from rnncc.runtime.backend import DEFAULTS, Backend, backend_of
 from rnncc.runtime.call import Shapes
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
@@ -114,8 +114,7 @@ def check_devices(tensors: Named) -> None:
     for name, value in tensors:
         device = device or value.device
         if value.device != device:
-            here = f"a tensor on {device}, as the others are"
-            raise refuse(name, show(value), here, f"{name}.to('{device}')")
+            raise refuse_device(name, value, device)
 
 
 def refuse_foreign(tensors: Named) -> NoReturn:

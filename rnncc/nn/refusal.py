@@ -23,6 +23,12 @@ def show(tensor: Any) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
 
 
+def refuse_device(name: str, value: Tensor, device: torch.device) -> ArgumentError:
+    """The error for a tensor that isn't where the others are."""
+    here = f"a tensor on {device}, as the others are"
+    return refuse(name, show(value), here, f"{name}.to('{device}')")
+
+
 def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
     """The error that names the argument, the value seen and expected, and the fix."""
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
