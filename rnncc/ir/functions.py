@@ -126,8 +126,17 @@ TABLE: dict[str, Function] = {}
 
 def _row(name: str, pull: Pull, torch: str, value: Callable[..., float], **options: Any) -> None:
     base = options.pop("base", Opaque)
-    symbol = type(name, (base,), {"operator": options.pop("operator", name)})
-    TABLE[name] = Function(symbol, pull, torch, value, **options)
+    members = {"operator": options.pop("operator", name), "__reduce__": _by_name}
+    TABLE[name] = Function(type(name, (base,), members), pull, torch, value, **options)
+
+
+def _by_name(expr: Opaque) -> tuple[Any, ...]:
+    """For pickles, which find no class by a name that only the table has."""
+    return _apply, (type(expr).__name__, expr.args)
+
+
+def _apply(name: str, args: tuple[Expr, ...]) -> Expr:
+    return TABLE[name].symbol(*args)
 
 
 def call(name: str, *args: Any) -> Expr:
