@@ -194,7 +194,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_upstroke_1, out_v_hat, out_s, out_v_new, out_w_new;
-    adex_step<real>(
+    rnncc::adex_step<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -210,7 +210,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    adex_jacobian<real>(
+    rnncc::adex_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1],
         // results
@@ -225,7 +225,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    adex_jacobian<real>(
+    rnncc::adex_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1],
         // results
@@ -242,7 +242,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_w, out_d_I;
-    adex_adjoint<real>(
+    rnncc::adex_adjoint<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1], g[0], g[1], dy[0],
         // results
@@ -279,7 +279,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_upstroke_1, out_v_hat, out_s, out_v_new, out_w_new;
-        adex_step<real>(
+        rnncc::adex_step<real>(
             // arguments
             h_v[i], h_w[i], x_I[i],
             // results
@@ -311,7 +311,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        adex_jacobian<real>(
+        rnncc::adex_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_upstroke_1[i], k_v_hat[i],
             // results
@@ -345,7 +345,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        adex_jacobian<real>(
+        rnncc::adex_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_upstroke_1[i], k_v_hat[i],
             // results
@@ -376,7 +376,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_w, out_d_I;
-        adex_adjoint<real>(
+        rnncc::adex_adjoint<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_upstroke_1[i], k_v_hat[i], g_v[i], g_w[i], dy_0[i],
             // results

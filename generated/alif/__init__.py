@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9f6c9a9011acee72")
+_KERNEL = Kernel.read(_folder_of(__spec__), "03621d4619b839df")
 
 
 @_takes_options

@@ -163,7 +163,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_b_new, out_B, out_v_new, out_u, out_z_new;
-    alif_step<real>(
+    rnncc::alif_step<real>(
         // arguments
         h[0], h[1], h[2], x[0],
         // results
@@ -180,7 +180,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_b, out_J_v_z, out_J_b_b, out_J_b_z;
-    alif_jacobian<real>(
+    rnncc::alif_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0], k[1],
         // results
@@ -200,7 +200,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_b, out_J_v_z, out_J_b_b, out_J_b_z;
-    alif_jacobian<real>(
+    rnncc::alif_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0], k[1],
         // results
@@ -218,7 +218,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_b, out_d_z, out_d_I;
-    alif_adjoint<real>(
+    rnncc::alif_adjoint<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0], k[1], g[0], g[1], g[2] + dy[0],
         // results
@@ -258,7 +258,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_b_new, out_B, out_v_new, out_u, out_z_new;
-        alif_step<real>(
+        rnncc::alif_step<real>(
             // arguments
             h_v[i], h_b[i], h_z[i], x_I[i],
             // results
@@ -292,7 +292,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_b, out_J_v_z, out_J_b_b, out_J_b_z;
-        alif_jacobian<real>(
+        rnncc::alif_jacobian<real>(
             // arguments
             h_v[i], h_b[i], h_z[i], x_I[i], k_B[i], k_u[i],
             // results
@@ -334,7 +334,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_b, out_J_v_z, out_J_b_b, out_J_b_z;
-        alif_jacobian<real>(
+        rnncc::alif_jacobian<real>(
             // arguments
             h_v[i], h_b[i], h_z[i], x_I[i], k_B[i], k_u[i],
             // results
@@ -368,7 +368,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_b, out_d_z, out_d_I;
-        alif_adjoint<real>(
+        rnncc::alif_adjoint<real>(
             // arguments
             h_v[i], h_b[i], h_z[i], x_I[i], k_B[i], k_u[i], g_v[i], g_b[i], g_z[i] + dy_0[i],
             // results

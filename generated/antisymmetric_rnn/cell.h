@@ -172,7 +172,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_u_new_0, out_u_new, out_v_new_0, out_v_new;
-    antisymmetric_rnn_step<real>(
+    rnncc::antisymmetric_rnn_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0],
         // results
@@ -188,7 +188,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_u_u, out_J_u_v, out_J_v_u, out_J_v_v;
-    antisymmetric_rnn_jacobian<real>(
+    rnncc::antisymmetric_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], k[0], k[1],
         // results
@@ -203,7 +203,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_u_u, out_J_u_v, out_J_v_u, out_J_v_v;
-    antisymmetric_rnn_jacobian<real>(
+    rnncc::antisymmetric_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], k[0], k[1],
         // results
@@ -220,7 +220,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_u, out_d_v, out_d_xu, out_d_xv, out_d_a;
-    antisymmetric_rnn_adjoint<real>(
+    rnncc::antisymmetric_rnn_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], k[0], k[1], g[0], g[1] + dy[0],
         // results
@@ -261,7 +261,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_u_new_0, out_u_new, out_v_new_0, out_v_new;
-        antisymmetric_rnn_step<real>(
+        rnncc::antisymmetric_rnn_step<real>(
             // arguments
             h_u[i], h_v[i], x_xu[i], x_xv[i], p_a[i],
             // results
@@ -295,7 +295,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_u_u, out_J_u_v, out_J_v_u, out_J_v_v;
-        antisymmetric_rnn_jacobian<real>(
+        rnncc::antisymmetric_rnn_jacobian<real>(
             // arguments
             h_u[i], h_v[i], x_xu[i], x_xv[i], p_a[i], k_u_new_0[i], k_v_new_0[i],
             // results
@@ -331,7 +331,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_u_u, out_J_u_v, out_J_v_u, out_J_v_v;
-        antisymmetric_rnn_jacobian<real>(
+        rnncc::antisymmetric_rnn_jacobian<real>(
             // arguments
             h_u[i], h_v[i], x_xu[i], x_xv[i], p_a[i], k_u_new_0[i], k_v_new_0[i],
             // results
@@ -366,7 +366,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_u, out_d_v, out_d_xu, out_d_xv, out_d_a;
-        antisymmetric_rnn_adjoint<real>(
+        rnncc::antisymmetric_rnn_adjoint<real>(
             // arguments
             h_u[i], h_v[i], x_xu[i], x_xv[i], p_a[i], k_u_new_0[i], k_v_new_0[i], g_u[i],
             g_v[i] + dy_0[i],

@@ -251,7 +251,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
-    block_elman_step<real>(
+    rnncc::block_elman_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15],
@@ -278,7 +278,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_elman_jacobian<real>(
+    rnncc::block_elman_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3],
@@ -312,7 +312,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_elman_jacobian<real>(
+    rnncc::block_elman_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3],
@@ -380,7 +380,7 @@ struct Lane : Cell {
         out_d_x_ch3, out_d_R_0_0, out_d_R_0_1, out_d_R_0_2, out_d_R_0_3, out_d_R_1_0, out_d_R_1_1,
         out_d_R_1_2, out_d_R_1_3, out_d_R_2_0, out_d_R_2_1, out_d_R_2_2, out_d_R_2_3, out_d_R_3_0,
         out_d_R_3_1, out_d_R_3_2, out_d_R_3_3;
-    block_elman_adjoint<real>(
+    rnncc::block_elman_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3],
@@ -471,7 +471,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
-        block_elman_step<real>(
+        rnncc::block_elman_step<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], p_R_0_0[i], p_R_0_1[i], p_R_0_2[i], p_R_0_3[i], p_R_1_0[i], p_R_1_1[i],
@@ -539,7 +539,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_elman_jacobian<real>(
+        rnncc::block_elman_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], p_R_0_0[i], p_R_0_1[i], p_R_0_2[i], p_R_0_3[i], p_R_1_0[i], p_R_1_1[i],
@@ -642,7 +642,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_elman_jacobian<real>(
+        rnncc::block_elman_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], p_R_0_0[i], p_R_0_1[i], p_R_0_2[i], p_R_0_3[i], p_R_1_0[i], p_R_1_1[i],
@@ -774,7 +774,7 @@ struct Lanes : Cell {
             out_d_x_ch2, out_d_x_ch3, out_d_R_0_0, out_d_R_0_1, out_d_R_0_2, out_d_R_0_3,
             out_d_R_1_0, out_d_R_1_1, out_d_R_1_2, out_d_R_1_3, out_d_R_2_0, out_d_R_2_1,
             out_d_R_2_2, out_d_R_2_3, out_d_R_3_0, out_d_R_3_1, out_d_R_3_2, out_d_R_3_3;
-        block_elman_adjoint<real>(
+        rnncc::block_elman_adjoint<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], p_R_0_0[i], p_R_0_1[i], p_R_0_2[i], p_R_0_3[i], p_R_1_0[i], p_R_1_1[i],

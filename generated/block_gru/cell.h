@@ -598,7 +598,7 @@ struct Lane : Cell {
     real out_z_ch0, out_z_ch1, out_z_ch2, out_z_ch3, out_r_ch0, out_r_ch1, out_r_ch2, out_r_ch3,
         out_c_1_ch0, out_c_1_ch1, out_c_1_ch2, out_c_1_ch3, out_c_ch0, out_c_ch1, out_c_ch2,
         out_c_ch3, out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
-    block_gru_step<real>(
+    rnncc::block_gru_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -642,7 +642,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_gru_jacobian<real>(
+    rnncc::block_gru_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -680,7 +680,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_gru_jacobian<real>(
+    rnncc::block_gru_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -759,7 +759,7 @@ struct Lane : Cell {
         out_d_Rc_0_0, out_d_Rc_0_1, out_d_Rc_0_2, out_d_Rc_0_3, out_d_Rc_1_0, out_d_Rc_1_1,
         out_d_Rc_1_2, out_d_Rc_1_3, out_d_Rc_2_0, out_d_Rc_2_1, out_d_Rc_2_2, out_d_Rc_2_3,
         out_d_Rc_3_0, out_d_Rc_3_1, out_d_Rc_3_2, out_d_Rc_3_3;
-    block_gru_adjoint<real>(
+    rnncc::block_gru_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -955,7 +955,7 @@ struct Lanes : Cell {
         real out_z_ch0, out_z_ch1, out_z_ch2, out_z_ch3, out_r_ch0, out_r_ch1, out_r_ch2, out_r_ch3,
             out_c_1_ch0, out_c_1_ch1, out_c_1_ch2, out_c_1_ch3, out_c_ch0, out_c_ch1, out_c_ch2,
             out_c_ch3, out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
-        block_gru_step<real, 1>(
+        rnncc::block_gru_step<real, 1>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xz_ch0[i], x_xz_ch1[i], x_xz_ch2[i],
             x_xz_ch3[i], x_xr_ch0[i], x_xr_ch1[i], x_xr_ch2[i], x_xr_ch3[i], x_xc_ch0[i],
@@ -1016,7 +1016,7 @@ struct Lanes : Cell {
         out_c_1_ch1 = k_c_1_ch1[i];
         out_c_1_ch2 = k_c_1_ch2[i];
         out_c_1_ch3 = k_c_1_ch3[i];
-        block_gru_step<real, 2>(
+        rnncc::block_gru_step<real, 2>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xz_ch0[i], x_xz_ch1[i], x_xz_ch2[i],
             x_xz_ch3[i], x_xr_ch0[i], x_xr_ch1[i], x_xr_ch2[i], x_xr_ch3[i], x_xc_ch0[i],
@@ -1145,7 +1145,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_gru_jacobian<real>(
+        rnncc::block_gru_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xz_ch0[i], x_xz_ch1[i], x_xz_ch2[i],
             x_xz_ch3[i], x_xr_ch0[i], x_xr_ch1[i], x_xr_ch2[i], x_xr_ch3[i], x_xc_ch0[i],
@@ -1308,7 +1308,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_gru_jacobian<real>(
+        rnncc::block_gru_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xz_ch0[i], x_xz_ch1[i], x_xz_ch2[i],
             x_xz_ch3[i], x_xr_ch0[i], x_xr_ch1[i], x_xr_ch2[i], x_xr_ch3[i], x_xc_ch0[i],
@@ -1547,7 +1547,7 @@ struct Lanes : Cell {
             out_d_Rc_0_0, out_d_Rc_0_1, out_d_Rc_0_2, out_d_Rc_0_3, out_d_Rc_1_0, out_d_Rc_1_1,
             out_d_Rc_1_2, out_d_Rc_1_3, out_d_Rc_2_0, out_d_Rc_2_1, out_d_Rc_2_2, out_d_Rc_2_3,
             out_d_Rc_3_0, out_d_Rc_3_1, out_d_Rc_3_2, out_d_Rc_3_3;
-        block_gru_adjoint<real>(
+        rnncc::block_gru_adjoint<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xz_ch0[i], x_xz_ch1[i], x_xz_ch2[i],
             x_xz_ch3[i], x_xr_ch0[i], x_xr_ch1[i], x_xr_ch2[i], x_xr_ch3[i], x_xc_ch0[i],

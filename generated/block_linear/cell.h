@@ -305,7 +305,7 @@ struct Lane : Cell {
     real out_s_ch0, out_s_ch1, out_s_ch2, out_s_ch3, out_h_next_0_ch0, out_h_next_0_ch1,
         out_h_next_0_ch2, out_h_next_0_ch3, out_h_next_1_ch0, out_h_next_1_ch1, out_h_next_1_ch2,
         out_h_next_1_ch3, out_h_next_ch0, out_h_next_ch1, out_h_next_ch2, out_h_next_ch3;
-    block_linear_step<real>(
+    rnncc::block_linear_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5],
         p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
@@ -343,7 +343,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_linear_jacobian<real>(
+    rnncc::block_linear_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5],
         p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
@@ -379,7 +379,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    block_linear_jacobian<real>(
+    rnncc::block_linear_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5],
         p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
@@ -451,7 +451,7 @@ struct Lane : Cell {
         out_d_A_3_0, out_d_A_3_1, out_d_A_3_2, out_d_A_3_3, out_d_B_0_0, out_d_B_0_1, out_d_B_0_2,
         out_d_B_0_3, out_d_B_1_0, out_d_B_1_1, out_d_B_1_2, out_d_B_1_3, out_d_B_2_0, out_d_B_2_1,
         out_d_B_2_2, out_d_B_2_3, out_d_B_3_0, out_d_B_3_1, out_d_B_3_2, out_d_B_3_3;
-    block_linear_adjoint<real>(
+    rnncc::block_linear_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5],
         p[6], p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], p[16], p[17], p[18],
@@ -591,7 +591,7 @@ struct Lanes : Cell {
             out_h_next_0_ch2, out_h_next_0_ch3, out_h_next_1_ch0, out_h_next_1_ch1,
             out_h_next_1_ch2, out_h_next_1_ch3, out_h_next_ch0, out_h_next_ch1, out_h_next_ch2,
             out_h_next_ch3;
-        block_linear_step<real>(
+        rnncc::block_linear_step<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], x_choice[i], p_A_0_0[i], p_A_0_1[i], p_A_0_2[i], p_A_0_3[i], p_A_1_0[i],
@@ -697,7 +697,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_linear_jacobian<real>(
+        rnncc::block_linear_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], x_choice[i], p_A_0_0[i], p_A_0_1[i], p_A_0_2[i], p_A_0_3[i], p_A_1_0[i],
@@ -829,7 +829,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        block_linear_jacobian<real>(
+        rnncc::block_linear_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], x_choice[i], p_A_0_0[i], p_A_0_1[i], p_A_0_2[i], p_A_0_3[i], p_A_1_0[i],
@@ -1010,7 +1010,7 @@ struct Lanes : Cell {
             out_d_A_3_3, out_d_B_0_0, out_d_B_0_1, out_d_B_0_2, out_d_B_0_3, out_d_B_1_0,
             out_d_B_1_1, out_d_B_1_2, out_d_B_1_3, out_d_B_2_0, out_d_B_2_1, out_d_B_2_2,
             out_d_B_2_3, out_d_B_3_0, out_d_B_3_1, out_d_B_3_2, out_d_B_3_3;
-        block_linear_adjoint<real>(
+        rnncc::block_linear_adjoint<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_x_ch0[i], x_x_ch1[i], x_x_ch2[i],
             x_x_ch3[i], x_choice[i], p_A_0_0[i], p_A_0_1[i], p_A_0_2[i], p_A_0_3[i], p_A_1_0[i],

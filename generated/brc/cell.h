@@ -167,7 +167,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_a_0, out_a, out_c, out_h_next_0, out_h_next;
-    brc_step<real>(
+    rnncc::brc_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1],
         // results
@@ -184,7 +184,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    brc_jacobian<real>(
+    rnncc::brc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], k[0], k[2], k[3],
         // results
@@ -196,7 +196,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    brc_jacobian<real>(
+    rnncc::brc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], k[0], k[2], k[3],
         // results
@@ -210,7 +210,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xa, out_d_xc, out_d_x, out_d_wa, out_d_wc;
-    brc_adjoint<real>(
+    rnncc::brc_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], k[0], k[2], k[3], g[0] + dy[0],
         // results
@@ -254,7 +254,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_0, out_a, out_c, out_h_next_0, out_h_next;
-        brc_step<real, 1>(
+        rnncc::brc_step<real, 1>(
             // arguments
             h_h[i], x_xa[i], x_xc[i], x_x[i], p_wa[i], p_wc[i],
             // results
@@ -274,7 +274,7 @@ struct Lanes : Cell {
         real out_a_0, out_a, out_c, out_h_next_0, out_h_next;
         out_a = k_a[i];
         out_c = k_c[i];
-        brc_step<real, 2>(
+        rnncc::brc_step<real, 2>(
             // arguments
             h_h[i], x_xa[i], x_xc[i], x_x[i], p_wa[i], p_wc[i],
             // results
@@ -309,7 +309,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        brc_jacobian<real>(
+        rnncc::brc_jacobian<real>(
             // arguments
             h_h[i], x_xa[i], x_xc[i], x_x[i], p_wa[i], p_wc[i], k_a_0[i], k_c[i], k_h_next_0[i],
             // results
@@ -339,7 +339,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        brc_jacobian<real>(
+        rnncc::brc_jacobian<real>(
             // arguments
             h_h[i], x_xa[i], x_xc[i], x_x[i], p_wa[i], p_wc[i], k_a_0[i], k_c[i], k_h_next_0[i],
             // results
@@ -375,7 +375,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xa, out_d_xc, out_d_x, out_d_wa, out_d_wc;
-        brc_adjoint<real>(
+        rnncc::brc_adjoint<real>(
             // arguments
             h_h[i], x_xa[i], x_xc[i], x_x[i], p_wa[i], p_wc[i], k_a_0[i], k_c[i], k_h_next_0[i],
             g_h[i] + dy_0[i],

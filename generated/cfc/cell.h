@@ -171,7 +171,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_g, out_h, out_s, out_x_next;
-    cfc_step<real>(
+    rnncc::cfc_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3],
         // results
@@ -187,7 +187,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x_x;
-    cfc_jacobian<real>(
+    rnncc::cfc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], k[0], k[1], k[2],
         // results
@@ -199,7 +199,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x_x;
-    cfc_jacobian<real>(
+    rnncc::cfc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], k[0], k[1], k[2],
         // results
@@ -214,7 +214,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x, out_d_If, out_d_Ib, out_d_Ig, out_d_Ih, out_d_dt, out_d_wf, out_d_wb, out_d_wg,
         out_d_wh;
-    cfc_adjoint<real>(
+    rnncc::cfc_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], k[0], k[1], k[2], g[0] + dy[0],
         // results
@@ -266,7 +266,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_g, out_h, out_s, out_x_next;
-        cfc_step<real>(
+        rnncc::cfc_step<real>(
             // arguments
             h_x[i], x_If[i], x_Ib[i], x_Ig[i], x_Ih[i], x_dt[i], p_wf[i], p_wb[i], p_wg[i], p_wh[i],
             // results
@@ -306,7 +306,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x;
-        cfc_jacobian<real>(
+        rnncc::cfc_jacobian<real>(
             // arguments
             h_x[i], x_If[i], x_Ib[i], x_Ig[i], x_Ih[i], x_dt[i], p_wf[i], p_wb[i], p_wg[i], p_wh[i],
             k_g[i], k_h[i], k_s[i],
@@ -340,7 +340,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x;
-        cfc_jacobian<real>(
+        rnncc::cfc_jacobian<real>(
             // arguments
             h_x[i], x_If[i], x_Ib[i], x_Ig[i], x_Ih[i], x_dt[i], p_wf[i], p_wb[i], p_wg[i], p_wh[i],
             k_g[i], k_h[i], k_s[i],
@@ -385,7 +385,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_If, out_d_Ib, out_d_Ig, out_d_Ih, out_d_dt, out_d_wf, out_d_wb,
             out_d_wg, out_d_wh;
-        cfc_adjoint<real>(
+        rnncc::cfc_adjoint<real>(
             // arguments
             h_x[i], x_If[i], x_Ib[i], x_Ig[i], x_Ih[i], x_dt[i], p_wf[i], p_wb[i], p_wg[i], p_wh[i],
             k_g[i], k_h[i], k_s[i], g_x[i] + dy_0[i],

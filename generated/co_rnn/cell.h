@@ -165,7 +165,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_force, out_z_new, out_y_new;
-    co_rnn_step<real>(
+    rnncc::co_rnn_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1],
         // results
@@ -180,7 +180,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    co_rnn_jacobian<real>(
+    rnncc::co_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0],
         // results
@@ -195,7 +195,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    co_rnn_jacobian<real>(
+    rnncc::co_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0],
         // results
@@ -212,7 +212,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_z, out_d_y, out_d_x, out_d_w, out_d_w_z;
-    co_rnn_adjoint<real>(
+    rnncc::co_rnn_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], g[0], g[1] + dy[0],
         // results
@@ -252,7 +252,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_force, out_z_new, out_y_new;
-        co_rnn_step<real>(
+        rnncc::co_rnn_step<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_w_z[i],
             // results
@@ -284,7 +284,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        co_rnn_jacobian<real>(
+        rnncc::co_rnn_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_w_z[i], k_force[i],
             // results
@@ -319,7 +319,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        co_rnn_jacobian<real>(
+        rnncc::co_rnn_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_w_z[i], k_force[i],
             // results
@@ -353,7 +353,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_z, out_d_y, out_d_x, out_d_w, out_d_w_z;
-        co_rnn_adjoint<real>(
+        rnncc::co_rnn_adjoint<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_w_z[i], k_force[i], g_z[i], g_y[i] + dy_0[i],
             // results

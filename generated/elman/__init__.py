@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "07eb805561fcc0ff")
+_KERNEL = Kernel.read(_folder_of(__spec__), "05a9e65a4a5abeb3")
 
 
 @_takes_options

@@ -135,7 +135,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_h_next;
-    elman_step<real>(
+    rnncc::elman_step<real>(
         // arguments
         h[0], x[0], p[0],
         // results
@@ -149,7 +149,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    elman_jacobian<real>(
+    rnncc::elman_jacobian<real>(
         // arguments
         h[0], x[0], p[0], k[0],
         // results
@@ -161,7 +161,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    elman_jacobian<real>(
+    rnncc::elman_jacobian<real>(
         // arguments
         h[0], x[0], p[0], k[0],
         // results
@@ -175,7 +175,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_x, out_d_a;
-    elman_adjoint<real>(
+    rnncc::elman_adjoint<real>(
         // arguments
         h[0], x[0], p[0], k[0], g[0] + dy[0],
         // results
@@ -210,7 +210,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_h_next;
-        elman_step<real>(
+        rnncc::elman_step<real>(
             // arguments
             h_h[i], x_x[i], p_a[i],
             // results
@@ -239,7 +239,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        elman_jacobian<real>(
+        rnncc::elman_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_a[i], k_h_next[i],
             // results
@@ -263,7 +263,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        elman_jacobian<real>(
+        rnncc::elman_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_a[i], k_h_next[i],
             // results
@@ -290,7 +290,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_x, out_d_a;
-        elman_adjoint<real>(
+        rnncc::elman_adjoint<real>(
             // arguments
             h_h[i], x_x[i], p_a[i], k_h_next[i], g_h[i] + dy_0[i],
             // results

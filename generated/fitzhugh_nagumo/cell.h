@@ -137,7 +137,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_v_new, out_w_new;
-    fitzhugh_nagumo_step<real>(
+    rnncc::fitzhugh_nagumo_step<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -151,7 +151,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    fitzhugh_nagumo_jacobian<real>(
+    rnncc::fitzhugh_nagumo_jacobian<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -166,7 +166,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    fitzhugh_nagumo_jacobian<real>(
+    rnncc::fitzhugh_nagumo_jacobian<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -183,7 +183,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_w, out_d_I;
-    fitzhugh_nagumo_adjoint<real>(
+    rnncc::fitzhugh_nagumo_adjoint<real>(
         // arguments
         h[0], h[1], x[0], g[0] + dy[0], g[1],
         // results
@@ -218,7 +218,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_v_new, out_w_new;
-        fitzhugh_nagumo_step<real>(
+        rnncc::fitzhugh_nagumo_step<real>(
             // arguments
             h_v[i], h_w[i], x_I[i],
             // results
@@ -246,7 +246,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        fitzhugh_nagumo_jacobian<real>(
+        rnncc::fitzhugh_nagumo_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i],
             // results
@@ -278,7 +278,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        fitzhugh_nagumo_jacobian<real>(
+        rnncc::fitzhugh_nagumo_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i],
             // results
@@ -307,7 +307,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_w, out_d_I;
-        fitzhugh_nagumo_adjoint<real>(
+        rnncc::fitzhugh_nagumo_adjoint<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], g_v[i] + dy_0[i], g_w[i],
             // results

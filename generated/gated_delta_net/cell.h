@@ -298,7 +298,7 @@ RNNCC_FN void gated_delta_net_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    gated_delta_net_early<real>(
+    rnncc::gated_delta_net_early<real>(
         // params
         p[0]);
   }
@@ -309,7 +309,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_alpha_0, out_alpha_1, out_alpha, out_beta, out_unit_k_0, out_unit_k, out_held, out_T1,
         out_T2, out_T3, out_T4, out_unit_q_0, out_unit_q, out_y;
-    gated_delta_net_step<real>(
+    rnncc::gated_delta_net_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         p[0],
@@ -338,7 +338,7 @@ struct Lane : Cell {
     real out_J_S1_S1, out_J_S1_S2, out_J_S1_S3, out_J_S1_S4, out_J_S2_S1, out_J_S2_S2, out_J_S2_S3,
         out_J_S2_S4, out_J_S3_S1, out_J_S3_S2, out_J_S3_S3, out_J_S3_S4, out_J_S4_S1, out_J_S4_S2,
         out_J_S4_S3, out_J_S4_S4;
-    gated_delta_net_jacobian<real>(
+    rnncc::gated_delta_net_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         p[0], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8],
@@ -370,7 +370,7 @@ struct Lane : Cell {
     real out_J_S1_S1, out_J_S1_S2, out_J_S1_S3, out_J_S1_S4, out_J_S2_S1, out_J_S2_S2, out_J_S2_S3,
         out_J_S2_S4, out_J_S3_S1, out_J_S3_S2, out_J_S3_S3, out_J_S3_S4, out_J_S4_S1, out_J_S4_S2,
         out_J_S4_S3, out_J_S4_S4;
-    gated_delta_net_jacobian<real>(
+    rnncc::gated_delta_net_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         p[0], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8],
@@ -435,7 +435,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_S1, out_d_S2, out_d_S3, out_d_S4, out_d_v, out_d_k1, out_d_k2, out_d_k3, out_d_k4,
         out_d_q1, out_d_q2, out_d_q3, out_d_q4, out_d_x_dt, out_d_x_beta, out_d_A_log;
-    gated_delta_net_adjoint<real>(
+    rnncc::gated_delta_net_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         p[0], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8], g[0], g[1], g[2], g[3], dy[0],
@@ -510,7 +510,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha_0, out_alpha_1, out_alpha, out_beta, out_unit_k_0, out_unit_k, out_held,
             out_T1, out_T2, out_T3, out_T4, out_unit_q_0, out_unit_q, out_y;
-        gated_delta_net_step<real, 1>(
+        rnncc::gated_delta_net_step<real, 1>(
             // arguments
             h_S1[i], h_S2[i], h_S3[i], h_S4[i], x_v[i], x_k1[i], x_k2[i], x_k3[i], x_k4[i], x_q1[i],
             x_q2[i], x_q3[i], x_q4[i], x_x_dt[i], x_x_beta[i], p_A_log[i],
@@ -548,7 +548,7 @@ struct Lanes : Cell {
         out_beta = k_beta[i];
         out_unit_k = k_unit_k[i];
         out_unit_q = k_unit_q[i];
-        gated_delta_net_step<real, 2>(
+        rnncc::gated_delta_net_step<real, 2>(
             // arguments
             h_S1[i], h_S2[i], h_S3[i], h_S4[i], x_v[i], x_k1[i], x_k2[i], x_k3[i], x_k4[i], x_q1[i],
             x_q2[i], x_q3[i], x_q4[i], x_x_dt[i], x_x_beta[i], p_A_log[i],
@@ -606,7 +606,7 @@ struct Lanes : Cell {
         real out_J_S1_S1, out_J_S1_S2, out_J_S1_S3, out_J_S1_S4, out_J_S2_S1, out_J_S2_S2,
             out_J_S2_S3, out_J_S2_S4, out_J_S3_S1, out_J_S3_S2, out_J_S3_S3, out_J_S3_S4,
             out_J_S4_S1, out_J_S4_S2, out_J_S4_S3, out_J_S4_S4;
-        gated_delta_net_jacobian<real>(
+        rnncc::gated_delta_net_jacobian<real>(
             // arguments
             h_S1[i], h_S2[i], h_S3[i], h_S4[i], x_v[i], x_k1[i], x_k2[i], x_k3[i], x_k4[i], x_q1[i],
             x_q2[i], x_q3[i], x_q4[i], x_x_dt[i], x_x_beta[i], p_A_log[i], k_alpha_0[i],
@@ -703,7 +703,7 @@ struct Lanes : Cell {
         real out_J_S1_S1, out_J_S1_S2, out_J_S1_S3, out_J_S1_S4, out_J_S2_S1, out_J_S2_S2,
             out_J_S2_S3, out_J_S2_S4, out_J_S3_S1, out_J_S3_S2, out_J_S3_S3, out_J_S3_S4,
             out_J_S4_S1, out_J_S4_S2, out_J_S4_S3, out_J_S4_S4;
-        gated_delta_net_jacobian<real>(
+        rnncc::gated_delta_net_jacobian<real>(
             // arguments
             h_S1[i], h_S2[i], h_S3[i], h_S4[i], x_v[i], x_k1[i], x_k2[i], x_k3[i], x_k4[i], x_q1[i],
             x_q2[i], x_q3[i], x_q4[i], x_x_dt[i], x_x_beta[i], p_A_log[i], k_alpha_0[i],
@@ -817,7 +817,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_S1, out_d_S2, out_d_S3, out_d_S4, out_d_v, out_d_k1, out_d_k2, out_d_k3,
             out_d_k4, out_d_q1, out_d_q2, out_d_q3, out_d_q4, out_d_x_dt, out_d_x_beta, out_d_A_log;
-        gated_delta_net_adjoint<real>(
+        rnncc::gated_delta_net_adjoint<real>(
             // arguments
             h_S1[i], h_S2[i], h_S3[i], h_S4[i], x_v[i], x_k1[i], x_k2[i], x_k3[i], x_k4[i], x_q1[i],
             x_q2[i], x_q3[i], x_q4[i], x_x_dt[i], x_x_beta[i], p_A_log[i], k_alpha_0[i],

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c63ab21cb654875b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0cd93808c0392ba4")
 
 
 @_takes_options

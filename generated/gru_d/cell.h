@@ -181,7 +181,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_gamma, out_h_hat, out_z, out_r, out_c, out_h_next;
-    gru_d_step<real>(
+    rnncc::gru_d_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2],
         // results
@@ -199,7 +199,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    gru_d_jacobian<real>(
+    rnncc::gru_d_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[2], k[3], k[4],
         // results
@@ -211,7 +211,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    gru_d_jacobian<real>(
+    rnncc::gru_d_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[2], k[3], k[4],
         // results
@@ -225,7 +225,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xd, out_d_xz, out_d_xr, out_d_xc, out_d_uz, out_d_ur, out_d_uc;
-    gru_d_adjoint<real>(
+    rnncc::gru_d_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[2], k[3], k[4], g[0] + dy[0],
         // results
@@ -274,7 +274,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_gamma, out_h_hat, out_z, out_r, out_c, out_h_next;
-        gru_d_step<real, 1>(
+        rnncc::gru_d_step<real, 1>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i],
             // results
@@ -293,7 +293,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_gamma, out_h_hat, out_z, out_r, out_c, out_h_next;
         out_h_hat = k_h_hat[i];
-        gru_d_step<real, 2>(
+        rnncc::gru_d_step<real, 2>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i],
             // results
@@ -314,7 +314,7 @@ struct Lanes : Cell {
         out_h_hat = k_h_hat[i];
         out_z = k_z[i];
         out_r = k_r[i];
-        gru_d_step<real, 3>(
+        rnncc::gru_d_step<real, 3>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i],
             // results
@@ -352,7 +352,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        gru_d_jacobian<real>(
+        rnncc::gru_d_jacobian<real>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i], k_gamma[i],
             k_z[i], k_r[i], k_c[i],
@@ -386,7 +386,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        gru_d_jacobian<real>(
+        rnncc::gru_d_jacobian<real>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i], k_gamma[i],
             k_z[i], k_r[i], k_c[i],
@@ -428,7 +428,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xd, out_d_xz, out_d_xr, out_d_xc, out_d_uz, out_d_ur, out_d_uc;
-        gru_d_adjoint<real>(
+        rnncc::gru_d_adjoint<real>(
             // arguments
             h_h[i], x_xd[i], x_xz[i], x_xr[i], x_xc[i], p_uz[i], p_ur[i], p_uc[i], k_gamma[i],
             k_z[i], k_r[i], k_c[i], g_h[i] + dy_0[i],

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2a4b6a4006e036c7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "88aeddb4aeab2e50")
 
 
 @_takes_options

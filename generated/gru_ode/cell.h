@@ -166,7 +166,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_r, out_z, out_g, out_h_next;
-    gru_ode_step<real>(
+    rnncc::gru_ode_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2],
         // results
@@ -182,7 +182,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    gru_ode_jacobian<real>(
+    rnncc::gru_ode_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -194,7 +194,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    gru_ode_jacobian<real>(
+    rnncc::gru_ode_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -208,7 +208,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xr, out_d_xz, out_d_xg, out_d_dt, out_d_ur, out_d_uz, out_d_ug;
-    gru_ode_adjoint<real>(
+    rnncc::gru_ode_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], p[2], k[0], k[1], k[2], g[0] + dy[0],
         // results
@@ -255,7 +255,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_r, out_z, out_g, out_h_next;
-        gru_ode_step<real, 1>(
+        rnncc::gru_ode_step<real, 1>(
             // arguments
             h_h[i], x_xr[i], x_xz[i], x_xg[i], x_dt[i], p_ur[i], p_uz[i], p_ug[i],
             // results
@@ -275,7 +275,7 @@ struct Lanes : Cell {
         real out_r, out_z, out_g, out_h_next;
         out_r = k_r[i];
         out_z = k_z[i];
-        gru_ode_step<real, 2>(
+        rnncc::gru_ode_step<real, 2>(
             // arguments
             h_h[i], x_xr[i], x_xz[i], x_xg[i], x_dt[i], p_ur[i], p_uz[i], p_ug[i],
             // results
@@ -311,7 +311,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        gru_ode_jacobian<real>(
+        rnncc::gru_ode_jacobian<real>(
             // arguments
             h_h[i], x_xr[i], x_xz[i], x_xg[i], x_dt[i], p_ur[i], p_uz[i], p_ug[i], k_r[i], k_z[i],
             k_g[i],
@@ -343,7 +343,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        gru_ode_jacobian<real>(
+        rnncc::gru_ode_jacobian<real>(
             // arguments
             h_h[i], x_xr[i], x_xz[i], x_xg[i], x_dt[i], p_ur[i], p_uz[i], p_ug[i], k_r[i], k_z[i],
             k_g[i],
@@ -383,7 +383,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xr, out_d_xz, out_d_xg, out_d_dt, out_d_ur, out_d_uz, out_d_ug;
-        gru_ode_adjoint<real>(
+        rnncc::gru_ode_adjoint<real>(
             // arguments
             h_h[i], x_xr[i], x_xz[i], x_xg[i], x_dt[i], p_ur[i], p_uz[i], p_ug[i], k_r[i], k_z[i],
             k_g[i], g_h[i] + dy_0[i],

@@ -183,7 +183,7 @@ RNNCC_FN void hgrn_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    hgrn_early<real>(
+    rnncc::hgrn_early<real>(
         // params
         p[0]);
   }
@@ -193,7 +193,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_decay_0, out_lambda_re_0, out_lambda_im_0, out_re_0, out_re, out_im_0, out_im;
-    hgrn_step<real>(
+    rnncc::hgrn_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0],
         // results
@@ -213,7 +213,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_im_h_re, out_J_h_im_h_im;
-    hgrn_jacobian<real>(
+    rnncc::hgrn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[3], k[4],
         // results
@@ -228,7 +228,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_im_h_re, out_J_h_im_h_im;
-    hgrn_jacobian<real>(
+    rnncc::hgrn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[3], k[4],
         // results
@@ -245,7 +245,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h_re, out_d_h_im, out_d_xf, out_d_xc_re, out_d_xc_im, out_d_theta;
-    hgrn_adjoint<real>(
+    rnncc::hgrn_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[3], k[4], g[0] + dy[0],
         g[1] + dy[1],
@@ -293,7 +293,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_decay_0, out_lambda_re_0, out_lambda_im_0, out_re_0, out_re, out_im_0, out_im;
-        hgrn_step<real>(
+        rnncc::hgrn_step<real>(
             // arguments
             h_h_re[i], h_h_im[i], x_xf[i], x_xc_re[i], x_xc_im[i], p_theta[i],
             // results
@@ -335,7 +335,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_im_h_re, out_J_h_im_h_im;
-        hgrn_jacobian<real>(
+        rnncc::hgrn_jacobian<real>(
             // arguments
             h_h_re[i], h_h_im[i], x_xf[i], x_xc_re[i], x_xc_im[i], p_theta[i], k_decay_0[i],
             k_lambda_re_0[i], k_lambda_im_0[i], k_re_0[i], k_im_0[i],
@@ -376,7 +376,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_im_h_re, out_J_h_im_h_im;
-        hgrn_jacobian<real>(
+        rnncc::hgrn_jacobian<real>(
             // arguments
             h_h_re[i], h_h_im[i], x_xf[i], x_xc_re[i], x_xc_im[i], p_theta[i], k_decay_0[i],
             k_lambda_re_0[i], k_lambda_im_0[i], k_re_0[i], k_im_0[i],
@@ -422,7 +422,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_re, out_d_h_im, out_d_xf, out_d_xc_re, out_d_xc_im, out_d_theta;
-        hgrn_adjoint<real>(
+        rnncc::hgrn_adjoint<real>(
             // arguments
             h_h_re[i], h_h_im[i], x_xf[i], x_xc_re[i], x_xc_im[i], p_theta[i], k_decay_0[i],
             k_lambda_re_0[i], k_lambda_im_0[i], k_re_0[i], k_im_0[i], g_h_re[i] + dy_0[i],

@@ -184,7 +184,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_top_0, out_top_1, out_a0, out_a1, out_a2, out_a3, out_h;
-    higher_order_lru_step<real>(
+    rnncc::higher_order_lru_step<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], x[3], x[4],
         // results
@@ -206,7 +206,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h1_h2, out_J_h1_h3, out_J_h2_h1, out_J_h3_h2;
-    higher_order_lru_jacobian<real>(
+    rnncc::higher_order_lru_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], x[3], x[4], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         // results
@@ -226,7 +226,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h1_h1, out_J_h1_h2, out_J_h1_h3, out_J_h2_h1, out_J_h3_h2;
-    higher_order_lru_jacobian<real>(
+    rnncc::higher_order_lru_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], x[3], x[4], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         // results
@@ -248,7 +248,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h1, out_d_h2, out_d_h3, out_d_v, out_d_g0, out_d_g1, out_d_g2, out_d_g3;
-    higher_order_lru_adjoint<real>(
+    rnncc::higher_order_lru_adjoint<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], x[3], x[4], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         g[0] + dy[0], g[1], g[2],
@@ -302,7 +302,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_top_0, out_top_1, out_a0, out_a1, out_a2, out_a3, out_h;
-        higher_order_lru_step<real>(
+        rnncc::higher_order_lru_step<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], x_v[i], x_g0[i], x_g1[i], x_g2[i], x_g3[i],
             // results
@@ -350,7 +350,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h1_h2, out_J_h1_h3, out_J_h2_h1, out_J_h3_h2;
-        higher_order_lru_jacobian<real>(
+        rnncc::higher_order_lru_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], x_v[i], x_g0[i], x_g1[i], x_g2[i], x_g3[i], k_top_0[i],
             k_top_1[i], k_a0[i], k_a1[i], k_a2[i], k_a3[i], k_h[i],
@@ -410,7 +410,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h1_h2, out_J_h1_h3, out_J_h2_h1, out_J_h3_h2;
-        higher_order_lru_jacobian<real>(
+        rnncc::higher_order_lru_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], x_v[i], x_g0[i], x_g1[i], x_g2[i], x_g3[i], k_top_0[i],
             k_top_1[i], k_a0[i], k_a1[i], k_a2[i], k_a3[i], k_h[i],
@@ -468,7 +468,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h1, out_d_h2, out_d_h3, out_d_v, out_d_g0, out_d_g1, out_d_g2, out_d_g3;
-        higher_order_lru_adjoint<real>(
+        rnncc::higher_order_lru_adjoint<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], x_v[i], x_g0[i], x_g1[i], x_g2[i], x_g3[i], k_top_0[i],
             k_top_1[i], k_a0[i], k_a1[i], k_a2[i], k_a3[i], k_h[i], g_h1[i] + dy_0[i], g_h2[i],

@@ -165,7 +165,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_x_new, out_y_new, out_z_new;
-    hindmarsh_rose_step<real>(
+    rnncc::hindmarsh_rose_step<real>(
         // arguments
         h[0], h[1], h[2], x[0],
         // results
@@ -182,7 +182,7 @@ struct Lane : Cell {
                                     real* J) {
     real out_J_x_x, out_J_x_y, out_J_x_z, out_J_y_x, out_J_y_y, out_J_y_z, out_J_z_x, out_J_z_y,
         out_J_z_z;
-    hindmarsh_rose_jacobian<real>(
+    rnncc::hindmarsh_rose_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0],
         // results
@@ -204,7 +204,7 @@ struct Lane : Cell {
                                  const real* M, real* N, bool first_step) {
     real out_J_x_x, out_J_x_y, out_J_x_z, out_J_y_x, out_J_y_y, out_J_y_z, out_J_z_x, out_J_z_y,
         out_J_z_z;
-    hindmarsh_rose_jacobian<real>(
+    rnncc::hindmarsh_rose_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0],
         // results
@@ -227,7 +227,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x, out_d_y, out_d_z, out_d_I;
-    hindmarsh_rose_adjoint<real>(
+    rnncc::hindmarsh_rose_adjoint<real>(
         // arguments
         h[0], h[1], h[2], x[0], k[0], g[0] + dy[0], g[1], g[2],
         // results
@@ -266,7 +266,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_x_new, out_y_new, out_z_new;
-        hindmarsh_rose_step<real>(
+        rnncc::hindmarsh_rose_step<real>(
             // arguments
             h_x[i], h_y[i], h_z[i], x_I[i],
             // results
@@ -299,7 +299,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x, out_J_x_y, out_J_x_z, out_J_y_x, out_J_y_y, out_J_y_z, out_J_z_x, out_J_z_y,
             out_J_z_z;
-        hindmarsh_rose_jacobian<real>(
+        rnncc::hindmarsh_rose_jacobian<real>(
             // arguments
             h_x[i], h_y[i], h_z[i], x_I[i], k_x_new[i],
             // results
@@ -350,7 +350,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x, out_J_x_y, out_J_x_z, out_J_y_x, out_J_y_y, out_J_y_z, out_J_z_x, out_J_z_y,
             out_J_z_z;
-        hindmarsh_rose_jacobian<real>(
+        rnncc::hindmarsh_rose_jacobian<real>(
             // arguments
             h_x[i], h_y[i], h_z[i], x_I[i], k_x_new[i],
             // results
@@ -397,7 +397,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_y, out_d_z, out_d_I;
-        hindmarsh_rose_adjoint<real>(
+        rnncc::hindmarsh_rose_adjoint<real>(
             // arguments
             h_x[i], h_y[i], h_z[i], x_I[i], k_x_new[i], g_x[i] + dy_0[i], g_y[i], g_z[i],
             // results

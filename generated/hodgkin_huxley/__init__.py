@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "49df862d506a4ecd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7fc4f9e98583448c")
 
 
 @_takes_options

@@ -362,7 +362,7 @@ struct Lane : Cell {
     real out_a_m_1, out_a_m, out_b_m_0, out_b_m, out_a_h_0, out_a_h, out_b_h, out_a_n_1, out_a_n,
         out_b_n_0, out_b_n, out_m_new_0, out_m_new_1, out_m_new, out_h_new_0, out_h_new_1,
         out_h_new, out_n_new_0, out_n_new_1, out_n_new, out_dv, out_v_new_0, out_v_new_1, out_v_new;
-    hodgkin_huxley_step<real>(
+    rnncc::hodgkin_huxley_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0],
         // results
@@ -405,7 +405,7 @@ struct Lane : Cell {
                                     real* J) {
     real out_J_v_v, out_J_v_m, out_J_v_h, out_J_v_n, out_J_m_v, out_J_m_m, out_J_h_v, out_J_h_h,
         out_J_n_v, out_J_n_n;
-    hodgkin_huxley_jacobian<real>(
+    rnncc::hodgkin_huxley_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], k[0], k[1], k[2], k[4], k[6], k[7], k[8], k[9], k[12], k[13],
         k[15], k[16], k[18], k[19], k[20], k[21], k[22],
@@ -435,7 +435,7 @@ struct Lane : Cell {
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_m, out_J_v_h, out_J_v_n, out_J_m_v, out_J_m_m, out_J_h_v, out_J_h_h,
         out_J_n_v, out_J_n_n;
-    hodgkin_huxley_jacobian<real>(
+    rnncc::hodgkin_huxley_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], k[0], k[1], k[2], k[4], k[6], k[7], k[8], k[9], k[12], k[13],
         k[15], k[16], k[18], k[19], k[20], k[21], k[22],
@@ -470,7 +470,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_m, out_d_h, out_d_n, out_d_I;
-    hodgkin_huxley_adjoint<real>(
+    rnncc::hodgkin_huxley_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], k[0], k[1], k[2], k[4], k[6], k[7], k[8], k[9], k[12], k[13],
         k[15], k[16], k[18], k[19], k[20], k[21], k[22], g[0] + dy[0], g[1], g[2], g[3],
@@ -538,7 +538,7 @@ struct Lanes : Cell {
             out_a_n, out_b_n_0, out_b_n, out_m_new_0, out_m_new_1, out_m_new, out_h_new_0,
             out_h_new_1, out_h_new, out_n_new_0, out_n_new_1, out_n_new, out_dv, out_v_new_0,
             out_v_new_1, out_v_new;
-        hodgkin_huxley_step<real, 1>(
+        rnncc::hodgkin_huxley_step<real, 1>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i],
             // results
@@ -580,7 +580,7 @@ struct Lanes : Cell {
         out_m_new_0 = k_m_new_0[i];
         out_h_new_0 = k_h_new_0[i];
         out_n_new_0 = k_n_new_0[i];
-        hodgkin_huxley_step<real, 2>(
+        rnncc::hodgkin_huxley_step<real, 2>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i],
             // results
@@ -612,7 +612,7 @@ struct Lanes : Cell {
             out_v_new_1, out_v_new;
         out_dv = k_dv[i];
         out_v_new_0 = k_v_new_0[i];
-        hodgkin_huxley_step<real, 3>(
+        rnncc::hodgkin_huxley_step<real, 3>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i],
             // results
@@ -669,7 +669,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_m, out_J_v_h, out_J_v_n, out_J_m_v, out_J_m_m, out_J_h_v, out_J_h_h,
             out_J_n_v, out_J_n_n;
-        hodgkin_huxley_jacobian<real>(
+        rnncc::hodgkin_huxley_jacobian<real>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i], k_a_m_1[i], k_a_m[i], k_b_m_0[i], k_a_h_0[i],
             k_b_h[i], k_a_n_1[i], k_a_n[i], k_b_n_0[i], k_m_new_1[i], k_m_new[i], k_h_new_1[i],
@@ -766,7 +766,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_m, out_J_v_h, out_J_v_n, out_J_m_v, out_J_m_m, out_J_h_v, out_J_h_h,
             out_J_n_v, out_J_n_n;
-        hodgkin_huxley_jacobian<real>(
+        rnncc::hodgkin_huxley_jacobian<real>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i], k_a_m_1[i], k_a_m[i], k_b_m_0[i], k_a_h_0[i],
             k_b_h[i], k_a_n_1[i], k_a_n[i], k_b_n_0[i], k_m_new_1[i], k_m_new[i], k_h_new_1[i],
@@ -845,7 +845,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_m, out_d_h, out_d_n, out_d_I;
-        hodgkin_huxley_adjoint<real>(
+        rnncc::hodgkin_huxley_adjoint<real>(
             // arguments
             h_v[i], h_m[i], h_h[i], h_n[i], x_I[i], k_a_m_1[i], k_a_m[i], k_b_m_0[i], k_a_h_0[i],
             k_b_h[i], k_a_n_1[i], k_a_n[i], k_b_n_0[i], k_m_new_1[i], k_m_new[i], k_h_new_1[i],

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c607eaeac8ef1f4e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a06a1b0885ca49fb")
 
 
 @_takes_options

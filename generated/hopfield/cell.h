@@ -313,7 +313,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_V_ch0, out_V_ch1, out_V_ch2, out_V_ch3, out_u_new_ch0, out_u_new_ch1, out_u_new_ch2,
         out_u_new_ch3, out_y_ch0, out_y_ch1, out_y_ch2, out_y_ch3;
-    hopfield_step<real>(
+    rnncc::hopfield_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15],
@@ -349,7 +349,7 @@ struct Lane : Cell {
         out_J_u_ch1_u_ch0, out_J_u_ch1_u_ch1, out_J_u_ch1_u_ch2, out_J_u_ch1_u_ch3,
         out_J_u_ch2_u_ch0, out_J_u_ch2_u_ch1, out_J_u_ch2_u_ch2, out_J_u_ch2_u_ch3,
         out_J_u_ch3_u_ch0, out_J_u_ch3_u_ch1, out_J_u_ch3_u_ch2, out_J_u_ch3_u_ch3;
-    hopfield_jacobian<real>(
+    rnncc::hopfield_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3], k[8],
@@ -384,7 +384,7 @@ struct Lane : Cell {
         out_J_u_ch1_u_ch0, out_J_u_ch1_u_ch1, out_J_u_ch1_u_ch2, out_J_u_ch1_u_ch3,
         out_J_u_ch2_u_ch0, out_J_u_ch2_u_ch1, out_J_u_ch2_u_ch2, out_J_u_ch2_u_ch3,
         out_J_u_ch3_u_ch0, out_J_u_ch3_u_ch1, out_J_u_ch3_u_ch2, out_J_u_ch3_u_ch3;
-    hopfield_jacobian<real>(
+    rnncc::hopfield_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3], k[8],
@@ -453,7 +453,7 @@ struct Lane : Cell {
         out_d_I_ch3, out_d_T_0_0, out_d_T_0_1, out_d_T_0_2, out_d_T_0_3, out_d_T_1_0, out_d_T_1_1,
         out_d_T_1_2, out_d_T_1_3, out_d_T_2_0, out_d_T_2_1, out_d_T_2_2, out_d_T_2_3, out_d_T_3_0,
         out_d_T_3_1, out_d_T_3_2, out_d_T_3_3;
-    hopfield_adjoint<real>(
+    rnncc::hopfield_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15], k[0], k[1], k[2], k[3], k[8],
@@ -553,7 +553,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_V_ch0, out_V_ch1, out_V_ch2, out_V_ch3, out_u_new_ch0, out_u_new_ch1,
             out_u_new_ch2, out_u_new_ch3, out_y_ch0, out_y_ch1, out_y_ch2, out_y_ch3;
-        hopfield_step<real, 1>(
+        rnncc::hopfield_step<real, 1>(
             // arguments
             h_u_ch0[i], h_u_ch1[i], h_u_ch2[i], h_u_ch3[i], x_I_ch0[i], x_I_ch1[i], x_I_ch2[i],
             x_I_ch3[i], p_T_0_0[i], p_T_0_1[i], p_T_0_2[i], p_T_0_3[i], p_T_1_0[i], p_T_1_1[i],
@@ -593,7 +593,7 @@ struct Lanes : Cell {
         out_u_new_ch1 = k_u_new_ch1[i];
         out_u_new_ch2 = k_u_new_ch2[i];
         out_u_new_ch3 = k_u_new_ch3[i];
-        hopfield_step<real, 2>(
+        rnncc::hopfield_step<real, 2>(
             // arguments
             h_u_ch0[i], h_u_ch1[i], h_u_ch2[i], h_u_ch3[i], x_I_ch0[i], x_I_ch1[i], x_I_ch2[i],
             x_I_ch3[i], p_T_0_0[i], p_T_0_1[i], p_T_0_2[i], p_T_0_3[i], p_T_1_0[i], p_T_1_1[i],
@@ -666,7 +666,7 @@ struct Lanes : Cell {
             out_J_u_ch1_u_ch0, out_J_u_ch1_u_ch1, out_J_u_ch1_u_ch2, out_J_u_ch1_u_ch3,
             out_J_u_ch2_u_ch0, out_J_u_ch2_u_ch1, out_J_u_ch2_u_ch2, out_J_u_ch2_u_ch3,
             out_J_u_ch3_u_ch0, out_J_u_ch3_u_ch1, out_J_u_ch3_u_ch2, out_J_u_ch3_u_ch3;
-        hopfield_jacobian<real>(
+        rnncc::hopfield_jacobian<real>(
             // arguments
             h_u_ch0[i], h_u_ch1[i], h_u_ch2[i], h_u_ch3[i], x_I_ch0[i], x_I_ch1[i], x_I_ch2[i],
             x_I_ch3[i], p_T_0_0[i], p_T_0_1[i], p_T_0_2[i], p_T_0_3[i], p_T_1_0[i], p_T_1_1[i],
@@ -777,7 +777,7 @@ struct Lanes : Cell {
             out_J_u_ch1_u_ch0, out_J_u_ch1_u_ch1, out_J_u_ch1_u_ch2, out_J_u_ch1_u_ch3,
             out_J_u_ch2_u_ch0, out_J_u_ch2_u_ch1, out_J_u_ch2_u_ch2, out_J_u_ch2_u_ch3,
             out_J_u_ch3_u_ch0, out_J_u_ch3_u_ch1, out_J_u_ch3_u_ch2, out_J_u_ch3_u_ch3;
-        hopfield_jacobian<real>(
+        rnncc::hopfield_jacobian<real>(
             // arguments
             h_u_ch0[i], h_u_ch1[i], h_u_ch2[i], h_u_ch3[i], x_I_ch0[i], x_I_ch1[i], x_I_ch2[i],
             x_I_ch3[i], p_T_0_0[i], p_T_0_1[i], p_T_0_2[i], p_T_0_3[i], p_T_1_0[i], p_T_1_1[i],
@@ -917,7 +917,7 @@ struct Lanes : Cell {
             out_d_I_ch2, out_d_I_ch3, out_d_T_0_0, out_d_T_0_1, out_d_T_0_2, out_d_T_0_3,
             out_d_T_1_0, out_d_T_1_1, out_d_T_1_2, out_d_T_1_3, out_d_T_2_0, out_d_T_2_1,
             out_d_T_2_2, out_d_T_2_3, out_d_T_3_0, out_d_T_3_1, out_d_T_3_2, out_d_T_3_3;
-        hopfield_adjoint<real>(
+        rnncc::hopfield_adjoint<real>(
             // arguments
             h_u_ch0[i], h_u_ch1[i], h_u_ch2[i], h_u_ch3[i], x_I_ch0[i], x_I_ch1[i], x_I_ch2[i],
             x_I_ch3[i], p_T_0_0[i], p_T_0_1[i], p_T_0_2[i], p_T_0_3[i], p_T_1_0[i], p_T_1_1[i],

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1ccba8d98db6fdac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "13a6fc4276718001")
 
 
 @_takes_options

@@ -137,7 +137,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_h_next;
-    ind_rnn_step<real>(
+    rnncc::ind_rnn_step<real>(
         // arguments
         h[0], x[0], p[0],
         // results
@@ -150,7 +150,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    ind_rnn_jacobian<real>(
+    rnncc::ind_rnn_jacobian<real>(
         // arguments
         h[0], x[0], p[0],
         // results
@@ -162,7 +162,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    ind_rnn_jacobian<real>(
+    rnncc::ind_rnn_jacobian<real>(
         // arguments
         h[0], x[0], p[0],
         // results
@@ -176,7 +176,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_x, out_d_u;
-    ind_rnn_adjoint<real>(
+    rnncc::ind_rnn_adjoint<real>(
         // arguments
         h[0], x[0], p[0], g[0] + dy[0],
         // results
@@ -210,7 +210,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_h_next;
-        ind_rnn_step<real>(
+        rnncc::ind_rnn_step<real>(
             // arguments
             h_h[i], x_x[i], p_u[i],
             // results
@@ -237,7 +237,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        ind_rnn_jacobian<real>(
+        rnncc::ind_rnn_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_u[i],
             // results
@@ -260,7 +260,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        ind_rnn_jacobian<real>(
+        rnncc::ind_rnn_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_u[i],
             // results
@@ -286,7 +286,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_x, out_d_u;
-        ind_rnn_adjoint<real>(
+        rnncc::ind_rnn_adjoint<real>(
             // arguments
             h_h[i], x_x[i], p_u[i], g_h[i] + dy_0[i],
             // results

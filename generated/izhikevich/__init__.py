@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "18f202a1e307a229")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e89755d0fcba6d5a")
 
 
 @_takes_options

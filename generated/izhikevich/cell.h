@@ -192,7 +192,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_v_half, out_v_hat, out_s, out_v_new, out_u_new;
-    izhikevich_step<real>(
+    rnncc::izhikevich_step<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -208,7 +208,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_u, out_J_u_v, out_J_u_u;
-    izhikevich_jacobian<real>(
+    rnncc::izhikevich_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1],
         // results
@@ -223,7 +223,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_u, out_J_u_v, out_J_u_u;
-    izhikevich_jacobian<real>(
+    rnncc::izhikevich_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1],
         // results
@@ -240,7 +240,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_u, out_d_I;
-    izhikevich_adjoint<real>(
+    rnncc::izhikevich_adjoint<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1], g[0], g[1], dy[0],
         // results
@@ -277,7 +277,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_v_half, out_v_hat, out_s, out_v_new, out_u_new;
-        izhikevich_step<real>(
+        rnncc::izhikevich_step<real>(
             // arguments
             h_v[i], h_u[i], x_I[i],
             // results
@@ -309,7 +309,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_u, out_J_u_v, out_J_u_u;
-        izhikevich_jacobian<real>(
+        rnncc::izhikevich_jacobian<real>(
             // arguments
             h_v[i], h_u[i], x_I[i], k_v_half[i], k_v_hat[i],
             // results
@@ -343,7 +343,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_u, out_J_u_v, out_J_u_u;
-        izhikevich_jacobian<real>(
+        rnncc::izhikevich_jacobian<real>(
             // arguments
             h_v[i], h_u[i], x_I[i], k_v_half[i], k_v_hat[i],
             // results
@@ -374,7 +374,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_u, out_d_I;
-        izhikevich_adjoint<real>(
+        rnncc::izhikevich_adjoint<real>(
             // arguments
             h_v[i], h_u[i], x_I[i], k_v_half[i], k_v_hat[i], g_v[i], g_u[i], dy_0[i],
             // results

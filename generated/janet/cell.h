@@ -158,7 +158,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_candidate, out_c_new_0, out_c_new_1, out_c_new;
-    janet_step<real>(
+    rnncc::janet_step<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1],
         // results
@@ -174,7 +174,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c;
-    janet_jacobian<real>(
+    rnncc::janet_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -186,7 +186,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c;
-    janet_jacobian<real>(
+    rnncc::janet_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -200,7 +200,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_xf, out_d_xc, out_d_uf, out_d_uc;
-    janet_adjoint<real>(
+    rnncc::janet_adjoint<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], k[2], g[0] + dy[0],
         // results
@@ -241,7 +241,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_candidate, out_c_new_0, out_c_new_1, out_c_new;
-        janet_step<real>(
+        rnncc::janet_step<real>(
             // arguments
             h_c[i], x_xf[i], x_xc[i], p_uf[i], p_uc[i],
             // results
@@ -276,7 +276,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        janet_jacobian<real>(
+        rnncc::janet_jacobian<real>(
             // arguments
             h_c[i], x_xf[i], x_xc[i], p_uf[i], p_uc[i], k_candidate[i], k_c_new_0[i], k_c_new_1[i],
             // results
@@ -304,7 +304,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        janet_jacobian<real>(
+        rnncc::janet_jacobian<real>(
             // arguments
             h_c[i], x_xf[i], x_xc[i], p_uf[i], p_uc[i], k_candidate[i], k_c_new_0[i], k_c_new_1[i],
             // results
@@ -337,7 +337,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_xf, out_d_xc, out_d_uf, out_d_uc;
-        janet_adjoint<real>(
+        rnncc::janet_adjoint<real>(
             // arguments
             h_c[i], x_xf[i], x_xc[i], p_uf[i], p_uc[i], k_candidate[i], k_c_new_0[i], k_c_new_1[i],
             g_c[i] + dy_0[i],

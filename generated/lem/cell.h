@@ -204,7 +204,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_step_z_0, out_step_y_0, out_step_y, out_z_new_0, out_z_new, out_y_new_0, out_y_new;
-    lem_step<real>(
+    rnncc::lem_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3],
         // results
@@ -224,7 +224,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    lem_jacobian<real>(
+    rnncc::lem_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[3], k[5],
         // results
@@ -239,7 +239,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    lem_jacobian<real>(
+    rnncc::lem_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[3], k[5],
         // results
@@ -257,7 +257,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_z, out_d_y, out_d_x1, out_d_x2, out_d_xz, out_d_xy, out_d_w1, out_d_w2, out_d_wz,
         out_d_wy;
-    lem_adjoint<real>(
+    rnncc::lem_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[3], k[5], g[0],
         g[1] + dy[0],
@@ -314,7 +314,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_step_z_0, out_step_y_0, out_step_y, out_z_new_0, out_z_new, out_y_new_0, out_y_new;
-        lem_step<real, 1>(
+        rnncc::lem_step<real, 1>(
             // arguments
             h_z[i], h_y[i], x_x1[i], x_x2[i], x_xz[i], x_xy[i], p_w1[i], p_w2[i], p_wz[i], p_wy[i],
             // results
@@ -338,7 +338,7 @@ struct Lanes : Cell {
         real out_step_z_0, out_step_y_0, out_step_y, out_z_new_0, out_z_new, out_y_new_0, out_y_new;
         out_step_y = k_step_y[i];
         out_z_new = k_z_new[i];
-        lem_step<real, 2>(
+        rnncc::lem_step<real, 2>(
             // arguments
             h_z[i], h_y[i], x_x1[i], x_x2[i], x_xz[i], x_xy[i], p_w1[i], p_w2[i], p_wz[i], p_wy[i],
             // results
@@ -379,7 +379,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        lem_jacobian<real>(
+        rnncc::lem_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x1[i], x_x2[i], x_xz[i], x_xy[i], p_w1[i], p_w2[i], p_wz[i], p_wy[i],
             k_step_z_0[i], k_step_y_0[i], k_z_new_0[i], k_y_new_0[i],
@@ -425,7 +425,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        lem_jacobian<real>(
+        rnncc::lem_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x1[i], x_x2[i], x_xz[i], x_xy[i], p_w1[i], p_w2[i], p_wz[i], p_wy[i],
             k_step_z_0[i], k_step_y_0[i], k_z_new_0[i], k_y_new_0[i],
@@ -476,7 +476,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_z, out_d_y, out_d_x1, out_d_x2, out_d_xz, out_d_xy, out_d_w1, out_d_w2, out_d_wz,
             out_d_wy;
-        lem_adjoint<real>(
+        rnncc::lem_adjoint<real>(
             // arguments
             h_z[i], h_y[i], x_x1[i], x_x2[i], x_xz[i], x_xy[i], p_w1[i], p_w2[i], p_wz[i], p_wy[i],
             k_step_z_0[i], k_step_y_0[i], k_z_new_0[i], k_y_new_0[i], g_z[i], g_y[i] + dy_0[i],

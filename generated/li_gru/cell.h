@@ -154,7 +154,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_c, out_h_next;
-    li_gru_step<real>(
+    rnncc::li_gru_step<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1],
         // results
@@ -169,7 +169,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    li_gru_jacobian<real>(
+    rnncc::li_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -181,7 +181,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    li_gru_jacobian<real>(
+    rnncc::li_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -195,7 +195,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xz, out_d_xh, out_d_uz, out_d_uh;
-    li_gru_adjoint<real>(
+    rnncc::li_gru_adjoint<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], g[0] + dy[0],
         // results
@@ -235,7 +235,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_c, out_h_next;
-        li_gru_step<real>(
+        rnncc::li_gru_step<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], p_uz[i], p_uh[i],
             // results
@@ -268,7 +268,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        li_gru_jacobian<real>(
+        rnncc::li_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], p_uz[i], p_uh[i], k_z[i], k_c[i],
             // results
@@ -295,7 +295,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        li_gru_jacobian<real>(
+        rnncc::li_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], p_uz[i], p_uh[i], k_z[i], k_c[i],
             // results
@@ -327,7 +327,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xz, out_d_xh, out_d_uz, out_d_uh;
-        li_gru_adjoint<real>(
+        rnncc::li_gru_adjoint<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], p_uz[i], p_uh[i], k_z[i], k_c[i], g_h[i] + dy_0[i],
             // results

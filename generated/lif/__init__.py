@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "aa74e0eccd07ff47")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6fcbce6d8c51f9d7")
 
 
 @_takes_options

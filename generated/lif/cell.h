@@ -148,7 +148,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_u_0, out_s, out_v_next;
-    lif_step<real>(
+    rnncc::lif_step<real>(
         // arguments
         h[0], x[0], p[0],
         // results
@@ -163,7 +163,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v;
-    lif_jacobian<real>(
+    rnncc::lif_jacobian<real>(
         // arguments
         h[0], x[0], p[0], k[0], k[1],
         // results
@@ -175,7 +175,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v;
-    lif_jacobian<real>(
+    rnncc::lif_jacobian<real>(
         // arguments
         h[0], x[0], p[0], k[0], k[1],
         // results
@@ -189,7 +189,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_I, out_d_beta;
-    lif_adjoint<real>(
+    rnncc::lif_adjoint<real>(
         // arguments
         h[0], x[0], p[0], k[0], k[1], g[0], dy[0],
         // results
@@ -225,7 +225,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_u_0, out_s, out_v_next;
-        lif_step<real>(
+        rnncc::lif_step<real>(
             // arguments
             h_v[i], x_I[i], p_beta[i],
             // results
@@ -256,7 +256,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v;
-        lif_jacobian<real>(
+        rnncc::lif_jacobian<real>(
             // arguments
             h_v[i], x_I[i], p_beta[i], k_u_0[i], k_s[i],
             // results
@@ -281,7 +281,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v;
-        lif_jacobian<real>(
+        rnncc::lif_jacobian<real>(
             // arguments
             h_v[i], x_I[i], p_beta[i], k_u_0[i], k_s[i],
             // results
@@ -309,7 +309,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_I, out_d_beta;
-        lif_adjoint<real>(
+        rnncc::lif_adjoint<real>(
             // arguments
             h_v[i], x_I[i], p_beta[i], k_u_0[i], k_s[i], g_v[i], dy_0[i],
             // results

@@ -213,7 +213,7 @@ RNNCC_FN void liquid_s4_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    liquid_s4_early<real>(
+    rnncc::liquid_s4_early<real>(
         // params
         p[0], p[1], p[2], p[3], p[4], p[5], p[6]);
   }
@@ -223,7 +223,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_dt, out_d_re_0, out_r_re, out_r_im, out_A_re, out_A_im, out_re, out_im, out_y;
-    liquid_s4_step<real>(
+    rnncc::liquid_s4_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         // results
@@ -245,7 +245,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-    liquid_s4_jacobian<real>(
+    rnncc::liquid_s4_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1], k[2], k[3], k[4],
         k[5], k[6], k[7],
@@ -261,7 +261,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-    liquid_s4_jacobian<real>(
+    rnncc::liquid_s4_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1], k[2], k[3], k[4],
         k[5], k[6], k[7],
@@ -280,7 +280,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x_re, out_d_x_im, out_d_u, out_d_log_dt, out_d_a_log, out_d_a_im, out_d_b,
         out_d_c_re, out_d_c_im, out_d_D;
-    liquid_s4_adjoint<real>(
+    rnncc::liquid_s4_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1], k[2], k[3], k[4],
         k[5], k[6], k[7], g[0], g[1], dy[0],
@@ -339,7 +339,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_d_re_0, out_r_re, out_r_im, out_A_re, out_A_im, out_re, out_im, out_y;
-        liquid_s4_step<real>(
+        rnncc::liquid_s4_step<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_b[i], p_c_re[i],
             p_c_im[i], p_D[i],
@@ -391,7 +391,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-        liquid_s4_jacobian<real>(
+        rnncc::liquid_s4_jacobian<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_b[i], p_c_re[i],
             p_c_im[i], p_D[i], k_dt[i], k_d_re_0[i], k_r_re[i], k_r_im[i], k_A_re[i], k_A_im[i],
@@ -440,7 +440,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-        liquid_s4_jacobian<real>(
+        rnncc::liquid_s4_jacobian<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_b[i], p_c_re[i],
             p_c_im[i], p_D[i], k_dt[i], k_d_re_0[i], k_r_re[i], k_r_im[i], k_A_re[i], k_A_im[i],
@@ -498,7 +498,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x_re, out_d_x_im, out_d_u, out_d_log_dt, out_d_a_log, out_d_a_im, out_d_b,
             out_d_c_re, out_d_c_im, out_d_D;
-        liquid_s4_adjoint<real>(
+        rnncc::liquid_s4_adjoint<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_b[i], p_c_re[i],
             p_c_im[i], p_D[i], k_dt[i], k_d_re_0[i], k_r_re[i], k_r_im[i], k_A_re[i], k_A_im[i],

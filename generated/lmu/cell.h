@@ -280,7 +280,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_n0, out_n1, out_n2, out_n3, out_n4, out_n5, out_y;
-    lmu_step<real>(
+    rnncc::lmu_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], h[5], x[0], p[0], p[1], p[2], p[3], p[4], p[5],
         // results
@@ -309,7 +309,7 @@ struct Lane : Cell {
         out_J_m3_m3, out_J_m3_m4, out_J_m3_m5, out_J_m4_m0, out_J_m4_m1, out_J_m4_m2, out_J_m4_m3,
         out_J_m4_m4, out_J_m4_m5, out_J_m5_m0, out_J_m5_m1, out_J_m5_m2, out_J_m5_m3, out_J_m5_m4,
         out_J_m5_m5;
-    lmu_jacobian<real>(
+    rnncc::lmu_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], h[5], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1],
         k[2], k[3], k[4], k[5],
@@ -367,7 +367,7 @@ struct Lane : Cell {
         out_J_m3_m3, out_J_m3_m4, out_J_m3_m5, out_J_m4_m0, out_J_m4_m1, out_J_m4_m2, out_J_m4_m3,
         out_J_m4_m4, out_J_m4_m5, out_J_m5_m0, out_J_m5_m1, out_J_m5_m2, out_J_m5_m3, out_J_m5_m4,
         out_J_m5_m5;
-    lmu_jacobian<real>(
+    rnncc::lmu_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], h[5], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1],
         k[2], k[3], k[4], k[5],
@@ -495,7 +495,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_m0, out_d_m1, out_d_m2, out_d_m3, out_d_m4, out_d_m5, out_d_u, out_d_c0, out_d_c1,
         out_d_c2, out_d_c3, out_d_c4, out_d_c5;
-    lmu_adjoint<real>(
+    rnncc::lmu_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], h[5], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1],
         k[2], k[3], k[4], k[5], g[0], g[1], g[2], g[3], g[4], g[5], dy[0],
@@ -562,7 +562,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_n0, out_n1, out_n2, out_n3, out_n4, out_n5, out_y;
-        lmu_step<real>(
+        rnncc::lmu_step<real>(
             // arguments
             h_m0[i], h_m1[i], h_m2[i], h_m3[i], h_m4[i], h_m5[i], x_u[i], p_c0[i], p_c1[i], p_c2[i],
             p_c3[i], p_c4[i], p_c5[i],
@@ -622,7 +622,7 @@ struct Lanes : Cell {
             out_J_m3_m0, out_J_m3_m1, out_J_m3_m2, out_J_m3_m3, out_J_m3_m4, out_J_m3_m5,
             out_J_m4_m0, out_J_m4_m1, out_J_m4_m2, out_J_m4_m3, out_J_m4_m4, out_J_m4_m5,
             out_J_m5_m0, out_J_m5_m1, out_J_m5_m2, out_J_m5_m3, out_J_m5_m4, out_J_m5_m5;
-        lmu_jacobian<real>(
+        rnncc::lmu_jacobian<real>(
             // arguments
             h_m0[i], h_m1[i], h_m2[i], h_m3[i], h_m4[i], h_m5[i], x_u[i], p_c0[i], p_c1[i], p_c2[i],
             p_c3[i], p_c4[i], p_c5[i], k_n0[i], k_n1[i], k_n2[i], k_n3[i], k_n4[i], k_n5[i],
@@ -777,7 +777,7 @@ struct Lanes : Cell {
             out_J_m3_m0, out_J_m3_m1, out_J_m3_m2, out_J_m3_m3, out_J_m3_m4, out_J_m3_m5,
             out_J_m4_m0, out_J_m4_m1, out_J_m4_m2, out_J_m4_m3, out_J_m4_m4, out_J_m4_m5,
             out_J_m5_m0, out_J_m5_m1, out_J_m5_m2, out_J_m5_m3, out_J_m5_m4, out_J_m5_m5;
-        lmu_jacobian<real>(
+        rnncc::lmu_jacobian<real>(
             // arguments
             h_m0[i], h_m1[i], h_m2[i], h_m3[i], h_m4[i], h_m5[i], x_u[i], p_c0[i], p_c1[i], p_c2[i],
             p_c3[i], p_c4[i], p_c5[i], k_n0[i], k_n1[i], k_n2[i], k_n3[i], k_n4[i], k_n5[i],
@@ -979,7 +979,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_m0, out_d_m1, out_d_m2, out_d_m3, out_d_m4, out_d_m5, out_d_u, out_d_c0,
             out_d_c1, out_d_c2, out_d_c3, out_d_c4, out_d_c5;
-        lmu_adjoint<real>(
+        rnncc::lmu_adjoint<real>(
             // arguments
             h_m0[i], h_m1[i], h_m2[i], h_m3[i], h_m4[i], h_m5[i], x_u[i], p_c0[i], p_c1[i], p_c2[i],
             p_c3[i], p_c4[i], p_c5[i], k_n0[i], k_n1[i], k_n2[i], k_n3[i], k_n4[i], k_n5[i],

@@ -199,7 +199,7 @@ RNNCC_FN void lru_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    lru_early<real>(
+    rnncc::lru_early<real>(
         // params
         p[0], p[1]);
   }
@@ -210,7 +210,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_nu, out_theta, out_radius, out_gamma_0, out_gamma, out_lambda_re_0, out_lambda_im_0,
         out_re_new, out_im_new;
-    lru_step<real>(
+    rnncc::lru_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1],
         // results
@@ -232,7 +232,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-    lru_jacobian<real>(
+    rnncc::lru_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         // results
@@ -247,7 +247,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-    lru_jacobian<real>(
+    rnncc::lru_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         // results
@@ -264,7 +264,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_re, out_d_im, out_d_bx_re, out_d_bx_im, out_d_nu_log, out_d_theta_log;
-    lru_adjoint<real>(
+    rnncc::lru_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5], k[6], g[0] + dy[0],
         g[1],
@@ -314,7 +314,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_nu, out_theta, out_radius, out_gamma_0, out_gamma, out_lambda_re_0,
             out_lambda_im_0, out_re_new, out_im_new;
-        lru_step<real, 1>(
+        rnncc::lru_step<real, 1>(
             // arguments
             h_re[i], h_im[i], x_bx_re[i], x_bx_im[i], p_nu_log[i], p_theta_log[i],
             // results
@@ -334,7 +334,7 @@ struct Lanes : Cell {
             out_lambda_im_0, out_re_new, out_im_new;
         out_nu = k_nu[i];
         out_theta = k_theta[i];
-        lru_step<real, 2>(
+        rnncc::lru_step<real, 2>(
             // arguments
             h_re[i], h_im[i], x_bx_re[i], x_bx_im[i], p_nu_log[i], p_theta_log[i],
             // results
@@ -378,7 +378,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-        lru_jacobian<real>(
+        rnncc::lru_jacobian<real>(
             // arguments
             h_re[i], h_im[i], x_bx_re[i], x_bx_im[i], p_nu_log[i], p_theta_log[i], k_nu[i],
             k_theta[i], k_radius[i], k_gamma_0[i], k_gamma[i], k_lambda_re_0[i], k_lambda_im_0[i],
@@ -421,7 +421,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-        lru_jacobian<real>(
+        rnncc::lru_jacobian<real>(
             // arguments
             h_re[i], h_im[i], x_bx_re[i], x_bx_im[i], p_nu_log[i], p_theta_log[i], k_nu[i],
             k_theta[i], k_radius[i], k_gamma_0[i], k_gamma[i], k_lambda_re_0[i], k_lambda_im_0[i],
@@ -464,7 +464,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_re, out_d_im, out_d_bx_re, out_d_bx_im, out_d_nu_log, out_d_theta_log;
-        lru_adjoint<real>(
+        rnncc::lru_adjoint<real>(
             // arguments
             h_re[i], h_im[i], x_bx_re[i], x_bx_im[i], p_nu_log[i], p_theta_log[i], k_nu[i],
             k_theta[i], k_radius[i], k_gamma_0[i], k_gamma[i], k_lambda_re_0[i], k_lambda_im_0[i],

@@ -193,7 +193,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_i, out_f, out_z, out_o, out_c_new, out_h_new_0, out_h_new;
-    lstm_step<real>(
+    rnncc::lstm_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3],
         // results
@@ -213,7 +213,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    lstm_jacobian<real>(
+    rnncc::lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[5],
         // results
@@ -228,7 +228,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    lstm_jacobian<real>(
+    rnncc::lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[5],
         // results
@@ -246,7 +246,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri, out_d_rf, out_d_rz,
         out_d_ro;
-    lstm_adjoint<real>(
+    rnncc::lstm_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[5],
         g[0], g[1] + dy[0],
@@ -303,7 +303,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_i, out_f, out_z, out_o, out_c_new, out_h_new_0, out_h_new;
-        lstm_step<real, 1>(
+        rnncc::lstm_step<real, 1>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             // results
@@ -327,7 +327,7 @@ struct Lanes : Cell {
         real out_i, out_f, out_z, out_o, out_c_new, out_h_new_0, out_h_new;
         out_o = k_o[i];
         out_c_new = k_c_new[i];
-        lstm_step<real, 2>(
+        rnncc::lstm_step<real, 2>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             // results
@@ -368,7 +368,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        lstm_jacobian<real>(
+        rnncc::lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -414,7 +414,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        lstm_jacobian<real>(
+        rnncc::lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -465,7 +465,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri, out_d_rf, out_d_rz,
             out_d_ro;
-        lstm_adjoint<real>(
+        rnncc::lstm_adjoint<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i], g_c[i], g_h[i] + dy_0[i],

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d130a8c3ab943082")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a89afd78fabbe7f5")
 
 
 @_takes_options

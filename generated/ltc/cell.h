@@ -166,7 +166,7 @@ RNNCC_FN void ltc_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    ltc_early<real>(
+    rnncc::ltc_early<real>(
         // params
         p[0], p[1], p[2]);
   }
@@ -176,7 +176,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_f, out_rate, out_x_next;
-    ltc_step<real>(
+    rnncc::ltc_step<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], p[2],
         // results
@@ -192,7 +192,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x_x;
-    ltc_jacobian<real>(
+    rnncc::ltc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -204,7 +204,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x_x;
-    ltc_jacobian<real>(
+    rnncc::ltc_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -218,7 +218,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x, out_d_I, out_d_dt, out_d_w, out_d_A, out_d_leak;
-    ltc_adjoint<real>(
+    rnncc::ltc_adjoint<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], p[2], k[0], k[1], k[2], g[0] + dy[0],
         // results
@@ -261,7 +261,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_rate, out_x_next;
-        ltc_step<real>(
+        rnncc::ltc_step<real>(
             // arguments
             h_x[i], x_I[i], x_dt[i], p_w[i], p_A[i], p_leak[i],
             // results
@@ -297,7 +297,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x;
-        ltc_jacobian<real>(
+        rnncc::ltc_jacobian<real>(
             // arguments
             h_x[i], x_I[i], x_dt[i], p_w[i], p_A[i], p_leak[i], k_f[i], k_rate[i], k_x_next[i],
             // results
@@ -326,7 +326,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x;
-        ltc_jacobian<real>(
+        rnncc::ltc_jacobian<real>(
             // arguments
             h_x[i], x_I[i], x_dt[i], p_w[i], p_A[i], p_leak[i], k_f[i], k_rate[i], k_x_next[i],
             // results
@@ -361,7 +361,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_I, out_d_dt, out_d_w, out_d_A, out_d_leak;
-        ltc_adjoint<real>(
+        rnncc::ltc_adjoint<real>(
             // arguments
             h_x[i], x_I[i], x_dt[i], p_w[i], p_A[i], p_leak[i], k_f[i], k_rate[i], k_x_next[i],
             g_x[i] + dy_0[i],

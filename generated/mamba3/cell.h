@@ -243,7 +243,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_dt, out_lam, out_alpha_0, out_alpha, out_turn_re_0, out_turn_re, out_turn_im_0,
         out_turn_im, out_w_re, out_w_im, out_re, out_im, out_y;
-    mamba3_step<real>(
+    rnncc::mamba3_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], p[0],
         // results
@@ -273,7 +273,7 @@ struct Lane : Cell {
                                     real* J) {
     real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_re_v_re, out_J_h_re_v_im, out_J_h_im_h_re,
         out_J_h_im_h_im, out_J_h_im_v_re, out_J_h_im_v_im;
-    mamba3_jacobian<real>(
+    rnncc::mamba3_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], p[0], k[0],
         k[1], k[2], k[3], k[5], k[7], k[10], k[11],
@@ -303,7 +303,7 @@ struct Lane : Cell {
                                  const real* M, real* N, bool first_step) {
     real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_re_v_re, out_J_h_re_v_im, out_J_h_im_h_re,
         out_J_h_im_h_im, out_J_h_im_v_re, out_J_h_im_v_im;
-    mamba3_jacobian<real>(
+    rnncc::mamba3_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], p[0], k[0],
         k[1], k[2], k[3], k[5], k[7], k[10], k[11],
@@ -327,7 +327,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h_re, out_d_h_im, out_d_v_re, out_d_v_im, out_d_x, out_d_x_dt, out_d_x_A,
         out_d_x_lam, out_d_theta, out_d_B_re, out_d_B_im, out_d_C_re, out_d_C_im, out_d_D;
-    mamba3_adjoint<real>(
+    rnncc::mamba3_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], p[0], k[0],
         k[1], k[2], k[3], k[5], k[7], k[10], k[11], g[0], g[1], g[2], g[3], dy[0],
@@ -401,7 +401,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_lam, out_alpha_0, out_alpha, out_turn_re_0, out_turn_re, out_turn_im_0,
             out_turn_im, out_w_re, out_w_im, out_re, out_im, out_y;
-        mamba3_step<real, 1>(
+        rnncc::mamba3_step<real, 1>(
             // arguments
             h_h_re[i], h_h_im[i], h_v_re[i], h_v_im[i], x_x[i], x_x_dt[i], x_x_A[i], x_x_lam[i],
             x_theta[i], x_B_re[i], x_B_im[i], x_C_re[i], x_C_im[i], p_D[i],
@@ -441,7 +441,7 @@ struct Lanes : Cell {
         out_turn_im_0 = k_turn_im_0[i];
         out_w_re = k_w_re[i];
         out_w_im = k_w_im[i];
-        mamba3_step<real, 2>(
+        rnncc::mamba3_step<real, 2>(
             // arguments
             h_h_re[i], h_h_im[i], h_v_re[i], h_v_im[i], x_x[i], x_x_dt[i], x_x_A[i], x_x_lam[i],
             x_theta[i], x_B_re[i], x_B_im[i], x_C_re[i], x_C_im[i], p_D[i],
@@ -500,7 +500,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_re_v_re, out_J_h_re_v_im, out_J_h_im_h_re,
             out_J_h_im_h_im, out_J_h_im_v_re, out_J_h_im_v_im;
-        mamba3_jacobian<real>(
+        rnncc::mamba3_jacobian<real>(
             // arguments
             h_h_re[i], h_h_im[i], h_v_re[i], h_v_im[i], x_x[i], x_x_dt[i], x_x_A[i], x_x_lam[i],
             x_theta[i], x_B_re[i], x_B_im[i], x_C_re[i], x_C_im[i], p_D[i], k_dt[i], k_lam[i],
@@ -579,7 +579,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_re_v_re, out_J_h_re_v_im, out_J_h_im_h_re,
             out_J_h_im_h_im, out_J_h_im_v_re, out_J_h_im_v_im;
-        mamba3_jacobian<real>(
+        rnncc::mamba3_jacobian<real>(
             // arguments
             h_h_re[i], h_h_im[i], h_v_re[i], h_v_im[i], x_x[i], x_x_dt[i], x_x_A[i], x_x_lam[i],
             x_theta[i], x_B_re[i], x_B_im[i], x_C_re[i], x_C_im[i], p_D[i], k_dt[i], k_lam[i],
@@ -658,7 +658,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_re, out_d_h_im, out_d_v_re, out_d_v_im, out_d_x, out_d_x_dt, out_d_x_A,
             out_d_x_lam, out_d_theta, out_d_B_re, out_d_B_im, out_d_C_re, out_d_C_im, out_d_D;
-        mamba3_adjoint<real>(
+        rnncc::mamba3_adjoint<real>(
             // arguments
             h_h_re[i], h_h_im[i], h_v_re[i], h_v_im[i], x_x[i], x_x_dt[i], x_x_A[i], x_x_lam[i],
             x_theta[i], x_B_re[i], x_B_im[i], x_C_re[i], x_C_im[i], p_D[i], k_dt[i], k_lam[i],

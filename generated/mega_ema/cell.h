@@ -184,7 +184,7 @@ RNNCC_FN void mega_ema_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    mega_ema_early<real>(
+    rnncc::mega_ema_early<real>(
         // params
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]);
   }
@@ -194,7 +194,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_alpha1, out_alpha2, out_h1_new_0, out_h1_new, out_h2_new_0, out_h2_new, out_y;
-    mega_ema_step<real>(
+    rnncc::mega_ema_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8],
         // results
@@ -214,7 +214,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h2_h2;
-    mega_ema_jacobian<real>(
+    rnncc::mega_ema_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], k[0], k[1], k[2],
         k[3], k[4], k[5],
@@ -230,7 +230,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h1_h1, out_J_h2_h2;
-    mega_ema_jacobian<real>(
+    rnncc::mega_ema_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], k[0], k[1], k[2],
         k[3], k[4], k[5],
@@ -247,7 +247,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h1, out_d_h2, out_d_x, out_d_x_alpha1, out_d_x_alpha2, out_d_x_delta1,
         out_d_x_delta2, out_d_beta1, out_d_beta2, out_d_eta1, out_d_eta2, out_d_omega;
-    mega_ema_adjoint<real>(
+    rnncc::mega_ema_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], k[0], k[1], k[2],
         k[3], k[4], k[5], g[0], g[1], dy[0],
@@ -308,7 +308,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha1, out_alpha2, out_h1_new_0, out_h1_new, out_h2_new_0, out_h2_new, out_y;
-        mega_ema_step<real>(
+        rnncc::mega_ema_step<real>(
             // arguments
             h_h1[i], h_h2[i], x_x[i], p_x_alpha1[i], p_x_alpha2[i], p_x_delta1[i], p_x_delta2[i],
             p_beta1[i], p_beta2[i], p_eta1[i], p_eta2[i], p_omega[i],
@@ -358,7 +358,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h2_h2;
-        mega_ema_jacobian<real>(
+        rnncc::mega_ema_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], x_x[i], p_x_alpha1[i], p_x_alpha2[i], p_x_delta1[i], p_x_delta2[i],
             p_beta1[i], p_beta2[i], p_eta1[i], p_eta2[i], p_omega[i], k_alpha1[i], k_alpha2[i],
@@ -403,7 +403,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h2_h2;
-        mega_ema_jacobian<real>(
+        rnncc::mega_ema_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], x_x[i], p_x_alpha1[i], p_x_alpha2[i], p_x_delta1[i], p_x_delta2[i],
             p_beta1[i], p_beta2[i], p_eta1[i], p_eta2[i], p_omega[i], k_alpha1[i], k_alpha2[i],
@@ -457,7 +457,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h1, out_d_h2, out_d_x, out_d_x_alpha1, out_d_x_alpha2, out_d_x_delta1,
             out_d_x_delta2, out_d_beta1, out_d_beta2, out_d_eta1, out_d_eta2, out_d_omega;
-        mega_ema_adjoint<real>(
+        rnncc::mega_ema_adjoint<real>(
             // arguments
             h_h1[i], h_h2[i], x_x[i], p_x_alpha1[i], p_x_alpha2[i], p_x_delta1[i], p_x_delta2[i],
             p_beta1[i], p_beta2[i], p_eta1[i], p_eta2[i], p_omega[i], k_alpha1[i], k_alpha2[i],

@@ -156,7 +156,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_f, out_c, out_h_next;
-    mgu_step<real>(
+    rnncc::mgu_step<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1],
         // results
@@ -171,7 +171,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    mgu_jacobian<real>(
+    rnncc::mgu_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -183,7 +183,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    mgu_jacobian<real>(
+    rnncc::mgu_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -197,7 +197,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xf, out_d_xh, out_d_uf, out_d_uh;
-    mgu_adjoint<real>(
+    rnncc::mgu_adjoint<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], g[0] + dy[0],
         // results
@@ -237,7 +237,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_c, out_h_next;
-        mgu_step<real, 1>(
+        rnncc::mgu_step<real, 1>(
             // arguments
             h_h[i], x_xf[i], x_xh[i], p_uf[i], p_uh[i],
             // results
@@ -253,7 +253,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_c, out_h_next;
         out_f = k_f[i];
-        mgu_step<real, 2>(
+        rnncc::mgu_step<real, 2>(
             // arguments
             h_h[i], x_xf[i], x_xh[i], p_uf[i], p_uh[i],
             // results
@@ -285,7 +285,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        mgu_jacobian<real>(
+        rnncc::mgu_jacobian<real>(
             // arguments
             h_h[i], x_xf[i], x_xh[i], p_uf[i], p_uh[i], k_f[i], k_c[i],
             // results
@@ -312,7 +312,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        mgu_jacobian<real>(
+        rnncc::mgu_jacobian<real>(
             // arguments
             h_h[i], x_xf[i], x_xh[i], p_uf[i], p_uh[i], k_f[i], k_c[i],
             // results
@@ -344,7 +344,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xf, out_d_xh, out_d_uf, out_d_uh;
-        mgu_adjoint<real>(
+        rnncc::mgu_adjoint<real>(
             // arguments
             h_h[i], x_xf[i], x_xh[i], p_uf[i], p_uh[i], k_f[i], k_c[i], g_h[i] + dy_0[i],
             // results

@@ -133,7 +133,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_h_next;
-    min_gru_step<real>(
+    rnncc::min_gru_step<real>(
         // arguments
         h[0], x[0], x[1],
         // results
@@ -147,7 +147,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    min_gru_jacobian<real>(
+    rnncc::min_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], k[0],
         // results
@@ -159,7 +159,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    min_gru_jacobian<real>(
+    rnncc::min_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], k[0],
         // results
@@ -173,7 +173,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xz, out_d_xh;
-    min_gru_adjoint<real>(
+    rnncc::min_gru_adjoint<real>(
         // arguments
         h[0], x[0], x[1], k[0], g[0] + dy[0],
         // results
@@ -208,7 +208,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_h_next;
-        min_gru_step<real>(
+        rnncc::min_gru_step<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i],
             // results
@@ -237,7 +237,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        min_gru_jacobian<real>(
+        rnncc::min_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], k_z[i],
             // results
@@ -261,7 +261,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        min_gru_jacobian<real>(
+        rnncc::min_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], k_z[i],
             // results
@@ -288,7 +288,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xz, out_d_xh;
-        min_gru_adjoint<real>(
+        rnncc::min_gru_adjoint<real>(
             // arguments
             h_h[i], x_xz[i], x_xh[i], k_z[i], g_h[i] + dy_0[i],
             // results

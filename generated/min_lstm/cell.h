@@ -142,7 +142,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_f_0, out_f_1, out_f, out_h_next;
-    min_lstm_step<real>(
+    rnncc::min_lstm_step<real>(
         // arguments
         h[0], x[0], x[1], x[2],
         // results
@@ -158,7 +158,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    min_lstm_jacobian<real>(
+    rnncc::min_lstm_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[2],
         // results
@@ -170,7 +170,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    min_lstm_jacobian<real>(
+    rnncc::min_lstm_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[2],
         // results
@@ -184,7 +184,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xf, out_d_xi, out_d_xh;
-    min_lstm_adjoint<real>(
+    rnncc::min_lstm_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[2], g[0] + dy[0],
         // results
@@ -223,7 +223,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f_0, out_f_1, out_f, out_h_next;
-        min_lstm_step<real, 1>(
+        rnncc::min_lstm_step<real, 1>(
             // arguments
             h_h[i], x_xf[i], x_xi[i], x_xh[i],
             // results
@@ -242,7 +242,7 @@ struct Lanes : Cell {
         real out_f_0, out_f_1, out_f, out_h_next;
         out_f_0 = k_f_0[i];
         out_f_1 = k_f_1[i];
-        min_lstm_step<real, 2>(
+        rnncc::min_lstm_step<real, 2>(
             // arguments
             h_h[i], x_xf[i], x_xi[i], x_xh[i],
             // results
@@ -274,7 +274,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        min_lstm_jacobian<real>(
+        rnncc::min_lstm_jacobian<real>(
             // arguments
             h_h[i], x_xf[i], x_xi[i], x_xh[i], k_f[i],
             // results
@@ -301,7 +301,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        min_lstm_jacobian<real>(
+        rnncc::min_lstm_jacobian<real>(
             // arguments
             h_h[i], x_xf[i], x_xi[i], x_xh[i], k_f[i],
             // results
@@ -332,7 +332,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xf, out_d_xi, out_d_xh;
-        min_lstm_adjoint<real>(
+        rnncc::min_lstm_adjoint<real>(
             // arguments
             h_h[i], x_xf[i], x_xi[i], x_xh[i], k_f[i], g_h[i] + dy_0[i],
             // results

@@ -152,7 +152,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_u, out_h_next;
-    minimal_rnn_step<real>(
+    rnncc::minimal_rnn_step<real>(
         // arguments
         h[0], x[0], p[0], p[1], p[2],
         // results
@@ -167,7 +167,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    minimal_rnn_jacobian<real>(
+    rnncc::minimal_rnn_jacobian<real>(
         // arguments
         h[0], x[0], p[0], p[1], p[2], k[0], k[1],
         // results
@@ -179,7 +179,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    minimal_rnn_jacobian<real>(
+    rnncc::minimal_rnn_jacobian<real>(
         // arguments
         h[0], x[0], p[0], p[1], p[2], k[0], k[1],
         // results
@@ -193,7 +193,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_x, out_d_uh, out_d_uz, out_d_bu;
-    minimal_rnn_adjoint<real>(
+    rnncc::minimal_rnn_adjoint<real>(
         // arguments
         h[0], x[0], p[0], p[1], p[2], k[0], k[1], g[0] + dy[0],
         // results
@@ -233,7 +233,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_u, out_h_next;
-        minimal_rnn_step<real, 1>(
+        rnncc::minimal_rnn_step<real, 1>(
             // arguments
             h_h[i], x_x[i], p_uh[i], p_uz[i], p_bu[i],
             // results
@@ -248,7 +248,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_u, out_h_next;
         out_z = k_z[i];
-        minimal_rnn_step<real, 2>(
+        rnncc::minimal_rnn_step<real, 2>(
             // arguments
             h_h[i], x_x[i], p_uh[i], p_uz[i], p_bu[i],
             // results
@@ -280,7 +280,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        minimal_rnn_jacobian<real>(
+        rnncc::minimal_rnn_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_uh[i], p_uz[i], p_bu[i], k_z[i], k_u[i],
             // results
@@ -307,7 +307,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        minimal_rnn_jacobian<real>(
+        rnncc::minimal_rnn_jacobian<real>(
             // arguments
             h_h[i], x_x[i], p_uh[i], p_uz[i], p_bu[i], k_z[i], k_u[i],
             // results
@@ -339,7 +339,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_x, out_d_uh, out_d_uz, out_d_bu;
-        minimal_rnn_adjoint<real>(
+        rnncc::minimal_rnn_adjoint<real>(
             // arguments
             h_h[i], x_x[i], p_uh[i], p_uz[i], p_bu[i], k_z[i], k_u[i], g_h[i] + dy_0[i],
             // results

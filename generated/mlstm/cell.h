@@ -246,7 +246,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_log_f, out_m_new, out_f, out_i_0, out_score, out_held, out_weight, out_h_0, out_h_1,
         out_h_2, out_h_3, out_h_4, out_h_6, out_h, out_C1_new, out_C2_new, out_n1_new, out_n2_new;
-    mlstm_step<real>(
+    rnncc::mlstm_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7],
         // results
@@ -279,7 +279,7 @@ struct Lane : Cell {
                                     real* J) {
     real out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
         out_J_n2_m, out_J_m_m;
-    mlstm_jacobian<real>(
+    rnncc::mlstm_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], k[0], k[2],
         k[3], k[5], k[6], k[7], k[8], k[9], k[11], k[12], k[13],
@@ -318,7 +318,7 @@ struct Lane : Cell {
                                  const real* M, real* N, bool first_step) {
     real out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
         out_J_n2_m, out_J_m_m;
-    mlstm_jacobian<real>(
+    rnncc::mlstm_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], k[0], k[2],
         k[3], k[5], k[6], k[7], k[8], k[9], k[11], k[12], k[13],
@@ -343,7 +343,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_C1, out_d_C2, out_d_n1, out_d_n2, out_d_m, out_d_v, out_d_xo, out_d_k1, out_d_k2,
         out_d_q1, out_d_q2, out_d_xi, out_d_xf;
-    mlstm_adjoint<real>(
+    rnncc::mlstm_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], h[4], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], k[0], k[2],
         k[3], k[5], k[6], k[7], k[8], k[9], k[11], k[12], k[13], g[0], g[1], g[2], g[3], g[4],
@@ -420,7 +420,7 @@ struct Lanes : Cell {
         real out_log_f, out_m_new, out_f, out_i_0, out_score, out_held, out_weight, out_h_0,
             out_h_1, out_h_2, out_h_3, out_h_4, out_h_6, out_h, out_C1_new, out_C2_new, out_n1_new,
             out_n2_new;
-        mlstm_step<real, 1>(
+        rnncc::mlstm_step<real, 1>(
             // arguments
             h_C1[i], h_C2[i], h_n1[i], h_n2[i], h_m[i], x_v[i], x_xo[i], x_k1[i], x_k2[i], x_q1[i],
             x_q2[i], x_xi[i], x_xf[i],
@@ -457,7 +457,7 @@ struct Lanes : Cell {
         out_score = k_score[i];
         out_h_0 = k_h_0[i];
         out_h_3 = k_h_3[i];
-        mlstm_step<real, 2>(
+        rnncc::mlstm_step<real, 2>(
             // arguments
             h_C1[i], h_C2[i], h_n1[i], h_n2[i], h_m[i], x_v[i], x_xo[i], x_k1[i], x_k2[i], x_q1[i],
             x_q2[i], x_xi[i], x_xf[i],
@@ -523,7 +523,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
             out_J_n2_m, out_J_m_m;
-        mlstm_jacobian<real>(
+        rnncc::mlstm_jacobian<real>(
             // arguments
             h_C1[i], h_C2[i], h_n1[i], h_n2[i], h_m[i], x_v[i], x_xo[i], x_k1[i], x_k2[i], x_q1[i],
             x_q2[i], x_xi[i], x_xf[i], k_log_f[i], k_f[i], k_i_0[i], k_held[i], k_weight[i],
@@ -614,7 +614,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
             out_J_n2_m, out_J_m_m;
-        mlstm_jacobian<real>(
+        rnncc::mlstm_jacobian<real>(
             // arguments
             h_C1[i], h_C2[i], h_n1[i], h_n2[i], h_m[i], x_v[i], x_xo[i], x_k1[i], x_k2[i], x_q1[i],
             x_q2[i], x_xi[i], x_xf[i], k_log_f[i], k_f[i], k_i_0[i], k_held[i], k_weight[i],
@@ -686,7 +686,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_C1, out_d_C2, out_d_n1, out_d_n2, out_d_m, out_d_v, out_d_xo, out_d_k1, out_d_k2,
             out_d_q1, out_d_q2, out_d_xi, out_d_xf;
-        mlstm_adjoint<real>(
+        rnncc::mlstm_adjoint<real>(
             // arguments
             h_C1[i], h_C2[i], h_n1[i], h_n2[i], h_m[i], x_v[i], x_xo[i], x_k1[i], x_k2[i], x_q1[i],
             x_q2[i], x_xi[i], x_xf[i], k_log_f[i], k_f[i], k_i_0[i], k_held[i], k_weight[i],

@@ -203,7 +203,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_m_inf_0, out_w_inf_0, out_rate, out_v_new, out_w_new;
-    morris_lecar_step<real>(
+    rnncc::morris_lecar_step<real>(
         // arguments
         h[0], h[1], x[0],
         // results
@@ -220,7 +220,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    morris_lecar_jacobian<real>(
+    rnncc::morris_lecar_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1], k[2],
         // results
@@ -235,7 +235,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-    morris_lecar_jacobian<real>(
+    rnncc::morris_lecar_jacobian<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1], k[2],
         // results
@@ -252,7 +252,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_v, out_d_w, out_d_I;
-    morris_lecar_adjoint<real>(
+    rnncc::morris_lecar_adjoint<real>(
         // arguments
         h[0], h[1], x[0], k[0], k[1], k[2], g[0] + dy[0], g[1],
         // results
@@ -290,7 +290,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_m_inf_0, out_w_inf_0, out_rate, out_v_new, out_w_new;
-        morris_lecar_step<real>(
+        rnncc::morris_lecar_step<real>(
             // arguments
             h_v[i], h_w[i], x_I[i],
             // results
@@ -324,7 +324,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        morris_lecar_jacobian<real>(
+        rnncc::morris_lecar_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_m_inf_0[i], k_w_inf_0[i], k_rate[i],
             // results
@@ -359,7 +359,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_v_v, out_J_v_w, out_J_w_v, out_J_w_w;
-        morris_lecar_jacobian<real>(
+        rnncc::morris_lecar_jacobian<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_m_inf_0[i], k_w_inf_0[i], k_rate[i],
             // results
@@ -391,7 +391,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_v, out_d_w, out_d_I;
-        morris_lecar_adjoint<real>(
+        rnncc::morris_lecar_adjoint<real>(
             // arguments
             h_v[i], h_w[i], x_I[i], k_m_inf_0[i], k_w_inf_0[i], k_rate[i], g_v[i] + dy_0[i], g_w[i],
             // results

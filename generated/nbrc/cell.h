@@ -500,7 +500,7 @@ struct Lane : Cell {
         out_a_ch3, out_c_ch0, out_c_ch1, out_c_ch2, out_c_ch3, out_h_next_0_ch0, out_h_next_0_ch1,
         out_h_next_0_ch2, out_h_next_0_ch3, out_h_next_ch0, out_h_next_ch1, out_h_next_ch2,
         out_h_next_ch3;
-    nbrc_step<real>(
+    rnncc::nbrc_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -544,7 +544,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    nbrc_jacobian<real>(
+    rnncc::nbrc_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -581,7 +581,7 @@ struct Lane : Cell {
         out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
         out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
         out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-    nbrc_jacobian<real>(
+    rnncc::nbrc_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -656,7 +656,7 @@ struct Lane : Cell {
         out_d_Wa_3_2, out_d_Wa_3_3, out_d_Wc_0_0, out_d_Wc_0_1, out_d_Wc_0_2, out_d_Wc_0_3,
         out_d_Wc_1_0, out_d_Wc_1_1, out_d_Wc_1_2, out_d_Wc_1_3, out_d_Wc_2_0, out_d_Wc_2_1,
         out_d_Wc_2_2, out_d_Wc_2_3, out_d_Wc_3_0, out_d_Wc_3_1, out_d_Wc_3_2, out_d_Wc_3_3;
-    nbrc_adjoint<real>(
+    rnncc::nbrc_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10],
         x[11], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12],
@@ -816,7 +816,7 @@ struct Lanes : Cell {
             out_a_ch3, out_c_ch0, out_c_ch1, out_c_ch2, out_c_ch3, out_h_next_0_ch0,
             out_h_next_0_ch1, out_h_next_0_ch2, out_h_next_0_ch3, out_h_next_ch0, out_h_next_ch1,
             out_h_next_ch2, out_h_next_ch3;
-        nbrc_step<real, 1>(
+        rnncc::nbrc_step<real, 1>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xa_ch0[i], x_xa_ch1[i], x_xa_ch2[i],
             x_xa_ch3[i], x_xc_ch0[i], x_xc_ch1[i], x_xc_ch2[i], x_xc_ch3[i], x_x_ch0[i], x_x_ch1[i],
@@ -876,7 +876,7 @@ struct Lanes : Cell {
         out_c_ch1 = k_c_ch1[i];
         out_c_ch2 = k_c_ch2[i];
         out_c_ch3 = k_c_ch3[i];
-        nbrc_step<real, 2>(
+        rnncc::nbrc_step<real, 2>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xa_ch0[i], x_xa_ch1[i], x_xa_ch2[i],
             x_xa_ch3[i], x_xc_ch0[i], x_xc_ch1[i], x_xc_ch2[i], x_xc_ch3[i], x_x_ch0[i], x_x_ch1[i],
@@ -987,7 +987,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        nbrc_jacobian<real>(
+        rnncc::nbrc_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xa_ch0[i], x_xa_ch1[i], x_xa_ch2[i],
             x_xa_ch3[i], x_xc_ch0[i], x_xc_ch1[i], x_xc_ch2[i], x_xc_ch3[i], x_x_ch0[i], x_x_ch1[i],
@@ -1131,7 +1131,7 @@ struct Lanes : Cell {
             out_J_h_ch1_h_ch0, out_J_h_ch1_h_ch1, out_J_h_ch1_h_ch2, out_J_h_ch1_h_ch3,
             out_J_h_ch2_h_ch0, out_J_h_ch2_h_ch1, out_J_h_ch2_h_ch2, out_J_h_ch2_h_ch3,
             out_J_h_ch3_h_ch0, out_J_h_ch3_h_ch1, out_J_h_ch3_h_ch2, out_J_h_ch3_h_ch3;
-        nbrc_jacobian<real>(
+        rnncc::nbrc_jacobian<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xa_ch0[i], x_xa_ch1[i], x_xa_ch2[i],
             x_xa_ch3[i], x_xc_ch0[i], x_xc_ch1[i], x_xc_ch2[i], x_xc_ch3[i], x_x_ch0[i], x_x_ch1[i],
@@ -1332,7 +1332,7 @@ struct Lanes : Cell {
             out_d_Wa_3_2, out_d_Wa_3_3, out_d_Wc_0_0, out_d_Wc_0_1, out_d_Wc_0_2, out_d_Wc_0_3,
             out_d_Wc_1_0, out_d_Wc_1_1, out_d_Wc_1_2, out_d_Wc_1_3, out_d_Wc_2_0, out_d_Wc_2_1,
             out_d_Wc_2_2, out_d_Wc_2_3, out_d_Wc_3_0, out_d_Wc_3_1, out_d_Wc_3_2, out_d_Wc_3_3;
-        nbrc_adjoint<real>(
+        rnncc::nbrc_adjoint<real>(
             // arguments
             h_h_ch0[i], h_h_ch1[i], h_h_ch2[i], h_h_ch3[i], x_xa_ch0[i], x_xa_ch1[i], x_xa_ch2[i],
             x_xa_ch3[i], x_xc_ch0[i], x_xc_ch1[i], x_xc_ch2[i], x_xc_ch3[i], x_x_ch0[i], x_x_ch1[i],

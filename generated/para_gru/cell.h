@@ -162,7 +162,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_r, out_c, out_h_next;
-    para_gru_step<real>(
+    rnncc::para_gru_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], p[2],
         // results
@@ -178,7 +178,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    para_gru_jacobian<real>(
+    rnncc::para_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -190,7 +190,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    para_gru_jacobian<real>(
+    rnncc::para_gru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], p[2], k[0], k[1], k[2],
         // results
@@ -204,7 +204,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xz, out_d_xr, out_d_xc, out_d_az, out_d_ar, out_d_ac;
-    para_gru_adjoint<real>(
+    rnncc::para_gru_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], p[1], p[2], k[0], k[1], k[2], g[0] + dy[0],
         // results
@@ -249,7 +249,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_r, out_c, out_h_next;
-        para_gru_step<real, 1>(
+        rnncc::para_gru_step<real, 1>(
             // arguments
             h_h[i], x_xz[i], x_xr[i], x_xc[i], p_az[i], p_ar[i], p_ac[i],
             // results
@@ -268,7 +268,7 @@ struct Lanes : Cell {
         real out_z, out_r, out_c, out_h_next;
         out_z = k_z[i];
         out_r = k_r[i];
-        para_gru_step<real, 2>(
+        rnncc::para_gru_step<real, 2>(
             // arguments
             h_h[i], x_xz[i], x_xr[i], x_xc[i], p_az[i], p_ar[i], p_ac[i],
             // results
@@ -303,7 +303,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        para_gru_jacobian<real>(
+        rnncc::para_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xr[i], x_xc[i], p_az[i], p_ar[i], p_ac[i], k_z[i], k_r[i], k_c[i],
             // results
@@ -333,7 +333,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        para_gru_jacobian<real>(
+        rnncc::para_gru_jacobian<real>(
             // arguments
             h_h[i], x_xz[i], x_xr[i], x_xc[i], p_az[i], p_ar[i], p_ac[i], k_z[i], k_r[i], k_c[i],
             // results
@@ -370,7 +370,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xz, out_d_xr, out_d_xc, out_d_az, out_d_ar, out_d_ac;
-        para_gru_adjoint<real>(
+        rnncc::para_gru_adjoint<real>(
             // arguments
             h_h[i], x_xz[i], x_xr[i], x_xc[i], p_az[i], p_ar[i], p_ac[i], k_z[i], k_r[i], k_c[i],
             g_h[i] + dy_0[i],

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1addc44dd4127084")
+_KERNEL = Kernel.read(_folder_of(__spec__), "922808ee95d1dbf7")
 
 
 @_takes_options

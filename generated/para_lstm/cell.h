@@ -198,7 +198,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
-    para_lstm_step<real>(
+    rnncc::para_lstm_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4],
         // results
@@ -217,7 +217,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    para_lstm_jacobian<real>(
+    rnncc::para_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], k[0], k[1], k[3], k[4],
         // results
@@ -232,7 +232,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    para_lstm_jacobian<real>(
+    rnncc::para_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], k[0], k[1], k[3], k[4],
         // results
@@ -250,7 +250,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_h, out_d_xf, out_d_xc, out_d_xo, out_d_af, out_d_ac, out_d_ao, out_d_cf,
         out_d_co;
-    para_lstm_adjoint<real>(
+    rnncc::para_lstm_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], k[0], k[1], k[3], k[4], g[0],
         g[1] + dy[0],
@@ -306,7 +306,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
-        para_lstm_step<real, 1>(
+        rnncc::para_lstm_step<real, 1>(
             // arguments
             h_c[i], h_h[i], x_xf[i], x_xc[i], x_xo[i], p_af[i], p_ac[i], p_ao[i], p_cf[i], p_co[i],
             // results
@@ -326,7 +326,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
         out_c_new = k_c_new[i];
-        para_lstm_step<real, 2>(
+        rnncc::para_lstm_step<real, 2>(
             // arguments
             h_c[i], h_h[i], x_xf[i], x_xc[i], x_xo[i], p_af[i], p_ac[i], p_ao[i], p_cf[i], p_co[i],
             // results
@@ -367,7 +367,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        para_lstm_jacobian<real>(
+        rnncc::para_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xf[i], x_xc[i], x_xo[i], p_af[i], p_ac[i], p_ao[i], p_cf[i], p_co[i],
             k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -412,7 +412,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        para_lstm_jacobian<real>(
+        rnncc::para_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xf[i], x_xc[i], x_xo[i], p_af[i], p_ac[i], p_ao[i], p_cf[i], p_co[i],
             k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -462,7 +462,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xf, out_d_xc, out_d_xo, out_d_af, out_d_ac, out_d_ao, out_d_cf,
             out_d_co;
-        para_lstm_adjoint<real>(
+        rnncc::para_lstm_adjoint<real>(
             // arguments
             h_c[i], h_h[i], x_xf[i], x_xc[i], x_xo[i], p_af[i], p_ac[i], p_ao[i], p_cf[i], p_co[i],
             k_f[i], k_z[i], k_o[i], k_h_new_0[i], g_c[i], g_h[i] + dy_0[i],

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4ad3e260b52b729b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "039e6c83e02b7fb9")
 
 
 @_takes_options

@@ -214,7 +214,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_i, out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
-    peephole_lstm_step<real>(
+    rnncc::peephole_lstm_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6],
         // results
@@ -234,7 +234,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    peephole_lstm_jacobian<real>(
+    rnncc::peephole_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1],
         k[2], k[4], k[5],
@@ -250,7 +250,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    peephole_lstm_jacobian<real>(
+    rnncc::peephole_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1],
         k[2], k[4], k[5],
@@ -269,7 +269,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri, out_d_rf, out_d_rz,
         out_d_ro, out_d_pi, out_d_pf, out_d_po;
-    peephole_lstm_adjoint<real>(
+    rnncc::peephole_lstm_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], p[4], p[5], p[6], k[0], k[1],
         k[2], k[4], k[5], g[0], g[1] + dy[0],
@@ -332,7 +332,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_i, out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
-        peephole_lstm_step<real, 1>(
+        rnncc::peephole_lstm_step<real, 1>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             p_pi[i], p_pf[i], p_po[i],
@@ -355,7 +355,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_i, out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;
         out_c_new = k_c_new[i];
-        peephole_lstm_step<real, 2>(
+        rnncc::peephole_lstm_step<real, 2>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             p_pi[i], p_pf[i], p_po[i],
@@ -401,7 +401,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        peephole_lstm_jacobian<real>(
+        rnncc::peephole_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             p_pi[i], p_pf[i], p_po[i], k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -450,7 +450,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        peephole_lstm_jacobian<real>(
+        rnncc::peephole_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             p_pi[i], p_pf[i], p_po[i], k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i],
@@ -507,7 +507,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri, out_d_rf, out_d_rz,
             out_d_ro, out_d_pi, out_d_pf, out_d_po;
-        peephole_lstm_adjoint<real>(
+        rnncc::peephole_lstm_adjoint<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i], p_rz[i], p_ro[i],
             p_pi[i], p_pf[i], p_po[i], k_i[i], k_f[i], k_z[i], k_o[i], k_h_new_0[i], g_c[i],

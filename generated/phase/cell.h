@@ -154,7 +154,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_theta_new_1, out_theta_new, out_y;
-    phase_step<real>(
+    rnncc::phase_step<real>(
         // arguments
         h[0], x[0], p[0], p[1],
         // results
@@ -169,7 +169,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_theta_theta;
-    phase_jacobian<real>(
+    rnncc::phase_jacobian<real>(
         // arguments
         h[0], x[0], p[0], p[1], k[0], k[1],
         // results
@@ -181,7 +181,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_theta_theta;
-    phase_jacobian<real>(
+    rnncc::phase_jacobian<real>(
         // arguments
         h[0], x[0], p[0], p[1], k[0], k[1],
         // results
@@ -195,7 +195,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_theta, out_d_psi, out_d_omega, out_d_K;
-    phase_adjoint<real>(
+    rnncc::phase_adjoint<real>(
         // arguments
         h[0], x[0], p[0], p[1], k[0], k[1], g[0], dy[0],
         // results
@@ -233,7 +233,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_theta_new_1, out_theta_new, out_y;
-        phase_step<real, 1>(
+        rnncc::phase_step<real, 1>(
             // arguments
             h_theta[i], x_psi[i], p_omega[i], p_K[i],
             // results
@@ -250,7 +250,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_theta_new_1, out_theta_new, out_y;
         out_theta_new = k_theta_new[i];
-        phase_step<real, 2>(
+        rnncc::phase_step<real, 2>(
             // arguments
             h_theta[i], x_psi[i], p_omega[i], p_K[i],
             // results
@@ -279,7 +279,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_theta_theta;
-        phase_jacobian<real>(
+        rnncc::phase_jacobian<real>(
             // arguments
             h_theta[i], x_psi[i], p_omega[i], p_K[i], k_theta_new_1[i], k_theta_new[i],
             // results
@@ -305,7 +305,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_theta_theta;
-        phase_jacobian<real>(
+        rnncc::phase_jacobian<real>(
             // arguments
             h_theta[i], x_psi[i], p_omega[i], p_K[i], k_theta_new_1[i], k_theta_new[i],
             // results
@@ -335,7 +335,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_theta, out_d_psi, out_d_omega, out_d_K;
-        phase_adjoint<real>(
+        rnncc::phase_adjoint<real>(
             // arguments
             h_theta[i], x_psi[i], p_omega[i], p_K[i], k_theta_new_1[i], k_theta_new[i], g_theta[i],
             dy_0[i],

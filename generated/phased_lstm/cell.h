@@ -267,7 +267,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_cycles_0, out_cycles, out_phi, out_r, out_k_1, out_k_2, out_k, out_c_new_0,
         out_c_new_1, out_c_new_2, out_c_new, out_h_new_0, out_h_new_1, out_c_next, out_h_next;
-    phased_lstm_step<real>(
+    rnncc::phased_lstm_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7],
         p[8], p[9],
@@ -296,7 +296,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    phased_lstm_jacobian<real>(
+    rnncc::phased_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7],
         p[8], p[9], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9], k[11], k[12],
@@ -312,7 +312,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-    phased_lstm_jacobian<real>(
+    rnncc::phased_lstm_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7],
         p[8], p[9], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9], k[11], k[12],
@@ -331,7 +331,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_t, out_d_ri, out_d_rf,
         out_d_rz, out_d_ro, out_d_pi, out_d_pf, out_d_po, out_d_tau, out_d_s, out_d_r_on;
-    phased_lstm_adjoint<real>(
+    rnncc::phased_lstm_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7],
         p[8], p[9], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9], k[11], k[12], g[0],
@@ -411,7 +411,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_cycles_0, out_cycles, out_phi, out_r, out_k_1, out_k_2, out_k, out_c_new_0,
             out_c_new_1, out_c_new_2, out_c_new, out_h_new_0, out_h_new_1, out_c_next, out_h_next;
-        phased_lstm_step<real, 1>(
+        rnncc::phased_lstm_step<real, 1>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], x_t[i], p_ri[i], p_rf[i], p_rz[i],
             p_ro[i], p_pi[i], p_pf[i], p_po[i], p_tau[i], p_s[i], p_r_on[i],
@@ -445,7 +445,7 @@ struct Lanes : Cell {
             out_c_new_1, out_c_new_2, out_c_new, out_h_new_0, out_h_new_1, out_c_next, out_h_next;
         out_k = k_k[i];
         out_c_new = k_c_new[i];
-        phased_lstm_step<real, 2>(
+        rnncc::phased_lstm_step<real, 2>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], x_t[i], p_ri[i], p_rf[i], p_rz[i],
             p_ro[i], p_pi[i], p_pf[i], p_po[i], p_tau[i], p_s[i], p_r_on[i],
@@ -503,7 +503,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        phased_lstm_jacobian<real>(
+        rnncc::phased_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], x_t[i], p_ri[i], p_rf[i], p_rz[i],
             p_ro[i], p_pi[i], p_pf[i], p_po[i], p_tau[i], p_s[i], p_r_on[i], k_cycles_0[i],
@@ -565,7 +565,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_h, out_J_h_c, out_J_h_h;
-        phased_lstm_jacobian<real>(
+        rnncc::phased_lstm_jacobian<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], x_t[i], p_ri[i], p_rf[i], p_rz[i],
             p_ro[i], p_pi[i], p_pf[i], p_po[i], p_tau[i], p_s[i], p_r_on[i], k_cycles_0[i],
@@ -639,7 +639,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_t, out_d_ri, out_d_rf,
             out_d_rz, out_d_ro, out_d_pi, out_d_pf, out_d_po, out_d_tau, out_d_s, out_d_r_on;
-        phased_lstm_adjoint<real>(
+        rnncc::phased_lstm_adjoint<real>(
             // arguments
             h_c[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], x_t[i], p_ri[i], p_rf[i], p_rz[i],
             p_ro[i], p_pi[i], p_pf[i], p_po[i], p_tau[i], p_s[i], p_r_on[i], k_cycles_0[i],

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2af3339aa8f00881")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f688f42c9a30e70f")
 
 
 @_takes_options

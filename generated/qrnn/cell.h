@@ -142,7 +142,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_f, out_o, out_c_new, out_h;
-    qrnn_step<real>(
+    rnncc::qrnn_step<real>(
         // arguments
         h[0], x[0], x[1], x[2],
         // results
@@ -158,7 +158,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c;
-    qrnn_jacobian<real>(
+    rnncc::qrnn_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[0], k[1], k[2],
         // results
@@ -170,7 +170,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c;
-    qrnn_jacobian<real>(
+    rnncc::qrnn_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[0], k[1], k[2],
         // results
@@ -184,7 +184,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_xz, out_d_xf, out_d_xo;
-    qrnn_adjoint<real>(
+    rnncc::qrnn_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], k[0], k[1], k[2], g[0], dy[0],
         // results
@@ -223,7 +223,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_f, out_o, out_c_new, out_h;
-        qrnn_step<real>(
+        rnncc::qrnn_step<real>(
             // arguments
             h_c[i], x_xz[i], x_xf[i], x_xo[i],
             // results
@@ -257,7 +257,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        qrnn_jacobian<real>(
+        rnncc::qrnn_jacobian<real>(
             // arguments
             h_c[i], x_xz[i], x_xf[i], x_xo[i], k_z[i], k_f[i], k_o[i],
             // results
@@ -284,7 +284,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        qrnn_jacobian<real>(
+        rnncc::qrnn_jacobian<real>(
             // arguments
             h_c[i], x_xz[i], x_xf[i], x_xo[i], k_z[i], k_f[i], k_o[i],
             // results
@@ -315,7 +315,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_xz, out_d_xf, out_d_xo;
-        qrnn_adjoint<real>(
+        rnncc::qrnn_adjoint<real>(
             // arguments
             h_c[i], x_xz[i], x_xf[i], x_xo[i], k_z[i], k_f[i], k_o[i], g_c[i], dy_0[i],
             // results

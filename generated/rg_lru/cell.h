@@ -173,7 +173,7 @@ RNNCC_FN void rg_lru_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    rg_lru_early<real>(
+    rnncc::rg_lru_early<real>(
         // params
         p[0]);
   }
@@ -183,7 +183,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_r, out_i, out_log_a_0, out_log_a, out_scale_0, out_scale, out_h_next_0, out_h_next;
-    rg_lru_step<real>(
+    rnncc::rg_lru_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0],
         // results
@@ -203,7 +203,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    rg_lru_jacobian<real>(
+    rnncc::rg_lru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[4], k[5], k[6],
         // results
@@ -215,7 +215,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    rg_lru_jacobian<real>(
+    rnncc::rg_lru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[4], k[5], k[6],
         // results
@@ -229,7 +229,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_x, out_d_xr, out_d_xi, out_d_Lambda;
-    rg_lru_adjoint<real>(
+    rnncc::rg_lru_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], p[0], k[0], k[1], k[2], k[4], k[5], k[6], g[0] + dy[0],
         // results
@@ -274,7 +274,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_r, out_i, out_log_a_0, out_log_a, out_scale_0, out_scale, out_h_next_0, out_h_next;
-        rg_lru_step<real, 1>(
+        rnncc::rg_lru_step<real, 1>(
             // arguments
             h_h[i], x_x[i], x_xr[i], x_xi[i], p_Lambda[i],
             // results
@@ -295,7 +295,7 @@ struct Lanes : Cell {
         real out_r, out_i, out_log_a_0, out_log_a, out_scale_0, out_scale, out_h_next_0, out_h_next;
         out_i = k_i[i];
         out_log_a = k_log_a[i];
-        rg_lru_step<real, 2>(
+        rnncc::rg_lru_step<real, 2>(
             // arguments
             h_h[i], x_x[i], x_xr[i], x_xi[i], p_Lambda[i],
             // results
@@ -334,7 +334,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        rg_lru_jacobian<real>(
+        rnncc::rg_lru_jacobian<real>(
             // arguments
             h_h[i], x_x[i], x_xr[i], x_xi[i], p_Lambda[i], k_r[i], k_i[i], k_log_a_0[i],
             k_scale_0[i], k_scale[i], k_h_next_0[i],
@@ -367,7 +367,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        rg_lru_jacobian<real>(
+        rnncc::rg_lru_jacobian<real>(
             // arguments
             h_h[i], x_x[i], x_xr[i], x_xi[i], p_Lambda[i], k_r[i], k_i[i], k_log_a_0[i],
             k_scale_0[i], k_scale[i], k_h_next_0[i],
@@ -405,7 +405,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_x, out_d_xr, out_d_xi, out_d_Lambda;
-        rg_lru_adjoint<real>(
+        rnncc::rg_lru_adjoint<real>(
             // arguments
             h_h[i], x_x[i], x_xr[i], x_xi[i], p_Lambda[i], k_r[i], k_i[i], k_log_a_0[i],
             k_scale_0[i], k_scale[i], k_h_next_0[i], g_h[i] + dy_0[i],

@@ -196,7 +196,7 @@ RNNCC_FN void rot_rnn_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    rot_rnn_early<real>(
+    rnncc::rot_rnn_early<real>(
         // params
         p[0], p[1]);
   }
@@ -206,7 +206,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_nu, out_gamma, out_xi_0, out_xi, out_A_re_0, out_A_im_0, out_x1_new, out_x2_new;
-    rot_rnn_step<real>(
+    rnncc::rot_rnn_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1],
         // results
@@ -227,7 +227,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x1_x1, out_J_x1_x2, out_J_x2_x1, out_J_x2_x2;
-    rot_rnn_jacobian<real>(
+    rnncc::rot_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5],
         // results
@@ -242,7 +242,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x1_x1, out_J_x1_x2, out_J_x2_x1, out_J_x2_x2;
-    rot_rnn_jacobian<real>(
+    rnncc::rot_rnn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5],
         // results
@@ -259,7 +259,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x1, out_d_x2, out_d_u1, out_d_u2, out_d_gamma_log, out_d_theta;
-    rot_rnn_adjoint<real>(
+    rnncc::rot_rnn_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], p[0], p[1], k[0], k[1], k[2], k[3], k[4], k[5], g[0] + dy[0],
         g[1] + dy[1],
@@ -308,7 +308,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_nu, out_gamma, out_xi_0, out_xi, out_A_re_0, out_A_im_0, out_x1_new, out_x2_new;
-        rot_rnn_step<real, 1>(
+        rnncc::rot_rnn_step<real, 1>(
             // arguments
             h_x1[i], h_x2[i], x_u1[i], x_u2[i], p_gamma_log[i], p_theta[i],
             // results
@@ -329,7 +329,7 @@ struct Lanes : Cell {
         out_nu = k_nu[i];
         out_A_re_0 = k_A_re_0[i];
         out_A_im_0 = k_A_im_0[i];
-        rot_rnn_step<real, 2>(
+        rnncc::rot_rnn_step<real, 2>(
             // arguments
             h_x1[i], h_x2[i], x_u1[i], x_u2[i], p_gamma_log[i], p_theta[i],
             // results
@@ -370,7 +370,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x1_x1, out_J_x1_x2, out_J_x2_x1, out_J_x2_x2;
-        rot_rnn_jacobian<real>(
+        rnncc::rot_rnn_jacobian<real>(
             // arguments
             h_x1[i], h_x2[i], x_u1[i], x_u2[i], p_gamma_log[i], p_theta[i], k_nu[i], k_gamma[i],
             k_xi_0[i], k_xi[i], k_A_re_0[i], k_A_im_0[i],
@@ -412,7 +412,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x1_x1, out_J_x1_x2, out_J_x2_x1, out_J_x2_x2;
-        rot_rnn_jacobian<real>(
+        rnncc::rot_rnn_jacobian<real>(
             // arguments
             h_x1[i], h_x2[i], x_u1[i], x_u2[i], p_gamma_log[i], p_theta[i], k_nu[i], k_gamma[i],
             k_xi_0[i], k_xi[i], k_A_re_0[i], k_A_im_0[i],
@@ -455,7 +455,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x1, out_d_x2, out_d_u1, out_d_u2, out_d_gamma_log, out_d_theta;
-        rot_rnn_adjoint<real>(
+        rnncc::rot_rnn_adjoint<real>(
             // arguments
             h_x1[i], h_x2[i], x_u1[i], x_u2[i], p_gamma_log[i], p_theta[i], k_nu[i], k_gamma[i],
             k_xi_0[i], k_xi[i], k_A_re_0[i], k_A_im_0[i], g_x1[i] + dy_0[i], g_x2[i] + dy_1[i],

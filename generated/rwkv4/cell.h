@@ -226,7 +226,7 @@ RNNCC_FN void rwkv4_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    rwkv4_early<real>(
+    rnncc::rwkv4_early<real>(
         // params
         p[0], p[1]);
   }
@@ -237,7 +237,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_past, out_present, out_wkv, out_aged_0, out_aged, out_p_new, out_keep, out_take,
         out_a_next, out_b_next, out_y_0, out_y;
-    rwkv4_step<real>(
+    rnncc::rwkv4_step<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1],
         // results
@@ -262,7 +262,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p;
-    rwkv4_jacobian<real>(
+    rnncc::rwkv4_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], k[0], k[1], k[2], k[3], k[6], k[7], k[8],
         // results
@@ -282,7 +282,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p;
-    rwkv4_jacobian<real>(
+    rnncc::rwkv4_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], k[0], k[1], k[2], k[3], k[6], k[7], k[8],
         // results
@@ -300,7 +300,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_a, out_d_b, out_d_p, out_d_k, out_d_v, out_d_r, out_d_time_decay, out_d_time_first;
-    rwkv4_adjoint<real>(
+    rnncc::rwkv4_adjoint<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], k[0], k[1], k[2], k[3], k[6], k[7], k[8],
         g[0], g[1], g[2], dy[0],
@@ -357,7 +357,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_past, out_present, out_wkv, out_aged_0, out_aged, out_p_new, out_keep, out_take,
             out_a_next, out_b_next, out_y_0, out_y;
-        rwkv4_step<real, 1>(
+        rnncc::rwkv4_step<real, 1>(
             // arguments
             h_a[i], h_b[i], h_p[i], x_k[i], x_v[i], x_r[i], p_time_decay[i], p_time_first[i],
             // results
@@ -385,7 +385,7 @@ struct Lanes : Cell {
             out_a_next, out_b_next, out_y_0, out_y;
         out_aged = k_aged[i];
         out_p_new = k_p_new[i];
-        rwkv4_step<real, 2>(
+        rnncc::rwkv4_step<real, 2>(
             // arguments
             h_a[i], h_b[i], h_p[i], x_k[i], x_v[i], x_r[i], p_time_decay[i], p_time_first[i],
             // results
@@ -429,7 +429,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p;
-        rwkv4_jacobian<real>(
+        rnncc::rwkv4_jacobian<real>(
             // arguments
             h_a[i], h_b[i], h_p[i], x_k[i], x_v[i], x_r[i], p_time_decay[i], p_time_first[i],
             k_past[i], k_present[i], k_wkv[i], k_aged_0[i], k_keep[i], k_take[i], k_y_0[i],
@@ -483,7 +483,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p;
-        rwkv4_jacobian<real>(
+        rnncc::rwkv4_jacobian<real>(
             // arguments
             h_a[i], h_b[i], h_p[i], x_k[i], x_v[i], x_r[i], p_time_decay[i], p_time_first[i],
             k_past[i], k_present[i], k_wkv[i], k_aged_0[i], k_keep[i], k_take[i], k_y_0[i],
@@ -534,7 +534,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_a, out_d_b, out_d_p, out_d_k, out_d_v, out_d_r, out_d_time_decay,
             out_d_time_first;
-        rwkv4_adjoint<real>(
+        rnncc::rwkv4_adjoint<real>(
             // arguments
             h_a[i], h_b[i], h_p[i], x_k[i], x_v[i], x_r[i], p_time_decay[i], p_time_first[i],
             k_past[i], k_present[i], k_wkv[i], k_aged_0[i], k_keep[i], k_take[i], k_y_0[i], g_a[i],

@@ -248,7 +248,7 @@ RNNCC_FN void s4d_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    s4d_early<real>(
+    rnncc::s4d_early<real>(
         // params
         p[0], p[1], p[2], p[3], p[4], p[5]);
   }
@@ -259,7 +259,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_dt, out_a, out_size, out_angle, out_A_re_0, out_A_im_0, out_less_0, out_less_1,
         out_less_2, out_less_3, out_B_re_0, out_B_re, out_B_im_0, out_B_im, out_re, out_im, out_y;
-    s4d_step<real>(
+    rnncc::s4d_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5],
         // results
@@ -290,7 +290,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-    s4d_jacobian<real>(
+    rnncc::s4d_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1], k[2], k[4], k[5], k[7],
         k[8], k[9], k[11], k[13], k[14], k[15],
@@ -306,7 +306,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-    s4d_jacobian<real>(
+    rnncc::s4d_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1], k[2], k[4], k[5], k[7],
         k[8], k[9], k[11], k[13], k[14], k[15],
@@ -325,7 +325,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x_re, out_d_x_im, out_d_u, out_d_log_dt, out_d_a_log, out_d_a_im, out_d_c_re,
         out_d_c_im, out_d_D;
-    s4d_adjoint<real>(
+    rnncc::s4d_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], p[4], p[5], k[0], k[1], k[2], k[4], k[5], k[7],
         k[8], k[9], k[11], k[13], k[14], k[15], g[0], g[1], dy[0],
@@ -392,7 +392,7 @@ struct Lanes : Cell {
         real out_dt, out_a, out_size, out_angle, out_A_re_0, out_A_im_0, out_less_0, out_less_1,
             out_less_2, out_less_3, out_B_re_0, out_B_re, out_B_im_0, out_B_im, out_re, out_im,
             out_y;
-        s4d_step<real, 1>(
+        rnncc::s4d_step<real, 1>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_c_re[i], p_c_im[i],
             p_D[i],
@@ -422,7 +422,7 @@ struct Lanes : Cell {
         out_less_0 = k_less_0[i];
         out_B_re_0 = k_B_re_0[i];
         out_B_im_0 = k_B_im_0[i];
-        s4d_step<real, 2>(
+        rnncc::s4d_step<real, 2>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_c_re[i], p_c_im[i],
             p_D[i],
@@ -485,7 +485,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-        s4d_jacobian<real>(
+        rnncc::s4d_jacobian<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_c_re[i], p_c_im[i],
             p_D[i], k_dt[i], k_a[i], k_size[i], k_A_re_0[i], k_A_im_0[i], k_less_1[i], k_less_2[i],
@@ -541,7 +541,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_re_x_re, out_J_x_re_x_im, out_J_x_im_x_re, out_J_x_im_x_im;
-        s4d_jacobian<real>(
+        rnncc::s4d_jacobian<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_c_re[i], p_c_im[i],
             p_D[i], k_dt[i], k_a[i], k_size[i], k_A_re_0[i], k_A_im_0[i], k_less_1[i], k_less_2[i],
@@ -605,7 +605,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x_re, out_d_x_im, out_d_u, out_d_log_dt, out_d_a_log, out_d_a_im, out_d_c_re,
             out_d_c_im, out_d_D;
-        s4d_adjoint<real>(
+        rnncc::s4d_adjoint<real>(
             // arguments
             h_x_re[i], h_x_im[i], x_u[i], p_log_dt[i], p_a_log[i], p_a_im[i], p_c_re[i], p_c_im[i],
             p_D[i], k_dt[i], k_a[i], k_size[i], k_A_re_0[i], k_A_im_0[i], k_less_1[i], k_less_2[i],

@@ -216,7 +216,7 @@ RNNCC_FN void se_adlif_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    se_adlif_early<real>(
+    rnncc::se_adlif_early<real>(
         // params
         p[0], p[1], p[2], p[3]);
   }
@@ -227,7 +227,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_alpha_1, out_alpha_2, out_alpha, out_beta_1, out_beta_2, out_beta, out_u_hat, out_z,
         out_u_new, out_w_new_0, out_w_new_1, out_w_new;
-    se_adlif_step<real>(
+    rnncc::se_adlif_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3],
         // results
@@ -253,7 +253,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_u_u, out_J_u_w, out_J_w_u, out_J_w_w;
-    se_adlif_jacobian<real>(
+    rnncc::se_adlif_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7],
         k[8], k[9], k[10],
@@ -269,7 +269,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_u_u, out_J_u_w, out_J_w_u, out_J_w_w;
-    se_adlif_jacobian<real>(
+    rnncc::se_adlif_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7],
         k[8], k[9], k[10],
@@ -287,7 +287,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_u, out_d_w, out_d_I, out_d_m_u, out_d_m_w, out_d_a, out_d_b;
-    se_adlif_adjoint<real>(
+    rnncc::se_adlif_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], p[2], p[3], k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7],
         k[8], k[9], k[10], g[0], g[1], dy[0],
@@ -343,7 +343,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha_1, out_alpha_2, out_alpha, out_beta_1, out_beta_2, out_beta, out_u_hat,
             out_z, out_u_new, out_w_new_0, out_w_new_1, out_w_new;
-        se_adlif_step<real>(
+        rnncc::se_adlif_step<real>(
             // arguments
             h_u[i], h_w[i], x_I[i], p_m_u[i], p_m_w[i], p_a[i], p_b[i],
             // results
@@ -398,7 +398,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_u_u, out_J_u_w, out_J_w_u, out_J_w_w;
-        se_adlif_jacobian<real>(
+        rnncc::se_adlif_jacobian<real>(
             // arguments
             h_u[i], h_w[i], x_I[i], p_m_u[i], p_m_w[i], p_a[i], p_b[i], k_alpha_1[i], k_alpha_2[i],
             k_alpha[i], k_beta_1[i], k_beta_2[i], k_beta[i], k_u_hat[i], k_z[i], k_u_new[i],
@@ -447,7 +447,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_u_u, out_J_u_w, out_J_w_u, out_J_w_w;
-        se_adlif_jacobian<real>(
+        rnncc::se_adlif_jacobian<real>(
             // arguments
             h_u[i], h_w[i], x_I[i], p_m_u[i], p_m_w[i], p_a[i], p_b[i], k_alpha_1[i], k_alpha_2[i],
             k_alpha[i], k_beta_1[i], k_beta_2[i], k_beta[i], k_u_hat[i], k_z[i], k_u_new[i],
@@ -497,7 +497,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_u, out_d_w, out_d_I, out_d_m_u, out_d_m_w, out_d_a, out_d_b;
-        se_adlif_adjoint<real>(
+        rnncc::se_adlif_adjoint<real>(
             // arguments
             h_u[i], h_w[i], x_I[i], p_m_u[i], p_m_w[i], p_a[i], p_b[i], k_alpha_1[i], k_alpha_2[i],
             k_alpha[i], k_beta_1[i], k_beta_2[i], k_beta[i], k_u_hat[i], k_z[i], k_u_new[i],

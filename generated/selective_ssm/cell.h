@@ -224,7 +224,7 @@ RNNCC_FN void selective_ssm_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    selective_ssm_early<real>(
+    rnncc::selective_ssm_early<real>(
         // params
         p[0], p[1], p[2], p[3], p[4]);
   }
@@ -236,7 +236,7 @@ struct Lane : Cell {
     real out_dt, out_u, out_h1_new_0, out_h1_new_1, out_h1_new, out_h2_new_0, out_h2_new_1,
         out_h2_new, out_h3_new_0, out_h3_new_1, out_h3_new, out_h4_new_0, out_h4_new_1, out_h4_new,
         out_y;
-    selective_ssm_step<real>(
+    rnncc::selective_ssm_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], p[0],
         p[1], p[2], p[3], p[4],
@@ -265,7 +265,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4;
-    selective_ssm_jacobian<real>(
+    rnncc::selective_ssm_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], p[0],
         p[1], p[2], p[3], p[4], k[0], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9],
@@ -293,7 +293,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4;
-    selective_ssm_jacobian<real>(
+    rnncc::selective_ssm_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], p[0],
         p[1], p[2], p[3], p[4], k[0], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9],
@@ -313,7 +313,7 @@ struct Lane : Cell {
     real out_d_h1, out_d_h2, out_d_h3, out_d_h4, out_d_x, out_d_x_dt, out_d_B1, out_d_B2, out_d_B3,
         out_d_B4, out_d_C1, out_d_C2, out_d_C3, out_d_C4, out_d_A_log1, out_d_A_log2, out_d_A_log3,
         out_d_A_log4, out_d_D;
-    selective_ssm_adjoint<real>(
+    rnncc::selective_ssm_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], p[0],
         p[1], p[2], p[3], p[4], k[0], k[2], k[3], k[4], k[5], k[6], k[7], k[8], k[9], g[0], g[1],
@@ -398,7 +398,7 @@ struct Lanes : Cell {
         real out_dt, out_u, out_h1_new_0, out_h1_new_1, out_h1_new, out_h2_new_0, out_h2_new_1,
             out_h2_new, out_h3_new_0, out_h3_new_1, out_h3_new, out_h4_new_0, out_h4_new_1,
             out_h4_new, out_y;
-        selective_ssm_step<real, 1>(
+        rnncc::selective_ssm_step<real, 1>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], h_h4[i], x_x[i], x_x_dt[i], x_B1[i], x_B2[i], x_B3[i],
             x_B4[i], x_C1[i], x_C2[i], x_C3[i], x_C4[i], p_A_log1[i], p_A_log2[i], p_A_log3[i],
@@ -438,7 +438,7 @@ struct Lanes : Cell {
         out_h2_new_0 = k_h2_new_0[i];
         out_h3_new_0 = k_h3_new_0[i];
         out_h4_new_0 = k_h4_new_0[i];
-        selective_ssm_step<real, 2>(
+        rnncc::selective_ssm_step<real, 2>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], h_h4[i], x_x[i], x_x_dt[i], x_B1[i], x_B2[i], x_B3[i],
             x_B4[i], x_C1[i], x_C2[i], x_C3[i], x_C4[i], p_A_log1[i], p_A_log2[i], p_A_log3[i],
@@ -502,7 +502,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4;
-        selective_ssm_jacobian<real>(
+        rnncc::selective_ssm_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], h_h4[i], x_x[i], x_x_dt[i], x_B1[i], x_B2[i], x_B3[i],
             x_B4[i], x_C1[i], x_C2[i], x_C3[i], x_C4[i], p_A_log1[i], p_A_log2[i], p_A_log3[i],
@@ -575,7 +575,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4;
-        selective_ssm_jacobian<real>(
+        rnncc::selective_ssm_jacobian<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], h_h4[i], x_x[i], x_x_dt[i], x_B1[i], x_B2[i], x_B3[i],
             x_B4[i], x_C1[i], x_C2[i], x_C3[i], x_C4[i], p_A_log1[i], p_A_log2[i], p_A_log3[i],
@@ -651,7 +651,7 @@ struct Lanes : Cell {
         real out_d_h1, out_d_h2, out_d_h3, out_d_h4, out_d_x, out_d_x_dt, out_d_B1, out_d_B2,
             out_d_B3, out_d_B4, out_d_C1, out_d_C2, out_d_C3, out_d_C4, out_d_A_log1, out_d_A_log2,
             out_d_A_log3, out_d_A_log4, out_d_D;
-        selective_ssm_adjoint<real>(
+        rnncc::selective_ssm_adjoint<real>(
             // arguments
             h_h1[i], h_h2[i], h_h3[i], h_h4[i], x_x[i], x_x_dt[i], x_B1[i], x_B2[i], x_B3[i],
             x_B4[i], x_C1[i], x_C2[i], x_C3[i], x_C4[i], p_A_log1[i], p_A_log2[i], p_A_log3[i],

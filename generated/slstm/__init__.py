@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f14a7fc2b3bbf078")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a8aed3ceed95482c")
 
 
 @_takes_options

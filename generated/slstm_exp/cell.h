@@ -260,7 +260,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_z, out_o, out_m_new_0, out_m_new, out_i, out_f, out_c_new, out_n_new, out_h_new;
-    slstm_exp_step<real>(
+    rnncc::slstm_exp_step<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3],
         // results
@@ -283,7 +283,7 @@ struct Lane : Cell {
                                     real* J) {
     real out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
         out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h;
-    slstm_exp_jacobian<real>(
+    rnncc::slstm_exp_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2],
         k[3], k[4], k[5],
@@ -313,7 +313,7 @@ struct Lane : Cell {
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
         out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h;
-    slstm_exp_jacobian<real>(
+    rnncc::slstm_exp_jacobian<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2],
         k[3], k[4], k[5],
@@ -351,7 +351,7 @@ struct Lane : Cell {
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_n, out_d_m, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri,
         out_d_rf, out_d_rz, out_d_ro;
-    slstm_exp_adjoint<real>(
+    rnncc::slstm_exp_adjoint<real>(
         // arguments
         h[0], h[1], h[2], h[3], x[0], x[1], x[2], x[3], p[0], p[1], p[2], p[3], k[0], k[1], k[2],
         k[3], k[4], k[5], g[0], g[1], g[2], g[3] + dy[0],
@@ -414,7 +414,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_o, out_m_new_0, out_m_new, out_i, out_f, out_c_new, out_n_new, out_h_new;
-        slstm_exp_step<real>(
+        rnncc::slstm_exp_step<real>(
             // arguments
             h_c[i], h_n[i], h_m[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i],
             p_rz[i], p_ro[i],
@@ -467,7 +467,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
             out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h;
-        slstm_exp_jacobian<real>(
+        rnncc::slstm_exp_jacobian<real>(
             // arguments
             h_c[i], h_n[i], h_m[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i],
             p_rz[i], p_ro[i], k_z[i], k_o[i], k_m_new_0[i], k_i[i], k_f[i], k_h_new[i],
@@ -553,7 +553,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
             out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h;
-        slstm_exp_jacobian<real>(
+        rnncc::slstm_exp_jacobian<real>(
             // arguments
             h_c[i], h_n[i], h_m[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i],
             p_rz[i], p_ro[i], k_z[i], k_o[i], k_m_new_0[i], k_i[i], k_f[i], k_h_new[i],
@@ -637,7 +637,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_n, out_d_m, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri,
             out_d_rf, out_d_rz, out_d_ro;
-        slstm_exp_adjoint<real>(
+        rnncc::slstm_exp_adjoint<real>(
             // arguments
             h_c[i], h_n[i], h_m[i], h_h[i], x_xi[i], x_xf[i], x_xz[i], x_xo[i], p_ri[i], p_rf[i],
             p_rz[i], p_ro[i], k_z[i], k_o[i], k_m_new_0[i], k_i[i], k_f[i], k_h_new[i], g_c[i],

@@ -154,7 +154,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_f, out_r, out_c_new, out_h;
-    sru_step<real>(
+    rnncc::sru_step<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1],
         // results
@@ -169,7 +169,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c;
-    sru_jacobian<real>(
+    rnncc::sru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], k[0], k[1],
         // results
@@ -181,7 +181,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_c_c;
-    sru_jacobian<real>(
+    rnncc::sru_jacobian<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], k[0], k[1],
         // results
@@ -195,7 +195,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_c, out_d_x, out_d_xf, out_d_xr, out_d_skip, out_d_vf, out_d_vr;
-    sru_adjoint<real>(
+    rnncc::sru_adjoint<real>(
         // arguments
         h[0], x[0], x[1], x[2], x[3], p[0], p[1], k[0], k[1], g[0], dy[0],
         // results
@@ -239,7 +239,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_r, out_c_new, out_h;
-        sru_step<real>(
+        rnncc::sru_step<real>(
             // arguments
             h_c[i], x_x[i], x_xf[i], x_xr[i], x_skip[i], p_vf[i], p_vr[i],
             // results
@@ -274,7 +274,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        sru_jacobian<real>(
+        rnncc::sru_jacobian<real>(
             // arguments
             h_c[i], x_x[i], x_xf[i], x_xr[i], x_skip[i], p_vf[i], p_vr[i], k_f[i], k_r[i],
             // results
@@ -303,7 +303,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_c_c;
-        sru_jacobian<real>(
+        rnncc::sru_jacobian<real>(
             // arguments
             h_c[i], x_x[i], x_xf[i], x_xr[i], x_skip[i], p_vf[i], p_vr[i], k_f[i], k_r[i],
             // results
@@ -339,7 +339,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_x, out_d_xf, out_d_xr, out_d_skip, out_d_vf, out_d_vr;
-        sru_adjoint<real>(
+        rnncc::sru_adjoint<real>(
             // arguments
             h_c[i], x_x[i], x_xf[i], x_xr[i], x_skip[i], p_vf[i], p_vr[i], k_f[i], k_r[i], g_c[i],
             dy_0[i],

@@ -182,7 +182,7 @@ RNNCC_FN void stuart_landau_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    stuart_landau_early<real>(
+    rnncc::stuart_landau_early<real>(
         // params
         p[0], p[1]);
   }
@@ -192,7 +192,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_turn_re, out_turn_im, out_growth, out_re_new, out_im_new;
-    stuart_landau_step<real>(
+    rnncc::stuart_landau_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1],
         // results
@@ -209,7 +209,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-    stuart_landau_jacobian<real>(
+    rnncc::stuart_landau_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -224,7 +224,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-    stuart_landau_jacobian<real>(
+    rnncc::stuart_landau_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -241,7 +241,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_re, out_d_im, out_d_I, out_d_mu, out_d_omega;
-    stuart_landau_adjoint<real>(
+    rnncc::stuart_landau_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2], g[0] + dy[0], g[1],
         // results
@@ -283,7 +283,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_turn_re, out_turn_im, out_growth, out_re_new, out_im_new;
-        stuart_landau_step<real>(
+        rnncc::stuart_landau_step<real>(
             // arguments
             h_re[i], h_im[i], x_I[i], p_mu[i], p_omega[i],
             // results
@@ -319,7 +319,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-        stuart_landau_jacobian<real>(
+        rnncc::stuart_landau_jacobian<real>(
             // arguments
             h_re[i], h_im[i], x_I[i], p_mu[i], p_omega[i], k_turn_re[i], k_turn_im[i], k_growth[i],
             // results
@@ -356,7 +356,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_re_re, out_J_re_im, out_J_im_re, out_J_im_im;
-        stuart_landau_jacobian<real>(
+        rnncc::stuart_landau_jacobian<real>(
             // arguments
             h_re[i], h_im[i], x_I[i], p_mu[i], p_omega[i], k_turn_re[i], k_turn_im[i], k_growth[i],
             // results
@@ -392,7 +392,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_re, out_d_im, out_d_I, out_d_mu, out_d_omega;
-        stuart_landau_adjoint<real>(
+        rnncc::stuart_landau_adjoint<real>(
             // arguments
             h_re[i], h_im[i], x_I[i], p_mu[i], p_omega[i], k_turn_re[i], k_turn_im[i], k_growth[i],
             g_re[i] + dy_0[i], g_im[i],

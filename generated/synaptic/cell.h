@@ -157,7 +157,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_i_new_0, out_i_new, out_v_new_0, out_v_new, out_s_0, out_s;
-    synaptic_step<real>(
+    rnncc::synaptic_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1],
         // results
@@ -174,7 +174,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_i_i, out_J_v_i, out_J_v_v;
-    synaptic_jacobian<real>(
+    rnncc::synaptic_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -189,7 +189,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_i_i, out_J_v_i, out_J_v_v;
-    synaptic_jacobian<real>(
+    rnncc::synaptic_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -205,7 +205,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_i, out_d_v, out_d_I, out_d_alpha, out_d_beta;
-    synaptic_adjoint<real>(
+    rnncc::synaptic_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2], g[0], g[1], dy[0],
         // results
@@ -247,7 +247,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_i_new_0, out_i_new, out_v_new_0, out_v_new, out_s_0, out_s;
-        synaptic_step<real>(
+        rnncc::synaptic_step<real>(
             // arguments
             h_i[i], h_v[i], x_I[i], p_alpha[i], p_beta[i],
             // results
@@ -283,7 +283,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_i_i, out_J_v_i, out_J_v_v;
-        synaptic_jacobian<real>(
+        rnncc::synaptic_jacobian<real>(
             // arguments
             h_i[i], h_v[i], x_I[i], p_alpha[i], p_beta[i], k_i_new_0[i], k_v_new_0[i], k_s_0[i],
             // results
@@ -318,7 +318,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_i_i, out_J_v_i, out_J_v_v;
-        synaptic_jacobian<real>(
+        rnncc::synaptic_jacobian<real>(
             // arguments
             h_i[i], h_v[i], x_I[i], p_alpha[i], p_beta[i], k_i_new_0[i], k_v_new_0[i], k_s_0[i],
             // results
@@ -353,7 +353,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_i, out_d_v, out_d_I, out_d_alpha, out_d_beta;
-        synaptic_adjoint<real>(
+        rnncc::synaptic_adjoint<real>(
             // arguments
             h_i[i], h_v[i], x_I[i], p_alpha[i], p_beta[i], k_i_new_0[i], k_v_new_0[i], k_s_0[i],
             g_i[i], g_v[i], dy_0[i],

@@ -172,7 +172,7 @@ RNNCC_FN void tc_lif_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    tc_lif_early<real>(
+    rnncc::tc_lif_early<real>(
         // params
         p[0], p[1]);
   }
@@ -182,7 +182,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_U_D_0, out_U_S_0, out_s_0, out_s, out_D_next, out_S_next;
-    tc_lif_step<real>(
+    rnncc::tc_lif_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1],
         // results
@@ -199,7 +199,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_D_D, out_J_D_S, out_J_S_D, out_J_S_S;
-    tc_lif_jacobian<real>(
+    rnncc::tc_lif_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -214,7 +214,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_D_D, out_J_D_S, out_J_S_D, out_J_S_S;
-    tc_lif_jacobian<real>(
+    rnncc::tc_lif_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2],
         // results
@@ -231,7 +231,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_D, out_d_S, out_d_I, out_d_c_1, out_d_c_2;
-    tc_lif_adjoint<real>(
+    rnncc::tc_lif_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], k[2], g[0], g[1], dy[0],
         // results
@@ -273,7 +273,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_U_D_0, out_U_S_0, out_s_0, out_s, out_D_next, out_S_next;
-        tc_lif_step<real>(
+        rnncc::tc_lif_step<real>(
             // arguments
             h_D[i], h_S[i], x_I[i], p_c_1[i], p_c_2[i],
             // results
@@ -309,7 +309,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_D_D, out_J_D_S, out_J_S_D, out_J_S_S;
-        tc_lif_jacobian<real>(
+        rnncc::tc_lif_jacobian<real>(
             // arguments
             h_D[i], h_S[i], x_I[i], p_c_1[i], p_c_2[i], k_U_D_0[i], k_U_S_0[i], k_s_0[i],
             // results
@@ -346,7 +346,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_D_D, out_J_D_S, out_J_S_D, out_J_S_S;
-        tc_lif_jacobian<real>(
+        rnncc::tc_lif_jacobian<real>(
             // arguments
             h_D[i], h_S[i], x_I[i], p_c_1[i], p_c_2[i], k_U_D_0[i], k_U_S_0[i], k_s_0[i],
             // results
@@ -382,7 +382,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_D, out_d_S, out_d_I, out_d_c_1, out_d_c_2;
-        tc_lif_adjoint<real>(
+        rnncc::tc_lif_adjoint<real>(
             // arguments
             h_D[i], h_S[i], x_I[i], p_c_1[i], p_c_2[i], k_U_D_0[i], k_U_S_0[i], k_s_0[i], g_D[i],
             g_S[i], dy_0[i],

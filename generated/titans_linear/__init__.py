@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8594e40a354a8c1a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8526481aa5a3c6bf")
 
 
 @_takes_options

@@ -168,7 +168,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_theta, out_eta, out_alpha, out_gradient, out_S_new, out_M_new, out_y;
-    titans_linear_step<real>(
+    rnncc::titans_linear_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5],
         // results
@@ -187,7 +187,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-    titans_linear_jacobian<real>(
+    rnncc::titans_linear_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4],
         // results
@@ -202,7 +202,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-    titans_linear_jacobian<real>(
+    rnncc::titans_linear_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4],
         // results
@@ -219,7 +219,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_S, out_d_M, out_d_k, out_d_v, out_d_q, out_d_x_theta, out_d_x_eta, out_d_x_alpha;
-    titans_linear_adjoint<real>(
+    rnncc::titans_linear_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4], g[0], g[1],
         dy[0],
@@ -270,7 +270,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_theta, out_eta, out_alpha, out_gradient, out_S_new, out_M_new, out_y;
-        titans_linear_step<real>(
+        rnncc::titans_linear_step<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             // results
@@ -313,7 +313,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-        titans_linear_jacobian<real>(
+        rnncc::titans_linear_jacobian<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_gradient[i], k_M_new[i],
@@ -356,7 +356,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-        titans_linear_jacobian<real>(
+        rnncc::titans_linear_jacobian<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_gradient[i], k_M_new[i],
@@ -401,7 +401,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_S, out_d_M, out_d_k, out_d_v, out_d_q, out_d_x_theta, out_d_x_eta, out_d_x_alpha;
-        titans_linear_adjoint<real>(
+        rnncc::titans_linear_adjoint<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_gradient[i], k_M_new[i], g_S[i], g_M[i], dy_0[i],

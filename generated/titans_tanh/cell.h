@@ -203,7 +203,7 @@ struct Lane : Cell {
                                 real* k) {
     real out_theta, out_eta, out_alpha, out_p, out_slope_0, out_slope_1, out_gradient, out_S_new,
         out_M_new, out_y;
-    titans_tanh_step<real>(
+    rnncc::titans_tanh_step<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5],
         // results
@@ -227,7 +227,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-    titans_tanh_jacobian<real>(
+    rnncc::titans_tanh_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         k[7], k[8],
@@ -243,7 +243,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-    titans_tanh_jacobian<real>(
+    rnncc::titans_tanh_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         k[7], k[8],
@@ -261,7 +261,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_S, out_d_M, out_d_k, out_d_v, out_d_q, out_d_x_theta, out_d_x_eta, out_d_x_alpha;
-    titans_tanh_adjoint<real>(
+    rnncc::titans_tanh_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], x[2], x[3], x[4], x[5], k[0], k[1], k[2], k[3], k[4], k[5], k[6],
         k[7], k[8], g[0], g[1], dy[0],
@@ -317,7 +317,7 @@ struct Lanes : Cell {
       for (int i = first; i < first + kLanes; ++i) {
         real out_theta, out_eta, out_alpha, out_p, out_slope_0, out_slope_1, out_gradient,
             out_S_new, out_M_new, out_y;
-        titans_tanh_step<real, 1>(
+        rnncc::titans_tanh_step<real, 1>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             // results
@@ -348,7 +348,7 @@ struct Lanes : Cell {
         real out_theta, out_eta, out_alpha, out_p, out_slope_0, out_slope_1, out_gradient,
             out_S_new, out_M_new, out_y;
         out_M_new = k_M_new[i];
-        titans_tanh_step<real, 2>(
+        rnncc::titans_tanh_step<real, 2>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             // results
@@ -390,7 +390,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-        titans_tanh_jacobian<real>(
+        rnncc::titans_tanh_jacobian<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_p[i], k_slope_0[i], k_slope_1[i], k_gradient[i],
@@ -438,7 +438,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_S_S, out_J_S_M, out_J_M_S, out_J_M_M;
-        titans_tanh_jacobian<real>(
+        rnncc::titans_tanh_jacobian<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_p[i], k_slope_0[i], k_slope_1[i], k_gradient[i],
@@ -488,7 +488,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_S, out_d_M, out_d_k, out_d_v, out_d_q, out_d_x_theta, out_d_x_eta, out_d_x_alpha;
-        titans_tanh_adjoint<real>(
+        rnncc::titans_tanh_adjoint<real>(
             // arguments
             h_S[i], h_M[i], x_k[i], x_v[i], x_q[i], x_x_theta[i], x_x_eta[i], x_x_alpha[i],
             k_theta[i], k_eta[i], k_alpha[i], k_p[i], k_slope_0[i], k_slope_1[i], k_gradient[i],

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9edf5fe5465b1702")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e0ccba949235f2a5")
 
 
 @_takes_options

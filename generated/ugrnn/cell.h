@@ -149,7 +149,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_c, out_g, out_h_next;
-    ugrnn_step<real>(
+    rnncc::ugrnn_step<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1],
         // results
@@ -164,7 +164,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_h;
-    ugrnn_jacobian<real>(
+    rnncc::ugrnn_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -176,7 +176,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_h_h;
-    ugrnn_jacobian<real>(
+    rnncc::ugrnn_jacobian<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1],
         // results
@@ -190,7 +190,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_h, out_d_xc, out_d_xg, out_d_rc, out_d_rg;
-    ugrnn_adjoint<real>(
+    rnncc::ugrnn_adjoint<real>(
         // arguments
         h[0], x[0], x[1], p[0], p[1], k[0], k[1], g[0] + dy[0],
         // results
@@ -230,7 +230,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_c, out_g, out_h_next;
-        ugrnn_step<real>(
+        rnncc::ugrnn_step<real>(
             // arguments
             h_h[i], x_xc[i], x_xg[i], p_rc[i], p_rg[i],
             // results
@@ -263,7 +263,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        ugrnn_jacobian<real>(
+        rnncc::ugrnn_jacobian<real>(
             // arguments
             h_h[i], x_xc[i], x_xg[i], p_rc[i], p_rg[i], k_c[i], k_g[i],
             // results
@@ -290,7 +290,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_h_h;
-        ugrnn_jacobian<real>(
+        rnncc::ugrnn_jacobian<real>(
             // arguments
             h_h[i], x_xc[i], x_xg[i], p_rc[i], p_rg[i], k_c[i], k_g[i],
             // results
@@ -322,7 +322,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xc, out_d_xg, out_d_rc, out_d_rg;
-        ugrnn_adjoint<real>(
+        rnncc::ugrnn_adjoint<real>(
             // arguments
             h_h[i], x_xc[i], x_xg[i], p_rc[i], p_rg[i], k_c[i], k_g[i], g_h[i] + dy_0[i],
             // results

@@ -170,7 +170,7 @@ RNNCC_FN void unicornn_early(
 struct Lane : Cell {
   // Before the steps: has the compiler compute what it then needn't in each of them.
   RNNCC_MEMBER static void prepare(const real* p) {
-    unicornn_early<real>(
+    rnncc::unicornn_early<real>(
         // params
         p[0], p[1]);
   }
@@ -180,7 +180,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_step_0, out_z_new_0, out_z_new, out_y_new;
-    unicornn_step<real>(
+    rnncc::unicornn_step<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1],
         // results
@@ -196,7 +196,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    unicornn_jacobian<real>(
+    rnncc::unicornn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1],
         // results
@@ -211,7 +211,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-    unicornn_jacobian<real>(
+    rnncc::unicornn_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1],
         // results
@@ -228,7 +228,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_z, out_d_y, out_d_x, out_d_w, out_d_c;
-    unicornn_adjoint<real>(
+    rnncc::unicornn_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], p[1], k[0], k[1], g[0], g[1] + dy[0],
         // results
@@ -269,7 +269,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_step_0, out_z_new_0, out_z_new, out_y_new;
-        unicornn_step<real>(
+        rnncc::unicornn_step<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_c[i],
             // results
@@ -303,7 +303,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        unicornn_jacobian<real>(
+        rnncc::unicornn_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_c[i], k_step_0[i], k_z_new_0[i],
             // results
@@ -339,7 +339,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
-        unicornn_jacobian<real>(
+        rnncc::unicornn_jacobian<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_c[i], k_step_0[i], k_z_new_0[i],
             // results
@@ -374,7 +374,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_z, out_d_y, out_d_x, out_d_w, out_d_c;
-        unicornn_adjoint<real>(
+        rnncc::unicornn_adjoint<real>(
             // arguments
             h_z[i], h_y[i], x_x[i], p_w[i], p_c[i], k_step_0[i], k_z_new_0[i], g_z[i],
             g_y[i] + dy_0[i],

@@ -145,7 +145,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_w_new, out_x_new;
-    van_der_pol_step<real>(
+    rnncc::van_der_pol_step<real>(
         // arguments
         h[0], h[1], x[0], p[0],
         // results
@@ -159,7 +159,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_x_x, out_J_x_w, out_J_w_x, out_J_w_w;
-    van_der_pol_jacobian<real>(
+    rnncc::van_der_pol_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0],
         // results
@@ -174,7 +174,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_x_x, out_J_x_w, out_J_w_x, out_J_w_w;
-    van_der_pol_jacobian<real>(
+    rnncc::van_der_pol_jacobian<real>(
         // arguments
         h[0], h[1], x[0], p[0],
         // results
@@ -191,7 +191,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_x, out_d_w, out_d_I, out_d_mu;
-    van_der_pol_adjoint<real>(
+    rnncc::van_der_pol_adjoint<real>(
         // arguments
         h[0], h[1], x[0], p[0], g[0] + dy[0], g[1],
         // results
@@ -228,7 +228,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_w_new, out_x_new;
-        van_der_pol_step<real>(
+        rnncc::van_der_pol_step<real>(
             // arguments
             h_x[i], h_w[i], x_I[i], p_mu[i],
             // results
@@ -257,7 +257,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x, out_J_x_w, out_J_w_x, out_J_w_w;
-        van_der_pol_jacobian<real>(
+        rnncc::van_der_pol_jacobian<real>(
             // arguments
             h_x[i], h_w[i], x_I[i], p_mu[i],
             // results
@@ -290,7 +290,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_x_x, out_J_x_w, out_J_w_x, out_J_w_w;
-        van_der_pol_jacobian<real>(
+        rnncc::van_der_pol_jacobian<real>(
             // arguments
             h_x[i], h_w[i], x_I[i], p_mu[i],
             // results
@@ -321,7 +321,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_w, out_d_I, out_d_mu;
-        van_der_pol_adjoint<real>(
+        rnncc::van_der_pol_adjoint<real>(
             // arguments
             h_x[i], h_w[i], x_I[i], p_mu[i], g_x[i] + dy_0[i], g_w[i],
             // results

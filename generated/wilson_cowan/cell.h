@@ -248,7 +248,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
     real out_dE_0, out_dE, out_dI_0, out_dI, out_dE_end_0, out_dI_end_0, out_E_new, out_I_new;
-    wilson_cowan_step<real>(
+    rnncc::wilson_cowan_step<real>(
         // arguments
         h[0], h[1], x[0], x[1],
         // results
@@ -268,7 +268,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_E_E, out_J_E_I, out_J_I_E, out_J_I_I;
-    wilson_cowan_jacobian<real>(
+    rnncc::wilson_cowan_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], k[0], k[1], k[2], k[3], k[4], k[5],
         // results
@@ -283,7 +283,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void carry(const real* x, const real* p, const real* h, const real* k,
                                  const real* M, real* N, bool first_step) {
     real out_J_E_E, out_J_E_I, out_J_I_E, out_J_I_I;
-    wilson_cowan_jacobian<real>(
+    rnncc::wilson_cowan_jacobian<real>(
         // arguments
         h[0], h[1], x[0], x[1], k[0], k[1], k[2], k[3], k[4], k[5],
         // results
@@ -300,7 +300,7 @@ struct Lane : Cell {
   RNNCC_MEMBER static void adjoint(const real* x, const real* p, const real* h, const real* k,
                                    const real* dy, real* g, real* dx, real* dp) {
     real out_d_E, out_d_I, out_d_P, out_d_Q;
-    wilson_cowan_adjoint<real>(
+    rnncc::wilson_cowan_adjoint<real>(
         // arguments
         h[0], h[1], x[0], x[1], k[0], k[1], k[2], k[3], k[4], k[5], g[0] + dy[0], g[1],
         // results
@@ -343,7 +343,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dE_0, out_dE, out_dI_0, out_dI, out_dE_end_0, out_dI_end_0, out_E_new, out_I_new;
-        wilson_cowan_step<real, 1>(
+        rnncc::wilson_cowan_step<real, 1>(
             // arguments
             h_E[i], h_I[i], x_P[i], x_Q[i],
             // results
@@ -363,7 +363,7 @@ struct Lanes : Cell {
         real out_dE_0, out_dE, out_dI_0, out_dI, out_dE_end_0, out_dI_end_0, out_E_new, out_I_new;
         out_dE = k_dE[i];
         out_dI = k_dI[i];
-        wilson_cowan_step<real, 2>(
+        rnncc::wilson_cowan_step<real, 2>(
             // arguments
             h_E[i], h_I[i], x_P[i], x_Q[i],
             // results
@@ -400,7 +400,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_E_E, out_J_E_I, out_J_I_E, out_J_I_I;
-        wilson_cowan_jacobian<real>(
+        rnncc::wilson_cowan_jacobian<real>(
             // arguments
             h_E[i], h_I[i], x_P[i], x_Q[i], k_dE_0[i], k_dE[i], k_dI_0[i], k_dI[i], k_dE_end_0[i],
             k_dI_end_0[i],
@@ -440,7 +440,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_J_E_E, out_J_E_I, out_J_I_E, out_J_I_I;
-        wilson_cowan_jacobian<real>(
+        rnncc::wilson_cowan_jacobian<real>(
             // arguments
             h_E[i], h_I[i], x_P[i], x_Q[i], k_dE_0[i], k_dE[i], k_dI_0[i], k_dI[i], k_dE_end_0[i],
             k_dI_end_0[i],
@@ -478,7 +478,7 @@ struct Lanes : Cell {
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_E, out_d_I, out_d_P, out_d_Q;
-        wilson_cowan_adjoint<real>(
+        rnncc::wilson_cowan_adjoint<real>(
             // arguments
             h_E[i], h_I[i], x_P[i], x_Q[i], k_dE_0[i], k_dE[i], k_dI_0[i], k_dI[i], k_dE_end_0[i],
             k_dI_end_0[i], g_E[i] + dy_0[i], g_I[i],

@@ -83,14 +83,17 @@ class _Copies:
         loads: Iterable[str] = (),
         template: str = "real",
     ) -> str:
-        """Results are locals first; their prefix keeps them apart from the loop's own names."""
+        """Results are locals first; their prefix keeps them apart from the loop's own names.
+
+        The cell's name may give the function that of a local: h_step, of a cell h or a state step.
+        """
         results = [f"out_{name}" for name in function.outs]
         pad, inner = " " * self.indent, " " * (self.indent + 4)
         return "\n".join(
             [
                 declare("real", results, self.indent),
                 *loads,
-                f"{pad}{self.program.name}_{name}<{template}>(",
+                f"{pad}rnncc::{self.program.name}_{name}<{template}>(",
                 f"{inner}// arguments",
                 fill([*self.arguments, *more], self.indent + 4, ","),
                 f"{inner}// results",

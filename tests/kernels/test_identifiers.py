@@ -160,6 +160,16 @@ def test_a_cell_may_be_called_as_functions_of_the_driver_begin(tmp_path: Path) -
         assert_compiles(rnncc.compile(cell_with(tmp_path, (), name=name)))
 
 
+@pytest.mark.parametrize("end", ["step", "jacobian", "adjoint", "early"])
+@pytest.mark.parametrize("name", ["h", "x", "g", "out"])
+def test_a_cell_may_be_called_as_the_locals_of_its_states_begin(
+    tmp_path: Path, name: str, end: str
+) -> None:
+    signature = f"{end}: State, m: State, x: Input, a: Param"
+    body = f"early_ = exp(a)\nreturn tanh({end} * early_ + x), 0.5 * m + {end}"
+    assert_compiles(rnncc.compile(cell_from(tmp_path, source_of(body, signature, name=name))))
+
+
 @pytest.mark.parametrize("name", [*IMPORTED, "cell_layer", "kernel", "annotations", "run", "path"])
 def test_a_cell_may_be_called_as_what_its_module_imports(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out"

@@ -18,10 +18,10 @@ from tests.support.catalogue import tool
 from tests.support.fuzz.calls import RandomCall, Setting, random_call, random_leaves
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import random_cell
-from tests.support.fuzz.judge import Question, judge
+from tests.support.fuzz.judge import Question, error_of, judge
 from tests.support.fuzz.loop import Probe, by_loop
 from tests.support.fuzz.shrink import shrink
-from tests.support.fuzz.tree import Evaluation, apply, name, nodes, text_of
+from tests.support.fuzz.tree import Evaluation, Node, apply, name, nodes, text_of
 
 CELLS = 200
 NOT_FUNCTIONS = {"mean", "shift", "cell", "compile", "constant", "normal", "spaced", "uniform"}
@@ -130,6 +130,37 @@ def test_a_result_that_a_loop_cannot_hold_either_is_not_held_against_a_kernel() 
         return chaotic({n: t * (1 + 1e-14) for n, t in own.items()})
 
     assert judge(dataclasses.replace(plain, loop=chaotic, kernel=rounded)).state == "unsteady"
+
+
+def test_a_gradient_below_the_normal_numbers_has_fewer_digits() -> None:
+    expected = torch.tensor([2.4e-43, 3.4e-137], dtype=torch.float64)
+    got = torch.tensor([2.45e-43, -2.8e-45])
+    assert error_of("gradient of h", got, expected, torch.float32) < 0.01
+    assert error_of("gradient of h", got * 1e6, expected * 1e6, torch.float32) > 10
+
+
+def test_a_rough_loop_errs_to_one_side_as_an_approximation_does() -> None:
+    x = torch.full((1000,), 0.3, dtype=torch.float64)
+    for op in ("erf", "tanh", "add"):
+        evaluation = Evaluation(torch.float64, 1, rough=torch.Generator().manual_seed(1), unit=1e-6)
+        exact = apply(op, name("x"), *([1.0] if op == "add" else []))
+        value = evaluation(exact, {"x": x})
+        off = (value / Evaluation(torch.float64, 1)(exact, {"x": x}) - 1).mean().abs()
+        assert bool(off > 2e-6) is (op != "add"), op
+
+
+def test_a_spike_of_nan_is_near_a_jump() -> None:
+    evaluation = Evaluation(torch.float64, 1, margin=1.0)
+    evaluation(Node("spike", (name("x"),), ("atan", 2.0)), {"x": torch.tensor([torch.nan])})
+    assert evaluation.margin == 0.0
+
+
+def test_in_half_precision_no_input_is_expanded() -> None:
+    setting = Setting("bfloat16", "-O0", False)
+    calls = [random_call(f"unit/{i}", c, setting, 1000) for i, c in enumerate(cells())]
+    assert not {"one step", "one batch", "expanded"} & {
+        layout for call in calls for layout in call.layouts.values()
+    }
 
 
 def test_a_failing_cell_shrinks_to_what_fails() -> None:

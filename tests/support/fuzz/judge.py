@@ -158,7 +158,10 @@ def _error_and_limit(
     tiny = info.smallest_normal * info.eps
     same = (a == e) | (a.isnan() & e.isnan()) | ((a - e).abs() <= tiny)
     error = torch.where(same, 0.0, (a - e).abs()).nan_to_num(math.inf, math.inf)
-    return error, limits(e, TOLERANCES[dtype], name.startswith("gradient"))
+    tolerance = TOLERANCES[dtype]
+    limit = limits(e, tolerance, name.startswith("gradient"))
+    # below the normal numbers a step rounds to a multiple of the smallest, not to so many digits
+    return error, limit.clamp(min=tolerance.gradient * info.smallest_normal)
 
 
 def _uncertain_loops(question: Question) -> list[Results]:

@@ -100,6 +100,9 @@ class _Walk:
         outputs = [self.evaluation(body, values) for body in self.cell.outputs.values()]
         last = self.cell.states[-1].name
         like = states[last]
+        if not all(v.isfinite().all() for v in new.values()):
+            # a reset may drop the state; docs/numerics.md lets its NaN reach the step's gradients
+            self.evaluation.note_other_values()
         states.update({n: v.expand_as(like) for n, v in new.items()})
         outputs = [v.expand_as(like) for v in outputs] or [states[last]]
         return [*outputs, *(states[s.name] for s in self.cell.states)]

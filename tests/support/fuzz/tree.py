@@ -194,13 +194,15 @@ FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda y: y * (1 - y),
 }
 JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
+ARITHMETIC = {"add", "sub", "mul", "div"}
+FUNCTION_UNITS = 3.0  # of half a last place, which tests/kernels/test_math.py allows or more
 EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
 
 
 def _has_other_values(op: str, args: list[Tensor]) -> bool:
-    """Where docs/numerics.md has NaN and PyTorch a number: sin and cos far out, sign of NaN."""
+    """Where docs/numerics.md has NaN, PyTorch a number: sin and cos far out, sign, spike of NaN."""
     far = op in ("sin", "cos") and bool((args[0].abs() > 2.0**29).any())
-    return far or (op == "sign" and bool(args[0].isnan().any()))
+    return far or (op in ("sign", "spike") and bool(args[0].isnan().any()))
 
 
 @dataclass
@@ -213,7 +215,8 @@ class Evaluation:
             0 where kernels have other values; None if nobody asks.
         rough: draws what each operation is off by, for a loop that is as good as any other; then
             tanh and sigmoid have their derivatives from their values, as kernels do.
-        unit: how much that is, relative to the value.
+        unit: how much that is, relative to the value; a function is off by FUNCTION_UNITS more,
+            to the same side at each step, as an approximation is.
     """
 
     dtype: torch.dtype
@@ -223,6 +226,7 @@ class Evaluation:
     rough: torch.Generator | None = None
     unit: float = 0.0
     _numbers: dict[float, Tensor] = field(default_factory=dict)
+    _sides: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
         if node.op == "name":
@@ -234,8 +238,8 @@ class Evaluation:
         args = [self(arg, values) for arg in node.args]
         if self.margin is not None and node.op in JUMPS:
             self._watch(node.op, [arg.detach() for arg in args])
-        if self.margin is not None and _has_other_values(node.op, args):
-            self.margin = 0.0
+        if _has_other_values(node.op, args):
+            self.note_other_values()
         if node.op == "call":
             return self._called(node.value, args)
         if node.op == "mix":
@@ -249,14 +253,30 @@ class Evaluation:
             return self._roughly(node.op, args)
         return FUNCTIONS[node.op](*args)
 
+    def note_other_values(self) -> None:
+        """Kernels may have other values here: as near to a jump as can be."""
+        if self.margin is not None:
+            self.margin = 0.0
+
     def _roughly(self, op: str, args: list[Tensor]) -> Tensor:
         if op == "silu":
             return args[0] * self._roughly("sigmoid", args)
+        if op == "gelu":
+            half = self._roughly("erf", [args[0] / math.sqrt(2)])
+            return args[0] * (self._roughly("add", [half, torch.ones_like(half)]) / 2)
         x = args[0]
         y = FUNCTIONS[op](*(arg.detach() for arg in args) if op in FROM_VALUE else args)
         noise = torch.randn(y.shape, generator=self.rough, dtype=y.dtype)
-        y = y * (1 + self.unit * noise)
+        y = y * (1 + self.unit * (noise + self._bias(op)))
         return y + FROM_VALUE[op](y) * (x - x.detach()) if op in FROM_VALUE else y
+
+    def _bias(self, op: str) -> float:
+        if op in ARITHMETIC:
+            return 0.0
+        if op not in self._sides:
+            up = torch.rand((), generator=self.rough) < 0.5
+            self._sides[op] = FUNCTION_UNITS if up else -FUNCTION_UNITS
+        return self._sides[op]
 
     def _called(self, function: str, args: list[Tensor]) -> Tensor:
         parameters, body, times = self.functions[function]
