@@ -92,12 +92,19 @@ def _check_constants(
     values: Mapping[str, float], changed: Mapping[str, float], problems: Problems
 ) -> None:
     """Refuse values for constants that the cell doesn't have."""
+    known = ", ".join(values)
     for name in sorted(changed.keys() - values.keys()):
+        default = f"{name}={shown(changed[name])}"
+        if name in OPTIONS:
+            fix = f"give it to the layer or the call: compile(...).layer(64, 64, {default})"
+        elif known:
+            fix = "name one of those, or give the argument a numeric default"
+        else:
+            fix = f"leave it out, or write the argument with a default in the cell: {default}"
         problems.add(
             f"'{name}' is given a value, but isn't a constant of the cell",
-            "Its compile-time constants (arguments with a numeric default): "
-            f"{', '.join(values) or 'none'}.",
-            "name one of those, or give the argument a numeric default",
+            f"Its compile-time constants (arguments with a numeric default): {known or 'none'}.",
+            fix,
         )
 
 
@@ -163,10 +170,13 @@ def _constant(
     value = changed.get(parameter.name, parameter.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not is_finite(value):
+        given = parameter.name in changed
         problems.add(
-            f"the default of '{parameter.name}' is {shown(value)}",
+            f"'{parameter.name}' is given {shown(value)}"
+            if given
+            else f"the default of '{parameter.name}' is {shown(value)}",
             "A default makes an argument a compile-time constant, a finite number.",
-            "a number, or no default and a role",
+            "a number" if given else "a number, or no default and a role",
             line,
         )
     if _as_role(parameter.annotation) is not None:
