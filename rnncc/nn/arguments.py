@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.spec import InputSpec, KernelSpec
+from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
 from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
@@ -54,7 +54,7 @@ def prepare(
     Args:
         options: names that the call takes as well.
     """
-    bound = _bind(spec, args, kwargs, options)
+    bound = _bind(spec, args, kwargs, options, h0 is not None)
     device = None
     for name, value in bound.items():
         check_tensor(name, value, device)
@@ -72,7 +72,10 @@ def prepare(
     params = compute_params(spec, bound, dtype)
     sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, inputs[0].device)
     state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
-    initial = stack_states(spec, h0, state_leading, channels, dtype, device)
+    if h0 is None:
+        initial = learned_states(spec, bound, math.prod(state_leading), channels, dtype)
+    else:
+        initial = stack_states(spec, h0, state_leading, channels, dtype, device)
     return Prepared(inputs, params, initial, leading, sequences, state_leading)
 
 
@@ -94,19 +97,41 @@ def check_groups(spec: KernelSpec, channels: int) -> None:
 
 def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
     """Params in the dtype that the recurrence is computed in."""
-    params, compute = [], COMPUTE[dtype]
-    for param in spec.params:
-        value = bound[param.name]
-        if COMPUTE[value.dtype] != compute:
-            raise refuse(
-                param.name,
-                show(value),
-                f"{str(compute).removeprefix('torch.')}, to go with {dtype} inputs",
-                f"{param.name}.to({compute})",
-            )
-        value = value if value.dtype == compute else value.to(compute)
-        params.append(value.reshape(-1) if param.shared else value)
-    return params
+    return [_compute(param, bound[param.name], dtype) for param in spec.params]
+
+
+def _compute(param: ParamSpec, value: Tensor, dtype: torch.dtype) -> Tensor:
+    compute = COMPUTE[dtype]
+    if COMPUTE[value.dtype] != compute:
+        raise refuse(
+            param.name,
+            show(value),
+            f"{str(compute).removeprefix('torch.')}, to go with {dtype} inputs",
+            f"{param.name}.to({compute})",
+        )
+    value = value if value.dtype == compute else value.to(compute)
+    return value.reshape(-1) if param.shared else value
+
+
+def learned_states(
+    spec: KernelSpec, bound: dict[str, Any], count: int, channels: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The states [states, S, N] before the first step of S sequences; None if none is learned.
+
+    They are given to the kernel as any initial state is, so their gradients come from it, summed
+    over sequences and, if all channels share one, over channels.
+    """
+    if not spec.starts:
+        return None
+    like, rows = bound[spec.starts[0].name], []
+    for state in spec.states:
+        if isinstance(state.init, ParamSpec):
+            value = _compute(state.init, bound[state.init.name], dtype)
+            rows.append(value.expand(count, channels))
+        else:
+            row = torch.full((), state.init, dtype=COMPUTE[dtype], device=like.device)
+            rows.append(row.expand(count, channels))
+    return torch.stack(rows)
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -185,9 +210,17 @@ def common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:
 
 
 def _bind(
-    spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any], options: Sequence[str]
+    spec: KernelSpec,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    options: Sequence[str],
+    starts_given: bool,
 ) -> dict[str, Any]:
-    """Positional and keyword arguments by name, in the order of the cell's signature."""
+    """Positional and keyword arguments by name, in the order of the cell's signature.
+
+    Args:
+        starts_given: h0 is, so that learned starts may be missing.
+    """
     signature = f"{spec.name}({', '.join(spec.arguments)})"
     if len(args) > len(spec.arguments):
         raise ArgumentError(
@@ -203,7 +236,12 @@ def _bind(
             meant = f"{close[0]}=..., or " if close and not twice else ""
             raise ArgumentError(f"{name}: {problem}.\nFix: {meant}{signature}")
         bound[name] = value
-    missing = [name for name in spec.arguments if name not in bound]
+    starts = {s.name for s in spec.starts}
+    for name in starts & bound.keys():
+        if bound[name] is None:  # as a generated function hands it on
+            del bound[name]
+    needed = [n for n in spec.arguments if n not in starts or not starts_given]
+    missing = [name for name in needed if name not in bound]
     if missing:
         raise ArgumentError(f"{missing[0]}: missing.\nFix: {signature}")
     return bound
@@ -239,7 +277,8 @@ def broadcast(
 def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:
     """All params have the right shape; returns N. Inputs of one channel broadcast."""
     given = "the inputs have" if channels not in (None, 1) else ""
-    for param in spec.params:
+    learned = [p for p in spec.learned if p.name in bound]
+    for param in learned:
         value = bound[param.name]
         if param.shared:
             continue
@@ -253,7 +292,7 @@ def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None)
                 f"{_param_shape(param.block, channels)}: {given} {channels} channels",
                 "give params and inputs the same number of channels",
             )
-    for param in spec.params:
+    for param in learned:
         value = bound[param.name]
         if param.shared and value.numel() != 1:
             raise refuse(
@@ -290,14 +329,12 @@ def stack_states(
     dtype: torch.dtype,
     device: torch.device | None = None,
     name: str = "h0",
-) -> Tensor | None:
+) -> Tensor:
     """[states, B, N] in the compute dtype from a tensor or a tuple of tensors.
 
     Args:
         name: of the argument, "h0" of a function and "state" of a layer.
     """
-    if h0 is None:
-        return None
     names = [s.name for s in spec.states]
     values = tuple(h0) if isinstance(h0, (tuple, list)) else (h0,)
     if len(values) != len(names):

@@ -65,7 +65,7 @@ def directions(spec: KernelSpec, layer: type, endings: Sequence[str]) -> list[Di
     taken, found = {*TAKEN, *(f"projection{ending}" for ending in endings)}, []
     for ending in endings:
         params = {}
-        for param in spec.params:
+        for param in spec.learned:
             attribute = f"{param.name}{ending}"
             while attribute in taken or hasattr(layer, attribute):
                 attribute += "_"

@@ -18,6 +18,7 @@ from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
+    learned_states,
     stack_states,
     unpack,
 )
@@ -129,7 +130,7 @@ class CellLayer(nn.Module):
         if features is not None:
             linear = nn.Linear(features, self._layout.width, bias=bias, **factory)
         setattr(self, direction.projection, linear)
-        for param in spec.params:
+        for param in spec.learned:
             shape: tuple[int, ...] = (1,) if param.shared else (size,)
             if param.block is not None:
                 shape = (size // param.block, param.block, param.block)
@@ -141,7 +142,7 @@ class CellLayer(nn.Module):
         spec = self.kernel.spec
         for direction in self._directions:
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
-            for param in spec.params:
+            for param in spec.learned:
                 fill(getattr(self, direction.params[param.name]).data, param.init)
 
     def forward(
@@ -320,11 +321,12 @@ class CellLayer(nn.Module):
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
         params = compute_params(kernel.spec, bound, dtype)
-        initial, device = None, inputs[0].device
-        if state is not None:
-            initial = stack_states(kernel.spec, state, state_leading, size, dtype, device, "state")
-        if count > 1 and initial is not None:
-            initial = initial.tensor_split(count, 1)[k]
+        sequence_count, device = math.prod(state_leading) // count, inputs[0].device
+        if state is None:
+            initial = learned_states(kernel.spec, bound, sequence_count, size, dtype)
+        else:
+            stacked = stack_states(kernel.spec, state, state_leading, size, dtype, device, "state")
+            initial = stacked.tensor_split(count, 1)[k] if count > 1 else stacked
         if self.bidirectional:
             choices = replace(choices, reverse=direction.back)
         found = ops.solve(

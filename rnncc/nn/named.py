@@ -52,7 +52,8 @@ def bind(
         values |= named
     if len(values) != len(wanted):
         missing = next(name for name in wanted if name not in values)
-        raise ArgumentError(f"{missing}: missing.\nFix: {_call(spec, wanted, projected)}")
+        fix = "layer(x)" if missing == "x" and projected else _call(spec, wanted, projected)
+        raise ArgumentError(f"{missing}: missing.\nFix: {fix}")
     return {name: values[name] for name in wanted}, state
 
 
