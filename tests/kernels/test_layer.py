@@ -582,13 +582,6 @@ def test_how_it_was_solved_is_not_in_the_state_dict() -> None:
     assert set(layer.state_dict()) == before
 
 
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_layer_compiles_whole_with_lengths_boundaries_and_resets(
