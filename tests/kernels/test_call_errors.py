@@ -295,6 +295,14 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "lengths: got the shape [3], expected [2], the inputs' leading dimensions",
         "one length per sequence",
     ),
+    "a mask as lengths": (
+        lambda: gru(lengths=torch.ones(B, T, dtype=torch.bool)),
+        ArgumentError,
+        "lengths: got a mask, bool [2, 5] on cpu, expected [2] integers, the steps of each "
+        "sequence",
+        "lengths=mask.sum(-1) of a mask that is true within the sequences, "
+        "mask.logical_not().sum(-1) of one that is true behind their ends",
+    ),
     "lengths that are no integers": (
         lambda: gru(lengths=torch.tensor([1.0, 2.0])),
         ArgumentError,
