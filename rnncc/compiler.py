@@ -104,8 +104,13 @@ class CompiledCell:
 
         return jacobians(self.kernel, args, kwargs, h0=h0)
 
-    def layer(self, input_size: int, hidden_size: int, **options: Any) -> CellLayer:
-        """An nn.Module with input projection, like torch.nn.GRU, batch first."""
+    def layer(
+        self, input_size: int | None = None, hidden_size: int | None = None, **options: Any
+    ) -> CellLayer:
+        """An nn.Module with input projection, like torch.nn.GRU, batch first.
+
+        `layer(N, projection=None)` is one that is given the cell's inputs as they are.
+        """
         from rnncc.nn.layer import CellLayer
 
         return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rnncc.bench.timing import Run
 from rnncc.errors import RnnccError
 from rnncc.export.torch_loop import Step, plain_loop, plain_step
+from rnncc.export.torch_loop import initial_states as states_before
 from rnncc.ir.program import CellIR
 from rnncc.runtime.kernel import COMPUTE
 
@@ -120,9 +121,10 @@ def initial_states(cell: CellIR, arguments: Arguments) -> tuple[Tensor, ...]:
     """The states before the first step, [B, N] each, in the inputs' dtype and on their device."""
     first = arguments[cell.inputs[0].name]
     channels = [arguments[a.name].shape[-1] for a in cell.inputs if not a.shared]
-    channels += [arguments[a.name].shape[0] * (a.block or 1) for a in cell.params if not a.shared]
+    learned = (*cell.params, *cell.starts)
+    channels += [arguments[a.name].shape[0] * (a.block or 1) for a in learned if not a.shared]
     size = (first.shape[0], channels[0] if channels else 1)
-    return tuple(first.new_full(size, init) for init in cell.initial)
+    return states_before(cell, arguments, first, size)
 
 
 # --- copies ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from rnncc.bench import baselines, peers, timing, workload
 from rnncc.bench.baselines import Loop, Shape, UnavailableError
 from rnncc.bench.timing import Place, Run, Sample
 from rnncc.compiler import CompiledCell
-from rnncc.ir.spec import KernelSpec
+from rnncc.ir.spec import KernelSpec, ParamSpec
 from rnncc.nn.status import Solve
 from rnncc.runtime.kernel import COMPUTE
 
@@ -269,7 +269,9 @@ class Case:
         batch, _, channels = self.shape
         compiled, kind = self.compiled, COMPUTE[self.dtype]
         states = tuple(
-            torch.full((batch, channels), state.init, dtype=kind, device=self.device)
+            torch.full((batch, channels), float(state.init), dtype=kind, device=self.device)
+            if not isinstance(state.init, ParamSpec)
+            else arguments[state.init.name].expand(batch, channels)
             for state in compiled.spec.states
         )
 

@@ -61,7 +61,7 @@ def random_arguments(
         size = (batch, steps) if i.shared else (batch, steps, channels)
         empty = torch.empty(size, dtype=dtype, device=device)
         arguments[i.name] = fill(empty, i.typical, generator)
-    for p in spec.params:
+    for p in spec.learned:
         block = p.block
         size = (1,) if p.shared else (channels,)
         size = size if block is None else (channels // block, block, block)

@@ -67,10 +67,10 @@ def structure_words(structure: Structure) -> list[str]:
 def argument_rows(compiled: CompiledCell) -> list[Row]:
     """`ARGUMENT_HEADERS` of every argument and constant, in the signature's order."""
     cell = compiled.stages.cell
-    inits = {p.name: str(p.init) for p in compiled.spec.params}
+    inits = {p.name: str(p.init) for p in compiled.spec.learned}
     rows: list[Row] = [
         (a.name, _role(a), _shape(a), inits.get(a.name) or _init_text(a, cell.doc))
-        for a in cell.arguments
+        for a in (*cell.arguments, *cell.starts)
     ]
     return rows + [
         (name, "constant", "", f"{value:g}{_unit(cell.doc, name)}, changed by --set {name}=...")
@@ -100,6 +100,8 @@ def _shape(argument: Argument) -> str:
 
 def _init_text(argument: Argument, doc: str) -> str:
     unit = _unit(doc, argument.name)
+    if argument.start is not None:
+        return f"learned: {argument.start.name}"
     if argument.kind == "state":
         return f"{argument.init:g}{unit}"
     text = f"given at each step{', in' + unit if unit else ''}"

@@ -27,18 +27,15 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
     return KernelSpec(
         name=cell.name,
         states=tuple(
-            StateSpec(name=a.name, init=init)
+            StateSpec(name=a.name, init=_param(a.start) if a.start else init)
             for a, init in zip(cell.states, cell.initial, strict=True)
         ),
         inputs=tuple(_input(a) for a in cell.inputs),
-        params=tuple(
-            ParamSpec(name=a.name, init=_init(a), shared=a.shared, block=a.block)
-            for a in cell.params
-        ),
+        params=tuple(_param(a) for a in cell.params),
         outputs=tuple(cell.outputs),
         constants=cell.constants,
         structure=StructureSpec(**compiled.structure.summary()),
-        arguments=tuple(a.name for a in cell.of_kind("input", "param", "matrix")),
+        arguments=tuple(a.name for a in (*cell.of_kind("input", "param", "matrix"), *cell.starts)),
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
@@ -66,6 +63,10 @@ def _input(a: Argument) -> InputSpec:
     return InputSpec(
         name=a.name, shared=a.shared, projected=a.projected, bias=a.bias, typical=a.typical
     )
+
+
+def _param(a: Argument) -> ParamSpec:
+    return ParamSpec(name=a.name, init=_init(a), shared=a.shared, block=a.block)
 
 
 def _init(a: Argument) -> Init:

@@ -42,12 +42,19 @@ def module_context(compiled: Compiled, spec: KernelSpec) -> dict[str, Any]:
         "name": cell.name,
         "class_name": class_name(cell.name),
         "doc": [escape.docstring(line) for line in doc(cell)],
-        "arguments": _by_shape(arguments),
-        "signature": fill([f"{name}: {imported['Tensor']}" for name in names], 4, ","),
-        "tuple": _tuple(names),
+        "arguments": _by_shape((*arguments, *cell.starts)),
+        "signature": fill(
+            [
+                *(f"{name}: {imported['Tensor']}" for name in names),
+                *(f"{a.name}: {imported['Tensor']} | None = None" for a in cell.starts),
+            ],
+            4,
+            ",",
+        ),
+        "tuple": _tuple([*names, *(a.name for a in cell.starts)]),
         "imports": {n: n if n == own else f"{n} as {own}" for n, own in imported.items()},
         "imported": imported,
-        "options": _free("options", names),
+        "options": _free("options", [*names, *(a.name for a in cell.starts)]),
         "state": _state_text(cell, spec),
         "output": _output_text(spec),
         "call": f"y, state = layer({', '.join(['x', *given])})",
@@ -96,6 +103,10 @@ def _argument_text(argument: Argument) -> str:
 
 def _state_text(cell: CellIR, spec: KernelSpec) -> str:
     starts = "zeros" if set(cell.initial) == {0.0} else "the cell's inits"
+    if cell.starts:
+        learned = [a.name for a in cell.starts]
+        whole = len(learned) == len(cell.states)
+        starts = " and ".join([*learned, *([] if whole else ["the cell's inits"])])
     if len(cell.states) == 1:
         return f"[..., N], the state before the first step; {starts} if None. Differentiable."
     names = ", ".join(s.name for s in cell.states)

@@ -131,7 +131,7 @@ def plain_loop(
 
     Args:
         arguments: inputs [B, T, N] (shared ones [B, T]) and params by name.
-        h0: [B, N] for each state, or None for the cell's inits.
+        h0: [B, N] for each state, or None for the cell's inits, those that are learned by name.
         step: a step made before (or compiled); else `plain_step`.
     Returns:
         outputs [B, T, N] and the states after the last step [B, N].
@@ -139,11 +139,11 @@ def plain_loop(
     inputs = [arguments[a.name] for a in cell.inputs]
     inputs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, inputs, strict=True)]
     params = [arguments[a.name] for a in cell.params]
-    shape = _shape(cell, inputs, params)
+    shape = _shape(cell, inputs, arguments)
     like = inputs[0]
     step = step or plain_step(cell, like.dtype, like.device)
     if h0 is None:
-        states = tuple(like.new_full((shape[0], shape[2]), init) for init in cell.initial)
+        states = initial_states(cell, arguments, like, (shape[0], shape[2]))
     else:
         states = tuple(h0)
     rows: list[tuple[Tensor, ...]] = []
@@ -156,11 +156,22 @@ def plain_loop(
     return ys, [s.expand(shape[0], shape[2]) for s in states]
 
 
+def initial_states(
+    cell: CellIR, arguments: Mapping[str, Tensor], like: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, ...]:
+    """The states before the first step, [B, N] each, in the dtype and on the device of `like`."""
+    states = []
+    for a, init in zip(cell.states, cell.initial, strict=True):
+        learned = None if a.start is None else arguments[a.start.name]
+        states.append(like.new_full(size, init) if learned is None else learned.expand(size))
+    return tuple(states)
+
+
 def _shape(
-    cell: CellIR, inputs: Sequence[Tensor], params: Sequence[Tensor]
+    cell: CellIR, inputs: Sequence[Tensor], arguments: Mapping[str, Tensor]
 ) -> tuple[int, int, int]:
     channels = max(x.shape[-1] for x in inputs)
-    for argument, value in zip(cell.params, params, strict=True):
-        if not argument.shared:
-            channels = value.shape[0] * (argument.block or 1)
+    for a in (*cell.params, *cell.starts):
+        if not a.shared and a.name in arguments:  # a start may be missing beside h0
+            channels = arguments[a.name].shape[0] * (a.block or 1)
     return inputs[0].shape[0], inputs[0].shape[1], channels

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rnncc.codegen.module import class_name
 from rnncc.export import torch_loop
@@ -88,7 +88,7 @@ def _class(spec: KernelSpec) -> str:
     (direction,) = directions(spec, CellLayer, ("",))
     attributes = direction.params
     params = [f"self.{attributes[p.name]}" for p in spec.params]
-    pairs = list(zip(params, spec.params, strict=True))
+    pairs = [(f"self.{attributes[p.name]}", p) for p in spec.learned]
     lines = [
         f"class {class_name(spec.name)}(nn.Module):",
         "    def __init__(self, input_size, hidden_size, bias=True):",
@@ -105,7 +105,7 @@ def _class(spec: KernelSpec) -> str:
         *_biases(projected(spec)),
         *(f"        {_filled(name, p.init)}" for name, p in pairs),
         "",
-        *_forward(spec, params),
+        *_forward(spec, params, attributes),
     ]
     return "\n".join(lines)
 
@@ -157,10 +157,15 @@ def _drawn(target: str, init: Init) -> str:
     return f"{target}.{init.kind}_({init.a!r}, {init.b!r})"
 
 
-def _forward(spec: KernelSpec, params: Sequence[str]) -> list[str]:
+def _forward(spec: KernelSpec, params: Sequence[str], attributes: Mapping[str, str]) -> list[str]:
     taken = projected(spec)
     sizes = ", ".join("1" if i.shared else "n" for i in taken) or "n"
-    initial = [f"rows[0].new_full(shape, {s.init!r})" for s in spec.states]
+    initial = [
+        f"self.{attributes[s.init.name]}.expand(shape)"
+        if isinstance(s.init, ParamSpec)
+        else f"rows[0].new_full(shape, {s.init!r})"
+        for s in spec.states
+    ]
     outputs, states = (
         f"tuple({name})" if len(several) > 1 else f"{name}[0]"
         for name, several in (("outputs", spec.outputs), ("states", spec.states))

@@ -54,6 +54,7 @@ class Argument:
         block: for a matrix, how many channels it mixes; None for all.
         init: for a state, its value before the first step, a number; for a param, how it is drawn;
             for a matrix too, None for uniform within 1/sqrt(block).
+        start: for a state, the param that is its value before the first step, if that is learned.
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
@@ -67,6 +68,7 @@ class Argument:
     bias: Init | None = None
     typical: Init | None = None
     projected: bool = False
+    start: Argument | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class CellIR:
     def initial(self) -> tuple[float, ...]:
         """The states' values before the first step."""
         return tuple(a.init for a in self.states if isinstance(a.init, float))
+
+    @property
+    def starts(self) -> tuple[Argument, ...]:
+        """The params that are states before the first step; no kernel reads them by themselves."""
+        return tuple(a.start for a in self.states if a.start is not None)
 
     @property
     def inputs(self) -> tuple[Argument, ...]:

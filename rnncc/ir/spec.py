@@ -40,13 +40,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class StateSpec(_Frozen):
-    """A state and its value before the first step."""
-
-    name: str
-    init: float = 0.0
-
-
 class InputSpec(_Frozen):
     """An input [B, T, N], or [B, T] if all channels share it.
 
@@ -70,6 +63,13 @@ class ParamSpec(_Frozen):
     init: Init
     shared: bool = False
     block: int | None = None
+
+
+class StateSpec(_Frozen):
+    """A state and its value before the first step: a number, or a param of this name."""
+
+    name: str
+    init: float | ParamSpec = 0.0
 
 
 class StructureSpec(_Frozen):
@@ -123,7 +123,7 @@ class KernelSpec(_Frozen):
     Attributes:
         abi: the version of the structs that Python and the kernels share, see ir/abi.py; a folder
             with another one is refused, not run.
-        arguments: inputs and params in the order of the cell's signature.
+        arguments: inputs and params in the order of the cell's signature, then learned starts.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile.
         effort: the cost of a lane.
@@ -170,6 +170,16 @@ class KernelSpec(_Frozen):
             first = error.errors(include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
+
+    @property
+    def starts(self) -> tuple[ParamSpec, ...]:
+        """The learned starts of states."""
+        return tuple(s.init for s in self.states if isinstance(s.init, ParamSpec))
+
+    @property
+    def learned(self) -> tuple[ParamSpec, ...]:
+        """All learned values: the params, which kernels read, and the starts."""
+        return (*self.params, *self.starts)
 
     @property
     def group(self) -> int:

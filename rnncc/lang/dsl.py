@@ -58,9 +58,13 @@ class Role:
 
 @dataclass(frozen=True)
 class State(Role):
-    """Carried from step to step, one value per channel; `init` is its value before the first."""
+    """Carried from step to step, one value per channel.
 
-    init: float = 0.0
+    Attributes:
+        init: its value before the first step: a number, or a Param if it is learned.
+    """
+
+    init: float | Param | type[Param] = 0.0
 
 
 @dataclass(frozen=True)

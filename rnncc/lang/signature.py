@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from linecache import getline
 from typing import Any
 
@@ -16,6 +16,7 @@ from rnncc.lang.names import LAYER_NAMES, OPTIONS, reserved, unreserved
 from rnncc.lang.symbols import is_finite, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
+START = "_init"  # behind the name of a state: that of its learned start
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
 
@@ -57,6 +58,7 @@ def read_signature(
         else:
             values[parameter.name] = _constant(parameter, changed, problems, line)
     _check_constants(values, changed, problems)
+    _check_starts(arguments, problems)
     if not problems.found:
         _check_kinds({argument.kind for argument in arguments}, problems)
     problems.raise_any()
@@ -92,13 +94,33 @@ def _check_constants(
     values: Mapping[str, float], changed: Mapping[str, float], problems: Problems
 ) -> None:
     """Refuse values for constants that the cell doesn't have."""
+    known = ", ".join(values)
     for name in sorted(changed.keys() - values.keys()):
+        default = f"{name}={shown(changed[name])}"
+        if name in OPTIONS:
+            fix = f"give it to the layer or the call: compile(...).layer(64, 64, {default})"
+        elif known:
+            fix = "name one of those, or give the argument a numeric default"
+        else:
+            fix = f"leave it out, or write the argument with a default in the cell: {default}"
         problems.add(
             f"'{name}' is given a value, but isn't a constant of the cell",
-            "Its compile-time constants (arguments with a numeric default): "
-            f"{', '.join(values) or 'none'}.",
-            "name one of those, or give the argument a numeric default",
+            f"Its compile-time constants (arguments with a numeric default): {known or 'none'}.",
+            fix,
         )
+
+
+def _check_starts(arguments: Iterable[Argument], problems: Problems) -> None:
+    """The name of a learned start is its own."""
+    taken = {a.name for a in arguments}
+    for a in arguments:
+        if a.start is not None and a.start.name in taken:
+            problems.add(
+                f"the argument '{a.start.name}' has the name of the learned start of '{a.name}'",
+                f"State(init=Param) on '{a.name}' makes a param '{a.start.name}'.",
+                f"rename the argument, for example '{a.start.name}_'",
+                argument_line(problems.cell, a.start.name),
+            )
 
 
 def _check_kinds(kinds: set[str], problems: Problems) -> None:
@@ -163,10 +185,13 @@ def _constant(
     value = changed.get(parameter.name, parameter.default)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not is_finite(value):
+        given = parameter.name in changed
         problems.add(
-            f"the default of '{parameter.name}' is {shown(value)}",
+            f"'{parameter.name}' is given {shown(value)}"
+            if given
+            else f"the default of '{parameter.name}' is {shown(value)}",
             "A default makes an argument a compile-time constant, a finite number.",
-            "a number, or no default and a role",
+            "a number" if given else "a number, or no default and a role",
             line,
         )
     if _as_role(parameter.annotation) is not None:
@@ -213,6 +238,12 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
     return None if faults else _argument(parameter.name, role, block)
 
 
+def _start(state: State) -> Param | None:
+    """The Param that is the state's value before the first step, if it is learned."""
+    start = _as_role(state.init)
+    return start if isinstance(start, Param) else None
+
+
 def _is_given(role: Role | None) -> bool:
     """Whether a layer takes it by name, beside x."""
     if not isinstance(role, Input):
@@ -223,6 +254,11 @@ def _is_given(role: Role | None) -> bool:
 def _argument(name: str, role: Role, block: int | None) -> Argument:
     kind = KINDS[type(role)]
     if isinstance(role, State):
+        start = _start(role)
+        if start is not None:
+            start_of = Argument(f"{name}{START}", "param", start.shared, init=start.init)
+            return Argument(name, kind, init=0.0, start=start_of)
+        assert isinstance(role.init, (int, float))
         return Argument(name, kind, init=float(role.init))
     if isinstance(role, Input):
         given = _is_given(role)
@@ -237,7 +273,16 @@ def _argument(name: str, role: Role, block: int | None) -> Argument:
 def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
     """The faults in the options of a role: seen, expected, fix."""
     if isinstance(role, State):
-        if type(role.init) not in (int, float) or not is_finite(role.init):
+        start = _start(role)
+        if start is not None:
+            yield from _faults_of_init(f"{name}{START}", "init", start.init, start.shared, True)
+        elif isinstance(role.init, Init):
+            seen = f"'{name}' has init={role.init}"
+            expected = "The init of a State is a number, or a Param if it is learned."
+            yield seen, expected, f"State(init=Param(init={role.init}))"
+        elif isinstance(role.init, bool) or not (
+            isinstance(role.init, (int, float)) and is_finite(role.init)
+        ):
             seen = f"'{name}' has init={shown(role.init)}"
             yield seen, "The init of a State must be a finite number.", "State(init=0.0)"
     elif isinstance(role, Input):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.spec import KernelSpec
+from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
 from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.runtime.backend import DEFAULTS
@@ -46,31 +47,39 @@ def prepare(
     lengths: Any = None,
     cu_seqlens: Any = None,
     reset: Any = None,
+    options: Sequence[str] = (),
 ) -> Prepared:
-    """Check a call and bring its tensors into the form that the operators take."""
-    bound = _bind(spec, args, kwargs)
+    """Check a call and bring its tensors into the form that the operators take.
+
+    Args:
+        options: names that the call takes as well.
+    """
+    bound = _bind(spec, args, kwargs, options, h0 is not None)
     device = None
     for name, value in bound.items():
         check_tensor(name, value, device)
         device = value.device
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
-    dtype = _common_dtype(names, inputs)
-    leading, steps, channels = _broadcast(spec, names, inputs)
+    dtype = common_dtype(names, inputs)
+    leading, steps, channels = broadcast(spec.inputs, inputs)
     channels = _check_params(spec, bound, channels)
     check_groups(spec, channels)
     inputs = [
-        _fit(cast(x, dtype), leading, (steps,) if i.shared else (steps, channels))
+        fit(cast(x, dtype), leading, (steps,) if i.shared else (steps, channels))
         for i, x in zip(spec.inputs, inputs, strict=True)
     ]
     params = compute_params(spec, bound, dtype)
     sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, inputs[0].device)
     state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
-    initial = stack_states(spec, h0, state_leading, channels, dtype, device)
+    if h0 is None:
+        initial = learned_states(spec, bound, math.prod(state_leading), channels, dtype)
+    else:
+        initial = stack_states(spec, h0, state_leading, channels, dtype, device)
     return Prepared(inputs, params, initial, leading, sequences, state_leading)
 
 
-def _fit(x: Tensor, leading: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
+def fit(x: Tensor, leading: tuple[int, ...], rest: tuple[int, ...]) -> Tensor:
     """Broadcast x, without a copy, to [*leading, *rest] and make the leading dimensions one."""
     if tuple(x.shape) != (*leading, *rest):
         x = x.expand(*leading, *rest)
@@ -88,19 +97,41 @@ def check_groups(spec: KernelSpec, channels: int) -> None:
 
 def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
     """Params in the dtype that the recurrence is computed in."""
-    params, compute = [], COMPUTE[dtype]
-    for param in spec.params:
-        value = bound[param.name]
-        if COMPUTE[value.dtype] != compute:
-            raise refuse(
-                param.name,
-                show(value),
-                f"{str(compute).removeprefix('torch.')}, to go with {dtype} inputs",
-                f"{param.name}.to({compute})",
-            )
-        value = value if value.dtype == compute else value.to(compute)
-        params.append(value.reshape(-1) if param.shared else value)
-    return params
+    return [_compute(param, bound[param.name], dtype) for param in spec.params]
+
+
+def _compute(param: ParamSpec, value: Tensor, dtype: torch.dtype) -> Tensor:
+    compute = COMPUTE[dtype]
+    if COMPUTE[value.dtype] != compute:
+        raise refuse(
+            param.name,
+            show(value),
+            f"{str(compute).removeprefix('torch.')}, to go with {dtype} inputs",
+            f"{param.name}.to({compute})",
+        )
+    value = value if value.dtype == compute else value.to(compute)
+    return value.reshape(-1) if param.shared else value
+
+
+def learned_states(
+    spec: KernelSpec, bound: dict[str, Any], count: int, channels: int, dtype: torch.dtype
+) -> Tensor | None:
+    """The states [states, S, N] before the first step of S sequences; None if none is learned.
+
+    They are given to the kernel as any initial state is, so their gradients come from it, summed
+    over sequences and, if all channels share one, over channels.
+    """
+    if not spec.starts:
+        return None
+    like, rows = bound[spec.starts[0].name], []
+    for state in spec.states:
+        if isinstance(state.init, ParamSpec):
+            value = _compute(state.init, bound[state.init.name], dtype)
+            rows.append(value.expand(count, channels))
+        else:
+            row = torch.full((), state.init, dtype=COMPUTE[dtype], device=like.device)
+            rows.append(row.expand(count, channels))
+    return torch.stack(rows)
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -158,7 +189,7 @@ def check_tensor(name: str, value: Any, device: torch.device | None = None) -> N
         raise refuse_device(name, value, device)
 
 
-def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:
+def common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype:
     """One dtype for all inputs; under autocast they are promoted, otherwise they must agree."""
     dtypes = {x.dtype for x in inputs}
     if len(dtypes) == 1:
@@ -178,8 +209,18 @@ def _common_dtype(names: Sequence[str], inputs: Sequence[Tensor]) -> torch.dtype
     )
 
 
-def _bind(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Positional and keyword arguments by name, in the order of the cell's signature."""
+def _bind(
+    spec: KernelSpec,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    options: Sequence[str],
+    starts_given: bool,
+) -> dict[str, Any]:
+    """Positional and keyword arguments by name, in the order of the cell's signature.
+
+    Args:
+        starts_given: h0 is, so that learned starts may be missing.
+    """
     signature = f"{spec.name}({', '.join(spec.arguments)})"
     if len(args) > len(spec.arguments):
         raise ArgumentError(
@@ -190,25 +231,32 @@ def _bind(spec: KernelSpec, args: Sequence[Any], kwargs: dict[str, Any]) -> dict
     bound = dict(zip(spec.arguments, args, strict=False))
     for name, value in kwargs.items():
         if name not in spec.arguments or name in bound:
-            problem = "given twice" if name in bound else "not an argument of this cell"
-            raise ArgumentError(f"{name}: {problem}.\nFix: {signature}")
+            twice, close = name in bound, difflib.get_close_matches(name, options, 1)
+            problem = "given twice" if twice else "not an argument of this cell"
+            meant = f"{close[0]}=..., or " if close and not twice else ""
+            raise ArgumentError(f"{name}: {problem}.\nFix: {meant}{signature}")
         bound[name] = value
-    missing = [name for name in spec.arguments if name not in bound]
+    starts = {s.name for s in spec.starts}
+    for name in starts & bound.keys():
+        if bound[name] is None:  # as a generated function hands it on
+            del bound[name]
+    needed = [n for n in spec.arguments if n not in starts or not starts_given]
+    missing = [name for name in needed if name not in bound]
     if missing:
         raise ArgumentError(f"{missing[0]}: missing.\nFix: {signature}")
     return bound
 
 
-def _broadcast(
-    spec: KernelSpec, names: Sequence[str], inputs: Sequence[Tensor]
+def broadcast(
+    described: Sequence[InputSpec], inputs: Sequence[Tensor]
 ) -> tuple[tuple[int, ...], int, int | None]:
     """(leading dimensions, T, N) that all inputs broadcast to; N is None if all are shared."""
     shape: tuple[int, ...] = ()
-    for name, described, x in zip(names, spec.inputs, inputs, strict=True):
-        wanted = "[..., T]" if described.shared else "[..., T, N]"
-        if x.dim() < (1 if described.shared else 2):
+    for i, x in zip(described, inputs, strict=True):
+        name, wanted = i.name, "[..., T]" if i.shared else "[..., T, N]"
+        if x.dim() < (1 if i.shared else 2):
             raise refuse(name, show(x), f"{wanted}", f"give {name} a time dimension")
-        whole = (*x.shape, 1) if described.shared else tuple(x.shape)
+        whole = (*x.shape, 1) if i.shared else tuple(x.shape)
         if not shape:
             shape = whole
         if whole == shape:
@@ -222,14 +270,15 @@ def _broadcast(
                 f"{wanted} that broadcasts to {list(shape)}, as the inputs before it",
                 f"make {name} agree in every dimension, or 1 there",
             ) from None
-    channels = None if all(i.shared for i in spec.inputs) else shape[-1]
+    channels = None if all(i.shared for i in described) else shape[-1]
     return shape[:-2], shape[-2], channels
 
 
 def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:
     """All params have the right shape; returns N. Inputs of one channel broadcast."""
     given = "the inputs have" if channels not in (None, 1) else ""
-    for param in spec.params:
+    learned = [p for p in spec.learned if p.name in bound]
+    for param in learned:
         value = bound[param.name]
         if param.shared:
             continue
@@ -243,7 +292,7 @@ def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None)
                 f"{_param_shape(param.block, channels)}: {given} {channels} channels",
                 "give params and inputs the same number of channels",
             )
-    for param in spec.params:
+    for param in learned:
         value = bound[param.name]
         if param.shared and value.numel() != 1:
             raise refuse(
@@ -279,33 +328,41 @@ def stack_states(
     channels: int,
     dtype: torch.dtype,
     device: torch.device | None = None,
-) -> Tensor | None:
-    """[states, B, N] in the compute dtype from a tensor or a tuple of tensors."""
-    if h0 is None:
-        return None
+    name: str = "h0",
+) -> Tensor:
+    """[states, B, N] in the compute dtype from a tensor or a tuple of tensors.
+
+    Args:
+        name: of the argument, "h0" of a function and "state" of a layer.
+    """
     names = [s.name for s in spec.states]
     values = tuple(h0) if isinstance(h0, (tuple, list)) else (h0,)
     if len(values) != len(names):
         raise refuse(
-            "h0",
+            name,
             f"{len(values)} tensor{'' if len(values) == 1 else 's'}",
             f"one for each state: {', '.join(names)}",
-            "give the tuple that return_state=True returns",
+            "give the tuple that "
+            + ("return_state=True returns" if name == "h0" else "the layer returns"),
         )
     compute = COMPUTE[dtype]
     rows = []
-    for name, value in zip(names, values, strict=True):
-        label = "h0" if len(names) == 1 else f"h0 ({name})"
+    for state, value in zip(names, values, strict=True):
+        label = name if len(names) == 1 else f"{name} ({state})"
         check_tensor(label, value, device)
         if value.dtype not in (dtype, compute):
             raise refuse(
                 label,
                 show(value),
                 f"{str(compute).removeprefix('torch.')}, as the state of {dtype} inputs is",
-                f"h0.to({compute})",
+                f"{name}.to({compute})",
             )
         expected = (*leading, channels)
         if tuple(value.shape) != expected:
-            raise refuse(label, show(value), f"{list(expected)}", "one state per sequence")
+            one_more = tuple(value.shape) == (1, *expected)  # of torch.nn.GRU's layers
+            fix = "one state per sequence"
+            if one_more:
+                fix = f"{name}[0]" if len(names) == 1 else f"{name}=tuple(s[0] for s in {name})"
+            raise refuse(label, show(value), f"{list(expected)}", fix)
         rows.append(value.to(compute).reshape(math.prod(leading), channels))
     return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)

@@ -1,4 +1,4 @@
-"""Direction: the directions of a layer, and the attributes that hold their weights."""
+"""Direction: the directions of a layer and of those stacked on it, and where their weights are."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from rnncc.nn.ops import Solution
 
 # Names that a layer uses itself.
 OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
-TAKEN = {*OWN, "warmup", "bidirectional", "choices", "last_solve", *nn.Module().__dict__}
+OPTIONS = ("bidirectional", "choices", "num_layers", "dropout", "batch_first")
+TAKEN = {*OWN, *OPTIONS, "warmup", "last_solve", *nn.Module().__dict__}
+BACK = "_reverse"
 
 
 class Direction(NamedTuple):
-    """One direction of time.
+    """One direction of time, of one of the stacked layers.
 
     Attributes:
         projection: the attribute that holds its projection.
-        params: for each param of the cell the attribute that holds it.
+        params: for each learned value of the cell the attribute that holds it.
         back: it is the second of two, from the end.
     """
 
@@ -49,26 +51,32 @@ def check_directions(bidirectional: bool, reverse: bool) -> None:
         )
 
 
+def endings(layers: int, bidirectional: bool) -> list[str]:
+    """Of the attributes of each direction: those of the first layer have none, then _l1, _l2."""
+    levels = ["", *(f"_l{k}" for k in range(1, layers))]
+    return [f"{level}{way}" for level in levels for way in ("", BACK)[: 1 + bidirectional]]
+
+
 def directions(spec: KernelSpec, layer: type, endings: Sequence[str]) -> list[Direction]:
     """The attributes of each direction in a class of layers: a param's own name and the ending.
 
     Where a module, or another param, has that name already, an underscore follows.
     """
-    taken, found = set(TAKEN), []
+    taken, found = {*TAKEN, *(f"projection{ending}" for ending in endings)}, []
     for ending in endings:
         params = {}
-        for param in spec.params:
+        for param in spec.learned:
             attribute = f"{param.name}{ending}"
             while attribute in taken or hasattr(layer, attribute):
                 attribute += "_"
             taken.add(attribute)
             params[param.name] = attribute
-        found.append(Direction(f"projection{ending}", params, ending != ""))
+        found.append(Direction(f"projection{ending}", params, ending.endswith(BACK)))
     return found
 
 
 def side_by_side(ahead: Solution, back: Solution) -> Solution:
-    """Both directions in one: outputs and states along the way beside each other."""
+    """Outputs and states along the way of both directions beside each other."""
     y = [torch.cat(pair, -1) for pair in zip(ahead.y, back.y, strict=True)]
     z = [torch.cat(pair, -1) for pair in zip(ahead.z, back.z, strict=True)]
-    return Solution(y, z, torch.cat([ahead.h, back.h], 1), ahead.status)
+    return Solution(y, z, ahead.h, ahead.status)

@@ -63,7 +63,7 @@ def run(
             f"observe: got {type(observe).__name__}, expected a function of a Solve.\n"
             "Fix: observe=print"
         )
-    given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset)
+    given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset, OPTIONS)
     solution = ops.solve(
         kernel,
         given.inputs,

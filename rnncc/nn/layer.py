@@ -8,25 +8,33 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, options_of, takes_choices
-from rnncc.nn import ops, projection
+from rnncc.nn import ops
 from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
+    learned_states,
     stack_states,
     unpack,
 )
-from rnncc.nn.direction import Direction, check_directions, directions, side_by_side
+from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
+from rnncc.nn.fits import Wanted, check_inputs, check_x
 from rnncc.nn.initialize import fill
+from rnncc.nn.named import bind, takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
-from rnncc.nn.refusal import check_dtype, refuse, show
+from rnncc.nn.projection import Layout, extent, without
+from rnncc.nn.projection import inputs as projection_inputs
+from rnncc.nn.projection import reset as reset_projection
+from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
+from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
@@ -40,23 +48,29 @@ class CellLayer(nn.Module):
 
     Args:
         input_size: features of x.
-        hidden_size: channels N of the recurrence.
+        hidden_size: channels N of the recurrence; without a projection the only size.
+        num_layers: layers on top of each other, each of which reads the outputs of the one below.
         bias: whether the projection adds a bias; if not, `Input(bias=...)` of the cell has no
             effect.
+        batch_first: if not, time is the first dimension of x, outputs, given inputs and resets.
+        dropout: the probability with which training drops a value between stacked layers.
         bidirectional: run forward and, with weights of its own, from the end; outputs are then
-            [..., T, 2 * N], and each state is [2, ..., N], the forward one first.
+            [..., T, 2 * N].
+        projection: "linear"; None for inputs that are given as they are, in the cell's order or by
+            name, [..., T, N] each, shared ones [..., T]: `layer(u, v)`, `layer(u, v, state)`.
         kernel: the compiled cell; a generated class brings its own.
         choices: solver, segment, iterations, tol, on_failure, checkpoint and reverse (from the end
             of each sequence to its beginning), see `choices.Choices`.
 
     Attributes:
         projection: the Linear that computes all inputs of the cell but the given ones at once, N
-            rows for each in turn, then one for each shared input that is projected.
-        one Parameter for each param and matrix of the cell, under the cell's own name; those of the
-            second direction, and its projection, end in _reverse.
+            rows for each in turn, then one for each shared input that is projected; or None.
+        one Parameter for each param and matrix of the cell, under the cell's own name. Those of the
+            second direction, and its projection, end in _reverse, those of the second layer in _l1,
+            its second direction's in _l1_reverse, and so on.
         choices: how calls are solved.
-        last_solve: how the last call was solved, outside of torch.compile: a `status.Solve`, two if
-            bidirectional, or None.
+        last_solve: how the last call was solved, outside of torch.compile: a `status.Solve`, one
+            for each direction of each layer if there are several, or None.
     """
 
     kernel: Kernel
@@ -66,11 +80,15 @@ class CellLayer(nn.Module):
     @takes_choices
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
         *,
+        num_layers: int = 1,
         bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
         bidirectional: bool = False,
+        projection: str | None = LINEAR,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         kernel: Kernel | None = None,
@@ -79,33 +97,40 @@ class CellLayer(nn.Module):
         super().__init__()
         if kernel is not None:
             self.kernel = kernel
-        spec = self.kernel.spec
-        for name, value in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ArgumentError(f"{name}: got {value!r}, expected a positive int.\nFix: 64")
+        spec, projected = self.kernel.spec, projection is not None
+        self.choices = Choices.of(choices, OPTIONS)
+        sizes = read_sizes(spec, input_size, hidden_size, projection)
         if dtype is not None:
             check_dtype(dtype)
-        check_groups(spec, hidden_size)
-        self.choices = Choices.of(choices, OPTIONS)
+        check_groups(spec, sizes.channels)
         check_directions(bidirectional, self.choices.reverse)
-        self.input_size = input_size
-        self.hidden_size = hidden_size
+        check_stack(spec, num_layers, dropout, batch_first, projected)
+        self.input_size, self.hidden_size = sizes
+        self.num_layers, self.dropout, self.batch_first = num_layers, dropout, batch_first
         self.bidirectional = bidirectional
         self.last_solve = None
-        self._layout = projection.Layout.of(spec, hidden_size)
+        self._spec = spec if projected else without(spec)
+        self._takes = takes(self._spec, projected)
+        self._layout = Layout.of(self._spec, self.hidden_size, not projected)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        endings = ("", "_reverse") if bidirectional else ("",)
-        self._directions = directions(spec, CellLayer, endings)
-        for direction in self._directions:
-            self._add_parameters(direction, bias, factory)
+        self._directions = directions(spec, CellLayer, endings(num_layers, bidirectional))
+        for k, direction in enumerate(self._directions):
+            self._add_parameters(direction, self._features(k), bias, factory)
         self.reset_parameters()
 
-    def _add_parameters(self, direction: Direction, bias: bool, factory: dict[str, Any]) -> None:
-        spec, size = self.kernel.spec, self.hidden_size
-        width = projection.width(spec, size)
-        linear = nn.Linear(self.input_size, width, bias=bias, **factory)
-        self.add_module(direction.projection, linear)
-        for param in spec.params:
+    def _features(self, k: int) -> int | None:
+        """What the projection of the k-th direction reads; None if there is no projection."""
+        ways = 1 + self.bidirectional
+        return self.input_size if k < ways else ways * self.hidden_size
+
+    def _add_parameters(
+        self, direction: Direction, features: int | None, bias: bool, factory: dict[str, Any]
+    ) -> None:
+        spec, size, linear = self.kernel.spec, self.hidden_size, None
+        if features is not None:
+            linear = nn.Linear(features, self._layout.width, bias=bias, **factory)
+        setattr(self, direction.projection, linear)
+        for param in spec.learned:
             shape: tuple[int, ...] = (1,) if param.shared else (size,)
             if param.block is not None:
                 shape = (size // param.block, param.block, param.block)
@@ -116,67 +141,88 @@ class CellLayer(nn.Module):
         """Initialize all parameters: by the cell's inits, the rest as nn.Linear does."""
         spec = self.kernel.spec
         for direction in self._directions:
-            projection.reset(getattr(self, direction.projection), spec, self.hidden_size)
-            for param in spec.params:
+            reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
+            for param in spec.learned:
                 fill(getattr(self, direction.params[param.name]).data, param.init)
 
     def forward(
         self,
-        x: Tensor | PackedSequence,
+        *args: Tensor | PackedSequence | States,
         state: States | None = None,
-        *,
         lengths: Any = None,
         cu_seqlens: Any = None,
         reset: Tensor | None = None,
         return_states: bool = False,
-        **given: Any,
+        **named: Any,
     ) -> tuple[Any, ...]:
-        """Run over a sequence.
+        """Run over a sequence: `layer(x)`, `layer(x, state)`, `layer(x, state=state, dt=dt)`.
 
         Args:
-            x: [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence.
+            args: x, [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence;
+                without a projection the inputs, in the cell's order; then state.
             state: the states to continue from, [..., N] each, as returned; None for the inits.
                 Those of a PackedSequence are in the batch's own order, not sorted.
             lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end
                 are 0, and the last state is the one there.
             cu_seqlens: [S + 1] ints, the boundaries of S sequences that lie one after another in x
                 [total, input_size] or [1, total, input_size]; the states are [S, N].
-            reset: [..., T] bool: before these steps the state is reset to `state`.
-            return_states: also return the states after each step.
-            given: by name, each input of the cell that isn't computed from x: [..., T] if all
-                channels share it, else [..., T, N], or packed as x is. In half precision it may be
-                in float32, and isn't rounded then.
+            reset: [..., T] bool: before these steps the state is reset to `state`, or without one
+                to the inits.
+            return_states: also return the states after each step, of stacked layers the last one's.
+            named: each input of the cell that isn't computed from x: [..., T] if all channels share
+                it, else [..., T, N], or packed as x is. In half precision it may be in float32, and
+                isn't rounded then.
         Returns:
             (y, state), or with return_states (y, states, state): y [..., T, N], a tuple for several
             outputs; states [..., T, N] and state [..., N], tuples for several states. Packed as x
-            is, but for the last state. All are differentiable.
+            is, but for the last state. All are differentiable. With L stacked layers of D
+            directions, where L * D > 1, each state is [L * D, ..., N], layer by layer, the forward
+            direction first, and y is [..., T, D * N].
         Raises:
             ArgumentError: a shape, dtype or device that doesn't fit; it names the argument.
             ConvergenceError: the solver is "newton" and did not converge.
         """
-        if isinstance(x, PackedSequence):
+        values, state = self._bind(args, state, named)
+        if isinstance(next(iter(values.values())), PackedSequence):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
-            return self._run_packed(x, state, return_states, given)
-        self._check_x(x, "[..., T, input_size]", 2, given)
-        leading, steps = tuple(x.shape[:-2]), x.shape[-2]
-        sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device)
-        return self._run(x, state, sequences, return_states, given)
+            return self._run_packed(values, state, return_states)
+        self._check(values, 2)
+        if not self.batch_first:
+            values = time_last(values, self._takes)
+        leading, steps, device = self._extent(values)
+        sequences = read_sequences(
+            lengths, cu_seqlens, reset, leading, steps, device, self.batch_first
+        )
+        *rows, last = self._run(values, state, leading, sequences, return_states)
+        return *(rows if self.batch_first else map(time_first, rows)), last
 
-    def step(self, x: Tensor, state: States | None = None, **given: Tensor) -> tuple[Any, Any]:
-        """Run one step, for decoding: x [..., input_size] -> (y [..., N], state)."""
+    def step(
+        self, *args: Tensor | States, state: States | None = None, **named: Any
+    ) -> tuple[Any, Any]:
+        """Run one step, for decoding: x [..., input_size] -> (y [..., N], state).
+
+        Without a projection it takes the inputs, [..., N] each, shared ones [...].
+        """
         if self.bidirectional or self.choices.reverse:
             option = "bidirectional" if self.bidirectional else "reverse"
             raise ArgumentError(
                 f"step: got a layer with {option}=True, which begins at the last step of a "
                 "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
             )
-        self._check_x(x, "[..., input_size]", 1, given)
-        steps = {}
-        for i in self._layout.given:
-            check_tensor(i.name, given[i.name])
-            steps[i.name] = given[i.name].unsqueeze(-1 if i.shared else -2)
-        y, h = self(x.unsqueeze(-2), state, **steps)
-        return (tuple(v.squeeze(-2) for v in y) if isinstance(y, tuple) else y.squeeze(-2)), h
+        values, state = self._bind(args, state, named)
+        self._check(values, 1)
+        for name, shared in self._takes.items():
+            time = 0 if not self.batch_first else -1 if shared else -2
+            values[name] = values[name].unsqueeze(time)
+        y, h = self(state=state, **values)
+        time = -2 if self.batch_first else 0
+        return (tuple(v.squeeze(time) for v in y) if isinstance(y, tuple) else y.squeeze(time)), h
+
+    def _bind(
+        self, args: tuple[Any, ...], state: Any, named: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any]:
+        """What the call takes by name, x first if there is one, and the state."""
+        return bind(self._spec, self._takes, self.input_size is not None, args, state, named)
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
         """Build and load all kernels for the device that the layer is on, ahead of the first call.
@@ -200,66 +246,88 @@ class CellLayer(nn.Module):
         backend_of(like.device).warmup(self.kernel, dtype or like.dtype, like.device)
 
     def _run_packed(
-        self, x: PackedSequence, state: States | None, return_states: bool, given: dict[str, Any]
+        self, values: dict[str, Any], state: States | None, return_states: bool
     ) -> tuple[Any, ...]:
-        """With the sequences laid one after another, and the results packed as x is."""
-        self._check_x(x.data, "a PackedSequence of [total, input_size]", 2, given, most=2)
-        packing = read_packing(x)
-        joined = {name: packing.join(name, value) for name, value in given.items()}
-        *rows, last = self._run(
-            x.data[packing.there], state, packing.sequences, return_states, joined
-        )
+        """With the sequences laid one after another, and the results packed as the first value."""
+        first = next(iter(values))
+        packing = read_packing(values[first], first)
+        joined = {name: packing.join(name, value) for name, value in values.items()}
+        self._check(joined, 2, most=2, packed=True)
+        leading, _, _ = self._extent(joined)
+        *rows, last = self._run(joined, state, leading, packing.sequences, return_states)
         return *map(packing.pack, rows), last
+
+    def _extent(self, values: dict[str, Tensor]) -> tuple[tuple[int, ...], int, torch.device]:
+        """Leading dimensions, T, device."""
+        first = next(iter(values.values()))
+        if self.input_size is not None:
+            return tuple(first.shape[:-2]), first.shape[-2], first.device
+        leading, steps, _ = extent(self._layout, list(values.values()))
+        return leading, steps, first.device
 
     def _run(
         self,
-        x: Tensor,
+        values: dict[str, Tensor],
         state: States | None,
+        leading: tuple[int, ...],
         sequences: Sequences,
         return_states: bool,
-        given: dict[str, Tensor],
     ) -> tuple[Any, ...]:
-        """All directions, on x [..., T, input_size]."""
-        leading = tuple(x.shape[:-2])
-        if torch.is_grad_enabled():
+        """All directions of all layers."""
+        x = values.pop("x") if self.input_size is not None else None
+        if x is not None and torch.is_grad_enabled():
             x = without_padding(x, sequences)
         state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
-        if self.bidirectional:
-            state_leading = (2, *state_leading)
-        call = (x, state, state_leading, sequences, return_states, given)
-        solutions = []
-        for direction in self._directions:
-            solutions.append(self._solve(direction, *call))
-        first = solutions[0]
+        count, ways = len(self._directions), 1 + self.bidirectional
+        if count > 1:
+            state_leading = (count, *state_leading)
+        call = (state, state_leading, sequences, return_states, values)
+        solutions: list[Solution] = []
+        whole: Solution | None = None
+        for level in range(self.num_layers):
+            x = x if whole is None else self._between(whole.y[0], leading)
+            for k in range(level * ways, (level + 1) * ways):
+                solutions.append(self._solve(k, x, *call))
+            whole = side_by_side(*solutions[-2:]) if ways == 2 else solutions[-1]
+        assert whole is not None
         if not torch.compiler.is_compiling():
-            last = Solve(first.status)
-            self.last_solve = (last, Solve(solutions[1].status)) if self.bidirectional else last
-        whole = side_by_side(*solutions) if self.bidirectional else first
+            last = [Solve(found.status) for found in solutions]
+            self.last_solve = tuple(last) if count > 1 else last[0]
+        if count > 1:
+            whole = whole._replace(h=torch.cat([found.h for found in solutions], 1))
         return unpack(self.kernel.spec, whole, leading, state_leading, True)  # type: ignore[no-any-return]
+
+    def _between(self, y: Tensor, leading: tuple[int, ...]) -> Tensor:
+        """x of a layer from the outputs [B, T, D * N] below."""
+        y = y if len(leading) == 1 else y.reshape(*leading, *y.shape[1:])
+        return functional.dropout(y, self.dropout, self.training) if self.dropout else y
 
     def _solve(
         self,
-        direction: Direction,
-        x: Tensor,
+        k: int,
+        x: Tensor | None,
         state: States | None,
         state_leading: tuple[int, ...],
         sequences: Sequences,
         return_states: bool,
         given: dict[str, Tensor],
     ) -> Solution:
-        """One direction: x projected, the recurrence, its results in the projection's dtype."""
+        """The k-th direction: projection, recurrence, results in the projection's dtype."""
         kernel, size, choices = self.kernel, self.hidden_size, self.choices
+        direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
-        inputs, packed, dtype = projection.inputs(linear, self._layout, x, given)
+        inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
         bound = {}
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
         params = compute_params(kernel.spec, bound, dtype)
-        initial = None
-        if state is not None:
-            initial = stack_states(kernel.spec, state, state_leading, size, dtype, x.device)
+        sequence_count, device = math.prod(state_leading) // count, inputs[0].device
+        if state is None:
+            initial = learned_states(kernel.spec, bound, sequence_count, size, dtype)
+        else:
+            stacked = stack_states(kernel.spec, state, state_leading, size, dtype, device, "state")
+            initial = stacked.tensor_split(count, 1)[k] if count > 1 else stacked
         if self.bidirectional:
-            initial = None if initial is None else initial.tensor_split(2, 1)[direction.back]
             choices = replace(choices, reverse=direction.back)
         found = ops.solve(
             kernel, inputs, packed, params, initial, choices, sequences, return_states
@@ -268,38 +336,18 @@ class CellLayer(nn.Module):
             return found
         return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
 
-    def _check_x(
-        self,
-        x: Tensor,
-        wanted: str,
-        least: int,
-        given: dict[str, Any],
-        most: float = math.inf,
+    def _check(
+        self, values: dict[str, Any], least: int, most: float = math.inf, packed: bool = False
     ) -> None:
-        """One of `least` to `most` dimensions, and the given inputs by name."""
-        like = self._like()
-        on_meta = like is not None and like.is_meta
-        check_tensor("x", x, None if like is None or on_meta else like.device)
-        if on_meta:
-            fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
-            raise refuse("x", show(x), "a layer whose weights aren't on meta, without values", fix)
-        if not least <= x.dim() <= most or x.shape[-1] != self.input_size:
-            raise refuse(
-                "x",
-                show(x),
-                f"{wanted} with input_size={self.input_size}",
-                "batch first: [batch, time, features]",
-            )
-        other = like is not None and x.dtype != like.dtype
-        if like is not None and other and not torch.is_autocast_enabled(x.device.type):
-            raise refuse(
-                "x",
-                show(x),
-                f"{str(like.dtype).removeprefix('torch.')}, as the layer's parameters",
-                f"x.to({like.dtype}) or layer.to({x.dtype})",
-            )
-        if given or self._layout.given:
-            projection.check_given(self.kernel.spec, given)
+        """Check x, or without a projection the inputs."""
+        like, features = self._like(), self.input_size
+        if features is None:
+            check_inputs(values, like)
+        else:
+            check_x(values["x"], like, Wanted(features, least, most, self.batch_first, packed))
+        if least == 1:  # a step, whose values get a dimension for time
+            for name in values:
+                check_tensor(name, values[name])
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.
@@ -314,7 +362,7 @@ class CellLayer(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """For the state_dict: the order in which the projection's rows belong to inputs."""
-        return order_of(self.kernel.spec)
+        return order_of(self._spec)
 
     def set_extra_state(self, state: Any) -> None:
         """It is read before the weights, in `_load_from_state_dict`."""
@@ -322,15 +370,19 @@ class CellLayer(nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """With the rows in this cell's order; a state_dict of earlier versions has none."""
         names = [direction.projection for direction in self._directions]
-        problem = restore_order(self.kernel.spec, self.hidden_size, names, state_dict, prefix)
+        problem = restore_order(self._spec, self.hidden_size, names, state_dict, prefix)
         state_dict.setdefault(prefix + KEY, None)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if problem:
             rest[-1].append(problem)
 
     def extra_repr(self) -> str:
-        options = [f"{self.kernel.spec.name}, {self.input_size}, {self.hidden_size}"]
-        options += ["bidirectional=True"] if self.bidirectional else []
+        sizes = [self.kernel.spec.name, self.input_size, self.hidden_size]
+        options = [str(size) for size in sizes if size is not None]
+        options += ["projection=None"] if self.input_size is None else []
+        for name, usual in SHOWN.items():
+            value = getattr(self, name)
+            options += [f"{name}={value!r}"] if value != usual else []
         for field in fields(self.choices):
             value = getattr(self.choices, field.name)
             options += [f"{field.name}={value!r}"] if value != field.default else []
@@ -342,3 +394,4 @@ class CellLayer(nn.Module):
 
 
 OPTIONS = options_of(CellLayer.__init__)
+SHOWN = {"num_layers": 1, "batch_first": True, "dropout": 0.0, "bidirectional": False}

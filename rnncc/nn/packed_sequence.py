@@ -52,13 +52,16 @@ class Packing(NamedTuple):
         return PackedSequence(rows[self.back], x.batch_sizes, x.sorted_indices, x.unsorted_indices)
 
 
-def read_packing(x: PackedSequence) -> Packing:
+def read_packing(x: PackedSequence, name: str = "x") -> Packing:
     """From the sizes of the batch at each step, without a loop over time.
+
+    Args:
+        name: of x in messages.
 
     Raises:
         ArgumentError: they don't add up to the rows of data, or an index lies outside the batch.
     """
-    _check(x)
+    _check(x, name)
     device, total = x.data.device, x.data.shape[0]
     sizes = to_device("x", x.batch_sizes, device)
     place = torch.arange(int(x.batch_sizes[0]), device=device)  # among the sorted sequences
@@ -73,13 +76,13 @@ def read_packing(x: PackedSequence) -> Packing:
     return Packing(x, there, back, Sequences(starts, lengths))
 
 
-def _check(x: PackedSequence) -> None:
+def _check(x: PackedSequence, called: str) -> None:
     """Whether it could come from pack_sequence; indices on a GPU aren't read."""
     sizes, total = x.batch_sizes, x.data.shape[0]
     falls = _counts(sizes) and int(sizes[-1]) >= 1 and bool((sizes.diff() <= 0).all())
     if not falls or int(sizes[0]) > total or int(sizes.sum()) != total:
         raise refuse(
-            "x",
+            called,
             f"a PackedSequence of {total} rows with the batch_sizes {_few(sizes)}",
             "sizes that fall, at least 1 each, and add up to the rows",
             "torch.nn.utils.rnn.pack_sequence",
@@ -89,7 +92,7 @@ def _check(x: PackedSequence) -> None:
             continue
         if not _counts(index) or index.sort().values.tolist() != list(range(int(sizes[0]))):
             raise refuse(
-                "x",
+                called,
                 f"a PackedSequence with the {name}_indices {_few(index)}",
                 f"each number from 0 to {int(sizes[0]) - 1} once",
                 "torch.nn.utils.rnn.pack_sequence",

@@ -6,8 +6,9 @@ input that is projected as well.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec
-from rnncc.nn.arguments import cast, check_tensor
+from rnncc.nn.arguments import broadcast, cast, check_tensor, common_dtype, fit
 from rnncc.nn.initialize import fill
 from rnncc.nn.refusal import refuse, show
 from rnncc.runtime.kernel import COMPUTE
@@ -39,7 +40,7 @@ class Layout(NamedTuple):
     """What of a cell's inputs lies where, once for all calls of a layer.
 
     Attributes:
-        width: the rows of the projection.
+        width: the rows of the projection; 0 without one.
         given: inputs that are given by name.
         listed: those that the operators take by themselves, beside the packed ones.
         packed: how many are in one tensor: all unshared ones, or none if one of them is given.
@@ -56,14 +57,15 @@ class Layout(NamedTuple):
     sizes: list[int]
 
     @classmethod
-    def of(cls, spec: KernelSpec, channels: int) -> Layout:
+    def of(cls, spec: KernelSpec, channels: int, absent: bool = False) -> Layout:
+        """Args: absent: there is no projection, so that all inputs are given."""
         own = [i for i in spec.inputs if not i.shared]
         packed = len(own) if all(i.projected for i in own) else 0
         alone = [i for i in projected(spec) if i.shared or not packed]
         sizes = [packed * channels] if packed else []
         return cls(
             channels,
-            width(spec, channels),
+            0 if absent else width(spec, channels),
             given(spec),
             [i for i in spec.inputs if i.shared or not packed],
             packed,
@@ -77,20 +79,10 @@ def given(spec: KernelSpec) -> list[InputSpec]:
     return [i for i in spec.inputs if not i.projected]
 
 
-def check_given(spec: KernelSpec, named: Mapping[str, object]) -> None:
-    """Check that all of them are given, and no others.
-
-    Raises:
-        ArgumentError: one is missing, or unknown.
-    """
-    wanted = [i.name for i in given(spec)]
-    if set(named) != set(wanted):
-        odd = sorted(set(named) ^ set(wanted))[0]
-        expected = ", ".join(wanted) or "none"
-        raise ArgumentError(
-            f"{odd}: {'missing' if odd in wanted else 'not an input that is given by name'}.\n"
-            f"Fix: beside x, the layer of '{spec.name}' takes these inputs by name: {expected}"
-        )
+def without(spec: KernelSpec) -> KernelSpec:
+    """The spec for a layer that has no projection: all inputs are given."""
+    all_given = tuple(i.model_copy(update={"projected": False}) for i in spec.inputs)
+    return spec.model_copy(update={"inputs": all_given})
 
 
 def projected(spec: KernelSpec) -> list[InputSpec]:
@@ -126,15 +118,19 @@ def reset(linear: nn.Module, spec: KernelSpec, channels: int) -> None:
         first += rows
 
 
-def inputs(linear: nn.Module, layout: Layout, x: Tensor, named: Mapping[str, Tensor]) -> Projected:
+def inputs(
+    linear: nn.Module | None, layout: Layout, x: Tensor | None, named: Mapping[str, Tensor]
+) -> Projected:
     """The inputs of the cell.
 
     Args:
-        x: [..., T, input_size].
+        linear, x: [..., T, input_size]; None where there is no projection.
         named: those that are given, [..., T, N] each, shared ones [..., T].
     Raises:
         ArgumentError: a given input doesn't fit, or the module gives another width.
     """
+    if linear is None or x is None:
+        return _as_given(layout, [named[i.name] for i in layout.given])
     rows, leading = linear(x), x.shape[:-1]
     packed, channels, shape = layout.packed, layout.channels, (*leading, layout.width)
     if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype not in COMPUTE:
@@ -151,6 +147,45 @@ def inputs(linear: nn.Module, layout: Layout, x: Tensor, named: Mapping[str, Ten
         taken[i.name] = piece.squeeze(-1) if i.shared else piece
     found += [cast(taken[i.name], wide) for i in layout.listed]
     return Projected(found, packed > 0, dtype)
+
+
+def _as_given(layout: Layout, tensors: list[Tensor]) -> Projected:
+    """Inputs without a projection, in the dtype to which they are promoted."""
+    leading, steps, _ = extent(layout, tensors)
+    dtype = promoted([i.name for i in layout.given], tensors)
+    rest = [(steps,) if i.shared else (steps, layout.channels) for i in layout.given]
+    found = [fit(cast(v, dtype), leading, r) for v, r in zip(tensors, rest, strict=True)]
+    return Projected(found, False, dtype)
+
+
+def extent(layout: Layout, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], int, int]:
+    """(leading dimensions, T, N) of the given inputs, without a projection.
+
+    Raises:
+        ArgumentError: they don't broadcast to one shape of the layer's channels.
+    """
+    leading, steps, channels = broadcast(layout.given, tensors)
+    if channels not in (None, 1, layout.channels):
+        odd = next(k for k, i in enumerate(layout.given) if not i.shared and _last(tensors[k]) > 1)
+        raise refuse(
+            layout.given[odd].name,
+            show(tensors[odd]),
+            f"[..., T, {layout.channels}], a value for each channel of the layer",
+            f"layer({channels}, projection=None) where the layer is made",
+        )
+    return leading, steps, layout.channels
+
+
+def _last(tensor: Tensor) -> int:
+    return tensor.shape[-1]
+
+
+def promoted(names: Sequence[str], tensors: Sequence[Tensor]) -> torch.dtype:
+    """Half precision and float32 give float32, as nothing is rounded; else they must agree."""
+    dtypes = [v.dtype for v in tensors]
+    if len({COMPUTE[dtype] for dtype in dtypes}) > 1:
+        return common_dtype(names, tensors)
+    return functools.reduce(torch.promote_types, dtypes)
 
 
 def _misfit(rows: Any, x: Tensor, size: int) -> ArgumentError:

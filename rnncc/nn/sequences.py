@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.nn.refusal import check_dense, refuse
+from rnncc.nn.refusal import check_dense, refuse, show
 from rnncc.runtime.sequences import Sequences
 
 
 def read_sequences(
-    lengths: Any, cu_seqlens: Any, reset: Any, leading: tuple[int, ...], steps: int, device: Any
+    lengths: Any,
+    cu_seqlens: Any,
+    reset: Any,
+    leading: tuple[int, ...],
+    steps: int,
+    device: Any,
+    batch_first: bool = True,
 ) -> Sequences:
     """Check types and shapes.
 
@@ -23,6 +29,7 @@ def read_sequences(
         cu_seqlens: [S + 1] ints, the boundaries of sequences that lie one after another, or None.
         reset: [*leading, T] bool, or None.
         leading, steps: the leading dimensions of the inputs, and T.
+        batch_first: if not, reset is [T, *leading].
     Raises:
         ArgumentError: a type or shape that doesn't fit, or both lengths and cu_seqlens.
     """
@@ -31,7 +38,7 @@ def read_sequences(
             "cu_seqlens: got both lengths and cu_seqlens, expected one of them.\n"
             "Fix: lengths= for padded inputs [B, T, N], cu_seqlens= for joined ones [1, total, N]"
         )
-    rows = None if reset is None else _reset(reset, leading, steps, device)
+    rows = None if reset is None else _reset(reset, leading, steps, device, batch_first)
     if cu_seqlens is not None:
         if any(size != 1 for size in leading):
             raise ArgumentError(
@@ -51,6 +58,8 @@ def read_sequences(
         return Sequences(bounds[:-1].contiguous(), bounds.diff(), rows)
     if lengths is None:
         return Sequences(reset=rows)
+    whole = (*leading, steps) if batch_first else (steps, *leading)
+    _refuse_mask(lengths, whole, leading, -1 if batch_first else 0)
     counts = _integers("lengths", lengths)
     if tuple(counts.shape) != leading:
         raise ArgumentError(
@@ -72,6 +81,16 @@ def without_padding(x: Tensor, sequences: Sequences) -> Tensor:
     steps = torch.arange(x.shape[-2], device=x.device)
     behind = steps >= sequences.lengths.view(*x.shape[:-2], 1)
     return x.masked_fill(behind.unsqueeze(-1), 0)
+
+
+def _refuse_mask(value: Any, whole: tuple[int, ...], leading: tuple[int, ...], time: int) -> None:
+    """Refuse a value for each step in the place of lengths."""
+    if isinstance(value, Tensor) and tuple(value.shape) == whole and whole != leading:
+        raise ArgumentError(
+            f"lengths: got a mask, {show(value)}, expected {list(leading)} integers, the steps of "
+            f"each sequence.\nFix: lengths=mask.sum({time}) of a mask that is true within the "
+            f"sequences, mask.logical_not().sum({time}) of one that is true behind their ends"
+        )
 
 
 def _integers(name: str, value: Any) -> Tensor:
@@ -116,18 +135,21 @@ def _tensor(name: str, value: Any) -> Tensor:
     return tensor if tensor.numel() else tensor.long()  # PyTorch takes [] for floats
 
 
-def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Tensor:
+def _reset(
+    value: Any, leading: tuple[int, ...], steps: int, device: Any, batch_first: bool
+) -> Tensor:
+    whole = [*leading, steps] if batch_first else [steps, *leading]
     if not isinstance(value, Tensor) or value.dtype != torch.bool:
         seen = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(
             f"reset: got {str(seen).removeprefix('torch.')}, expected a bool tensor "
-            f"{[*leading, steps]}, true where the state is reset before the step.\n"
+            f"{whole}, true where the state is reset before the step.\n"
             "Fix: reset.bool()"
         )
     check_dense("reset", value)
-    if tuple(value.shape) != (*leading, steps):
+    if list(value.shape) != whole:
         raise ArgumentError(
-            f"reset: got the shape {list(value.shape)}, expected {[*leading, steps]}.\n"
+            f"reset: got the shape {list(value.shape)}, expected {whole}.\n"
             "Fix: one value per sequence and step"
         )
     if value.device != device:
@@ -135,7 +157,8 @@ def _reset(value: Any, leading: tuple[int, ...], steps: int, device: Any) -> Ten
             f"reset: got a tensor on {value.device}, expected {device}, as the inputs.\n"
             f"Fix: reset.to('{device}')"
         )
-    return value.reshape(math.prod(leading), steps)
+    rows: Tensor = value if batch_first else value.movedim(0, -1)
+    return rows.reshape(math.prod(leading), steps)
 
 
 def check_values(starts: Tensor | None, lengths: Tensor, steps: int) -> None:

@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "x of another width": (
         lambda: compiled("para_gru").layer(3, N)(torch.rand(B, T, 4)),
         "x: got float32 [2, 5, 4] on cpu, expected [..., T, input_size] with input_size=3.\n"
-        "Fix: batch first: [batch, time, features]",
+        "Fix: input_size=4 where the layer is made",
     ),
     "x without time": (
         lambda: compiled("para_gru").layer(3, N)(torch.rand(3)),
@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a step of another width": (
         lambda: compiled("para_gru").layer(3, N).step(torch.rand(B, 4)),
         "x: got float32 [2, 4] on cpu, expected [..., input_size] with input_size=3.\n"
-        "Fix: batch first: [batch, time, features]",
+        "Fix: input_size=4 where the layer is made",
     ),
     "a shared input missing from a layer": (
         lambda: compiled("clocked").layer(3, N)(torch.rand(B, T, 3)),
@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a state of a layer of another shape": (
         lambda: compiled("para_gru").layer(3, N)(torch.rand(B, T, 3), torch.zeros(1, B, N)),
-        "h0: got float32 [1, 2, 8] on cpu, expected [2, 8].\nFix: one state per sequence",
+        "state: got float32 [1, 2, 8] on cpu, expected [2, 8].\nFix: state[0]",
     ),
     "a target that there is none of": (
         lambda: compiled("para_gru").source("fortran"),

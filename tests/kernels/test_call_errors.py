@@ -200,8 +200,8 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "an option of a layer, misspelt": (
         lambda: compiled("elman").layer(3, 4, bidirection=True),
         ArgumentError,
-        "bidirection: no option has this name, expected one of bias, bidirectional, device, "
-        f"dtype, kernel, {OF_THE_SOLVER}",
+        "bidirection: no option has this name, expected one of num_layers, bias, batch_first, "
+        f"dropout, bidirectional, projection, device, dtype, kernel, {OF_THE_SOLVER}",
         "bidirectional=...",
     ),
     "an option of a plan, misspelt": (
@@ -294,6 +294,14 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         ArgumentError,
         "lengths: got the shape [3], expected [2], the inputs' leading dimensions",
         "one length per sequence",
+    ),
+    "a mask as lengths": (
+        lambda: gru(lengths=torch.ones(B, T, dtype=torch.bool)),
+        ArgumentError,
+        "lengths: got a mask, bool [2, 5] on cpu, expected [2] integers, the steps of each "
+        "sequence",
+        "lengths=mask.sum(-1) of a mask that is true within the sequences, "
+        "mask.logical_not().sum(-1) of one that is true behind their ends",
     ),
     "lengths that are no integers": (
         lambda: gru(lengths=torch.tensor([1.0, 2.0])),

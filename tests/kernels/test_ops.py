@@ -282,13 +282,6 @@ def test_an_input_changed_before_the_backward_is_noticed() -> None:
 # --- torch's transformations -----------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.filterwarnings("ignore")  # of torch's own making
 def test_compile_with_full_graph_equals_eager(fresh_dynamo: None) -> None:
     fresh = rnncc.compile(find("para_gru"))  # its first call is the one that is traced

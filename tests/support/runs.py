@@ -14,7 +14,7 @@ from torch import Tensor
 
 import rnncc
 from rnncc.export import torch_loop as reference
-from rnncc.export.torch_loop import plain_loop, plain_step
+from rnncc.export.torch_loop import initial_states, plain_loop, plain_step
 from rnncc.ir.program import Argument, CellIR
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.initialize import fill
@@ -127,7 +127,8 @@ def random_call(
         def normal(*size: int, generator: torch.Generator = generator) -> Tensor:
             return torch.randn(*size, generator=generator, dtype=torch.float64)
 
-        params = {p.name: _random_param(p, channels, weights, generator) for p in cell.params}
+        learned = (*cell.params, *cell.starts)
+        params = {p.name: _random_param(p, channels, weights, generator) for p in learned}
         inputs = {i.name: _typical(i, (batch, steps, channels), generator) for i in cell.inputs}
         arguments = {n: t.to(dtype) for n, t in (inputs | params).items()}
         call = Call(dtype, arguments, None, sequences=sequences)
@@ -249,7 +250,7 @@ def loop_over_sequences(
     xs = [arguments[a.name] for a in cell.inputs]
     xs = [x.unsqueeze(-1) if a.shared else x for a, x in zip(cell.inputs, xs, strict=True)]
     params = [arguments[a.name] for a in cell.params]
-    batch, steps, channels = reference._shape(cell, xs, params)
+    batch, steps, channels = reference._shape(cell, xs, arguments)
     rows = [(b, 0, steps if lengths is None else int(lengths[b])) for b in range(batch)]
     if cu_seqlens is not None:
         bounds = [int(bound) for bound in cu_seqlens]
@@ -258,8 +259,7 @@ def loop_over_sequences(
     ends = []
     for i, (row, first, last) in enumerate(rows):
         if h0 is None:
-            own = [torch.full((channels,), a.init, dtype=xs[0].dtype) for a in cell.states]
-            start = tuple(own)
+            start = tuple(h[0] for h in initial_states(cell, arguments, xs[0], (1, channels)))
         else:
             start = tuple(h[i] for h in h0)
         states = start
