@@ -72,9 +72,11 @@ def prepare(
     params = compute_params(spec, bound, dtype)
     sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, inputs[0].device)
     state_leading = leading if sequences.starts is None else (sequences.starts.shape[0],)
-    if h0 is None:
-        initial = learned_states(spec, bound, math.prod(state_leading), channels, dtype)
-    else:
+    initial = None
+    if h0 is None and spec.starts:
+        count = math.prod(state_leading)
+        initial = initial_states(spec, bound, count, channels, dtype, inputs[0].device)
+    elif h0 is not None:
         initial = stack_states(spec, h0, state_leading, channels, dtype, device)
     return Prepared(inputs, params, initial, leading, sequences, state_leading)
 
@@ -97,7 +99,13 @@ def check_groups(spec: KernelSpec, channels: int) -> None:
 
 def compute_params(spec: KernelSpec, bound: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
     """Params in the dtype that the recurrence is computed in."""
-    return [_compute(param, bound[param.name], dtype) for param in spec.params]
+    params, compute = [], COMPUTE[dtype]
+    for param in spec.params:
+        value = bound[param.name]
+        if value.dtype != compute or param.shared:
+            value = _compute(param, value, dtype)
+        params.append(value)
+    return params
 
 
 def _compute(param: ParamSpec, value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -113,24 +121,35 @@ def _compute(param: ParamSpec, value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.reshape(-1) if param.shared else value
 
 
-def learned_states(
-    spec: KernelSpec, bound: dict[str, Any], count: int, channels: int, dtype: torch.dtype
-) -> Tensor | None:
-    """The states [states, S, N] before the first step of S sequences; None if none is learned.
+def needs_initial(spec: KernelSpec) -> bool:
+    """Whether a layer gives the states before the first step to the kernel, as `initial_states`.
 
-    They are given to the kernel as any initial state is, so their gradients come from it, summed
-    over sequences and, if all channels share one, over channels.
+    Those that are learned; and where nothing else has the layer's channels.
     """
-    if not spec.starts:
-        return None
-    like, rows = bound[spec.starts[0].name], []
+    own = [not i.shared for i in spec.inputs] + [not p.shared for p in spec.params]
+    return bool(spec.starts) or not any(own)
+
+
+def initial_states(
+    spec: KernelSpec,
+    bound: dict[str, Any],
+    count: int,
+    channels: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """The cell's states [states, S, N] before the first step of S sequences.
+
+    They are given to the kernel as any initial state is, so the gradients of those that are learned
+    come from it, summed over sequences and, if all channels share one, over channels.
+    """
+    rows = []
     for state in spec.states:
         if isinstance(state.init, ParamSpec):
-            value = _compute(state.init, bound[state.init.name], dtype)
-            rows.append(value.expand(count, channels))
+            row = _compute(state.init, bound[state.init.name], dtype)
         else:
-            row = torch.full((), state.init, dtype=COMPUTE[dtype], device=like.device)
-            rows.append(row.expand(count, channels))
+            row = torch.full((), state.init, dtype=COMPUTE[dtype], device=device)
+        rows.append(row.expand(count, channels))
     return torch.stack(rows)
 
 

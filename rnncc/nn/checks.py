@@ -210,14 +210,14 @@ def _form(key: str, packed: bool) -> _Form:
 
 
 def _channels(given: Given, form: _Form) -> Any:
-    """N, of the first argument that has channels; 1 if none has."""
+    """N, of the first argument that has channels, or h0; 1 if none has."""
     for x, shared in zip(given.inputs, form.shared, strict=True):
         if not shared:
             return x.shape[-1] if x.dim() else 0
     for p, block in zip(given.params, form.blocks, strict=True):
         if block:
             return p.shape[0] * abs(block) if p.dim() else 0
-    return 1
+    return 1 if given.h0 is None or not given.h0.dim() else given.h0.shape[-1]
 
 
 def _refuse_first(form: _Form, x: Tensor) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rnncc.errors import ArgumentError
 from rnncc.nn.arguments import check_tensor
 from rnncc.nn.refusal import refuse, show
 from rnncc.runtime.kernel import COMPUTE
@@ -17,10 +18,11 @@ class Wanted(NamedTuple):
     """The shape of x: its features, and from `least` to `most` dimensions.
 
     Attributes:
+        features: None without a projection, for inputs whose shapes are checked elsewhere.
         packed: it is the data of a PackedSequence.
     """
 
-    features: int
+    features: int | None
     least: int
     most: float
     batch_first: bool
@@ -36,40 +38,43 @@ class Wanted(NamedTuple):
         return f"{text} with input_size={self.features}"
 
 
-def check_x(x: Any, like: Tensor | None, wanted: Wanted) -> None:
-    """Check what a layer's projection reads.
+def check_values(values: Mapping[str, Any], like: Tensor | None, wanted: Wanted) -> None:
+    """Check what a layer's projection reads, x; or without one the inputs.
+
+    Inputs that no projection reads may be in half precision beside float32. It is written in one,
+    because every call pays for it.
 
     Args:
         like: a weight of the layer, if it has one.
     Raises:
-        ArgumentError: the device, shape or dtype doesn't fit.
+        ArgumentError: a device, shape or dtype doesn't fit.
     """
-    _check_device("x", x, like)
-    if not wanted.least <= x.dim() <= wanted.most or x.shape[-1] != wanted.features:
-        raise refuse("x", show(x), str(wanted), _fix_of(x, wanted))
-    if like is not None and x.dtype != like.dtype:
-        _check_dtype("x", x, like)
-
-
-def check_inputs(values: Mapping[str, Any], like: Tensor | None) -> None:
-    """Check inputs that no projection reads: half precision and float32 go together there."""
-    device = None
+    projected, on_meta = wanted.features is not None, like is not None and like.is_meta
+    device = None if like is None or on_meta else like.device
     for name, value in values.items():
-        _check_device(name, value, like, device)
+        check_tensor(name, value, device)
         device = value.device
-        if like is not None and COMPUTE[value.dtype] != COMPUTE[like.dtype]:
+        if on_meta:
+            raise _on_meta(name, value)
+        shape = value.shape
+        if projected and (
+            not wanted.least <= len(shape) <= wanted.most or shape[-1] != wanted.features
+        ):
+            raise refuse(name, show(value), str(wanted), _fix_of(value, wanted))
+        if (
+            like is not None
+            and value.dtype != like.dtype
+            and (projected or COMPUTE[value.dtype] != COMPUTE[like.dtype])
+        ):
             _check_dtype(name, value, like)
+        if projected:
+            return  # what is given beside x is checked with its rows
 
 
-def _check_device(
-    name: str, value: Any, like: Tensor | None, device: torch.device | None = None
-) -> None:
-    on_meta = like is not None and like.is_meta
-    check_tensor(name, value, device if like is None or on_meta else like.device)
-    if on_meta:
-        fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
-        what = "a layer whose weights aren't on meta, without values"
-        raise refuse(name, show(value), what, fix)
+def _on_meta(name: str, value: Any) -> ArgumentError:
+    fix = "layer.to_empty(device='cpu'), then load_state_dict or reset_parameters()"
+    what = "a layer whose weights aren't on meta, without values"
+    return refuse(name, show(value), what, fix)
 
 
 def _check_dtype(name: str, value: Tensor, like: Tensor) -> None:

@@ -62,7 +62,7 @@ class Given(NamedTuple):
 
     def shapes(self, spec: KernelSpec, backend: Backend) -> Shapes:
         steps_saved = backend.steps_saved(spec, read_choices(self.choices))
-        return shapes_of(spec, self.inputs, self.params, steps_saved, self.starts)
+        return shapes_of(spec, self.inputs, self.params, steps_saved, self.starts, self.h0)
 
     def with_own_lengths(self, backend: Backend) -> Given:
         """With a copy of the lengths that no one else changes, its numbers checked.

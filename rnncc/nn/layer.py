@@ -18,14 +18,15 @@ from rnncc.nn.arguments import (
     check_groups,
     check_tensor,
     compute_params,
-    learned_states,
+    initial_states,
+    needs_initial,
     stack_states,
     unpack,
 )
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
-from rnncc.nn.fits import Wanted, check_inputs, check_x
+from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.initialize import fill
-from rnncc.nn.named import bind, takes, time_first, time_last
+from rnncc.nn.named import Takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
@@ -110,7 +111,8 @@ class CellLayer(nn.Module):
         self.bidirectional = bidirectional
         self.last_solve = None
         self._spec = spec if projected else without(spec)
-        self._takes = takes(self._spec, projected)
+        self._takes = Takes.of(self._spec, projected)
+        self._initial_given = needs_initial(spec)
         self._layout = Layout.of(self._spec, self.hidden_size, not projected)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self._directions = directions(spec, CellLayer, endings(num_layers, bidirectional))
@@ -182,19 +184,22 @@ class CellLayer(nn.Module):
             ArgumentError: a shape, dtype or device that doesn't fit; it names the argument.
             ConvergenceError: the solver is "newton" and did not converge.
         """
-        values, state = self._bind(args, state, named)
+        values, state = self._takes.bind(args, state, named)
         if isinstance(next(iter(values.values())), PackedSequence):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
             return self._run_packed(values, state, return_states)
-        self._check(values, 2)
-        if not self.batch_first:
-            values = time_last(values, self._takes)
-        leading, steps, device = self._extent(values)
-        sequences = read_sequences(
-            lengths, cu_seqlens, reset, leading, steps, device, self.batch_first
-        )
+        first = self.batch_first
+        check_values(values, self._like(), Wanted(self.input_size, 2, math.inf, first, False))
+        if not first:
+            values = time_last(values, self._takes.shared)
+        x = next(iter(values.values()))
+        if self.input_size is None:
+            leading, steps, _ = extent(self._layout, list(values.values()))
+        else:
+            leading, steps = tuple(x.shape[:-2]), x.shape[-2]
+        sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device, first)
         *rows, last = self._run(values, state, leading, sequences, return_states)
-        return *(rows if self.batch_first else map(time_first, rows)), last
+        return *(rows if first else map(time_first, rows)), last
 
     def step(
         self, *args: Tensor | States, state: States | None = None, **named: Any
@@ -209,20 +214,16 @@ class CellLayer(nn.Module):
                 f"step: got a layer with {option}=True, which begins at the last step of a "
                 "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
             )
-        values, state = self._bind(args, state, named)
-        self._check(values, 1)
-        for name, shared in self._takes.items():
+        values, state = self._takes.bind(args, state, named)
+        wanted = Wanted(self.input_size, 1, math.inf, self.batch_first, False)
+        check_values(values, self._like(), wanted)
+        for name, shared in self._takes.shared.items():
             time = 0 if not self.batch_first else -1 if shared else -2
+            check_tensor(name, values[name])
             values[name] = values[name].unsqueeze(time)
         y, h = self(state=state, **values)
         time = -2 if self.batch_first else 0
         return (tuple(v.squeeze(time) for v in y) if isinstance(y, tuple) else y.squeeze(time)), h
-
-    def _bind(
-        self, args: tuple[Any, ...], state: Any, named: dict[str, Any]
-    ) -> tuple[dict[str, Any], Any]:
-        """What the call takes by name, x first if there is one, and the state."""
-        return bind(self._spec, self._takes, self.input_size is not None, args, state, named)
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
         """Build and load all kernels for the device that the layer is on, ahead of the first call.
@@ -252,18 +253,12 @@ class CellLayer(nn.Module):
         first = next(iter(values))
         packing = read_packing(values[first], first)
         joined = {name: packing.join(name, value) for name, value in values.items()}
-        self._check(joined, 2, most=2, packed=True)
-        leading, _, _ = self._extent(joined)
+        check_values(joined, self._like(), Wanted(self.input_size, 2, 2, self.batch_first, True))
+        leading: tuple[int, ...] = ()
+        if self.input_size is None:
+            leading, _, _ = extent(self._layout, list(joined.values()))
         *rows, last = self._run(joined, state, leading, packing.sequences, return_states)
         return *map(packing.pack, rows), last
-
-    def _extent(self, values: dict[str, Tensor]) -> tuple[tuple[int, ...], int, torch.device]:
-        """Leading dimensions, T, device."""
-        first = next(iter(values.values()))
-        if self.input_size is not None:
-            return tuple(first.shape[:-2]), first.shape[-2], first.device
-        leading, steps, _ = extent(self._layout, list(values.values()))
-        return leading, steps, first.device
 
     def _run(
         self,
@@ -291,8 +286,8 @@ class CellLayer(nn.Module):
             whole = side_by_side(*solutions[-2:]) if ways == 2 else solutions[-1]
         assert whole is not None
         if not torch.compiler.is_compiling():
-            last = [Solve(found.status) for found in solutions]
-            self.last_solve = tuple(last) if count > 1 else last[0]
+            last = Solve(whole.status)
+            self.last_solve = tuple(Solve(s.status) for s in solutions) if count > 1 else last
         if count > 1:
             whole = whole._replace(h=torch.cat([found.h for found in solutions], 1))
         return unpack(self.kernel.spec, whole, leading, state_leading, True)  # type: ignore[no-any-return]
@@ -321,12 +316,13 @@ class CellLayer(nn.Module):
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
         params = compute_params(kernel.spec, bound, dtype)
-        sequence_count, device = math.prod(state_leading) // count, inputs[0].device
-        if state is None:
-            initial = learned_states(kernel.spec, bound, sequence_count, size, dtype)
-        else:
+        initial, device = None, inputs[0].device
+        if state is not None:
             stacked = stack_states(kernel.spec, state, state_leading, size, dtype, device, "state")
             initial = stacked.tensor_split(count, 1)[k] if count > 1 else stacked
+        elif self._initial_given:
+            sequence_count = math.prod(state_leading) // count
+            initial = initial_states(kernel.spec, bound, sequence_count, size, dtype, device)
         if self.bidirectional:
             choices = replace(choices, reverse=direction.back)
         found = ops.solve(
@@ -335,19 +331,6 @@ class CellLayer(nn.Module):
         if inputs[0].dtype == dtype:
             return found
         return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
-
-    def _check(
-        self, values: dict[str, Any], least: int, most: float = math.inf, packed: bool = False
-    ) -> None:
-        """Check x, or without a projection the inputs."""
-        like, features = self._like(), self.input_size
-        if features is None:
-            check_inputs(values, like)
-        else:
-            check_x(values["x"], like, Wanted(features, least, most, self.batch_first, packed))
-        if least == 1:  # a step, whose values get a dimension for time
-            for name in values:
-                check_tensor(name, values[name])
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -16,80 +16,73 @@ OTHERS = {"h0": "state", "hx": "state", "h_0": "state", "input": "x", "mask": "l
 OWN = ("state", "lengths", "cu_seqlens", "reset", "return_states")
 
 
-def takes(spec: KernelSpec, projected: bool) -> dict[str, bool]:
-    """The values that a call takes, in order, and whether all channels share each.
+class Takes(NamedTuple):
+    """What the call of a layer takes, x first if there is a projection.
 
-    Args:
-        spec: with the inputs that a layer computes from x marked as projected.
+    Attributes:
+        cell: its name.
+        shared: for each value, in order, whether all channels share it.
     """
-    given = {i.name: i.shared for i in spec.inputs if not i.projected}
-    return {"x": False, **given} if projected else given
 
+    cell: str
+    shared: dict[str, bool]
+    projected: bool
 
-def bind(
-    spec: KernelSpec,
-    wanted: Mapping[str, bool],
-    projected: bool,
-    args: Sequence[Any],
-    state: Any,
-    named: dict[str, Any],
-) -> tuple[dict[str, Any], Any]:
-    """All values by name, in order, and the state, which follows those that are given by place.
+    @classmethod
+    def of(cls, spec: KernelSpec, projected: bool) -> Takes:
+        """Args: spec: with the inputs that a layer computes from x marked as projected."""
+        given = {i.name: i.shared for i in spec.inputs if not i.projected}
+        return cls(spec.name, {"x": False, **given} if projected else given, projected)
 
-    Raises:
-        ArgumentError: one is missing, unknown, or given twice.
-    """
-    by_place = ("x",) if projected else tuple(wanted)
-    if len(args) > len(by_place):
-        if state is not None or len(args) > len(by_place) + 1:
-            raise _refuse_many(spec, wanted, projected, by_place, len(args))
-        *args, state = args
-    values = dict(zip(by_place, args, strict=False))
-    if named:
-        for name in named:
-            if name in values or name not in wanted:
-                raise _refuse_name(spec, wanted, projected, name, name in values)
-        values |= named
-    if len(values) != len(wanted):
-        missing = next(name for name in wanted if name not in values)
-        fix = "layer(x)" if missing == "x" and projected else _call(spec, wanted, projected)
-        raise ArgumentError(f"{missing}: missing.\nFix: {fix}")
-    return {name: values[name] for name in wanted}, state
+    def bind(
+        self, args: tuple[Any, ...], state: Any, named: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any]:
+        """All values by name, in order, and the state, which follows those given by place.
 
+        Raises:
+            ArgumentError: one is missing, unknown, or given twice.
+        """
+        wanted = self.shared
+        places = 1 if self.projected else len(wanted)
+        if len(args) > places:
+            if state is not None or len(args) > places + 1:
+                raise self._refuse_many(places, len(args))
+            state, args = args[-1], args[:-1]
+        values = dict(zip(wanted, args, strict=False))
+        if named:
+            for name in named:
+                if name in values or name not in wanted:
+                    raise self._refuse_name(name, name in values)
+            values |= named
+        if len(values) != len(wanted):
+            missing = next(name for name in wanted if name not in values)
+            fix = "layer(x)" if missing == "x" and self.projected else str(self)
+            raise ArgumentError(f"{missing}: missing.\nFix: {fix}")
+        if named:
+            values = {name: values[name] for name in wanted}
+        return values, state
 
-def _refuse_many(
-    spec: KernelSpec,
-    wanted: Mapping[str, bool],
-    projected: bool,
-    by_place: Sequence[str],
-    count: int,
-) -> ArgumentError:
-    return ArgumentError(
-        f"layer({', '.join([*by_place, 'state'])}): got {count} positional arguments, expected "
-        f"{len(by_place) + 1} at most, the state last and once.\n"
-        f"Fix: {_call(spec, wanted, projected)}"
-    )
+    def _refuse_many(self, places: int, count: int) -> ArgumentError:
+        by_place = [*self.shared][:places]
+        return ArgumentError(
+            f"layer({', '.join([*by_place, 'state'])}): got {count} positional arguments, expected "
+            f"{places + 1} at most, the state last and once.\nFix: {self}"
+        )
 
+    def _refuse_name(self, name: str, twice: bool) -> ArgumentError:
+        if twice:
+            return ArgumentError(f"{name}: given twice.\nFix: by its place or by its name")
+        known = [*self.shared, *OWN]
+        close = [OTHERS[name]] if name in OTHERS else get_close_matches(name, known, 1)
+        meant = f"{close[0]}=..., or " if close and close[0] in known and name not in OWN else ""
+        return ArgumentError(f"{name}: not an input that is given by name.\nFix: {meant}{self}")
 
-def _refuse_name(
-    spec: KernelSpec, wanted: Mapping[str, bool], projected: bool, name: str, twice: bool
-) -> ArgumentError:
-    if twice:
-        return ArgumentError(f"{name}: given twice.\nFix: by its place or by its name")
-    known = [*wanted, *OWN]
-    close = [OTHERS[name]] if name in OTHERS else difflib.get_close_matches(name, known, 1)
-    meant = f"{close[0]}=..., or " if close and close[0] in known and name not in OWN else ""
-    return ArgumentError(
-        f"{name}: not an input that is given by name.\nFix: {meant}{_call(spec, wanted, projected)}"
-    )
-
-
-def _call(spec: KernelSpec, wanted: Mapping[str, bool], projected: bool) -> str:
-    """What the call takes, in words."""
-    if not projected:
-        return f"the layer of '{spec.name}' takes, in order or by name: {', '.join(wanted)}"
-    names = ", ".join(name for name in wanted if name != "x") or "none"
-    return f"beside x, the layer of '{spec.name}' takes these inputs by name: {names}"
+    def __str__(self) -> str:
+        if not self.projected:
+            names = ", ".join(self.shared)
+            return f"the layer of '{self.cell}' takes, in order or by name: {names}"
+        names = ", ".join(name for name in self.shared if name != "x") or "none"
+        return f"beside x, the layer of '{self.cell}' takes these inputs by name: {names}"
 
 
 def time_last(values: Mapping[str, Any], shared: Mapping[str, bool]) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def _allocate_jacobian(
     key: str, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
 ) -> Tensor:
     _, kernel, _ = parse((key, ONE_PASS, inputs, False, params, h0, None, None, None))
-    shapes, spec, x = shapes_of(kernel.spec, inputs, params, 1), kernel.spec, inputs[0]
+    shapes, spec, x = shapes_of(kernel.spec, inputs, params, 1, h0=h0), kernel.spec, inputs[0]
     rows, steps, channels = shapes.y
     shape = (steps, rows, channels // spec.group, spec.size, spec.size)
     return x.new_empty(shape, dtype=COMPUTE[x.dtype]).transpose(0, 1)

@@ -67,7 +67,7 @@ def plan_call(
     """A call with its plan."""
     x, spec = inputs[0], kernel.spec
     rows, steps = x.shape[:2]
-    total, batch, channels = rows * steps, rows, channels_of(spec, inputs, params)
+    total, batch, channels = rows * steps, rows, channels_of(spec, inputs, params, h0)
     starts, lengths = sequences.starts, sequences.lengths
     if starts is not None:
         batch, steps = starts.shape[0], total  # the longest is at most all of them
@@ -113,15 +113,16 @@ def shapes_of(
     params: Sequence[Tensor],
     steps_saved: int,
     starts: Tensor | None = None,
+    h0: Tensor | None = None,
 ) -> Shapes:
-    """From the first per-channel input, or from the first per-channel param.
+    """From the first per-channel input, or from the first per-channel param, or h0.
 
     Args:
         steps_saved: steps between saved states.
         starts: the first steps of joined sequences.
     """
     rows, steps = inputs[0].shape[:2]
-    channels, states = channels_of(spec, inputs, params), len(spec.states)
+    channels, states = channels_of(spec, inputs, params, h0), len(spec.states)
     if starts is None:
         count = rows
         slots = rows * ((steps + steps_saved - 1) // steps_saved)
@@ -135,7 +136,9 @@ def shapes_of(
     )
 
 
-def channels_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tensor]) -> Any:
+def channels_of(
+    spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Tensor], h0: Tensor | None
+) -> Any:
     """N: an int, or symbolic under torch.compile."""
     for tensor in inputs:
         if tensor.dim() >= 3:
@@ -143,4 +146,4 @@ def channels_of(spec: KernelSpec, inputs: Sequence[Tensor], params: Sequence[Ten
     for tensor, param in zip(params, spec.params, strict=True):
         if not param.shared:
             return tensor.shape[0] * (param.block or 1)
-    return 1
+    return 1 if h0 is None else h0.shape[-1]

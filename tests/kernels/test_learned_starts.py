@@ -205,6 +205,40 @@ def test_no_steps_and_no_sequences_leave_it_as_it_is() -> None:
     assert h.shape == (0, N)
 
 
+def test_the_channels_may_be_those_of_the_start_alone() -> None:
+    @cell
+    def alike(h: State(init=Param), u: Input(shared=True), a: Param(shared=True)):
+        return tanh(a * h + u)
+
+    c, u = rnncc.compile(alike), torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    a, start = (torch.rand(n, dtype=torch.float64, requires_grad=True) for n in (1, N))
+    y, h, rows = c(u, a, start), start, []
+    for t in range(5):
+        h = torch.tanh(a * h + u[:, t, None])
+        rows.append(h)
+    expected, weights = torch.stack(rows, 1), torch.randn(2, 5, N, dtype=torch.float64)
+    torch.testing.assert_close(y, expected)
+    found, wanted = (torch.autograd.grad(v, (u, a, start), weights) for v in (y, expected))
+    torch.testing.assert_close(found, wanted)
+    layer = c.layer(N, projection=None).double()
+    assert torch.equal(layer(u)[0], c(u, layer.a, layer.h_init))
+
+
+def test_a_layer_has_its_channels_where_the_cell_has_none_of_its_own() -> None:
+    @cell
+    def alike(h: State(init=0.5), u: Input(shared=True, projected=True)):
+        return tanh(0.5 * h + u)
+
+    layer, x = rnncc.compile(alike).layer(3, N), torch.randn(2, 5, 3)
+    y, h = layer(x)
+    assert y.shape == (2, 5, N)
+    assert h.shape == (2, N)
+    expected = rnncc.compile(alike)(layer.projection(x)[..., 0])
+    assert torch.equal(y, expected.expand(2, 5, N))
+    y.sum().backward()
+    assert layer.projection.weight.grad.any()
+
+
 def layer_of(written: Cell, **options: Any) -> CellLayer:
     torch.manual_seed(0)
     return compiled(written).layer(3, N, **options)
