@@ -14,7 +14,7 @@ from rnncc.ir.init import Init
 from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, emitted, reserved, unreserved
-from rnncc.lang.symbols import is_finite, shown
+from rnncc.lang.numbers import is_finite, number, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
@@ -179,8 +179,8 @@ def _constant(
     parameter: inspect.Parameter, changed: Mapping[str, float], problems: Problems, line: int
 ) -> float:
     value = changed.get(parameter.name, parameter.default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not is_finite(value):
+    found = number(value)
+    if found is None or not is_finite(found):
         problems.add(
             f"the default of '{parameter.name}' is {shown(value)}",
             "A default makes an argument a compile-time constant, a finite number.",
@@ -194,7 +194,7 @@ def _constant(
             f"no default and Param(init=constant({shown(parameter.default)})), or no role",
             line,
         )
-    return value  # type: ignore[no-any-return]
+    return 0.0 if found is None else found
 
 
 def _as_role(annotation: Any) -> Role | None:

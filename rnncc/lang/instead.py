@@ -1,0 +1,195 @@
+"""Instead: the place in an author's source where Python decides or calls -> the same in rnncc."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from linecache import getlines
+from types import CodeType, FrameType
+from typing import Any
+
+from rnncc.lang.choices import UnableError, choice, names, turns, values
+
+# of math, NumPy and PyTorch, where rnncc has another name
+ALIASES = {
+    **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
+    **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},
+    **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
+    **{"arctanh": "atanh", "expit": "sigmoid", "special_expit": "sigmoid"},
+}
+TEXTS: dict[str, Callable[..., str]] = {
+    "pow": "({0}) ** ({1})".format,
+    "power": "({0}) ** ({1})".format,
+    "float_power": "({0}) ** ({1})".format,
+    "square": "({0}) ** 2".format,
+    "reciprocal": "1 / ({0})".format,
+    "hypot": "sqrt(({0}) ** 2 + ({1}) ** 2)".format,
+    "add": "({0}) + ({1})".format,
+    "sub": "({0}) - ({1})".format,
+    "mul": "({0}) * ({1})".format,
+    "div": "({0}) / ({1})".format,
+    "neg": "-({0})".format,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """An instruction that runs: its code, its offset, its line, and what names stand for there."""
+
+    code: CodeType
+    offset: int
+    line: int
+    scope: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, frame: FrameType | None) -> Place | None:
+        """The innermost that isn't rnncc's own, from a frame outward."""
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("rnncc."):
+            frame = frame.f_back
+        if frame is None:
+            return None
+        return cls(frame.f_code, frame.f_lasti, frame.f_lineno, frame.f_locals)
+
+    def path(self) -> list[ast.AST]:
+        """The nodes of the source around the instruction, the outermost first."""
+        try:
+            tree = ast.parse("".join(getlines(self.code.co_filename)))
+        except (SyntaxError, ValueError):
+            return []
+        return list(_around(tree, self._span()))
+
+    def _span(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        """First and last place; of the line before Python 3.11."""
+        if hasattr(self.code, "co_positions"):
+            found: Any = next(itertools.islice(self.code.co_positions(), self.offset // 2, None))
+            first, last, begin, end = found
+            if None not in found:
+                return (first, begin), (last, end)
+        return (self.line, float("inf")), (self.line, float("-inf"))
+
+
+def decision(place: Place | None, is_condition: bool) -> str:
+    """What to write where Python decides on a symbol; empty if the source doesn't show it.
+
+    Args:
+        is_condition: it decides on a condition, not on a value.
+    """
+    path = place.path() if place else []
+    if place is None or not path:
+        return ""
+    try:
+        return _decided(path, names(place.scope, path[-1], is_condition))
+    except UnableError:
+        return ""
+
+
+def call(place: Place | None) -> str:
+    """What to write where a function of another library is given a symbol; empty if unknown."""
+    path = place.path() if place else []
+    for node in reversed(path):
+        if isinstance(node, ast.Call):
+            return _called(node)
+        if isinstance(node, ast.stmt):
+            break
+    return ""
+
+
+def method(place: Place | None) -> str:
+    """What to write where a method of a symbol is called; empty if unknown."""
+    path = place.path() if place else []
+    node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
+    if node is None:
+        return ""
+    outer = path[path.index(node) - 1]
+    if not isinstance(outer, ast.Call) or outer.func is not node:
+        return ""
+    return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
+
+
+def written(place: Place | None, kind: type[ast.AST]) -> ast.AST | None:
+    """The innermost node of a kind around a place."""
+    path = place.path() if place else []
+    return next((node for node in reversed(path) if isinstance(node, kind)), None)
+
+
+def _around(tree: ast.AST, span: tuple[tuple[int, float], tuple[int, float]]) -> Any:
+    """Each node that spans the place, from the tree inward."""
+    first, last = span
+    node: ast.AST | None = tree
+    while node is not None:
+        yield node
+        node = next((n for n in _children(node) if _spans(n, first, last)), None)
+
+
+def _children(node: ast.AST) -> list[ast.AST]:
+    """With those of nodes that have no place in the source, such as a comprehension's."""
+    found: list[ast.AST] = []
+    for child in ast.iter_child_nodes(node):
+        found += [child] if hasattr(child, "lineno") else _children(child)
+    return found
+
+
+def _spans(node: Any, first: tuple[int, float], last: tuple[int, float]) -> bool:
+    begin, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+    if first[1] == float("inf"):  # a whole line
+        return bool(begin[0] <= first[0] <= end[0])
+    return bool(begin <= first and last <= end)
+
+
+def _decided(path: Sequence[ast.AST], known: Any) -> str:
+    k = len(path) - 1
+    node: Any = path[k]
+    if isinstance(node, ast.Call):
+        return ast.unparse(values(node, known))
+    while isinstance(path[k - 1], ast.BoolOp) or _is_not(path[k - 1]):
+        k -= 1
+    node, parent = path[k], path[k - 1]
+    if getattr(parent, "test", None) is not node:
+        return ast.unparse(values(node, known))
+    if isinstance(parent, ast.IfExp):
+        return ast.unparse(values(parent, known))
+    if isinstance(parent, ast.Assert):
+        return "leave the assert out: a symbol has no value to check"
+    if isinstance(parent, ast.While):
+        return turns(parent, known)
+    return choice(parent, _after(path[k - 2], parent), known)
+
+
+def _is_not(node: ast.AST) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+
+
+def _after(parent: Any, node: ast.AST) -> list[ast.stmt]:
+    """The statements behind a statement, in its block."""
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(parent, name, None)
+        if isinstance(block, list) and node in block:
+            return block[block.index(node) + 1 :]
+    return []
+
+
+def _called(node: ast.Call) -> str:
+    from rnncc.lang import dsl
+
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    args = [ast.unparse(arg) for arg in node.args]
+    named = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    args += [named[key] for key in ("input", "other", "exponent") if key in named]
+    own = ALIASES.get(name, name)
+    if own == "clip" and args:
+        low, high = named.get("min", "None"), named.get("max", "None")
+        args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]
+    if name in ("float", "float32", "float64") and args:
+        return f"{args[0]}, without {name}"
+    if name in TEXTS and args:
+        return _plain(TEXTS[name](*args, *("1",) * 2))
+    if args and callable(getattr(dsl, own, None)) and not isinstance(getattr(dsl, own), type):
+        return f"{own}({', '.join(args)}), with rnncc's own {own} (from rnncc import {own})"
+    return ""
+
+
+def _plain(text: str) -> str:
+    """Without parentheses that aren't needed."""
+    return ast.unparse(ast.parse(text, mode="eval"))
