@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from linecache import getlines
-from types import CodeType, FrameType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from rnncc.lang.choices import UnableError, choice, names, turns, values
@@ -33,6 +34,8 @@ TEXTS: dict[str, Callable[..., str]] = {
     "neg": "-({0})".format,
 }
 
+OF_LISTS = ("softmax", "logsumexp")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -50,15 +53,17 @@ class Place:
             frame = frame.f_back
         if frame is None:
             return None
-        return cls(frame.f_code, frame.f_lasti, frame.f_lineno, frame.f_locals)
+        return cls.at(frame, frame.f_lasti, frame.f_lineno)
+
+    @classmethod
+    def at(cls, frame: FrameType, offset: int, line: int) -> Place:
+        """One of a frame, which may have left it since."""
+        return cls(frame.f_code, offset, line, {**frame.f_globals, **frame.f_locals})
 
     def path(self) -> list[ast.AST]:
         """The nodes of the source around the instruction, the outermost first."""
-        try:
-            tree = ast.parse("".join(getlines(self.code.co_filename)))
-        except (SyntaxError, ValueError):
-            return []
-        return list(_around(tree, self._span()))
+        tree = _parsed(self.code)
+        return list(_around(tree, self._span())) if tree else []
 
     def _span(self) -> tuple[tuple[int, float], tuple[int, float]]:
         """First and last place; of the line before Python 3.11."""
@@ -108,10 +113,57 @@ def method(place: Place | None) -> str:
     return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
 
 
+def foreign(place: Place) -> str:
+    """The same where a function of another module has raised an exception of its own."""
+    node = written(place, ast.Call)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return ""
+    root: ast.expr = node.func
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    owner = place.scope.get(root.id) if isinstance(root, ast.Name) else None
+    return _called(node) if isinstance(owner, ModuleType) else ""
+
+
+def flat(place: Place | None, states: Sequence[str]) -> str:
+    """The `return y, (h, c)` of PyTorch's cells as a dict; empty if it is no such return."""
+    node = written(place, ast.Return)
+    value = node.value if isinstance(node, ast.Return) else None
+    if not isinstance(value, ast.Tuple) or len(value.elts) != 2:
+        return ""
+    y, nested = value.elts
+    if not isinstance(nested, (ast.Tuple, ast.List)) or len(nested.elts) != len(states):
+        return ""
+    texts = list(map(ast.unparse, nested.elts))
+    named = {s: [t for t in texts if re.fullmatch(rf"{s}(_\w+|\d*)", t)] for s in states}
+    if all(len(found) == 1 for found in named.values()):
+        texts = [found[0] for found in named.values()]
+    output = "y" if "y" not in states else "output"
+    pairs = [*zip(states, texts, strict=True), (output, ast.unparse(y))]
+    return "return {" + ", ".join(f'"{name}": {text}' for name, text in pairs) + "}"
+
+
+def yielded(code: CodeType) -> tuple[int, str]:
+    """Line and value of a function's first yield; "..." where the source doesn't show it."""
+    tree = _parsed(code)
+    lines = {line for _, _, line in code.co_lines()}
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Yield) and node.lineno in lines and node.value:
+            return node.lineno, ast.unparse(node.value)
+    return code.co_firstlineno, "..."
+
+
 def written(place: Place | None, kind: type[ast.AST]) -> ast.AST | None:
     """The innermost node of a kind around a place."""
     path = place.path() if place else []
     return next((node for node in reversed(path) if isinstance(node, kind)), None)
+
+
+def _parsed(code: CodeType) -> ast.Module | None:
+    try:
+        return ast.parse("".join(getlines(code.co_filename)))
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _around(tree: ast.AST, span: tuple[tuple[int, float], tuple[int, float]]) -> Any:
@@ -178,6 +230,8 @@ def _called(node: ast.Call) -> str:
     named = {k.arg: ast.unparse(k.value) for k in node.keywords}
     args += [named[key] for key in ("input", "other", "exponent") if key in named]
     own = ALIASES.get(name, name)
+    if own not in OF_LISTS and any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args):
+        return ""
     if own == "clip" and args:
         low, high = named.get("min", "None"), named.get("max", "None")
         args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]

@@ -210,7 +210,7 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
         problems.add(
             f"the argument '{parameter.name}' has {seen}",
             "Each argument is a State, an Input, a Param, a Matrix, or has a numeric default.",
-            "a plain function (def) outside the class, without self"
+            _without_self(problems.cell)
             if parameter.name == "self"
             else f"{parameter.name}: Input (or State, Param, Matrix(block=k))",
             line,
@@ -229,6 +229,11 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
     for seen, expected, fix in faults:
         problems.add(seen, expected, fix, line)
     return None if faults else _argument(parameter.name, role, block)
+
+
+def _without_self(cell: Cell) -> str:
+    head = re.sub(r"\bself\s*,?\s*", "", getline(cell.file, cell.line).strip(), count=1)
+    return f"@staticmethod above @cell, or a function outside the class, without self: {head}"
 
 
 def _is_given(role: Role | None) -> bool:
