@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from linecache import getlines
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from rnncc.lang.choices import UnableError, choice, names, turns, values
+from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
 
 # of math, NumPy and PyTorch, where rnncc has another name
 ALIASES = {
@@ -34,7 +34,10 @@ TEXTS: dict[str, Callable[..., str]] = {
     "neg": "-({0})".format,
 }
 
+TESTING = (ast.If, ast.While, ast.Assert)
 OF_LISTS = ("softmax", "logsumexp")
+
+Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,32 @@ class Place:
         """One of a frame, which may have left it since."""
         return cls(frame.f_code, offset, line, {**frame.f_globals, **frame.f_locals})
 
-    def path(self) -> list[ast.AST]:
-        """The nodes of the source around the instruction, the outermost first."""
-        tree = _parsed(self.code)
-        return list(_around(tree, self._span())) if tree else []
+    def path(self, wanted: Callable[[ast.AST], bool]) -> list[ast.AST]:
+        """The nodes of the source around the instruction, the outermost first.
 
-    def _span(self) -> tuple[tuple[int, float], tuple[int, float]]:
-        """First and last place; of the line before Python 3.11."""
-        if hasattr(self.code, "co_positions"):
-            found: Any = next(itertools.islice(self.code.co_positions(), self.offset // 2, None))
-            first, last, begin, end = found
-            if None not in found:
-                return (first, begin), (last, end)
-        return (self.line, float("inf")), (self.line, float("-inf"))
+        Args:
+            wanted: before Python 3.11, which knows no columns, the first such node of the line.
+        """
+        tree = _parsed(self.code)
+        if tree is None:
+            return []
+        span = self._span()
+        if span is not None:
+            first, last = span
+            return list(_around(tree, lambda n: _begin(n) <= first and last <= _end(n)))
+        path = list(_around(tree, lambda node: self._is_of_line(node)))
+        return path + _first(path[-1], wanted)
+
+    def _span(self) -> Span | None:
+        if not hasattr(self.code, "co_positions"):
+            return None
+        found: Any = next(itertools.islice(self.code.co_positions(), self.offset // 2, None))
+        first, last, begin, end = found
+        return None if None in found else ((first, begin), (last, end))
+
+    def _is_of_line(self, node: ast.AST) -> bool:
+        """A statement of the line."""
+        return isinstance(node, ast.stmt) and _begin(node)[0] <= self.line <= _end(node)[0]
 
 
 def decision(place: Place | None, is_condition: bool) -> str:
@@ -81,7 +97,7 @@ def decision(place: Place | None, is_condition: bool) -> str:
     Args:
         is_condition: it decides on a condition, not on a value.
     """
-    path = place.path() if place else []
+    path = place.path(_decides) if place else []
     if place is None or not path:
         return ""
     try:
@@ -92,7 +108,7 @@ def decision(place: Place | None, is_condition: bool) -> str:
 
 def call(place: Place | None) -> str:
     """What to write where a function of another library is given a symbol; empty if unknown."""
-    path = place.path() if place else []
+    path = place.path(_is_call) if place else []
     for node in reversed(path):
         if isinstance(node, ast.Call):
             return _called(node)
@@ -103,7 +119,7 @@ def call(place: Place | None) -> str:
 
 def method(place: Place | None) -> str:
     """What to write where a method of a symbol is called; empty if unknown."""
-    path = place.path() if place else []
+    path = place.path(lambda node: isinstance(node, ast.Attribute)) if place else []
     node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
     if node is None:
         return ""
@@ -155,7 +171,7 @@ def yielded(code: CodeType) -> tuple[int, str]:
 
 def written(place: Place | None, kind: type[ast.AST]) -> ast.AST | None:
     """The innermost node of a kind around a place."""
-    path = place.path() if place else []
+    path = place.path(lambda node: isinstance(node, kind)) if place else []
     return next((node for node in reversed(path) if isinstance(node, kind)), None)
 
 
@@ -166,13 +182,12 @@ def _parsed(code: CodeType) -> ast.Module | None:
         return None
 
 
-def _around(tree: ast.AST, span: tuple[tuple[int, float], tuple[int, float]]) -> Any:
+def _around(tree: ast.AST, spans: Callable[[Any], bool]) -> Iterator[ast.AST]:
     """Each node that spans the place, from the tree inward."""
-    first, last = span
     node: ast.AST | None = tree
     while node is not None:
         yield node
-        node = next((n for n in _children(node) if _spans(n, first, last)), None)
+        node = next(filter(spans, _children(node)), None)
 
 
 def _children(node: ast.AST) -> list[ast.AST]:
@@ -183,23 +198,50 @@ def _children(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-def _spans(node: Any, first: tuple[int, float], last: tuple[int, float]) -> bool:
-    begin, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
-    if first[1] == float("inf"):  # a whole line
-        return bool(begin[0] <= first[0] <= end[0])
-    return bool(begin <= first and last <= end)
+def _begin(node: Any) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: Any) -> tuple[int, int]:
+    return node.end_lineno, node.end_col_offset
+
+
+def _first(node: ast.AST, wanted: Callable[[ast.AST], bool]) -> list[ast.AST]:
+    """The way from a node to the first below it that is wanted, or to what that decides on."""
+    if isinstance(node, TESTING):
+        return [node.test]
+    for child in _children(node):
+        if wanted(child):
+            return [child, child.test] if isinstance(child, ast.IfExp) else [child]
+        if found := _first(child, wanted):
+            return [child, *found]
+    return []
+
+
+def _decides(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        return len(node.ops) > 1 or isinstance(node.ops[0], (ast.In, ast.NotIn))
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    largest = is_call and node.func.id in LARGER  # type: ignore[attr-defined]
+    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or largest
+
+
+def _is_call(node: ast.AST) -> bool:
+    """Of a function of another module, or of float."""
+    return isinstance(node, ast.Call) and (
+        isinstance(node.func, ast.Attribute) or ast.unparse(node.func) == "float"
+    )
 
 
 def _decided(path: Sequence[ast.AST], known: Any) -> str:
     k = len(path) - 1
     node: Any = path[k]
-    if isinstance(node, ast.Call):
-        return ast.unparse(values(node, known))
     while isinstance(path[k - 1], ast.BoolOp) or _is_not(path[k - 1]):
         k -= 1
     node, parent = path[k], path[k - 1]
     if getattr(parent, "test", None) is not node:
-        return ast.unparse(values(node, known))
+        text = ast.unparse(values(node, known))
+        return text if text != ast.unparse(node) else ""
     if isinstance(parent, ast.IfExp):
         return ast.unparse(values(parent, known))
     if isinstance(parent, ast.Assert):

@@ -9,7 +9,9 @@ import torch
 
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_step
-from tests.support.cells import traced
+from rnncc.lang import instead
+from rnncc.lang.trace import trace
+from tests.support.cells import cell_from, traced
 
 IMPORTS = "import functools\nimport math\nimport numpy as np\nimport torch\n"
 X = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
@@ -219,3 +221,91 @@ def test_the_fix_has_the_authors_own_expressions_and_works(case: str, tmp_path: 
         (found,), _ = step(h, x, a)
         expected = torch.as_tensor(wanted(h, x, a), dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", WHERE)
+def test_so_it_has_where_python_knows_no_columns(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.11 an instruction has a line only."""
+    monkeypatch.setattr(instead.Place, "_span", lambda self: None)
+    assert fix_of(tmp_path, WHERE[case][0]) == OTHER.get(case, WHERE[case][2])
+
+
+# --- other messages --------------------------------------------------------------------------
+
+
+def test_a_complex_number_becomes_two_states(tmp_path: Path) -> None:
+    roles = "x: Input, r: Param, th: Param"
+    fix = fix_of(tmp_path, "return h * r * exp(1j * th) + x", f"h: State, {roles}")
+    assert fix.startswith("two real States, the real and the imaginary part; ")
+    line = fix[fix.index("h_re, h_im =") : fix.index(", as in")]
+    states = f"h_re: State, h_im: State, {roles}"
+    step = plain_step(traced(tmp_path, f"{line}\nreturn h_re + x, h_im", states))
+    h, x = torch.tensor(0.3 - 0.8j, dtype=torch.complex128), torch.tensor(0.5)
+    r, th = torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    (re, im), _ = step(h.real, h.imag, x, r, th)
+    torch.testing.assert_close(torch.complex(re, im), h * r * torch.exp(1j * th) + x)
+
+
+@pytest.mark.parametrize(
+    ("body", "part", "fix"),
+    [
+        (
+            "return tanh(c + x), (0.5 * h, c)",
+            "return tanh(c + x), (0.5 * h, c)",
+            'return {"c": 0.5 * h, "h": c, "y": tanh(c + x)}',
+        ),
+        (
+            "c_new = tanh(c + x)\nh_new = 0.5 * h\nreturn h_new, (h_new, c_new)",
+            "return h_new, (h_new, c_new)",
+            'return {"c": c_new, "h": h_new, "y": h_new}',
+        ),
+    ],
+)
+def test_what_cells_of_pytorch_return_becomes_a_dict(
+    body: str, part: str, fix: str, tmp_path: Path
+) -> None:
+    states = "c: State, h: State, x: Input"
+    assert fix_of(tmp_path, body, states) == fix
+    ir = traced(tmp_path, body.replace(part, fix), states)
+    assert [*ir.next, *ir.outputs] == ["c", "h", "y"]
+
+
+def test_a_generator_returns(tmp_path: Path) -> None:
+    body = "u = a * h\nyield tanh(u + x)"
+    assert fix_of(tmp_path, body) == "return tanh(u + x)"
+    assert traced(tmp_path, body.replace("yield", "return")).next
+
+
+def test_a_method_becomes_static(tmp_path: Path) -> None:
+    head = "from rnncc import *\nclass K:\n"
+    text = head + "    {}@cell\n    {}\n        return tanh(h + x)\nf = K.step\n"
+    with pytest.raises(CellError) as caught:
+        trace(cell_from(tmp_path, text.format("", "def step(self, h: State, x: Input):")))
+    fix = caught.value.problems[0].fix
+    assert fix.startswith(
+        "@staticmethod above @cell, or a function outside the class, without self"
+    )
+    head = fix[fix.index("def ") :]
+    assert trace(cell_from(tmp_path, text.format("@staticmethod\n    ", head))).next
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["return sorted([h, x])[0] * a", "return torch.nn.functional.relu6([h, x]) * a"],
+)
+def test_nothing_is_proposed_for_what_rnncc_has_not(body: str, tmp_path: Path) -> None:
+    assert fix_of(tmp_path, body).startswith(("where(condition, a, b)", "use rnncc's functions"))
+
+
+def test_an_if_that_no_expression_replaces_gets_the_general_fix(tmp_path: Path) -> None:
+    body = "if h > 0:\n    y = x\n    print(1)\nreturn a * x"
+    assert fix_of(tmp_path, body).startswith("where(condition, a, b)")
+
+
+def test_a_helper_may_decide_as_well(tmp_path: Path) -> None:
+    source = "def larger(u, v):\n    return u if u > v else v\n"
+    with pytest.raises(CellError) as caught:
+        traced(tmp_path, "return larger(h, x) * a", before=source)
+    assert caught.value.problems[0].fix == "where(u > v, u, v)"

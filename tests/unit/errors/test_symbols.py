@@ -170,7 +170,7 @@ SYMBOLS = {
     "a complex": operand(
         "complex",
         "return h * 1j + x * a",
-        fix="two real States, the real and the imaginary part, as in rnncc's cell lru",
+        fix=symbols.OTHER_FIXES["complex"],
     ),
     "a tuple in the result": operand(
         "tuple",
@@ -181,7 +181,6 @@ SYMBOLS = {
     "a number that mixes": Case(
         "an operand of type int", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),
-    "a generator": operand("generator", "yield a * h + x", fix="return the next states, not yield"),
     "round": Case(
         "round is applied to a symbol",
         "rnncc rounds down only.",
