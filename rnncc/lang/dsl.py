@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.init import SHAPING, Init
+from rnncc.lang.numbers import number, shown
 from rnncc.lang.symbols import (
     TRACER,
     Condition,
@@ -23,7 +24,6 @@ from rnncc.lang.symbols import (
     lift,
     opaque,
     refuse_operand,
-    shown,
 )
 
 # --- roles -----------------------------------------------------------------------------------
@@ -177,12 +177,15 @@ def _apply(name: str, *args: Any) -> Any:
         return args[0].shaped(name)
 
     if not any(isinstance(arg, Symbolic) for arg in args):
+        numbers = []
         for arg in args:
-            if type(arg) is bool or not isinstance(arg, (int, float)):
+            found = number(arg)
+            if found is None:
                 if TRACER.get() is None:
                     raise TypeError(f"{name}() takes symbols of a cell or numbers, got {arg!r}")
                 refuse_operand(arg)
-        return _of_numbers(name, *args)
+            numbers.append(found)
+        return _of_numbers(name, *numbers)
     return Value(functions.call(name, *(lift(arg) for arg in args)))
 
 

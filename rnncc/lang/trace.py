@@ -19,6 +19,7 @@ from rnncc.ir.program import Argument, CellIR, Let, needed_lets
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
+from rnncc.lang.instead import Place, flat, foreign, yielded
 from rnncc.lang.names import emitted, unreserved
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
@@ -41,6 +42,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         symbols = {a.name: _symbol(a) for a in arguments}
         recorder.bindings.update(symbols)
         recorder.taken.update(a.symbol for a in arguments)
+        _refuse_generator(cell)
         returned = recorder.run({**symbols, **values})
         tracer.returned = _return_line(cell)
         next_, outputs = _read_return(cell, recorder, arguments, returned)
@@ -82,6 +84,19 @@ def _symbol(argument: Argument) -> Value | MatrixValue:
     return value
 
 
+def _refuse_generator(cell: Cell) -> None:
+    if inspect.isgeneratorfunction(cell.function):
+        line, value = yielded(cell.code)
+        problems = Problems(cell)
+        problems.add(
+            "it is a generator (yield)",
+            "A call of a cell is one step, and returns the next states.",
+            f"return {value}",
+            line,
+        )
+        problems.raise_any()
+
+
 # --- the body --------------------------------------------------------------------------------
 
 
@@ -91,6 +106,7 @@ class _Recorder:
     Attributes:
         bindings: the value that each name of the cell stands for at the line that runs.
         taken: the names of arguments and lets.
+        returns: where the body returns.
     """
 
     def __init__(self, cell: Cell, tracer: Tracer) -> None:
@@ -98,6 +114,7 @@ class _Recorder:
         self.tracer = tracer
         self.bindings: dict[str, Any] = {}
         self.taken: set[str] = set()
+        self.returns: Place | None = None
         self._own = cell_names(cell)
         self._comprehensions = comprehensions(cell.code)
 
@@ -129,6 +146,8 @@ class _Recorder:
             for name, value in list(frame.f_locals.items()):
                 if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
                     self._bind(name, value)
+            if event == "return":
+                self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
         return self._step
 
     def _in_comprehension(self, offset: int) -> bool:
@@ -166,17 +185,20 @@ class _Recorder:
         """An exception from the author's own code, as a problem at its line."""
         if self.tracer.refused:
             return CellError(self.tracer.refused)
-        line = self.cell.line
+        line, place = self.cell.line, None
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code is self.cell.code:
                 line = trace.tb_lineno
+                place = Place.at(trace.tb_frame, trace.tb_lasti, line)
             trace = trace.tb_next
         problems = Problems(self.cell)
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
             fix = "define the name, or import the function from rnncc"
+        elif place is not None:
+            fix = foreign(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
 
@@ -202,6 +224,7 @@ def _read_return(
     cell: Cell, recorder: _Recorder, arguments: tuple[Argument, ...], returned: Any
 ) -> tuple[dict[str, Expr], dict[str, Expr]]:
     states = [a.name for a in arguments if a.kind == "state"]
+    _refuse_nested(cell, recorder, states, returned)
     given = _as_dict(cell, states, returned)
     problems = Problems(cell)
     line = _return_line(cell)
@@ -221,6 +244,20 @@ def _read_return(
     if not outputs:
         outputs = {states[-1]: next_[states[-1]]}
     return next_, outputs
+
+
+def _refuse_nested(cell: Cell, recorder: _Recorder, states: list[str], returned: Any) -> None:
+    """Refuse the (output, (h, c)) of PyTorch's cells."""
+    fix = flat(recorder.returns, states) if isinstance(returned, tuple) else ""
+    if fix:
+        problems, text = Problems(cell), ", ".join(states)
+        problems.add(
+            "it returns a tuple within a tuple, as (y, (h, c))",
+            f"A cell returns the next {text}, or a dict of them and of outputs.",
+            fix,
+            _return_line(cell),
+        )
+        problems.raise_any()
 
 
 def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
