@@ -46,7 +46,9 @@ class _Tangent:
         cell = self.cell
         for let in cell.lets:
             self.lets.append(let)
-            self.tangents[let.name] = self.named(let.name, self.total(let), let)
+            total = self.total(let)
+            atom = total.is_Atom
+            self.tangents[let.name] = total if atom else self.let(self.dot(let.name), total, let)
         following = {self.dot(name).name: self.result(e) for name, e in cell.next.items()}
         outputs = {self.dot(name).name: self.result(e) for name, e in cell.outputs.items()}
         results = [*following.values(), *outputs.values()]
@@ -98,11 +100,12 @@ class _Tangent:
         pulled = row.pull(Integer(1), value, *args)
         terms: list[Any] = []
         for i, argument in enumerate(args):
-            along = self.along(argument)
-            if along == 0 or pulled[i] is None or pulled[i] == 0:
+            moved = self.along(argument)
+            if moved == 0 or pulled[i] is None or pulled[i] == 0:
                 continue
-            named = self.named(f"{let.name}_{i}", along, let)
-            terms.append(row.pull(named, value, *args)[i])
+            if not moved.is_Atom:
+                moved = self.let(self.fresh(f"{let.name}_arg_dot"), moved, let)
+            terms.append(row.pull(moved, value, *args)[i])
         return Add(*terms)
 
     def along(self, expr: Expr) -> Expr:
@@ -110,30 +113,29 @@ class _Tangent:
         terms = [sympy.diff(expr, s) * self.tangents[s.name] for s in _symbols(expr)]
         return Add(*terms)
 
-    def named(self, name: str, expr: Expr, source: Let) -> Expr:
-        if expr.is_Atom:
-            return expr
-        symbol = self.dot(name)
-        self.lets.append(Let(symbol.name, expr, source.line))
-        return symbol
-
     def result(self, expr: Expr) -> Symbol:
         """The tangent of a result as a symbol, also where it is a number."""
         found = self.tangents[expr.name]
         if not found.is_Symbol:
-            self.tangents[expr.name] = symbol = self.dot(expr.name)
-            self.lets.append(Let(symbol.name, found, self.cell.line))
+            source = Let(expr.name, expr, self.cell.line)
+            self.tangents[expr.name] = self.let(self.dot(expr.name), found, source)
         return self.tangents[expr.name]
 
+    def let(self, symbol: Symbol, expr: Expr, source: Let) -> Symbol:
+        self.lets.append(Let(symbol.name, expr, source.line))
+        return symbol
+
     def dot(self, name: str) -> Symbol:
-        """The symbol of a name's tangent: z_dot, with underscores if that is taken."""
+        """The symbol of a name's tangent."""
         if name not in self.symbols:
-            wanted = f"{name}_dot"
-            while wanted in self.taken:
-                wanted += "_"
-            self.taken.add(wanted)
-            self.symbols[name] = Symbol(wanted, real=True)
+            self.symbols[name] = self.fresh(f"{name}_dot")
         return self.symbols[name]
+
+    def fresh(self, wanted: str) -> Symbol:
+        while wanted in self.taken:
+            wanted += "_"
+        self.taken.add(wanted)
+        return Symbol(wanted, real=True)
 
 
 def _symbols(expr: Expr) -> list[Symbol]:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch import pyfunctorch
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import read_choices
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.given import Given
@@ -46,11 +48,27 @@ def derivative(given: Given, dots: Tangents, states: bool) -> list[Tensor]:
         dots: the direction, None where it is 0.
         states: whether the results hold the states after each step.
     Raises:
-        DerivativeError: the cell has no tangent cell at hand.
+        LoadError: the cell has no tangent cell at hand.
     """
     *rows, h = linearize(given, dots, states).results
     dtype = given.inputs[0].dtype
     return [*(row.to(dtype) for row in rows), h]
+
+
+def refuse_nested() -> None:
+    """Forward mode within forward mode, of which PyTorch gives functions of our kind no word.
+
+    Raises:
+        ArgumentError: two levels are active.
+    """
+    levels = pyfunctorch.retrieve_all_functorch_interpreters()
+    if sum(isinstance(level, pyfunctorch.JvpInterpreter) for level in levels) > 1:
+        raise ArgumentError(
+            "jvp: got forward mode within forward mode (jvp of jvp, jacfwd of jacfwd), whose outer "
+            "derivative PyTorch would leave out, expected one of them.\n"
+            "Fix: reverse mode inside, as torch.func.hessian has it: jacfwd(jacrev(f)), or jvp of "
+            "grad"
+        )
 
 
 def linearize(given: Given, dots: Tangents, states: bool) -> Linearized:
@@ -131,7 +149,7 @@ def _sum(a: Tensor | None, b: Tensor) -> Tensor:
 
 
 def _run(given: Given, states: bool) -> tuple[Tensor, ...]:
-    from rnncc.nn.ops import Recurrence
+    from rnncc.nn.autograd import Recurrence
 
     apply: Any = Recurrence.apply
     counts = (len(given.inputs), len(given.params))
@@ -145,7 +163,7 @@ def _pull(
     wanted: list[bool],
     states: bool,
 ) -> Sequence[Tensor]:
-    from rnncc.nn.ops import Gradient
+    from rnncc.nn.autograd import Gradient
 
     apply: Any = Gradient.apply
     counts = (len(given.inputs), len(given.params))

@@ -30,7 +30,9 @@ class Shift(NamedTuple):
     @classmethod
     def of(cls, given: Given, spec: KernelSpec, reverse: bool) -> Shift:
         x, h0, step = given.inputs[0], given.h0, -1 if reverse else 1
-        fresh, owner = _joined(given, reverse) if given.starts is not None else _whole(given, reverse)
+        fresh, owner = (
+            _joined(given, reverse) if given.starts is not None else _whole(given, reverse)
+        )
         if given.reset is not None:
             fresh = fresh | given.reset
         if h0 is None or not h0.shape[1]:
