@@ -93,6 +93,10 @@ class CompiledCell:
             self._tangent = CompiledCell(tangent(self.stages.cell), {}, self.spec.fast_math)
         return self._tangent
 
+    def files_with_tangent(self) -> dict[str, str]:
+        """The files of a package that has its tangent cell too, by name."""
+        return emit(self.stages, self.spec.fast_math, self.tangent.files)
+
     def source(self, target: str = "cpp", whole: bool = True) -> str:
         """The emitted text for a target.
 

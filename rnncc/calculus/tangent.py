@@ -62,6 +62,7 @@ class _Tangent:
             lets=lets,
             next=following,
             outputs=outputs,
+            tangent_of=cell.tangent_of or cell.name,
         )
 
     def arguments(self, read: set[str]) -> tuple[Argument, ...]:

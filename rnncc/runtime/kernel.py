@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rnncc.errors import ArgumentError, LoadError
-from rnncc.ir.spec import RECORD, SOURCES, KernelSpec, digest_of
+from rnncc.ir.spec import RECORD, SOURCES, TANGENT, KernelSpec, digest_of
 from rnncc.runtime.source import join
 
 if TYPE_CHECKING:
@@ -74,11 +74,12 @@ class Kernel:
         return Kernel, (self.spec, self.files, linear)
 
     @classmethod
-    def read(cls, folder: Traversable, digest: str = "") -> Kernel:
+    def read(cls, folder: Traversable, digest: str = "", tangent: str = "") -> Kernel:
         """The kernel of a generated folder: cell.json, cell.h, kernel.cpp and kernel.cu.
 
         Args:
             digest: the hash of these files, as the module beside them has it.
+            tangent: that of the files of the tangent cell, in a folder of their own, if there are.
         Raises:
             LoadError: a file is missing, another version of rnncc wrote it, or they don't belong
                 together.
@@ -102,15 +103,15 @@ class Kernel:
                 "Fix: regenerate it with rnncc compile; or, to run files that you changed on "
                 f'purpose, Kernel.read(..., "{found}") in __init__.py'
             )
-        return cls(spec, files)
+        return cls(spec, files, cls.read(folder / TANGENT, tangent) if tangent else None)
 
 
 def _no_tangent(name: str) -> str:
     return (
         f"'{name}': a derivative in a direction (jvp), or of a gradient (create_graph=True), needs "
         "the tangent cell, which is not here: this kernel was loaded from files without it.\n"
-        f"Fix: rnncc compile with --tangent, which writes it too; or rnncc.compile('{name}') in "
-        "this process, which derives it"
+        "Fix: layers and functions of rnncc.compile(the cell), which derive it, to any order; or "
+        "rnncc compile --tangent, which writes it into the package, for jvp and second derivatives"
     )
 
 

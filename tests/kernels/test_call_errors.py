@@ -359,8 +359,8 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         LoadError,
         "'para_gru': a derivative in a direction (jvp), or of a gradient (create_graph=True), "
         "needs the tangent cell, which is not here: this kernel was loaded from files without it",
-        "rnncc compile with --tangent, which writes it too; or rnncc.compile('para_gru') in this "
-        "process, which derives it",
+        "layers and functions of rnncc.compile(the cell), which derive it, to any order; or "
+        "rnncc compile --tangent, which writes it into the package, for jvp and second derivatives",
     ),
     "a kernel of another process": (
         lambda: kernel.kernel_of("gone-0123"),
