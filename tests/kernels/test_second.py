@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,10 @@ from torch.autograd import forward_ad
 
 import rnncc
 from rnncc import Input, Param, State, cell, exprel, sigmoid
+from rnncc.codegen.writer import write
+from rnncc.errors import LoadError
 from rnncc.export.torch_loop import plain_loop
+from rnncc.runtime import kernel as kernels
 from tests.support.runs import (
     CELLS,
     Call,
@@ -336,3 +342,70 @@ def test_the_tangent_cell_is_derived_at_its_first_use() -> None:
     assert c._tangent is None
     (da,) = torch.autograd.grad(c(xz, xc, leaf).sum(), leaf, create_graph=True)
     da.sum().backward()
+
+
+# --- from files ------------------------------------------------------------------------------
+
+
+def imported(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package of these files, as in a process that has compiled nothing."""
+    write(files, folder)
+    monkeypatch.setattr(kernels, "KERNELS", {})
+    spec = importlib.util.spec_from_file_location(folder.name, folder / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_package_with_its_tangent_cell_has_second_derivatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = rnncc.compile(gate).files_with_tangent()
+    module = imported(tmp_path / "gate", files, monkeypatch)
+    x, a = torch.randn(2, 1, 4, 2).double(), torch.zeros(2).double().requires_grad_()
+
+    def first(a: Tensor) -> Tensor:
+        y = module.gate(*x, a)
+        return torch.autograd.grad(y.sin().sum(), a, create_graph=True)[0]
+
+    assert torch.autograd.gradcheck(first, (a,))
+    copied = pickle.loads(pickle.dumps(module._KERNEL))
+    assert copied.tangent.key == module._KERNEL.tangent.key
+    (second,) = torch.autograd.grad(first(a).sum(), a, create_graph=True)
+    with pytest.raises(LoadError, match="'gate_tangent': a derivative in a direction"):
+        second.sum().backward()
+
+
+def test_a_package_whose_tangent_cell_was_changed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = rnncc.compile(gate).files_with_tangent()
+    files["tangent/cell.h"] += "// another line\n"
+    with pytest.raises(LoadError, match="tangent: its files don't belong together"):
+        imported(tmp_path / "gate", files, monkeypatch)
+
+
+def test_a_package_without_it_has_the_ways_out_that_its_refusal_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = rnncc.compile(gate)
+    module = imported(tmp_path / "gate", c.files, monkeypatch)
+    x, a = torch.randn(2, 1, 4, 2), torch.zeros(2, requires_grad=True)
+    y = module.gate(*x, a)
+    with pytest.raises(LoadError, match=r"rnncc\.compile\(the cell\).*rnncc compile --tangent"):
+        torch.autograd.grad(torch.autograd.grad(y.sum(), a, create_graph=True)[0].sum(), a)
+    y = rnncc.compile(gate)(*x, a)
+    torch.autograd.grad(torch.autograd.grad(y.sum(), a, create_graph=True)[0].sum(), a)
+    write(c.files_with_tangent(), tmp_path / "gate")
+    write(c.files, tmp_path / "gate")
+    assert not (tmp_path / "gate" / "tangent").exists()
+
+
+def test_a_folder_with_other_things_in_its_tangent_is_left_alone(tmp_path: Path) -> None:
+    files = rnncc.compile(gate).files_with_tangent()
+    write(files, tmp_path / "gate")
+    (tmp_path / "gate" / "tangent" / "notes.txt").write_text("mine")
+    with pytest.raises(LoadError, match="holds other things than rnncc writes: tangent"):
+        write(files, tmp_path / "gate")
