@@ -114,9 +114,9 @@ def adjoint(program: Program) -> AdjointIR:
 
 # functions with an infinite derivative where they are finite, those that are infinite themselves at
 # a finite argument, and all whose derivative is infinite somewhere or overflows
-ROOTS = frozenset("sqrt pow".split())
-INFINITE = frozenset("div log log1p rsqrt pow".split())
-POLES = ROOTS | INFINITE | frozenset("exp expm1 exprel sinh cosh".split())
+ROOTS = frozenset("sqrt pow acosh".split())
+INFINITE = frozenset("div log log1p log2 rsqrt pow atanh".split())
+POLES = ROOTS | INFINITE | frozenset("exp exp2 expm1 exprel sinh cosh".split())
 
 
 class _Flow(NamedTuple):

@@ -13,7 +13,7 @@ from rnncc.ir.functions import MatVec, Mean, Shift
 from rnncc.ir.program import CellIR, JacobianIR, Let, Program, Structure, show
 
 LARGEST_BLOCK = 8
-SIGN = functions.TABLE["sign"].symbol
+JUMPS = tuple(functions.TABLE[name].symbol for name in ("sign", "floor", "round"))
 PROBED_CHANNELS = 24
 LONGEST_WITNESS = 60  # operations
 
@@ -182,15 +182,16 @@ def _describe(cell: CellIR, group: int, coupled: int, channels: int) -> Structur
     opaques = [o for let in program.lets for o in _opaques(let)]
     rows = {row for row in map(functions.row_of, opaques) if row}
     # a jump has no slope to show: where(h > 0, a, b) and sign(h) have a Jacobian of 0
-    jumps = any(inner(o) for o in opaques if isinstance(o, (functions.Comparison, SIGN)))
+    jumps = any(inner(o) for o in opaques if isinstance(o, (functions.Comparison, *JUMPS)))
     affine = not jumps and not any(inner(e) for row in jacobian.entries for e in row)
-    spiking = any(row.slope is not None for row in rows)
+    spiking = any(row.name.startswith("spike_") for row in rows)
+    affine = affine and all(row.slope is None for row in rows)
     structure = Structure(
         kind="diagonal" if coupled == 1 else "block",
         group=group,
         block=coupled * len(cell.states),
         pattern=pattern,
-        affine=affine and not spiking,
+        affine=affine,
         smooth=all(row.smooth for row in rows),
         spiking=spiking,
         readouts=_readouts(cell, program),

@@ -190,6 +190,6 @@ class TorchPrinter(Printer):
         if row is None:  # R @ e over groups of channels
             return f"_mix({', '.join(self.text(arg) for arg in expr.args)})"
         texts = [self.value(arg) for arg in expr.args]
-        if row.slope is not None:
+        if row.name.startswith("spike_"):  # its slope is a number
             texts = [self.text(a) for a in expr.args]
         return row.torch.format(*texts)

@@ -166,6 +166,7 @@ class LatexPrinter(Printer):
 
     FUNCTIONS: ClassVar = {
         **{name: f"\\{name}" for name in "exp log tanh sin cos sinh cosh".split()},
+        **{"log2": r"\log_2", "atan": r"\arctan"},
         **{"sigmoid": r"\sigma", "maximum": r"\max", "minimum": r"\min"},
     }
     OPERATORS: ClassVar = {
@@ -297,6 +298,21 @@ class LatexPrinter(Printer):
 
     def _floor(self, x: Expr) -> tuple[str, int]:
         return rf"\left\lfloor {self.text(x)} \right\rfloor", ATOM
+
+    def _round(self, x: Expr) -> tuple[str, int]:
+        return rf"\left\lfloor {self.text(x)} \right\rceil", ATOM
+
+    def _exp2(self, x: Expr) -> tuple[str, int]:
+        return self.raised(Integer(2), x)
+
+    def _stop_gradient(self, x: Expr) -> tuple[str, int]:
+        return self.visit(x)
+
+    def _finite_part(self, x: Expr) -> tuple[str, int]:
+        return self.visit(x)
+
+    def _forward_as(self, value: Expr, _: Expr) -> tuple[str, int]:
+        return self.visit(value)
 
     def _relu(self, x: Expr) -> tuple[str, int]:
         return self.call(self.FUNCTIONS["maximum"], Integer(0), x), ATOM

@@ -72,6 +72,11 @@ def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
     return (u > 0).to(u.dtype) + torch.where(torch.isfinite(surrogate), surrogate, 0.0)
 
 
+def _forward_as(a: Tensor, b: Tensor) -> Tensor:
+    """The value of a with the gradient of b."""
+    return a.detach() + torch.where(torch.isfinite(b), b - b.detach(), 0.0)
+
+
 def _mix(matrix: Tensor, vector: Tensor) -> Tensor:
     """R [N / k, k, k] @ e [..., N], group by group."""
     channels = matrix.shape[0] * matrix.shape[1]
@@ -115,6 +120,7 @@ _SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 # names that the text of functions.TABLE uses, beside torch
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_heaviside": _heaviside,
+    "_forward_as": _forward_as,
     "_mix": _mix,
     "_exprel": _exprel,
     "_exprel_slope": _exprel_slope,

@@ -229,6 +229,13 @@ cos = _unary("cos", "The cosine.")
 sinh = _unary("sinh", "The hyperbolic sine.")
 cosh = _unary("cosh", "The hyperbolic cosine.")
 erf = _unary("erf", "The error function.")
+round_ = _unary("round", "The nearest whole number, of two the even one; derivative 0.")
+atan = _unary("atan", "The inverse of the tangent, from -pi/2 to pi/2.")
+asinh = _unary("asinh", "The inverse of the hyperbolic sine.")
+acosh = _unary("acosh", "The inverse of the hyperbolic cosine.")
+atanh = _unary("atanh", "The inverse of the hyperbolic tangent.")
+log2 = _unary("log2", "The logarithm to base 2, whole at a power of two.")
+exp2 = _unary("exp2", "2 to the power x.")
 
 
 def silu(x: Any) -> Any:
@@ -271,21 +278,27 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     return Value(opaque("where", condition.lifted(), lift(a), lift(b)))
 
 
-def spike(u: Any, surrogate: str = "fast_sigmoid", slope: float = 25.0) -> Any:
+def spike(
+    u: Any, surrogate: str | Callable[[Any], Any] = "fast_sigmoid", slope: float = 25.0
+) -> Any:
     """A Heaviside step [u > 0] forward, the surrogate's derivative backward.
 
     Args:
         u: the membrane potential less its threshold.
         surrogate: fast_sigmoid 1/(1+k|u|)^2, atan k/2/(1+(pi/2 k u)^2), sigmoid
             k s(1-s) with s = sigmoid(k u), or triangle k relu(1 - k|u|); k is the slope.
+            Or a function of u that gives the derivative: lambda u: 1 / (1 + abs(u)) ** 2.
         slope: how narrow the surrogate is; a compile-time number.
     """
     from rnncc.ir import functions
 
+    if callable(surrogate):
+        derivative = _apply("stop_gradient", surrogate(u))
+        return _apply("forward_as", spike(u), derivative * u)
     if surrogate not in functions.SURROGATES:
         fail(
             f"spike has no surrogate '{surrogate}'",
-            f"The surrogates are {', '.join(functions.SURROGATES)}.",
+            f"The surrogates are {', '.join(functions.SURROGATES)}, or a function of u.",
             "surrogate='fast_sigmoid'",
         )
     if isinstance(slope, Symbolic):
@@ -313,5 +326,6 @@ def mean(x: Any) -> Value:
     return Value(functions.Mean(lift(x)))
 
 
-# the name in the language, beside Python's own abs, which works on symbols as well
+# the names in the language, beside Python's own, which work on symbols as well
 abs = abs_
+round = round_

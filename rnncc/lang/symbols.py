@@ -259,42 +259,51 @@ class Value(Symbolic):
     def __abs__(self) -> Value:
         return Value(opaque("abs", lift(self)))
 
-    def __round__(self, digits: int = 0) -> NoReturn:
-        fail("round is applied to a symbol", "rnncc rounds down only.", "floor(x + 0.5)")
+    def __round__(self, digits: int | None = None) -> Any:
+        if not digits:
+            return Value(opaque("round", lift(self)))
+        scale = 10.0**digits
+        return Value(opaque("round", lift(self * scale))) / scale
+
+    def __floor__(self) -> Value:
+        return Value(opaque("floor", lift(self)))
+
+    def __ceil__(self) -> Value:
+        return -Value(opaque("floor", -lift(self)))
+
+    def __floordiv__(self, other: Any) -> Value:
+        return Value(lift(self / other)).__floor__()
+
+    def __rfloordiv__(self, other: Any) -> Value:
+        return Value(lift(other / self)).__floor__()
+
+    def __mod__(self, other: Any) -> Any:
+        return self - other * (self // other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return other - self * (other // self)
 
     def __matmul__(self, other: Any) -> NoReturn:
-        self._refuse_operator("@")
-
-    def __floordiv__(self, _: Any) -> NoReturn:
-        self._refuse_operator("//")
-
-    def __mod__(self, _: Any) -> NoReturn:
-        self._refuse_operator("%")
-
-    __rmatmul__, __rfloordiv__, __rmod__ = __matmul__, __floordiv__, __mod__
-
-    def _refuse_operator(self, operator: str) -> NoReturn:
-        if operator == "@":
-            fail(
-                f"the operator @ on '{self.expr}'",
-                "The left side of @ must be a Matrix.",
-                "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
-            )
         fail(
-            f"the operator {operator} on '{self.expr}'",
-            "It isn't among the operators + - * / ** of a cell.",
-            "floor(a / b) for a // b, a - b * floor(a / b) for a % b",
+            f"the operator @ on '{self.expr}'",
+            "The left side of @ must be a Matrix.",
+            "R @ h with R: Matrix(block=k) mixes channels; a Param multiplies by *",
         )
+
+    __rmatmul__ = __matmul__
 
 
 class Condition(Symbolic):
-    """A comparison, for `where`; combined by &, | and ~."""
+    """A comparison, for `where`; combined by &, |, ^ and ~."""
 
     def __and__(self, other: Any) -> Condition:
         return self._combine("both", other)
 
     def __or__(self, other: Any) -> Condition:
         return self._combine("either", other)
+
+    def __xor__(self, other: Any) -> Any:
+        return (self | other) & ~(self & other)
 
     def __invert__(self) -> Condition:
         from rnncc.ir import functions
@@ -307,7 +316,7 @@ class Condition(Symbolic):
         if not isinstance(other, Condition):
             fail(
                 f"'{other}' is combined with a condition",
-                "& and | take comparisons on both sides.",
+                "&, | and ^ take comparisons on both sides.",
                 "put each comparison in parentheses: (h > 0) & (h < 1)",
             )
         return Condition(functions.call(name, self.lifted(), other.lifted()))

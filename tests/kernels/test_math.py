@@ -71,6 +71,15 @@ UNARY = {
     "exprel": Accuracy(exprel, WIDE, 2.5, 3),
     "exprel_slope": Accuracy(exprel_slope, WIDE, 8, 8),
     "floor": Accuracy(np.floor, WIDE, 0, 0),
+    "round": Accuracy(np.rint, WIDE, 0, 0),
+    "log2": Accuracy(np.log2, POSITIVE, 2, 3, reach=False),
+    "exp2": Accuracy(np.exp2, WIDE, 2, 2, reach=False),
+    "atan": Accuracy(np.arctan, (*WIDE, (-1e5, 1e5)), 2.5, 2.5),
+    "asinh": Accuracy(np.arcsinh, (*WIDE, (-1e12, 1e12)), 4, 4),
+    "acosh": Accuracy(np.arccosh, ((1.0, 1.01), (1.0, 20.0), (1.0, 1e12)), 4, 4, reach=False),
+    "atanh": Accuracy(np.arctanh, ((-1.0, 1.0),), 4, 4, reach=False),
+    "finite_part": Accuracy(lambda x: x, WIDE, 0, 0),
+    "stop_gradient": Accuracy(lambda x: x, WIDE, 0, 0),
     "sqrt": Accuracy(np.sqrt, POSITIVE, 0.51, 0.51, reach=False),
     "rsqrt": Accuracy(lambda x: 1 / np.sqrt(x), POSITIVE, 1.6, 1.6, reach=False),
     "sigmoid": Accuracy(lambda x: 1 / (1 + np.exp(-x)), WIDE, 3, 3),
@@ -87,8 +96,8 @@ UNARY = {
     "cosh": Accuracy(np.cosh, WIDE, 2, 2),
     "erf": Accuracy(np.vectorize(math.erf, otypes=[np.float64]), ((-7.0, 7.0),), 1.5, 11),
 }
-BINARY = ("maximum", "minimum", "pow")
-NEAR_ZERO = ("log1p", "expm1", "tanh", "sinh", "sin", "erf")
+BINARY = ("maximum", "minimum", "pow", "forward_as")
+NEAR_ZERO = ("log1p", "expm1", "tanh", "sinh", "sin", "erf", "atan", "asinh", "atanh")
 
 
 def harness() -> str:
@@ -202,6 +211,15 @@ SPECIAL: dict[str, dict[float, float]] = {
     "exprel": {INF: INF, -INF: 0, 0: 1, 1e-40: 1, 1e4: INF},
     "exprel_slope": {INF: INF, -INF: 0, 0: 0.5, 1e4: INF},
     "floor": {INF: INF, -INF: -INF, 0: 0, 1.5: 1, -1.5: -2, 1e30: 1e30},
+    "round": {INF: INF, -INF: -INF, 0: 0, 0.5: 0, 1.5: 2, -2.5: -2, 1e30: 1e30},
+    "log2": {INF: INF, -INF: NAN, 0: -INF, 1: 0, -1: NAN, 8: 3, 0.0625: -4},
+    "exp2": {INF: INF, -INF: 0, 0: 1, 10: 1024, -3: 0.125, 1e4: INF, -1e30: 0},
+    "atan": {0: 0, 1e30: math.pi / 2, -1e30: -math.pi / 2, INF: math.pi / 2, -INF: -math.pi / 2},
+    "asinh": {INF: INF, -INF: -INF, 0: 0},
+    "acosh": {INF: INF, 1: 0, 0.5: NAN, -2: NAN, -INF: NAN},
+    "atanh": {INF: NAN, -INF: NAN, 0: 0, 1: INF, -1: -INF, 2: NAN},
+    "finite_part": {INF: 0, -INF: 0, 0: 0, -2: -2},
+    "stop_gradient": {INF: INF, -INF: -INF, 0: 0, -2: -2},
     "sqrt": {INF: INF, -INF: NAN, 0: 0, 4: 2, -1: NAN},
     "rsqrt": {INF: 0, 0: INF, 4: 0.5, -1: NAN},
     "sigmoid": {INF: 1, -INF: 0, 0: 0.5, 1e4: 1, -1e4: 0, 1e30: 1, -1e30: 0},

@@ -93,7 +93,8 @@ F = torch.nn.functional
 TORCH: dict[str, Callable[..., Any]] = {
     name: _on_numbers_too(getattr(torch, name))
     for name in (
-        "exp log log1p expm1 sqrt rsqrt sigmoid tanh sin cos sinh cosh erf abs sign floor"
+        "exp log log1p expm1 sqrt rsqrt sigmoid tanh sin cos sinh cosh erf abs sign floor "
+        "ceil trunc atan asin acos asinh acosh atanh log2 log10 exp2"
     ).split()
 } | {
     "softplus": _on_numbers_too(lambda x: -F.logsigmoid(-x)),
@@ -101,7 +102,20 @@ TORCH: dict[str, Callable[..., Any]] = {
     "exprel": _on_numbers_too(_exprel),
     "silu": _on_numbers_too(F.silu),
     "gelu": _on_numbers_too(F.gelu),
+    "round": _on_numbers_too(lambda x, digits=0: torch.round(x, decimals=int(digits))),
     "relu": _on_numbers_too(torch.relu),
+    "hardsigmoid": _on_numbers_too(lambda x: F.relu6(x + 3) / 6),
+    "hardtanh": _on_numbers_too(lambda x, lo=-1.0, hi=1.0: F.hardtanh(x, float(lo), float(hi))),
+    "leaky_relu": _on_numbers_too(lambda x, slope=0.01: F.leaky_relu(x, float(slope))),
+    "elu": _on_numbers_too(lambda x, alpha=1.0: F.elu(x, float(alpha))),
+    "selu": _on_numbers_too(F.selu),
+    "mish": _on_numbers_too(F.mish),
+    "softsign": _on_numbers_too(F.softsign),
+    "atan2": _on_numbers_too(torch.atan2),
+    "softmax": lambda values: list(torch.stack(torch.broadcast_tensors(*values)).softmax(0)),
+    "logsumexp": lambda values: torch.stack(torch.broadcast_tensors(*values)).logsumexp(0),
+    "stop_gradient": lambda x: x.detach(),
+    "forward_as": lambda value, gradient_of: value.detach() + gradient_of - gradient_of.detach(),
     "maximum": _on_numbers_too(torch.maximum),
     "minimum": _on_numbers_too(torch.minimum),
     "clip": _on_numbers_too(torch.clamp),

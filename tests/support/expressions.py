@@ -97,10 +97,13 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
         name: (call(name, call("abs", x) + 1), f"{name}(abs(x) + 1.0f)")
         for name in (
             "exp log log1p expm1 exprel exprel_slope sqrt rsqrt sigmoid tanh softplus logsigmoid "
-            "sin cos sinh cosh erf relu abs sign floor"
+            "sin cos sinh cosh erf relu abs sign floor round atan asinh acosh log2 exp2 "
+            "finite_part stop_gradient"
         ).split()
     },
     "minimum": (call("minimum", x, y), "minimum(x, y)"),
+    "atanh": (call("atanh", x / 4), "atanh(x / 4.0f)"),
+    "forward_as": (call("forward_as", x, y + 1), "forward_as(x, y + 1.0f)"),
     **{
         f"spike_{name}": (call(f"spike_{name}", x, Float(2)), "heaviside(x)")
         for name in functions.SURROGATES

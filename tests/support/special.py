@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import logsigmoid
 
 from rnncc.export.torch_loop import FUNCTIONS
@@ -54,6 +55,18 @@ class Step(torch.autograd.Function):
         return gradients[0] * ctx.slope(*ctx.saved_tensors), None
 
 
+class Straight(torch.autograd.Function):
+    """One value with another's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradient_of: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
 def spike(surrogate: str, slope: Callable[[Tensor], Tensor]) -> Row:
     def step(u: Tensor) -> Tensor:
         return Step.apply(u, slope)  # type: ignore[no-any-return, no-untyped-call]
@@ -76,6 +89,19 @@ def is_minus_infinity(x: Tensor, *_: Tensor) -> Tensor:
 def is_saturated(x: Tensor) -> Tensor:
     """Where 1 - y has lost its digits, in PyTorch as well."""
     return x.abs() > 10
+
+
+def is_minus_one(x: Tensor) -> Tensor:
+    return x == -1
+
+
+def is_infinite(*at: Tensor) -> Tensor:
+    return torch.stack([x.isinf() for x in at]).any(0)
+
+
+def is_far_remainder(x: Tensor, p: Tensor) -> Tensor:
+    """Where the quotient has no digits left behind the point, or is near a whole number."""
+    return is_infinite(x, p) | ((x / p).abs() > 1e3) | ((x / p).abs() < 1e-3)
 
 
 def is_odd_power(x: Tensor, p: Tensor) -> Tensor:
@@ -101,6 +127,20 @@ ALL_ROWS = (
     Row("sin(x)", torch.sin, is_far),
     Row("cos(x)", torch.cos, is_far),
     Row("relu(x)", torch.relu),
+    *(Row(f"{f.__name__}(x)", f) for f in (torch.round, torch.ceil, torch.atan, torch.asinh)),
+    *(Row(f"{f.__name__}(x)", f) for f in (torch.acosh, torch.atanh, torch.log2, torch.exp2)),
+    Row("trunc(x)", torch.trunc),
+    Row("log10(x)", torch.log10),
+    Row("asin(x)", torch.asin),
+    Row("acos(x)", torch.acos, is_minus_one),
+    Row("hardsigmoid(x)", lambda x: functional.relu6(x + 3) / 6),
+    Row("hardtanh(x)", functional.hardtanh),
+    Row("leaky_relu(x)", functional.leaky_relu),
+    Row("elu(x)", functional.elu),
+    Row("selu(x)", functional.selu),
+    Row("mish(x)", functional.mish, is_saturated),
+    Row("softsign(x)", functional.softsign),
+    Row("stop_gradient(x)", lambda x: x.detach() + 0 * x.nan_to_num(0, 0, 0)),
     Row("abs(x)", torch.abs, is_nan),
     Row("sign(x)", torch.sign, is_nan),
     Row("x**2", lambda x: x**2),
@@ -129,6 +169,16 @@ ALL_ROWS = (
     Row("x / p**2", lambda x, p: x * p**-2, is_infinite_quotient),
     Row("x * p**-3", lambda x, p: x * p**-3, is_infinite_quotient),
     Row("x**p", torch.pow, is_odd_power),
+    Row("x % p", torch.remainder, is_far_remainder),
+    Row("x // p", lambda x, p: torch.floor(x / p)),
+    Row("atan2(x, p)", torch.atan2, is_infinite),
+    Row("softmax([x, p])[0]", lambda x, p: torch.stack([x, p]).softmax(0)[0]),
+    Row("logsumexp([x, p])", lambda x, p: torch.stack([x, p]).logsumexp(0)),
+    Row("forward_as(x, gradient_of=p)", lambda x, p: Straight.apply(x, p)),
+    Row(
+        "where((x > p) ^ (x < 2), x, p)",
+        lambda x, p: torch.where((x > p) ^ (x < 2), x, p),
+    ),
     Row("maximum(x, p)", torch.maximum),
     Row("minimum(x, p)", torch.minimum),
     *(

@@ -149,7 +149,7 @@ def test_every_pull_of_a_smooth_function_can_be_pulled_again() -> None:
     import sympy
 
     for name, row in TABLE.items():
-        if not row.smooth:
+        if not row.smooth or row.slope is not None:
             continue
         y, *args = sympy.symbols(f"y a:{row.arity}", real=True)
         assert all(pulled is not None for pulled in row.pull(sympy.Integer(1), y, *args)), name

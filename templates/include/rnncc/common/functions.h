@@ -4,7 +4,7 @@
 #ifdef __CUDACC__
 #include "rnncc/cuda/math.h"
 #else
-#include "rnncc/cpp/math.h"
+#include "rnncc/cpp/inverse.h"
 #endif
 
 namespace rnncc {
@@ -19,6 +19,13 @@ template <typename T> RNNCC_FN T heaviside(T x) { return x > T(0) ? T(1) : (x <=
 template <typename T> RNNCC_FN bool absent(T gradient) {
   return bits_of(gradient) == bits_of(T(-0.0));
 }
+
+// The value alone; what differs is the gradient.
+template <typename T> RNNCC_FN T stop_gradient(T x) { return x; }
+template <typename T> RNNCC_FN T forward_as(T value, T) { return value; }
+
+// 0 in the place of an infinity.
+template <typename T> RNNCC_FN T finite_part(T x) { return abs(x) == Real<T>::infinity ? T(0) : x; }
 
 template <typename T> RNNCC_FN T maximum(T a, T b) {
   T larger = a > b ? a : b;  // b when either is NaN

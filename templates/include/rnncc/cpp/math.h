@@ -76,6 +76,8 @@ RNNCC_FN float abs(float x) { return __builtin_fabsf(x); }
 RNNCC_FN double abs(double x) { return __builtin_fabs(x); }
 RNNCC_FN float floor(float x) { return __builtin_floorf(x); }
 RNNCC_FN double floor(double x) { return __builtin_floor(x); }
+RNNCC_FN float round(float x) { return __builtin_rintf(x); }
+RNNCC_FN double round(double x) { return __builtin_rint(x); }
 template <typename T> RNNCC_FN T rsqrt(T x) { return T(1) / sqrt(x); }
 
 // n = round(x log2(e)), held twice: as a number, and in the low bits of `shifted` with an offset.
@@ -257,6 +259,26 @@ template <typename T> RNNCC_FN T log1p(T x) {
   // 2^(1 - n), which unlike 2^-n is finite for every y
   T scale = from_bits(bits_of(s.m) - bits_of(y) + (Bits(R::bias + 1) << R::fraction_bits));
   return log_or_limit(y, scaled_log1p(s.n, (s.m - T(1)) + T(0.5) * lost * scale));
+}
+
+// log2(2^n (1 + f)): whole at a power of two.
+template <typename T> RNNCC_FN T log2(T x) {
+  using R = Real<T>;
+  bool denormal = x < R::smallest_normal;
+  Split<T> s = split(denormal ? x * R::two_fraction : x);
+  T n = denormal ? s.n - T(R::fraction_bits) : s.n;
+  return log_or_limit(x, n + small_log1p(s.m - T(1)) * R::log2_e);
+}
+
+// 2^x = 2^n exp(r ln(2)) with n = round(x).
+template <typename T> RNNCC_FN T exp2(T x) {
+  using R = Real<T>;
+  const T rounder = T(1.5) * R::two_fraction, bias = T(R::bias);
+  T shifted = x + rounder, n = shifted - rounder;
+  T y = T(1) + small_expm1((x - n) * R::ln2);
+  y = from_bits(bits_of(y) + (bits_of(shifted) << R::fraction_bits));
+  y = x < T(1) - bias ? T(0) : y;
+  return x < bias + T(1) ? y : x * R::infinity;  // infinity or NaN
 }
 
 template <typename T> RNNCC_FN T softplus(T x) {

@@ -51,6 +51,8 @@ RNNCC_FN float abs(float x) { return ::fabsf(x); }
 RNNCC_FN double abs(double x) { return ::fabs(x); }
 RNNCC_FN float floor(float x) { return ::floorf(x); }
 RNNCC_FN double floor(double x) { return ::floor(x); }
+RNNCC_FN float round(float x) { return ::rintf(x); }
+RNNCC_FN double round(double x) { return ::rint(x); }
 RNNCC_FN float exp(float x) { return ::expf(x); }
 RNNCC_LONG double exp(double x) { return ::exp(x); }
 RNNCC_FN float expm1(float x) { return ::expm1f(x); }
@@ -65,6 +67,18 @@ RNNCC_FN float cosh(float x) { return ::coshf(x); }
 RNNCC_LONG double cosh(double x) { return ::cosh(x); }
 RNNCC_FN float erf(float x) { return ::erff(x); }
 RNNCC_LONG double erf(double x) { return ::erf(x); }
+RNNCC_FN float log2(float x) { return ::log2f(x); }
+RNNCC_LONG double log2(double x) { return ::log2(x); }
+RNNCC_FN float exp2(float x) { return ::exp2f(x); }
+RNNCC_LONG double exp2(double x) { return ::exp2(x); }
+RNNCC_FN float atan(float x) { return ::atanf(x); }
+RNNCC_LONG double atan(double x) { return ::atan(x); }
+RNNCC_FN float asinh(float x) { return ::asinhf(x); }
+RNNCC_LONG double asinh(double x) { return ::asinh(x); }
+RNNCC_FN float acosh(float x) { return ::acoshf(x); }
+RNNCC_LONG double acosh(double x) { return ::acosh(x); }
+RNNCC_FN float atanh(float x) { return ::atanhf(x); }
+RNNCC_LONG double atanh(double x) { return ::atanh(x); }
 RNNCC_LONG float pow(float x, float y) { return ::powf(x, y); }
 RNNCC_LONG double pow(double x, double y) { return ::pow(x, y); }
 
