@@ -55,8 +55,8 @@ def _smooth_rows() -> None:
     row("log1p", lambda g, y, x: (divide(g, 1 + x),), "torch.log1p({0})", math.log1p)
     row("expm1", lambda g, y, x: (g * (y + 1),), "torch.expm1({0})", math.expm1)
     row("exprel", lambda g, y, x: (g * call("exprel_slope", x),), "_exprel({0})", _exprel)
-    # the derivative of exprel; a cell can't write it, so nothing asks for its own
-    row("exprel_slope", lambda g, y, x: (None,), "_exprel_slope({0})", lambda x: math.nan)
+    # the derivative of exprel; a cell can't write it
+    row("exprel_slope", _pull_exprel_slope, "_exprel_slope({0})", lambda x: math.nan)
     row("sqrt", lambda g, y, x: (divide(half * g, y),), "torch.sqrt({0})", math.sqrt)
     row(
         "rsqrt",
@@ -108,6 +108,16 @@ def _inverse_rows() -> None:
     row("atanh", lambda g, y, x: (divide(g, (1 - x) * (1 + x)),), "torch.atanh({0})", math.atanh)
     row("log2", lambda g, y, x: (divide(g, ln2 * x),), "torch.log2({0})", math.log2)
     row("exp2", lambda g, y, x: (ln2 * g * y,), "torch.exp2({0})", lambda x: 2.0**x)
+
+
+def _pull_exprel_slope(g: Any, y: Any, x: Expr) -> tuple[Any]:
+    """(exp(x) - 2 y) / x, and near 0, where that cancels, its series."""
+    near = call("lt", call("abs", x), Float(0.5))
+    small, large = _where(near, x, 0), _where(near, 1, x)
+    series: Any = Float(0)
+    for n in reversed(range(16)):
+        series = (n + 1) * (n + 2) / Float(math.factorial(n + 3)) + small * series
+    return (g * _where(near, series, divide(call("exp", large) - 2 * y, large)),)
 
 
 def _pull_power(g: Any, y: Any, x: Expr, p: Expr) -> tuple[Any, Any]:

@@ -1,28 +1,29 @@
-"""Ops: one generic pair of torch.library operators for all cells, and their autograd."""
+"""Ops: one generic pair of torch.library operators for all cells, and the call of them."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rnncc.errors import ArgumentError, ConvergenceError
+from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
+from rnncc.nn.autograd import Recurrence, TracedRecurrence
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
-from rnncc.nn.refusal import refuse
+from rnncc.nn.refusal import refuse, refuse_batch
+from rnncc.nn.second import refuse_nested
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
-from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
+from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
 
@@ -69,8 +70,10 @@ def solve(
     text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
-    # forward-mode AD has no rule here: Recurrence says so, the operator alone would drop tangents
-    if forward_ad._current_level >= 0 or given.needs_gradient():
+    forward_mode = forward_ad._current_level >= 0  # the operator alone would drop tangents
+    if forward_mode:
+        refuse_nested()
+    if forward_mode or given.needs_gradient():
         apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
         counts = (len(inputs), len(params))
         results = apply(kernel.key, text, packed, states, counts, *given.tensors())
@@ -267,8 +270,8 @@ def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) 
     for key in ("CompositeExplicitAutograd", "AutogradNestedTensor"):
         LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
     torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
-    torch.library.register_vmap(f"rnncc::{name}", _no_batch, lib=LIBRARY)
-    LIBRARY.impl(name, _no_batch, "Batched")  # vmap as torch.autograd.functional has it
+    torch.library.register_vmap(f"rnncc::{name}", refuse_batch, lib=LIBRARY)
+    LIBRARY.impl(name, refuse_batch, "Batched")  # vmap as torch.autograd.functional has it
 
 
 def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
@@ -282,97 +285,5 @@ def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str,
                     yield f"{name}[{i}]", item
 
 
-def _no_batch(*_: Any) -> NoReturn:
-    raise ArgumentError(
-        "vmap: got a call under torch.vmap (or jacrev, or jacobian(vectorize=True)), expected one "
-        "without.\nFix: give the batch as leading dimensions, inputs [..., T, N]; or a loop over it"
-    )
-
-
 for _name, _functions in OPERATORS.items():
     _register(_name, *_functions)
-
-# --- autograd --------------------------------------------------------------------------------
-
-
-class TracedRecurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors.
-
-    torch.compile traces no function with a `jvp` or `vmap`.
-    """
-
-    @staticmethod
-    def forward(
-        key: str, choices: str, packed: bool, states: bool, counts: Any, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        given = Given.of_tensors(key, choices, packed, counts, tensors)
-        return tuple(torch.ops.rnncc.forward.default(*given, states, True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
-        *_, saved, status = output
-        ctx.save_for_backward(*tensors, saved)
-        ctx.mark_non_differentiable(saved, status)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        *tensors, saved = ctx.saved_tensors
-        given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
-        inputs = given.inputs
-        wanted = list(ctx.needs_input_grad[5 : 5 + len(inputs)])
-        *rows, dh_last, _, _ = gradients
-        count = len(kernel_of(ctx.key).spec.outputs)
-        with torch.no_grad():
-            results = torch.ops.rnncc.backward.default(
-                *given, saved, rows[:count], rows[count:], dh_last, wanted
-            )
-        if torch.is_grad_enabled():  # create_graph=True
-            apply: Any = FirstOrder.apply
-            sources = [t for t in (*tensors, *gradients) if t is not None]
-            results = apply(len(results), *results, *sources)
-        dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
-        dparams, dh0 = results[len(inputs) : -1], results[-1]
-        dh0 = None if given.h0 is None else dh0
-        return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
-
-
-# torch binds arguments to it at every call, and would work it out anew each time.
-_signature = inspect.signature(TracedRecurrence.forward)
-TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
-
-
-class Recurrence(TracedRecurrence):
-    """As it runs in eager mode, with words of its own for what it refuses."""
-
-    @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        _no_batch()
-
-    @staticmethod
-    def jvp(*_: Any) -> NoReturn:
-        raise ArgumentError(
-            "jvp: got a call under forward-mode differentiation, expected reverse mode.\n"
-            "Fix: torch.autograd.grad, or torch.func.vjp"
-        )
-
-
-class FirstOrder(torch.autograd.Function):
-    """Passes gradients through, and raises if they are differentiated a second time."""
-
-    @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.view_as(t) for t in tensors[:count])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        raise NotImplementedError(
-            "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
-            "second backward) are not supported.\n"
-            "Fix: a plain PyTorch module with the same parameters, rnncc show NAME --stage torch"
-        )
