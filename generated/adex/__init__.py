@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6f425b0734859c49")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e37d0e2cb54b269b")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "15c685154fb89d4b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0fccafdbe9981d31")
 
 
 @_takes_options

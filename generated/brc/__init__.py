@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f57ab03b08110cb5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2ddc73a2a17c65de")
 
 
 @_takes_options

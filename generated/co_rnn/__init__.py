@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c5fe40e54aabcd4a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0da4a5233b9341ca")
 
 
 @_takes_options

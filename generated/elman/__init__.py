@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "05a9e65a4a5abeb3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b203b9ca50920b12")
 
 
 @_takes_options

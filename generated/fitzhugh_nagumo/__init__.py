@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "01441edf26a2cec9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8b3cb9e3d91fa8b8")
 
 
 @_takes_options

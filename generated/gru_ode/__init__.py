@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "88aeddb4aeab2e50")
+_KERNEL = Kernel.read(_folder_of(__spec__), "279088dcb4a3894c")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c365dc9b3df8c64e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b541efc9ff241eef")
 
 
 @_takes_options

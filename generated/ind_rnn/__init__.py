@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "13a6fc4276718001")
+_KERNEL = Kernel.read(_folder_of(__spec__), "48c980065b237e21")
 
 
 @_takes_options

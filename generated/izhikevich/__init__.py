@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e89755d0fcba6d5a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ad69ecaf459d763c")
 
 
 @_takes_options

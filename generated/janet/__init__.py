@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5d77c4885d9aff93")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a12d7041c51fe497")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d8d2d5a4656be834")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bbbf358b0ca10219")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LiquidS4", "liquid_s4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "da6ee6e6bf29a0e7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "14d9049eb6c6f8fd")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LRU", "lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "48e3388a4f80c4c7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dbac6f4bcfa80e89")
 
 
 @_takes_options

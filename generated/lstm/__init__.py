@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bf376427192ec8d1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1a15d41e767e7d5a")
 
 
 @_takes_options

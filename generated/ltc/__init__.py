@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a89afd78fabbe7f5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "50bdaa7459ff784c")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f7c990d0a01646da")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6b9dcc0c1f8a7829")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "24bed847ede6b87e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b281a5f534ea583a")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0ca7016b2cc6ab17")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1adeb1abc53b1cbd")
 
 
 @_takes_options

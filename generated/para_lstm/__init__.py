@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "922808ee95d1dbf7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5dbf3b84adacc61c")
 
 
 @_takes_options

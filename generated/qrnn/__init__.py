@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f688f42c9a30e70f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7c631cda0e28ce28")
 
 
 @_takes_options

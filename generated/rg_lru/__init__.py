@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "404806ba4bcc39c0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e68004dabafae8ab")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d9d6d65a8ef5e04e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5d5e1ec937cd05af")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2ea1449183b80d15")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9df5e0ee1cd84e7e")
 
 
 @_takes_options

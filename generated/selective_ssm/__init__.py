@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b2109fe4bcefc943")
+_KERNEL = Kernel.read(_folder_of(__spec__), "298926f698896fed")
 
 
 @_takes_options

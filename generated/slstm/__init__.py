@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a8aed3ceed95482c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3cc4969892ae5edc")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "53f351ddf454c0c2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "454521331805734e")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "002576525d5c9796")
+_KERNEL = Kernel.read(_folder_of(__spec__), "94567543cee987e7")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f57c5367d4ed185")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cbd5a8c5e0ad9e34")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4a8c36ba20658e0a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3d4991800d0c0144")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "eb1fbfeff98476ee")
+_KERNEL = Kernel.read(_folder_of(__spec__), "42c7c13d376abb69")
 
 
 @_takes_options

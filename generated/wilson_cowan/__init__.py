@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a677d67d8b64cc56")
+_KERNEL = Kernel.read(_folder_of(__spec__), "74b91e7299e753c6")
 
 
 @_takes_options
