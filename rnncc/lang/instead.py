@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ TEXTS: dict[str, Callable[..., str]] = {
 }
 
 TESTING = (ast.If, ast.While, ast.Assert)
+NO_FUNCTIONS = ("cell", "compile", "constant", "normal", "spaced", "uniform")
 OF_LISTS = ("softmax", "logsumexp")
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
@@ -265,7 +267,7 @@ def _after(parent: Any, node: ast.AST) -> list[ast.stmt]:
 
 
 def _called(node: ast.Call) -> str:
-    from rnncc.lang import dsl
+    import rnncc
 
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
     args = [ast.unparse(arg) for arg in node.args]
@@ -281,7 +283,8 @@ def _called(node: ast.Call) -> str:
         return f"{args[0]}, without {name}"
     if name in TEXTS and args:
         return _plain(TEXTS[name](*args, *("1",) * 2))
-    if args and callable(getattr(dsl, own, None)) and not isinstance(getattr(dsl, own), type):
+    known = own in rnncc.__all__ and own not in NO_FUNCTIONS
+    if args and known and inspect.isfunction(getattr(rnncc, own)):
         return f"{own}({', '.join(args)}), with rnncc's own {own} (from rnncc import {own})"
     return ""
 

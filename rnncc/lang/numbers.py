@@ -6,6 +6,13 @@ import math
 import sys
 from typing import Any
 
+# operators by the names that NumPy calls them
+UFUNCS = {
+    **{"add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv", "power": "pow"},
+    **{"floor_divide": "floordiv", "remainder": "mod", "less": "lt", "less_equal": "le"},
+    **{"greater": "gt", "greater_equal": "ge", "equal": "eq", "not_equal": "ne"},
+}
+
 
 def number(operand: Any) -> int | float | None:
     """Python's number for one, for a scalar of NumPy or for an array of no dimension; else None."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rnncc.errors import CellError, Problem
 from rnncc.ir.program import Let
 from rnncc.lang import instead
-from rnncc.lang.numbers import is_finite, number, shown
+from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
 from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder
 
 if TYPE_CHECKING:
@@ -89,14 +89,6 @@ def _refuse_conversion(wanted: str) -> NoReturn:
 
 def _place() -> instead.Place | None:
     return instead.Place.of(sys._getframe(1))
-
-
-# operators by the names that NumPy calls them
-UFUNCS = {
-    **{"add": "add", "subtract": "sub", "multiply": "mul", "divide": "truediv", "power": "pow"},
-    **{"floor_divide": "floordiv", "remainder": "mod", "less": "lt", "less_equal": "le"},
-    **{"greater": "gt", "greater_equal": "ge", "equal": "eq", "not_equal": "ne"},
-}
 
 
 class Symbolic:

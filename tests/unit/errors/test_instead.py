@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import rnncc
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_step
 from rnncc.lang import instead
@@ -297,6 +298,14 @@ def test_a_method_becomes_static(tmp_path: Path) -> None:
 )
 def test_nothing_is_proposed_for_what_rnncc_has_not(body: str, tmp_path: Path) -> None:
     assert fix_of(tmp_path, body).startswith(("where(condition, a, b)", "use rnncc's functions"))
+
+
+@pytest.mark.skipif("softmax" not in rnncc.__all__, reason="rnncc has no softmax")
+def test_a_function_that_takes_a_list_has_the_authors_list(tmp_path: Path) -> None:
+    body = "w = {}\nreturn w[0] * h + w[1] * x * a"
+    fix = fix_of(tmp_path, body.format("torch.nn.functional.softmax([h, x], dim=0)"))
+    assert fix == "softmax([h, x]), with rnncc's own softmax (from rnncc import softmax)"
+    assert traced(tmp_path, body.format("softmax([h, x])")).next
 
 
 def test_an_if_that_no_expression_replaces_gets_the_general_fix(tmp_path: Path) -> None:
