@@ -51,7 +51,8 @@ STOPS = {
     *RELATIONS,
 }
 TOKEN = (
-    r"\\left\||\\right\||\\left\\lfloor|\\right\\r(?:floor|ceil)|\\log_2|\\(?:begin|end)\{cases\}|\\text\{[^}]*\}"
+    r"\\left\||\\right\||\\left\\lfloor|\\right\\r(?:floor|ceil)|\\log_2"
+    r"|\\(?:begin|end)\{cases\}|\\text\{[^}]*\}"
     r"|\\mathrm\{\w+\}|\\[A-Za-z]+|\\\\|\d+(?:\.\d+)?|\S"
 )
 
