@@ -116,7 +116,8 @@ def is_not_moderate(*at: Tensor) -> Tensor:
     sizes = torch.stack(at).abs()
     zero = torch.stack(at) == 0
     inside = (sizes > 1e-15) & (sizes < 1e15)
-    return ~((inside | zero) & ~(zero & torch.stack(at).signbit())).all(0)
+    origin = zero.all(0)  # its slope is 0, with NaN for a gradient too
+    return origin | ~((inside | zero) & ~(zero & torch.stack(at).signbit())).all(0)
 
 
 def is_large(x: Tensor, p: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ ALL_ROWS = (
     Row("x**p", torch.pow, is_odd_power),
     Row("stop_gradient(x) * p", lambda x, p: x.detach() * p),
     Row("x % p", torch.remainder, is_far_remainder),
-    Row("x // p", lambda x, p: torch.floor(x / p)),
+    Row("x // p", lambda x, p: torch.div(x, p, rounding_mode="floor"), is_far_remainder),
     Row("atan2(x, p)", torch.atan2, is_not_moderate),
     Row("softmax([x, p])[0]", lambda x, p: torch.stack([x, p]).softmax(0)[0], is_one_sided),
     Row("logsumexp([x, p])", lambda x, p: torch.stack([x, p]).logsumexp(0), is_large),

@@ -40,11 +40,11 @@ SAFE = [
     *("leaky_relu({0})", "selu({0})", "mish({0})", "softsign({0})", "round(2 * {0})"),
     *("ceil({0}) - {0}", "{0} - trunc({0})", "mod({0}, 1.5 + sin({1}))"),
     *("where(differ({0} > 0.1, {1} <= 0.3), {2}, {1})", "stop_gradient({0}) * {1}"),
-    *("straight(round(2 * {0}), {0})", "weight({0}, {1}, {2})", "logsum({0}, {1})"),
+    *("forward_as(round(2 * {0}), {0})", "softmax({0}, {1}, {2})", "logsumexp({0}, {1})"),
     *("total({0}, {1}, {2})", "squares({0}, sin({1}))"),
     *("spike({0})", "spike({0}, 'atan')", "spike({0}, 'sigmoid')", "spike({0}, 'triangle')"),
 ]
-STEPS = ("spike(", "floor(", "sign(", "where(", "round(", "ceil(", "trunc(", "mod(", "straight(")
+STEPS = ("spike(", "floor(", "sign(", "where(", "round(", "ceil(", "trunc(", "mod(", "forward_as(")
 SMOOTH = [form for form in SAFE if not any(step in form for step in STEPS)]
 # these may overflow, or leave their domain
 BOLD = [
@@ -104,7 +104,18 @@ ODD = (
     *("part", "h_ch0", "R_0_1", "x_0", "i", "j", "k", "t", "T", "B", "N", "K", "D", "args", "at"),
     *("step", "steps", "h_next", "dh", "g_h", "d_h", "out_h", "z_0", "z_1", "lane", "run", "row"),
     *("tile", "store", "carry", "first", "last", "group", "batch", "channel", "index", "y_0", "J"),
-    *("self_", "kernel", "weight", "bias", "projection", "value", "dtype", "device", "torch_", "q"),
+    *(
+        "self_",
+        "kernel",
+        "softmax",
+        "bias",
+        "projection",
+        "value",
+        "dtype",
+        "device",
+        "torch_",
+        "q",
+    ),
     *(
         "real_",
         "io",

@@ -121,11 +121,11 @@ def text_of(node: Node) -> str:
         return f"spike({parts[0]}, surrogate={surrogate!r}, slope={slope!r})"
     if node.op == "total":
         return f"sum([{', '.join(parts)}])"
-    if node.op == "straight":
+    if node.op == "forward_as":
         return f"forward_as({parts[0]}, gradient_of={parts[1]})"
-    if node.op in ("weight", "logsum"):
+    if node.op in ("softmax", "logsumexp"):
         listed = f"[{', '.join(parts)}]"
-        return f"softmax({listed})[0]" if node.op == "weight" else f"logsumexp({listed})"
+        return f"softmax({listed})[0]" if node.op == "softmax" else f"logsumexp({listed})"
     if node.op == "squares":
         return f"sum(each * each for each in ({', '.join(parts)}))"
     if node.op == "call":
@@ -197,9 +197,9 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     },
     "mod": lambda a, b: a - b * torch.floor(a / b),
     "stop_gradient": lambda x: x.detach(),
-    "straight": lambda a, b: a.detach() + b - b.detach(),
-    "weight": lambda *args: torch.stack(torch.broadcast_tensors(*args)).softmax(0)[0],
-    "logsum": lambda *args: torch.stack(torch.broadcast_tensors(*args)).logsumexp(0),
+    "forward_as": lambda a, b: a.detach() + b - b.detach(),
+    "softmax": lambda *args: torch.stack(torch.broadcast_tensors(*args)).softmax(0)[0],
+    "logsumexp": lambda *args: torch.stack(torch.broadcast_tensors(*args)).logsumexp(0),
     "differ": torch.logical_xor,
     "clip": lambda *args: torch.clamp(*torch.broadcast_tensors(*args)),
     "where": torch.where,
