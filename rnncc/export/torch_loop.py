@@ -72,9 +72,20 @@ def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
     return (u > 0).to(u.dtype) + torch.where(torch.isfinite(surrogate), surrogate, 0.0)
 
 
-def _forward_as(a: Tensor, b: Tensor) -> Tensor:
-    """The value of a with the gradient of b."""
-    return a.detach() + torch.where(torch.isfinite(b), b - b.detach(), 0.0)
+class _ForwardAs(torch.autograd.Function):
+    """The value of a with the gradient of b, whatever its value is."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.shape = b.shape
+        return a.expand(torch.broadcast_shapes(a.shape, b.shape)).clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.sum_to_size(ctx.shape)
+
+
+_forward_as: Callable[[Tensor, Tensor], Tensor] = _ForwardAs.apply
 
 
 def _mix(matrix: Tensor, vector: Tensor) -> Tensor:

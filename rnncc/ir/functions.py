@@ -101,7 +101,7 @@ def _inverse_rows() -> None:
     row("asinh", lambda g, y, x: (g * call("rsqrt", 1 + x**2),), "torch.asinh({0})", math.asinh)
     row(
         "acosh",
-        lambda g, y, x: (g * call("rsqrt", (x - 1) * (x + 1)),),
+        lambda g, y, x: (g * call("rsqrt", x**2 - 1),),
         "torch.acosh({0})",
         math.acosh,
     )
@@ -158,37 +158,6 @@ def _kinked_rows() -> None:
         abs,
         smooth=False,
     )
-    row(
-        "sign",
-        lambda g, y, x: (Integer(0),),
-        "torch.sign({0})",
-        _sign,
-        smooth=False,
-    )
-
-    row(
-        "floor",
-        lambda g, y, x: (Integer(0),),
-        "torch.floor({0})",
-        lambda x: float(math.floor(x)),
-        smooth=False,
-    )
-
-    row(
-        "round",
-        lambda g, y, x: (Integer(0),),
-        "torch.round({0})",
-        lambda x: float(round(x)),
-        smooth=False,
-    )
-    # what a sum of exponentials is taken relative to; whatever it is, the result is the same
-    row(
-        "finite_part",
-        lambda g, y, x: (None,),
-        "torch.where(torch.isinf({0}), 0.0, {0}).detach()",
-        lambda x: 0.0 if math.isinf(x) else x,
-        smooth=False,
-    )
 
     def extremum(worse: str) -> Pull:
         def pull(g: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:
@@ -211,6 +180,40 @@ def _kinked_rows() -> None:
         ),
         "torch.clamp({0}, {1}, {2})",
         lambda x, lo, hi: min(max(x, lo), hi),
+        smooth=False,
+    )
+
+
+def _step_rows() -> None:
+    """Flat wherever they are continuous."""
+    row(
+        "sign",
+        lambda g, y, x: (Integer(0),),
+        "torch.sign({0})",
+        _sign,
+        smooth=False,
+    )
+    row(
+        "floor",
+        lambda g, y, x: (Integer(0),),
+        "torch.floor({0})",
+        lambda x: float(math.floor(x)),
+        smooth=False,
+    )
+
+    row(
+        "round",
+        lambda g, y, x: (Integer(0),),
+        "torch.round({0})",
+        lambda x: float(round(x)),
+        smooth=False,
+    )
+    # what a sum of exponentials is taken relative to; whatever it is, the result is the same
+    row(
+        "finite_part",
+        lambda g, y, x: (None,),
+        "torch.where(torch.isinf({0}), 0.0, {0}).detach()",
+        lambda x: 0.0 if math.isinf(x) else x,
         smooth=False,
     )
 
@@ -284,6 +287,7 @@ def product(below: tuple[Expr, ...]) -> Expr:
 
 _smooth_rows()
 _kinked_rows()
+_step_rows()
 _condition_rows()
 spike_rows()
 detached_rows()

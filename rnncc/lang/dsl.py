@@ -236,13 +236,23 @@ cos = _unary("cos", "The cosine.")
 sinh = _unary("sinh", "The hyperbolic sine.")
 cosh = _unary("cosh", "The hyperbolic cosine.")
 erf = _unary("erf", "The error function.")
-round_ = _unary("round", "The nearest whole number, of two the even one; derivative 0.")
 atan = _unary("atan", "The inverse of the tangent, from -pi/2 to pi/2.")
 asinh = _unary("asinh", "The inverse of the hyperbolic sine.")
 acosh = _unary("acosh", "The inverse of the hyperbolic cosine.")
 atanh = _unary("atanh", "The inverse of the hyperbolic tangent.")
 log2 = _unary("log2", "The logarithm to base 2, whole at a power of two.")
 exp2 = _unary("exp2", "2 to the power x.")
+
+
+def round_(x: Any, digits: int | None = None) -> Any:
+    """The nearest whole number, of two the even one, or number of so many digits; derivative 0."""
+    if not digits:
+        return _apply("round", x)
+    scale = 10.0**digits
+    return _apply("round", x * scale) / scale
+
+
+round_.__name__ = round_.__qualname__ = "round"
 
 
 def silu(x: Any) -> Any:

@@ -80,7 +80,7 @@ def log10(x: Any) -> Any:
 
 def asin(x: Any) -> Any:
     """The inverse of the sine, from -pi/2 to pi/2."""
-    return 2 * atan(x / (1 + sqrt((1 - x) * (1 + x))))
+    return 2 * atan(x / (1 + sqrt(1 - x) * sqrt(1 + x)))
 
 
 def acos(x: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 FUNCTIONS: dict[str, Callable[..., float]] = {
     r"\exp": math.exp,
     r"\log": math.log,
+    r"\log_2": math.log2,
     r"\tanh": math.tanh,
     r"\sin": math.sin,
     r"\cos": math.cos,
@@ -39,9 +40,19 @@ RELATIONS: dict[str, Callable[[Any, Any], Any]] = {
     r"\lor": lambda a, b: a or b,
 }
 # Tokens that can't begin a factor.
-STOPS = {"", *"+-)},&", r"\\", r"\right|", r"\right\rfloor", r"\end{cases}", *RELATIONS}
+STOPS = {
+    "",
+    *"+-)},&",
+    r"\\",
+    r"\right|",
+    r"\right\rfloor",
+    r"\right\rceil",
+    r"\end{cases}",
+    *RELATIONS,
+}
 TOKEN = (
-    r"\\left\||\\right\||\\left\\lfloor|\\right\\rfloor|\\(?:begin|end)\{cases\}|\\text\{[^}]*\}"
+    r"\\left\||\\right\||\\left\\lfloor|\\right\\r(?:floor|ceil)|\\log_2"
+    r"|\\(?:begin|end)\{cases\}|\\text\{[^}]*\}"
     r"|\\mathrm\{\w+\}|\\[A-Za-z]+|\\\\|\d+(?:\.\d+)?|\S"
 )
 
@@ -115,7 +126,7 @@ class Reader:
         if token == r"\left|":
             return abs(self.within(token, r"\right|"))
         if token == r"\left\lfloor":
-            return float(math.floor(self.within(token, r"\right\rfloor")))
+            return self.whole()
         self.take()
         if token in self.values:
             return self.values[token]
@@ -128,6 +139,12 @@ class Reader:
         if token in FUNCTIONS:
             return FUNCTIONS[token](*self.arguments())
         return math.pi if token == r"\pi" else float(token)
+
+    def whole(self) -> float:
+        """Rounded down, or to the nearest."""
+        self.take(r"\left\lfloor")
+        value = self.sum()
+        return float(math.floor(value) if self.take() == r"\right\rfloor" else round(value))
 
     def arguments(self) -> list[float]:
         self.take("(")

@@ -101,7 +101,33 @@ def is_infinite(*at: Tensor) -> Tensor:
 
 def is_far_remainder(x: Tensor, p: Tensor) -> Tensor:
     """Where the quotient has no digits left behind the point, or is near a whole number."""
-    return is_infinite(x, p) | ((x / p).abs() > 1e3) | ((x / p).abs() < 1e-3)
+    quotient = (x / p).abs()
+    return (
+        is_infinite(x, p)
+        | quotient.isnan()
+        | (p.abs() < 1e-38)
+        | (quotient > 100)
+        | (quotient < 1e-3)
+    )
+
+
+def is_not_moderate(*at: Tensor) -> Tensor:
+    """Where a square under- or overflows in PyTorch, and at NaN and -0."""
+    sizes = torch.stack(at).abs()
+    zero = torch.stack(at) == 0
+    inside = (sizes > 1e-15) & (sizes < 1e15)
+    origin = zero.all(0)  # its slope is 0, with NaN for a gradient too
+    return origin | ~((inside | zero) & ~(zero & torch.stack(at).signbit())).all(0)
+
+
+def is_large(x: Tensor, p: Tensor) -> Tensor:
+    """Where PyTorch's slope, exp(x - y), has lost its digits; at infinities too."""
+    return torch.maximum(x.abs(), p.abs()) > 1e3
+
+
+def is_one_sided(x: Tensor, p: Tensor) -> Tensor:
+    """Where PyTorch's slope y - y * y has lost digits; at +infinity too."""
+    return ((x - p).abs() > 10) | (x == math.inf) | (p == math.inf)
 
 
 def is_odd_power(x: Tensor, p: Tensor) -> Tensor:
@@ -133,14 +159,13 @@ ALL_ROWS = (
     Row("log10(x)", torch.log10),
     Row("asin(x)", torch.asin),
     Row("acos(x)", torch.acos, is_minus_one),
-    Row("hardsigmoid(x)", lambda x: functional.relu6(x + 3) / 6),
-    Row("hardtanh(x)", functional.hardtanh),
+    Row("hardsigmoid(x)", lambda x: functional.relu6(x + 3) / 6, is_nan),
+    Row("hardtanh(x)", functional.hardtanh, is_nan),
     Row("leaky_relu(x)", functional.leaky_relu),
-    Row("elu(x)", functional.elu),
-    Row("selu(x)", functional.selu),
+    Row("elu(x)", functional.elu, is_saturated),
+    Row("selu(x)", functional.selu, is_saturated),
     Row("mish(x)", functional.mish, is_saturated),
     Row("softsign(x)", functional.softsign),
-    Row("stop_gradient(x)", lambda x: x.detach() + 0 * x.nan_to_num(0, 0, 0)),
     Row("abs(x)", torch.abs, is_nan),
     Row("sign(x)", torch.sign, is_nan),
     Row("x**2", lambda x: x**2),
@@ -169,11 +194,12 @@ ALL_ROWS = (
     Row("x / p**2", lambda x, p: x * p**-2, is_infinite_quotient),
     Row("x * p**-3", lambda x, p: x * p**-3, is_infinite_quotient),
     Row("x**p", torch.pow, is_odd_power),
+    Row("stop_gradient(x) * p", lambda x, p: x.detach() * p),
     Row("x % p", torch.remainder, is_far_remainder),
-    Row("x // p", lambda x, p: torch.floor(x / p)),
-    Row("atan2(x, p)", torch.atan2, is_infinite),
-    Row("softmax([x, p])[0]", lambda x, p: torch.stack([x, p]).softmax(0)[0]),
-    Row("logsumexp([x, p])", lambda x, p: torch.stack([x, p]).logsumexp(0)),
+    Row("x // p", lambda x, p: torch.div(x, p, rounding_mode="floor"), is_far_remainder),
+    Row("atan2(x, p)", torch.atan2, is_not_moderate),
+    Row("softmax([x, p])[0]", lambda x, p: torch.stack([x, p]).softmax(0)[0], is_one_sided),
+    Row("logsumexp([x, p])", lambda x, p: torch.stack([x, p]).logsumexp(0), is_large),
     Row("forward_as(x, gradient_of=p)", lambda x, p: Straight.apply(x, p)),
     Row(
         "where((x > p) ^ (x < 2), x, p)",

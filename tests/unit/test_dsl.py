@@ -26,7 +26,7 @@ FUNCTIONS = [
     name
     for name in rnncc.__all__
     if inspect.isfunction(getattr(rnncc, name))
-    and getattr(rnncc, name).__module__ == "rnncc.lang.dsl"
+    and getattr(rnncc, name).__module__ in ("rnncc.lang.dsl", "rnncc.lang.library")
 ]
 NOT_OF_NUMBERS = {"uniform", "spaced", "normal", "constant", "cell", "shift", "mean", "where"}
 
@@ -242,6 +242,33 @@ def test_a_name_that_sympy_knows_is_a_plain_symbol(tmp_path: Path) -> None:
         (rnncc.where(2 > 3, 1, 2), 2),
         (rnncc.spike(0.1), 1.0),
         (rnncc.spike(0.0), 0.0),
+        (rnncc.spike(0.1, surrogate=lambda u: 1 / (1 + u)), 1.0),
+        (rnncc.round(2.5), 2.0),
+        (rnncc.round(-0.125, 2), -0.12),
+        (rnncc.ceil(-1.5), -1.0),
+        (rnncc.trunc(-1.5), -1.0),
+        (rnncc.atan(1), math.pi / 4),
+        (rnncc.atan2(-1.0, -2.0), math.atan2(-1, -2)),
+        (rnncc.atan2(0, 0), 0.0),
+        (rnncc.asin(0.3), math.asin(0.3)),
+        (rnncc.acos(0.3), math.acos(0.3)),
+        (rnncc.asinh(2), math.asinh(2)),
+        (rnncc.acosh(2), math.acosh(2)),
+        (rnncc.atanh(0.5), math.atanh(0.5)),
+        (rnncc.log2(8), 3.0),
+        (rnncc.log10(2), math.log10(2)),
+        (rnncc.exp2(-1), 0.5),
+        (rnncc.hardsigmoid(1.5), 0.75),
+        (rnncc.hardtanh(7), 1.0),
+        (rnncc.leaky_relu(-1), -0.01),
+        (rnncc.elu(-1), math.expm1(-1)),
+        (rnncc.selu(1), 1.0507009873554805),
+        (rnncc.mish(0), 0.0),
+        (rnncc.softsign(-1), -0.5),
+        (rnncc.softmax([1, 1])[0], 0.5),
+        (rnncc.logsumexp([1000, 1000]), 1000 + math.log(2)),
+        (rnncc.stop_gradient(3), 3),
+        (rnncc.forward_as(2, gradient_of=3), 2),
     ],
 )
 def test_a_function_of_numbers_is_a_number(value: float, expected: float) -> None:
@@ -268,7 +295,7 @@ def test_every_function_has_a_docstring(name: str) -> None:
 
 def test_every_unary_row_of_the_table_is_a_function_of_the_language() -> None:
     operators = {"div", "pow", "gt", "ge", "lt", "le", "eq", "ne", "both", "either", "negate"}
-    operators |= {"exprel_slope", "absent"}  # of derivatives
+    operators |= {"exprel_slope", "absent", "finite_part"}  # of derivatives
     rows = {name for name in functions.TABLE if not name.startswith("spike_")}
     assert rows - operators <= set(FUNCTIONS) | {"abs"}
 

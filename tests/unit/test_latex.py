@@ -185,6 +185,7 @@ def test_every_function_is_printed(name: str, tmp_path: Path) -> None:
     text = LatexPrinter(Names(cell)).text(TABLE[name].symbol(*arguments))
     assert "h_{t-1}" in text
     assert text.count("{") == text.count("}")
+    text = text.replace(r"\log_2", r"\log")
     plain = re.sub(r"\\(mathrm|text|begin|end)\{(\w| |\\_)+\}|\\[A-Za-z]+|h_\{t-1\}|x_t", " ", text)
     assert not re.search(r"_|[A-Za-z]{2}", plain), text
 

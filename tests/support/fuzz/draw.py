@@ -29,10 +29,22 @@ SAFE = [
     *("(softplus({0}) + 0.1) ** 1.5", "(softplus({0}) + 0.1) ** 0.5", "2.0 ** tanh({0})"),
     *("(softplus({0}) + 0.2) ** tanh({1})", "(1 + {0} * {0}) ** -0.5", "cos({0}) ** 9"),
     *("(abs({0}) + 0.2) ** -3", "(1.5 + sin({0})) ** -1", "(1.2 + cos({0})) ** (-2.5)"),
+    *("atan({0})", "atan2({0}, 1.5 + sin({1}))", "asin(0.9 * tanh({0}))", "acos(0.9 * sin({0}))"),
+    *(
+        "asinh({0})",
+        "acosh(1.5 + {0} * {0})",
+        "atanh(0.9 * tanh({0}))",
+        "log2(softplus({0}) + 0.1)",
+    ),
+    *("exp2(tanh({0}))", "log10(0.5 + {0} * {0})", "hardsigmoid({0})", "hardtanh({0})", "elu({0})"),
+    *("leaky_relu({0})", "selu({0})", "mish({0})", "softsign({0})", "round(2 * {0})"),
+    *("ceil({0}) - {0}", "{0} - trunc({0})", "mod({0}, 1.5 + sin({1}))"),
+    *("where(differ({0} > 0.1, {1} <= 0.3), {2}, {1})", "stop_gradient({0}) * {1}"),
+    *("forward_as(round(2 * {0}), {0})", "softmax({0}, {1}, {2})", "logsumexp({0}, {1})"),
     *("total({0}, {1}, {2})", "squares({0}, sin({1}))"),
     *("spike({0})", "spike({0}, 'atan')", "spike({0}, 'sigmoid')", "spike({0}, 'triangle')"),
 ]
-STEPS = ("spike(", "floor(", "sign(", "where(")
+STEPS = ("spike(", "floor(", "sign(", "where(", "round(", "ceil(", "trunc(", "mod(", "forward_as(")
 SMOOTH = [form for form in SAFE if not any(step in form for step in STEPS)]
 # these may overflow, or leave their domain
 BOLD = [

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 SLOPES = {"fast_sigmoid": 25.0, "atan": 4.0, "sigmoid": 3.0, "triangle": 1.5}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
-CONDITIONS = {*COMPARISONS, "both", "either", "negate"}
+CONDITIONS = {*COMPARISONS, "both", "either", "differ", "negate"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def renamed(node: Node, names: Mapping[str, Node]) -> Node:
 # --- as text ---------------------------------------------------------------------------------
 
 OPERATORS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "mix": "@"}
-BETWEEN = {**OPERATORS, **COMPARISONS, "both": "&", "either": "|"}
+BETWEEN = {**OPERATORS, **COMPARISONS, "both": "&", "either": "|", "differ": "^", "mod": "%"}
 
 
 def text_of(node: Node) -> str:
@@ -121,6 +121,11 @@ def text_of(node: Node) -> str:
         return f"spike({parts[0]}, surrogate={surrogate!r}, slope={slope!r})"
     if node.op == "total":
         return f"sum([{', '.join(parts)}])"
+    if node.op == "forward_as":
+        return f"forward_as({parts[0]}, gradient_of={parts[1]})"
+    if node.op in ("softmax", "logsumexp"):
+        listed = f"[{', '.join(parts)}]"
+        return f"softmax({listed})[0]" if node.op == "softmax" else f"logsumexp({listed})"
     if node.op == "squares":
         return f"sum(each * each for each in ({', '.join(parts)}))"
     if node.op == "call":
@@ -175,6 +180,8 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
         for each in (
             *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "sigmoid", "tanh", "sin", "cos"),
             *("sinh", "cosh", "erf", "relu", "abs", "sign", "floor", "maximum", "minimum"),
+            *("atan", "atan2", "asin", "acos", "asinh", "acosh", "atanh", "log2", "log10", "exp2"),
+            *("round", "ceil", "trunc"),
             *("lt", "le", "gt", "ge", "eq", "ne"),
         )
     },
@@ -183,6 +190,17 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "logsigmoid": functional.logsigmoid,
     "silu": functional.silu,
     "gelu": functional.gelu,
+    "hardsigmoid": lambda x: functional.relu6(x + 3) / 6,
+    **{
+        each: getattr(functional, each)
+        for each in ("hardtanh", "leaky_relu", "elu", "selu", "mish", "softsign")
+    },
+    "mod": lambda a, b: a - b * torch.floor(a / b),
+    "stop_gradient": lambda x: x.detach(),
+    "forward_as": lambda a, b: a.detach() + b - b.detach(),
+    "softmax": lambda *args: torch.stack(torch.broadcast_tensors(*args)).softmax(0)[0],
+    "logsumexp": lambda *args: torch.stack(torch.broadcast_tensors(*args)).logsumexp(0),
+    "differ": torch.logical_xor,
     "clip": lambda *args: torch.clamp(*torch.broadcast_tensors(*args)),
     "where": torch.where,
     "both": torch.logical_and,
@@ -196,6 +214,7 @@ FROM_VALUE: dict[str, Callable[[Tensor], Tensor]] = {
 JUMPS = {*COMPARISONS, "relu", "abs", "sign", "floor", "maximum", "minimum", "clip", "spike"}
 ARITHMETIC = {"add", "sub", "mul", "div"}
 FUNCTION_UNITS = 3.0  # of half a last place, which tests/kernels/test_math.py allows or more
+JUMPS |= {"hardsigmoid", "hardtanh", "leaky_relu", "elu", "selu", "round", "ceil", "trunc", "mod"}
 EXACT = {*CONDITIONS, *JUMPS, "where", "neg"}  # of operations, those that round nothing
 
 
@@ -293,8 +312,17 @@ class Evaluation:
 
     def _watch(self, op: str, args: list[Tensor]) -> None:
         first, *rest = args
-        if op == "floor":
+        if op in ("floor", "ceil", "trunc"):
             rest = [first.round()]
+        elif op == "round":
+            rest = [first.floor() + 0.5]
+        elif op == "mod":
+            first = first / rest[0]
+            rest = [first.round()]
+        elif op in ("hardsigmoid", "hardtanh"):
+            rest = [
+                torch.full_like(first, side * (3 if op == "hardsigmoid" else 1)) for side in (-1, 1)
+            ]
         for other in rest or [torch.zeros_like(first)]:
             size = torch.maximum(first.abs(), other.abs()).clamp(min=1.0)
             nearest = float(((first - other).abs() / size).min())

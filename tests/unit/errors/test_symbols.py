@@ -39,7 +39,6 @@ def first(h: State, q: Input):
 trace(first)
 """
 FINITE = "Constants of a cell are finite numbers."
-QUOTIENTS = "floor(a / b) for a // b, a - b * floor(a / b) for a % b"
 
 
 def numberless(
@@ -181,12 +180,6 @@ SYMBOLS = {
     "a number that mixes": Case(
         "an operand of type int", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),
-    "round": Case(
-        "round is applied to a symbol",
-        "rnncc rounds down only.",
-        "floor(x + 0.5)",
-        "return round(h) * a + x",
-    ),
     "a returned string": operand("str", "return 'h'"),
     "a returned bool": operand("bool", "return {'h': a * h + x, 'y': True}"),
     "a function of a string": operand("str", "return exp('a') * h + x"),
@@ -206,18 +199,6 @@ SYMBOLS = {
         "division by the constant 0", "", "divide by something else", "return h / 0.0 + x * a"
     ),
     # --- operators ---
-    "//": Case(
-        "the operator // on 'h'",
-        "It isn't among the operators + - * / ** of a cell.",
-        QUOTIENTS,
-        "return h // 2 * a + x",
-    ),
-    "% on the right": Case(
-        "the operator % on 'a*h'",
-        "It isn't among the operators + - * / ** of a cell.",
-        QUOTIENTS,
-        "return 2 % (a * h) + x",
-    ),
     "@ without a matrix": Case(
         "the operator @ on 'h'",
         "The left side of @ must be a Matrix.",
@@ -242,7 +223,7 @@ SYMBOLS = {
     ),
     "& of a value": Case(
         "'x' is combined with a condition",
-        "& and | take comparisons on both sides.",
+        "&, | and ^ take comparisons on both sides.",
         "put each comparison in parentheses: (h > 0) & (h < 1)",
         "return where((h > 0) & x, a, h)",
     ),
@@ -262,7 +243,7 @@ SYMBOLS = {
     # --- spike ---
     "an unknown surrogate": Case(
         "spike has no surrogate 'relu'",
-        "The surrogates are fast_sigmoid, atan, sigmoid, triangle.",
+        "The surrogates are fast_sigmoid, atan, sigmoid, triangle, or a function of u.",
         "surrogate='fast_sigmoid'",
         "return spike(h, surrogate='relu') * a + x",
     ),

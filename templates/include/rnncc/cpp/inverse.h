@@ -39,7 +39,7 @@ template <typename T> RNNCC_FN T asinh(T x) {
 
 template <typename T> RNNCC_FN T acosh(T x) {
   T t = x - T(1);
-  T y = log1p(t + sqrt(t * (x + T(1))));
+  T y = log1p(t + sqrt(t) * sqrt(x + T(1)));
   return x > T(1e9) ? log(x) + Real<T>::ln2 : y;
 }
 
