@@ -56,7 +56,7 @@ class CompiledCell:
     def __init__(self, cell: Cell, constants: Mapping[str, float], fast_math: bool = False) -> None:
         self.stages: Compiled = analyse(trace(cell, constants))
         self.spec: KernelSpec = kernel_spec(self.stages, fast_math)
-        self.files: dict[str, str] = emit(self.stages, fast_math)
+        self.files: dict[str, str] = emit(self.stages, fast_math, self.spec)
         self._kernel: Kernel | None = None
 
     @property

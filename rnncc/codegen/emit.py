@@ -14,13 +14,16 @@ from rnncc.ir.program import Compiled
 from rnncc.ir.spec import CUDA_KERNELS, KernelSpec, digest_of
 
 
-def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
+def emit(
+    compiled: Compiled, fast_math: bool = False, spec: KernelSpec | None = None
+) -> dict[str, str]:
     """The files of the generated package.
 
     Args:
         fast_math: let CUDA kernels compute sigmoid and tanh with the GPU's own, less exact tanh.
+        spec: that of the cell, if it is known.
     """
-    spec, name = kernel_spec(compiled, fast_math), compiled.cell.name
+    spec, name = spec or kernel_spec(compiled, fast_math), compiled.cell.name
     templates = _environment()
 
     def header(template: str, *more: str) -> str:
