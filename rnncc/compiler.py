@@ -61,7 +61,7 @@ class CompiledCell:
         traced = cell if isinstance(cell, CellIR) else trace(cell, constants)
         self.stages: Compiled = analyse(traced)
         self.spec: KernelSpec = kernel_spec(self.stages, fast_math)
-        self.files: dict[str, str] = emit(self.stages, fast_math)
+        self.files: dict[str, str] = emit(self.stages, fast_math, self.spec)
         self._kernel: Kernel | None = None
         self._tangent: CompiledCell | None = None
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rnncc.calculus.differentiate import adjoint, differentiate
 from rnncc.calculus.fission import fission
-from rnncc.calculus.lower import lower
+from rnncc.calculus.lower import flatten, group_size, write_out
 from rnncc.calculus.rematerialize import rematerialize
-from rnncc.calculus.structure import classify
+from rnncc.calculus.structure import describe, examine
 from rnncc.ir.program import CellIR, Compiled
 
 
@@ -16,9 +16,11 @@ def analyse(cell: CellIR) -> Compiled:
     Raises:
         StructureError: channels couple.
     """
-    structure = classify(cell)  # CellIR -> Structure
-    program = lower(cell, structure.group)  # CellIR -> Program
+    flat = flatten(cell)  # CellIR -> CellIR: each let arithmetic, or one function of it
+    examined = examine(cell, flat)  # CellIR -> Examined: which channels couple
+    program = write_out(flat, group_size(cell))  # CellIR -> Program
     jacobian = differentiate(program)  # Program -> JacobianIR
+    structure = describe(cell, examined, program, jacobian)  # all of these -> Structure
     reverse = adjoint(program)  # Program -> AdjointIR
     stored = rematerialize(program, jacobian, reverse)  # Program, both IRs -> Rematerialized
     parts = fission(program)  # Program -> Fission

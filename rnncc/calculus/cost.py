@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 from sympy import Expr
@@ -79,10 +80,9 @@ def effort(compiled: Compiled) -> EffortSpec:
     entries = [e for row in jacobian.entries for e in row]
     carry = _effort([*(let.expr for let in jacobian.lets), *entries])
     size = len(jacobian.states)
+    reached = frozenset(compiled.products)
     products = sum(
-        jacobian.entries[r][k] != 0 and (k, c) in compiled.products
-        for r, c in compiled.products
-        for k in range(size)
+        jacobian.entries[r][k] != 0 and (k, c) in reached for r, c in reached for k in range(size)
     )
     back = [let.expr for let in adjoint.lets]
     lets = needed(adjoint.lets, adjoint.states)
@@ -141,9 +141,19 @@ def count(exprs: Iterable[Expr]) -> tuple[int, Counter[str]]:
     calls: Counter[str] = Counter()
     operations = 0
     for expr in exprs:
-        opaque = expr.atoms(Opaque)
-        calls.update(type(part).__name__ for part in opaque)
-        quotients = [o for o in opaque if type(o).__name__ == "div"]
-        below = sum(int(sympy.count_ops(product(q.args[1:]))) for q in quotients)
-        operations += int(sympy.count_ops(expr)) - len(opaque) + below
+        own, names = _count(expr)
+        operations += own
+        calls.update(names)
     return operations, calls
+
+
+@lru_cache(maxsize=16384)
+def _count(expr: Expr) -> tuple[int, tuple[str, ...]]:
+    """Of one expression; the same ones are counted for the planner and for comments."""
+    if expr.is_Atom:
+        return 0, ()
+    opaque = expr.atoms(Opaque)
+    quotients = [o for o in opaque if type(o).__name__ == "div"]
+    below = sum(int(sympy.count_ops(product(q.args[1:]))) for q in quotients)
+    names = tuple(type(part).__name__ for part in opaque)
+    return int(sympy.count_ops(expr)) - len(opaque) + below, names

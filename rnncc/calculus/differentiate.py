@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import sympy
 from sympy import Add, Expr, Integer, Symbol
 
+from rnncc.calculus.derivative import derivative
 from rnncc.ir import functions
 from rnncc.ir.functions import Opaque
 from rnncc.ir.program import AdjointIR, JacobianIR, Let, Program, needed_lets
@@ -71,7 +72,7 @@ class _Forward:
         """d let / d symbol for each symbol that depends on a state."""
         moving = [s for s in _sorted(let.expr.free_symbols) if self.depends(s.name)]
         if not isinstance(let.expr, Opaque):
-            return {s: sympy.diff(let.expr, s) for s in moving}
+            return {s: derivative(let.expr, s) for s in moving}
         row = functions.row_of(let.expr)
         assert row is not None, let.expr
         slopes = row.partials(Symbol(let.name, real=True), let.expr.args)
@@ -81,7 +82,7 @@ class _Forward:
                 continue
             slope = self.shared(let, slope, moving)
             for s in moving:
-                result[s] += slope * sympy.diff(argument, s)
+                result[s] += slope * derivative(argument, s)
         return result
 
     def shared(self, let: Let, slope: Expr, moving: list[Symbol]) -> Expr:
@@ -92,8 +93,8 @@ class _Forward:
         return self.let(f"{let.name}_slope", slope, let)
 
     def chain(self, let: Let, partials: dict[Symbol, Expr], state: Symbol) -> None:
-        terms = [p * self.derivative.get((s.name, state.name), ZERO) for s, p in partials.items()]
-        total = Add(*terms)
+        inner = [(p, self.derivative.get((s.name, state.name), ZERO)) for s, p in partials.items()]
+        total = Add(*(p * d for p, d in inner if d is not ZERO))
         if not total.is_Atom:
             total = self.let(f"d{let.name}_d{state.name}", total, let)
         self.derivative[let.name, state.name] = total
@@ -226,19 +227,20 @@ class _Reverse:
             g = pulled[i]
             if g is None or g == 0 or not argument.free_symbols:
                 continue
-            stop = unasked if g.has(Opaque) or sympy.denom(g) != 1 else None
+            stop = unasked if unasked and (g.has(Opaque) or sympy.denom(g) != 1) else None
             if several or stop or not argument.is_Symbol:
                 walked = functions.call("where", stop, ZERO, g) if stop else g
                 named = self.name(f"g_{let.name}_arg{i if several else ''}", walked, let)
-                pulled = [p if p is None else sympy.sympify(p).subs(g, named) for p in pulled]
+                pulled = [_replaced(p, g, named) for p in pulled]
                 g = named
             self.spread(argument, flow._replace(term=g))
 
     def spread(self, expr: Expr, flow: _Flow) -> None:
         for symbol in _sorted(expr.free_symbols):
-            slope = self.walked(sympy.diff(expr, symbol), flow.sources)
-            if flow.term * slope != 0:
-                self.flows[symbol.name].append(flow._replace(term=flow.term * slope))
+            slope = self.walked(derivative(expr, symbol), flow.sources)
+            term = flow.term * slope
+            if term != 0:
+                self.flows[symbol.name].append(flow._replace(term=term))
 
     def walked(self, slope: Expr, sources: frozenset[Symbol]) -> Expr:
         """A slope whose infinite factors count as 0 where only an unused output asks for them."""
@@ -262,6 +264,12 @@ class _Reverse:
         symbol = self.names.new(wanted)
         self.lets.append(Let(symbol.name, expr, source.line))
         return symbol
+
+
+def _replaced(expr: Any, old: Expr, new: Expr) -> Any:
+    if expr is None or expr == 0 or old == new:
+        return expr
+    return new if expr == old else sympy.sympify(expr).subs(old, new)
 
 
 def _sorted(symbols: Iterable[Symbol]) -> list[Symbol]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import sympy
 from sympy import Expr, Integer, Symbol
@@ -31,20 +32,24 @@ def lower(cell: CellIR, channels: int, namer: Namer | None = None) -> Program:
     Operations that couple all channels (a Matrix without block, shift, mean) take `channels` for
     all channels of the layer, so that structure.py finds a witness.
     """
-    name_of = namer or (_plain if channels == 1 else _numbered(cell))
-    flat = flatten(cell)
-    writer = _Writer(cell, channels, name_of)
+    return write_out(flatten(cell), channels, namer)
+
+
+def write_out(flat: CellIR, channels: int, namer: Namer | None = None) -> Program:
+    """The same of a recurrence that was flattened."""
+    name_of = namer or (_plain if channels == 1 else _numbered(flat))
+    writer = _Writer(flat, channels, name_of)
     lets = tuple(
         Let(writer.name(let.name, i), writer.expand(let.expr, i), let.line, let.note)
         for let in flat.lets
         for i in range(channels)
     )
     return Program(
-        name=cell.name,
+        name=flat.name,
         group=channels,
-        states=writer.slots(cell.states),
-        inputs=writer.slots(cell.inputs),
-        params=writer.slots(cell.params),
+        states=writer.slots(flat.states),
+        inputs=writer.slots(flat.inputs),
+        params=writer.slots(flat.params),
         lets=lets,
         next=tuple(writer.scalar(e, i) for e in flat.next.values() for i in range(channels)),
         outputs=tuple(writer.scalar(e, i) for e in flat.outputs.values() for i in range(channels)),
@@ -114,7 +119,7 @@ class _Parts:
         row = functions.row_of(expr)
         if isinstance(expr, (MatVec, Shift, Mean)):
             return [self.atom(expr.args[0]), *map(self.atom, expr.args[1:])]
-        if row is not None and row.reads_arguments():
+        if row is not None and _reads_arguments(row):
             return [self.atom(arg) for arg in expr.args]
         return [self.visit(arg) for arg in expr.args]
 
@@ -144,6 +149,11 @@ class _Parts:
             self.lets.append(Let(symbol.name, expr, self.let.line))
             self.known[expr] = symbol
         return self.known[expr]
+
+
+@cache
+def _reads_arguments(row: functions.Function) -> bool:
+    return row.reads_arguments()
 
 
 # --- writing out channels --------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import sympy
 from sympy import Expr, Symbol
 
 from rnncc.calculus.differentiate import differentiate
-from rnncc.calculus.lower import group_size, lower
+from rnncc.calculus.lower import flatten, group_size, write_out
 from rnncc.errors import Problem, StructureError
 from rnncc.ir import functions
 from rnncc.ir.functions import MatVec, Mean, Shift
@@ -26,6 +28,20 @@ LONGEST_WITNESS = 60  # operations
 
 
 def classify(cell: CellIR) -> Structure:
+    """The proved structure; see `examine`."""
+    flat = flatten(cell)
+    program = write_out(flat, group_size(cell))
+    return describe(cell, examine(cell, flat), program, differentiate(program))
+
+
+class Examined(NamedTuple):
+    """What a recurrence over several channels shows: how many it was written for, and couple."""
+
+    channels: int
+    coupled: int
+
+
+def examine(cell: CellIR, flat: CellIR) -> Examined:
     """Prove the Jacobian diagonal or block-diagonal over channels.
 
     The recurrence is written out for several channels and differentiated; the connected components
@@ -37,11 +53,11 @@ def classify(cell: CellIR) -> Structure:
     group = group_size(cell)
     _refuse_large(cell, group)
     channels = min(_probe_size(cell, group), max(PROBED_CHANNELS, 2 * group))
-    program = lower(cell, channels, namer=_indexed)
+    program = write_out(flat, channels, namer=_indexed)
     coupled = _components(program, channels)
     _refuse_coupled(cell, program, coupled, group, channels)
     _refuse_whole(cell)
-    return _describe(cell, group, max(map(len, coupled)), channels)
+    return Examined(channels, max(map(len, coupled)))
 
 
 def _indexed(name: str, *indices: int) -> str:
@@ -177,9 +193,9 @@ def _mixes_all(cell: CellIR, let: Let) -> bool:
 # --- the proof -------------------------------------------------------------------------------
 
 
-def _describe(cell: CellIR, group: int, coupled: int, channels: int) -> Structure:
-    program = lower(cell, group)
-    jacobian = differentiate(program)
+def describe(cell: CellIR, examined: Examined, program: Program, jacobian: JacobianIR) -> Structure:
+    """The structure of one group's Jacobian."""
+    channels, coupled = examined
     inner = _depends_on_state(program, jacobian)
     pattern = tuple(
         "".join("0" if e == 0 else "1" if not e.free_symbols else "x" for e in row)
@@ -194,7 +210,7 @@ def _describe(cell: CellIR, group: int, coupled: int, channels: int) -> Structur
     affine = affine and all(row.slope is None for row in rows)
     structure = Structure(
         kind="diagonal" if coupled == 1 else "block",
-        group=group,
+        group=program.group,
         block=coupled * len(cell.states),
         pattern=pattern,
         affine=affine,

@@ -167,7 +167,7 @@ class _Copies:
             terms = [
                 f"out_{name} * {self.at('M', f'{middle}_{c}', places[middle, c])}"
                 for (row, middle), name in entries.items()
-                if row == r and (middle, c) in products
+                if row == r and (middle, c) in places
             ]
             first = f"out_{entries[r, c]}" if (r, c) in entries else "real(0)"
             total = " + ".join(terms) or "real(0)"

@@ -17,15 +17,19 @@ from rnncc.ir.spec import CUDA_KERNELS, RECORD, SOURCES, TANGENT, KernelSpec, di
 
 
 def emit(
-    compiled: Compiled, fast_math: bool = False, tangent: Mapping[str, str] | None = None
+    compiled: Compiled,
+    fast_math: bool = False,
+    spec: KernelSpec | None = None,
+    tangent: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The files of the generated package.
 
     Args:
         fast_math: let CUDA kernels compute sigmoid and tanh with the GPU's own, less exact tanh.
+        spec: that of the cell, if it is known.
         tangent: the files of the tangent cell, to be part of the package.
     """
-    spec, name = kernel_spec(compiled, fast_math), compiled.cell.name
+    spec, name = spec or kernel_spec(compiled, fast_math), compiled.cell.name
     templates = _environment()
 
     def header(template: str, *more: str) -> str:

@@ -7,8 +7,10 @@ differently than there, though never wider.
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from rnncc.codegen import escape
 
@@ -211,29 +213,37 @@ def _choice(text: str) -> tuple[str, str, str] | None:
 
 
 def _find(text: str, wanted: str) -> int:
-    return next((i for i in _outside(text) if text.startswith(wanted, i)), -1)
+    return next(_outside(text, (wanted,)), (-1, ""))[0]
 
 
 def _split(text: str, operators: tuple[str, ...], spaced: bool = True) -> Iterator[str]:
     """The operands outside all parentheses, each but the last with the operator after it."""
     marks = [f" {o} " if spaced else f"{o} " for o in operators]
     start = 0
-    for i in _outside(text):
-        mark = next((m for m in marks if text.startswith(m, i)), None)
-        if mark:
-            yield text[start : i + len(mark) - 1]
-            start = i + len(mark)
+    for i, mark in _outside(text, tuple(marks)):
+        yield text[start : i + len(mark) - 1]
+        start = i + len(mark)
     yield text[start:]
 
 
-def _outside(text: str) -> Iterator[int]:
-    """Places of characters outside all parentheses and brackets."""
+def _outside(text: str, marks: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """The marks outside all parentheses and brackets, and their places."""
+    if not any(mark in text for mark in marks):
+        return
     depth = 0
-    for i, c in enumerate(text):
-        depth -= c in CLOSE
-        if depth == 0:
-            yield i
-        depth += c in OPEN
+    for found in _pattern(marks).finditer(text):
+        piece = found[0]
+        if piece in OPEN:
+            depth += 1
+        elif piece in CLOSE:
+            depth -= 1
+        elif depth == 0:
+            yield found.start(), piece
+
+
+@cache
+def _pattern(marks: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, (*OPEN, *CLOSE, *marks))))
 
 
 def _pack(pieces: list[str], width: int, further: int | None = None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from sympy import Expr, Symbol
 
 
-# Values of a group of channels, k channels times states: of up to so many a product of step
-# Jacobians fits registers, so that time may be cut into segments; up to so many have one pass.
+# Values of a group, its channels times states: of up to so many a product of step Jacobians fits
+# registers, so that time may be cut into segments; more, up to so many, are solved by one pass.
 LARGEST_PRODUCT = 8
 LARGEST_GROUP = 64
 LARGEST_JACOBIAN = 64  # entries that aren't zero, of one that is emitted
@@ -306,13 +307,13 @@ class Compiled:
         """Whether its step Jacobian is small enough to be emitted."""
         return self.structure.entries <= LARGEST_JACOBIAN
 
-    @property
+    @cached_property
     def rows(self) -> tuple[str, ...]:
         """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
         wanted = {*self.rematerialized.stored, *self.fission.crossing}
         return tuple(let.name for let in self.program.lets if let.name in wanted)
 
-    @property
+    @cached_property
     def fed(self) -> tuple[int, ...]:
         """The states that a next state or an output reads, as places in `program.states`."""
         program = self.program
@@ -322,7 +323,7 @@ class Compiled:
                 read |= {s.name for s in let.expr.free_symbols}
         return tuple(s for s, slot in enumerate(program.states) if slot.symbol.name in read)
 
-    @property
+    @cached_property
     def products(self) -> tuple[tuple[int, int], ...]:
         """The entries (row, column) that a product of step Jacobians may have; none by one pass."""
         if self.one_pass:

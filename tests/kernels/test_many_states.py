@@ -49,7 +49,7 @@ def test_one_pass_computes_what_the_oracle_does(
 @pytest.mark.parametrize("solver", ["segmented", "newton"])
 def test_a_solver_that_needs_products_is_refused_and_its_way_out_runs(solver: str) -> None:
     call = random_call("moog_saved", (1, 5, 2), torch.float32)
-    with pytest.raises(ArgumentError, match="9 values in a channel.*\nFix: solver='auto'"):
+    with pytest.raises(ArgumentError, match=r"9 values in a channel.*\nFix: solver='auto'"):
         by_kernel("moog_saved", call, solver=solver)
     solve("moog_saved", call.arguments, call.h0, solver="auto")
 
