@@ -142,7 +142,7 @@ def _refuse_whole(cell: CellIR) -> None:
 
 
 def _block_of(cell: CellIR, product: Expr) -> int | None:
-    return next(a.block for a in cell.arguments if a.name == product.args[0].name)
+    return next(a.block for a in cell.arguments if a.symbol == product.args[0].name)
 
 
 def _coupling(cell: CellIR, seen: str) -> Problem:

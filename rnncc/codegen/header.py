@@ -56,7 +56,7 @@ def equations(compiled: Compiled) -> list[str]:
     """The recurrence as it was traced."""
     cell = compiled.cell
     lines = [str(let) for let in cell.lets]
-    lines += [f"{name}' = {show(expr)}" for name, expr in cell.next.items()]
+    lines += [f"{s.symbol}' = {show(cell.next[s.name])}" for s in cell.states]
     return [*lines, f"output: {', '.join(cell.outputs)}"]
 
 

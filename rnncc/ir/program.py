@@ -58,6 +58,7 @@ class Argument:
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
+        emitted: its name in expressions, C++ and CUDA where these can't take the author's.
     """
 
     name: str
@@ -69,6 +70,12 @@ class Argument:
     typical: Init | None = None
     projected: bool = False
     start: Argument | None = None
+    emitted: str = ""
+
+    @property
+    def symbol(self) -> str:
+        """Its name in expressions."""
+        return self.emitted or self.name
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,9 @@ class CellIR:
         return self.of_kind("param", "matrix")
 
     def __str__(self) -> str:
-        lines = [f"{self.name}({', '.join(a.name for a in self.arguments)})"]
+        lines = [f"{self.name}({', '.join(a.symbol for a in self.arguments)})"]
         lines += [f"  {let}" for let in self.lets]
-        lines += [f"  {name}' = {show(expr)}" for name, expr in self.next.items()]
+        lines += [f"  {s.symbol}' = {show(self.next[s.name])}" for s in self.states]
         lines += [f"  output {name} = {show(expr)}" for name, expr in self.outputs.items()]
         return "\n".join(lines)
 

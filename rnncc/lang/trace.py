@@ -19,8 +19,8 @@ from rnncc.ir.program import Argument, CellIR, Let, needed_lets
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.names import reserved, unreserved
-from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
+from rnncc.lang.names import emitted, unreserved
+from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
 
 
@@ -40,6 +40,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     try:
         symbols = {a.name: _symbol(a) for a in arguments}
         recorder.bindings.update(symbols)
+        recorder.taken.update(a.symbol for a in arguments)
         returned = recorder.run({**symbols, **values})
         tracer.returned = _return_line(cell)
         next_, outputs = _read_return(cell, recorder, arguments, returned)
@@ -66,7 +67,7 @@ def _named(
 ) -> tuple[Let, ...]:
     """The lets that the results need, with a name for every part."""
     lets = needed_lets(parts.renamed(tracer.lets, tracer.names), results)
-    taken = [a.name for a in arguments] + [let.name for let in tracer.lets]
+    taken = [a.symbol for a in arguments] + [let.name for let in tracer.lets]
     return parts.renamed(lets, parts.named(lets, taken))
 
 
@@ -75,7 +76,7 @@ def _module_doc(cell: Cell) -> str:
 
 
 def _symbol(argument: Argument) -> Value | MatrixValue:
-    symbol = Symbol(argument.name, real=True)
+    symbol = Symbol(argument.symbol, real=True)
     value = MatrixValue(symbol) if argument.kind == "matrix" else Value(symbol)
     value.line = 0  # of no line of the body
     return value
@@ -85,32 +86,40 @@ def _symbol(argument: Argument) -> Value | MatrixValue:
 
 
 class _Recorder:
-    """Runs the body under a line tracer and names each value as its local name is bound."""
+    """Runs the body under a line tracer and names each value as its local name is bound.
+
+    Attributes:
+        bindings: the value that each name of the cell stands for at the line that runs.
+        taken: the names of arguments and lets.
+    """
 
     def __init__(self, cell: Cell, tracer: Tracer) -> None:
         self.cell = cell
         self.tracer = tracer
         self.bindings: dict[str, Any] = {}
-        self.first_line: dict[str, int] = {}
-        self.problems = Problems(cell)
-        self._before = cell.line
+        self.taken: set[str] = set()
+        self._own = cell_names(cell)
         self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
-            returned = self.cell.function(**arguments)
+            returned = self._call(arguments)
         except CellError:
             raise
         except Exception as error:
             raise self._explain(error) from error
         finally:
             sys.settrace(before)
-            self.problems.raise_any()
         if self.tracer.refused:
             raise CellError(self.tracer.refused)
         return returned
+
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        parameters = inspect.signature(self.cell.function).parameters.values()
+        first = [arguments.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        return self.cell.function(*first, **arguments)
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         return self._step if frame.f_code is self.cell.code else None
@@ -120,7 +129,6 @@ class _Recorder:
             for name, value in list(frame.f_locals.items()):
                 if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
                     self._bind(name, value)
-            self._before = frame.f_lineno
         return self._step
 
     def _in_comprehension(self, offset: int) -> bool:
@@ -128,23 +136,9 @@ class _Recorder:
         return any(first <= offset <= last for first, last in self._comprehensions)
 
     def _bind(self, name: str, value: Any) -> None:
-        bound = self.bindings.get(name)
-        if bound is value:
-            return
-        line = value.line or self._before  # an argument under a second name has no line of its own
-        if bound is not None and not self._is_alias(name, bound):
-            self.bindings[name] = value
-            first = self.first_line.get(name)
-            earlier = f"line {first}" if first else "the signature"
-            self.problems.add(
-                f"'{name}' is assigned again (first in {earlier})",
-                "A name stands for one value, here and in the emitted code.",
-                f"give the second value its own name, for example {name}_new",
-                line,
-            )
+        if self.bindings.get(name) is value:
             return
         self.bindings[name] = value
-        self.first_line[name] = line
         if isinstance(value, Value) and self.is_unnamed(value.expr):
             self.let(name, value)
 
@@ -154,20 +148,10 @@ class _Recorder:
             return expr not in self.tracer.names
         return not expr.is_Symbol and not expr.is_number
 
-    def _is_alias(self, name: str, value: Any) -> bool:
-        """A second name for a value, such as a loop's variable; it is never emitted."""
-        return isinstance(value, Value) and value.expr.is_Symbol and value.expr.name != name
-
     def let(self, name: str, value: Value) -> None:
-        """Name the value: from now on it is a symbol."""
-        reason = reserved(name)
-        if reason:
-            self.problems.add(
-                f"the local name '{name}' {reason}",
-                UNCHANGED,
-                f"rename it, for example '{unreserved(name)}'",
-                value.line,
-            )
+        """Name the value, y_2 if it is the second y: from now on it is a symbol."""
+        name = emitted(name, self.taken, self._own)
+        self.taken.add(name)
         note, lets = _comment(self.cell.file, value.line), self.tracer.lets
         symbol = Symbol(name, real=True)
         if parts.is_placeholder(value.expr):
@@ -188,13 +172,13 @@ class _Recorder:
             if trace.tb_frame.f_code is self.cell.code:
                 line = trace.tb_lineno
             trace = trace.tb_next
-        self.problems.found.clear()
+        problems = Problems(self.cell)
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
             fix = "define the name, or import the function from rnncc"
-        self.problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
-        return CellError(self.problems.found)
+        problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
+        return CellError(problems.found)
 
 
 def _comment(file: str, line: int) -> str:
@@ -232,7 +216,6 @@ def _read_return(
             )
     problems.raise_any()
     named = {name: _name_result(recorder, name, name in states, v) for name, v in given.items()}
-    recorder.problems.raise_any()
     outputs = {name: expr for name, expr in named.items() if name not in states}
     next_ = {name: named[name] for name in states}
     if not outputs:
@@ -254,11 +237,11 @@ def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
                     'return {"h": ..., "y": ...}',
                     line,
                 )
-            elif reason := reserved(key):
+            elif not key.isidentifier():
                 problems.add(
-                    f"the returned key '{key}' {reason}",
-                    UNCHANGED,
-                    'rename it, for example "y"',
+                    f"the returned key '{key}' is no name",
+                    "Keys are names of states or of outputs.",
+                    f'rename it, for example "{unreserved(key)}"',
                     line,
                 )
         problems.raise_any()
@@ -291,18 +274,8 @@ def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> 
     result.line = getattr(value, "line", recorder.cell.line)
     let = f"{name.rstrip('_')}_next" if is_state else name
     unnamed = recorder.is_unnamed(result.expr) or result.expr.is_number
-    if not unnamed and (is_state or result.expr.name != name):
-        return result.expr
-    if let in recorder.bindings and unnamed:
-        recorder.problems.add(
-            f"the returned {name!r} needs the name '{let}', which is taken",
-            "An unnamed next value of a state h is called h_next, an output by its key.",
-            f"return a named value, or rename '{let}'",
-            recorder.first_line.get(let),
-        )
-    elif unnamed:
+    if unnamed:
         recorder.let(let, result)
-        recorder.bindings[let] = result
     return result.expr
 
 
@@ -315,7 +288,7 @@ def _check(cell: Cell, cell_ir: CellIR) -> None:
     used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}
     used |= {s.name for expr in cell_ir.outputs.values() for s in expr.free_symbols}
     for argument in cell_ir.arguments:
-        if argument.name not in used:
+        if argument.symbol not in used:
             problems.add(
                 f"the argument '{argument.name}' is not used",
                 "Every argument takes part in the recurrence or in an output.",
