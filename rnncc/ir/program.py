@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
+from rnncc.ir.vector import Vector
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -58,6 +59,7 @@ class Argument:
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
+        vector: the one of which it is an element, if it is one.
         emitted: its name in expressions, C++ and CUDA where these can't take the author's.
     """
 
@@ -70,6 +72,7 @@ class Argument:
     typical: Init | None = None
     projected: bool = False
     start: Argument | None = None
+    vector: Vector | None = None
     emitted: str = ""
 
     @property
@@ -87,6 +90,7 @@ class CellIR:
         next: state name -> the expression of its next value, in declared order.
         outputs: output name -> its expression; an output may be a state's next value.
         constants: compile-time constants with the values they had.
+        output_vectors: the outputs of several values.
     """
 
     name: str
@@ -98,6 +102,13 @@ class CellIR:
     next: dict[str, Expr]
     outputs: dict[str, Expr]
     constants: dict[str, float] = field(default_factory=dict)
+    output_vectors: tuple[Vector, ...] = ()
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """Arguments, learned starts and outputs of several values."""
+        scalars = (*self.arguments, *self.starts)
+        return (*dict.fromkeys(a.vector for a in scalars if a.vector), *self.output_vectors)
 
     def of_kind(self, *kinds: str) -> tuple[Argument, ...]:
         return tuple(a for a in self.arguments if a.kind in kinds)

@@ -143,11 +143,24 @@ class Symbolic:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__") or TRACER.get() is None:
             raise AttributeError(name)
+        if name == "ago":
+            fail(
+                f"'{self.expr}'.ago, where '{self.expr}' is no state with a delay",
+                "A state carries its past from the step where its role has a delay.",
+                "State(delay=4) for values of up to 4 steps ago",
+            )
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
             "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
         )
+
+
+class Elementwise(Symbolic):
+    """The base of vectors: operators of other symbols leave it to its own."""
+
+    def misused(self) -> NoReturn:
+        raise NotImplementedError
 
 
 OTHER_FIXES = {
@@ -174,7 +187,7 @@ def lift(operand: Any) -> Any:
     if isinstance(operand, Value):
         tracer = operand.own()
         return tracer.part(operand) if is_large(operand.expr) else operand.expr
-    if isinstance(operand, (Condition, MatrixValue)):
+    if isinstance(operand, (Condition, MatrixValue, Elementwise)):
         operand.misused()
     if type(operand) is bool or not isinstance(operand, (int, float)):
         refuse_operand(operand)
@@ -210,6 +223,8 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
     apply = getattr(operator, name)
 
     def method(self: Value, other: Any) -> Value:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         a, b = (other, self) if reflected else (self, other)
         if name == "pow":
             return power(a, b)
@@ -231,6 +246,8 @@ def _apart(operand: Any) -> Any:
 
 def _compare(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Value, other: Any) -> Condition:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         from rnncc.ir import functions
 
         return Condition(functions.call(name, lift(self), lift(other)))
@@ -304,6 +321,8 @@ class Condition(Symbolic):
     def _combine(self, name: str, other: Any) -> Condition:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         if not isinstance(other, Condition):
             fail(
                 f"'{other}' is combined with a condition",
@@ -341,6 +360,8 @@ class MatrixValue(Symbolic):
     def __matmul__(self, other: Any) -> Value:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented
         if isinstance(other, (Condition, MatrixValue)):
             other.misused()
         if not isinstance(other, Value):
