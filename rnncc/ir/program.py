@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
@@ -79,6 +79,15 @@ class Argument:
     def symbol(self) -> str:
         """Its name in expressions."""
         return self.emitted or self.name
+
+
+def whole(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
+    """Each vector as one argument of its name."""
+    found: dict[str, Argument] = {}
+    for a in arguments:
+        name = a.vector.name if a.vector else a.name
+        found.setdefault(name, a if a.vector is None else replace(a, name=name, emitted=name))
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

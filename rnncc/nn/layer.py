@@ -36,6 +36,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
+from rnncc.nn.vectors import elements, learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
@@ -111,6 +112,7 @@ class CellLayer(nn.Module):
         self.last_solve = None
         self._spec = spec if projected else without(spec)
         self._takes = takes(self._spec, projected)
+        self._plain = "x" if projected else ""
         self._layout = Layout.of(self._spec, self.hidden_size, not projected)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self._directions = directions(spec, CellLayer, endings(num_layers, bidirectional))
@@ -130,20 +132,22 @@ class CellLayer(nn.Module):
         if features is not None:
             linear = nn.Linear(features, self._layout.width, bias=bias, **factory)
         setattr(self, direction.projection, linear)
-        for param in spec.learned:
+        for vector, param in learned_of(spec):
             shape: tuple[int, ...] = (1,) if param.shared else (size,)
             if param.block is not None:
                 shape = (size // param.block, param.block, param.block)
-            empty = nn.Parameter(torch.empty(shape, **factory))
-            self.register_parameter(direction.params[param.name], empty)
+            empty = nn.Parameter(torch.empty((*shape, *vector.shape), **factory))
+            self.register_parameter(direction.params[vector.name], empty)
 
     def reset_parameters(self) -> None:
         """Initialize all parameters: by the cell's inits, the rest as nn.Linear does."""
         spec = self.kernel.spec
         for direction in self._directions:
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
-            for param in spec.learned:
-                fill(getattr(self, direction.params[param.name]).data, param.init)
+            for vector, param in learned_of(spec):
+                data = getattr(self, direction.params[vector.name]).data
+                for element in elements(vector.name, data, vector.shape):
+                    fill(element, param.init)
 
     def forward(
         self,
@@ -189,12 +193,15 @@ class CellLayer(nn.Module):
         self._check(values, 2)
         if not self.batch_first:
             values = time_last(values, self._takes)
+        values = split(self._spec, values, self._plain)
         leading, steps, device = self._extent(values)
         sequences = read_sequences(
             lengths, cu_seqlens, reset, leading, steps, device, self.batch_first
         )
         *rows, last = self._run(values, state, leading, sequences, return_states)
-        return *(rows if self.batch_first else map(time_first, rows)), last
+        if not self.batch_first:
+            rows = [time_first(row, len(leading)) for row in rows]
+        return *rows, last
 
     def step(
         self, *args: Tensor | States, state: States | None = None, **named: Any
@@ -211,11 +218,10 @@ class CellLayer(nn.Module):
             )
         values, state = self._bind(args, state, named)
         self._check(values, 1)
-        for name, shared in self._takes.items():
-            time = 0 if not self.batch_first else -1 if shared else -2
-            values[name] = values[name].unsqueeze(time)
+        for name, rank in self._takes.items():
+            values[name] = values[name].unsqueeze(-rank if self.batch_first else 0)
         y, h = self(state=state, **values)
-        time = -2 if self.batch_first else 0
+        time = max(values[n].dim() - r for n, r in self._takes.items()) if self.batch_first else 0
         return (tuple(v.squeeze(time) for v in y) if isinstance(y, tuple) else y.squeeze(time)), h
 
     def _bind(
@@ -253,6 +259,7 @@ class CellLayer(nn.Module):
         packing = read_packing(values[first], first)
         joined = {name: packing.join(name, value) for name, value in values.items()}
         self._check(joined, 2, most=2, packed=True)
+        joined = split(self._spec, joined, self._plain)
         leading, _, _ = self._extent(joined)
         *rows, last = self._run(joined, state, leading, packing.sequences, return_states)
         return *map(packing.pack, rows), last
@@ -320,6 +327,7 @@ class CellLayer(nn.Module):
         bound = {}
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
+        bound = split(kernel.spec, bound)
         params = compute_params(kernel.spec, bound, dtype)
         sequence_count, device = math.prod(state_leading) // count, inputs[0].device
         if state is None:

@@ -10,25 +10,30 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
+from rnncc.ir.vector import grouped
 
 # What users of torch.nn.GRU, and of a cell's own function, may call an argument of a layer.
 OTHERS = {"h0": "state", "hx": "state", "h_0": "state", "input": "x", "mask": "lengths"}
 OWN = ("state", "lengths", "cu_seqlens", "reset", "return_states")
 
 
-def takes(spec: KernelSpec, projected: bool) -> dict[str, bool]:
-    """The values that a call takes, in order, and whether all channels share each.
+def takes(spec: KernelSpec, projected: bool) -> dict[str, int]:
+    """The values that a call takes, in order, and the dimensions of each from time on.
 
     Args:
         spec: with the inputs that a layer computes from x marked as projected.
     """
-    given = {i.name: i.shared for i in spec.inputs if not i.projected}
-    return {"x": False, **given} if projected else given
+    shared = {i.name: i.shared for i in spec.inputs if not i.projected}
+    given = {
+        v.name: len(v.shape) + (1 if shared[v.members[0]] else 2)
+        for v in grouped(shared, spec.vectors, "input")
+    }
+    return {"x": 2, **given} if projected else given
 
 
 def bind(
     spec: KernelSpec,
-    wanted: Mapping[str, bool],
+    wanted: Mapping[str, int],
     projected: bool,
     args: Sequence[Any],
     state: Any,
@@ -59,7 +64,7 @@ def bind(
 
 def _refuse_many(
     spec: KernelSpec,
-    wanted: Mapping[str, bool],
+    wanted: Mapping[str, int],
     projected: bool,
     by_place: Sequence[str],
     count: int,
@@ -72,7 +77,7 @@ def _refuse_many(
 
 
 def _refuse_name(
-    spec: KernelSpec, wanted: Mapping[str, bool], projected: bool, name: str, twice: bool
+    spec: KernelSpec, wanted: Mapping[str, int], projected: bool, name: str, twice: bool
 ) -> ArgumentError:
     if twice:
         return ArgumentError(f"{name}: given twice.\nFix: by its place or by its name")
@@ -84,7 +89,7 @@ def _refuse_name(
     )
 
 
-def _call(spec: KernelSpec, wanted: Mapping[str, bool], projected: bool) -> str:
+def _call(spec: KernelSpec, wanted: Mapping[str, int], projected: bool) -> str:
     """What the call takes, in words."""
     if not projected:
         return f"the layer of '{spec.name}' takes, in order or by name: {', '.join(wanted)}"
@@ -92,18 +97,18 @@ def _call(spec: KernelSpec, wanted: Mapping[str, bool], projected: bool) -> str:
     return f"beside x, the layer of '{spec.name}' takes these inputs by name: {names}"
 
 
-def time_last(values: Mapping[str, Any], shared: Mapping[str, bool]) -> dict[str, Any]:
+def time_last(values: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
     """Values whose first dimension is time, with it where the operators have it."""
     moved = {}
     for name, value in values.items():
-        rank = 1 if shared[name] else 2
+        rank = ranks[name]
         moves = isinstance(value, Tensor) and value.dim() >= rank
         moved[name] = value.movedim(0, -rank) if moves else value
     return moved
 
 
-def time_first(rows: Any) -> Any:
-    """[..., T, N] -> [T, ..., N], of a tensor or each of a tuple."""
+def time_first(rows: Any, time: int) -> Any:
+    """With the dimension of time as the first, of a tensor or each of a tuple."""
     if isinstance(rows, tuple):
-        return tuple(time_first(row) for row in rows)
-    return rows.movedim(-2, 0)
+        return tuple(time_first(row, time) for row in rows)
+    return rows.movedim(time, 0)
