@@ -14,6 +14,7 @@ from rnncc.lang.dsl import uniform
 # Of a step, in operations: up to so many it is light, and above the other heavy.
 LIGHT, HEAVY = 40, 100
 WEIGHT_OF_FUNCTION = 6
+MANY_STATES = 16  # of more, a thread holds those of one step
 TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
 
 
@@ -58,6 +59,8 @@ def steps_of_block(step: Effort, states: int) -> int:
     weight = step.operations + WEIGHT_OF_FUNCTION * step.functions
     if weight <= LIGHT and states <= 2:
         return 8
+    if states > MANY_STATES:
+        return 1
     return 4 if weight <= HEAVY else 2
 
 

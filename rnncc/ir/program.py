@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from sympy import Expr, Symbol
 
 
+# Values of a group of channels, k channels times states: of up to so many a product of step Jacobians
+# fits registers, so that time may be cut into segments; up to so many are solved by one pass.
+LARGEST_PRODUCT = 8
+LARGEST_GROUP = 64
+LARGEST_JACOBIAN = 64  # entries that aren't zero, of one that is emitted
+
+
 def show(expr: Any) -> str:
     """An expression for people: 0.5, not 0.500000000000000."""
     from sympy import sstr
@@ -274,6 +281,11 @@ class Structure:
     readouts: tuple[str, ...]
     proof: str
 
+    @property
+    def entries(self) -> int:
+        """Of the pattern, those that aren't zero."""
+        return sum(len(row) - row.count("0") for row in self.pattern)
+
     def __str__(self) -> str:
         return self.proof
 
@@ -303,6 +315,16 @@ class Compiled:
     fission: Fission
 
     @property
+    def one_pass(self) -> bool:
+        """Whether a group has too many values for products of Jacobians."""
+        return len(self.program.states) > LARGEST_PRODUCT
+
+    @property
+    def emits_jacobian(self) -> bool:
+        """Whether its step Jacobian is small enough to be emitted."""
+        return self.structure.entries <= LARGEST_JACOBIAN
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
         wanted = {*self.rematerialized.stored, *self.fission.crossing}
@@ -320,7 +342,9 @@ class Compiled:
 
     @property
     def products(self) -> tuple[tuple[int, int], ...]:
-        """The entries (row, column) that a product of step Jacobians may have."""
+        """The entries (row, column) that a product of step Jacobians may have; none by one pass."""
+        if self.one_pass:
+            return ()
         entries = self.jacobian.entries
         reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
         while True:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
+from rnncc.ir.program import LARGEST_JACOBIAN, LARGEST_PRODUCT
 from rnncc.ir.vector import Vector
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
@@ -35,6 +36,7 @@ CUDA_KERNELS: dict[str, dict[str, int]] = {
     ),
     "jacobians": {"jacobians": PER_THREAD},
 }
+BY_ONE_PASS = ("forward", "backward", "sums", "jacobians")  # the parts that need no segments
 
 
 class _Frozen(BaseModel):
@@ -193,6 +195,26 @@ class KernelSpec(_Frozen):
     def size(self) -> int:
         """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
         return self.structure.group * len(self.states)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a group has too many values for products of Jacobians: time isn't cut."""
+        return self.size > LARGEST_PRODUCT
+
+    @property
+    def has_jacobian(self) -> bool:
+        """Whether there is a kernel of the step Jacobians."""
+        return sum(len(row) - row.count("0") for row in self.structure.pattern) <= LARGEST_JACOBIAN
+
+    @property
+    def cuda_parts(self) -> dict[int, dict[str, int]]:
+        """Those of `CUDA_KERNELS` that the cell has, by number."""
+        return {
+            number: kernels
+            for number, (part, kernels) in enumerate(CUDA_KERNELS.items())
+            if (not self.one_pass or part in BY_ONE_PASS)
+            and (self.has_jacobian or part != "jacobians")
+        }
 
 
 def digest_of(files: Mapping[str, str]) -> str:
