@@ -84,5 +84,12 @@ def joined(spec: KernelSpec, arguments: Mapping[str, Tensor]) -> dict[str, Tenso
     }
 
 
+def apart(spec: KernelSpec, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The scalars of the outputs that a call returns."""
+    found = grouped(spec.outputs, spec.vectors, "output")
+    pairs = zip(found, outputs, strict=True)
+    return [row for v, y in pairs for row in elements(v.name, y, v.shape)]
+
+
 def _whole(rows: Sequence[Tensor], vector: Vector) -> Tensor:
     return torch.stack(list(rows), -1).unflatten(-1, vector.shape) if vector.shape else rows[0]
