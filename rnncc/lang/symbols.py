@@ -62,6 +62,7 @@ class Tracer:
         return value.expr
 
 
+OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
 
 
@@ -77,7 +78,7 @@ def _refuse_conversion(wanted: str) -> NoReturn:
     fail(
         f"{wanted} is applied to a symbol",
         "A cell's body runs once on symbols, which have no number yet.",
-        "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+        OWN_FUNCTIONS,
     )
 
 
@@ -143,16 +144,10 @@ class Symbolic:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__") or TRACER.get() is None:
             raise AttributeError(name)
-        if name == "ago":
-            fail(
-                f"'{self.expr}'.ago, where '{self.expr}' is no state with a delay",
-                "A state carries its past from the step where its role has a delay.",
-                "State(delay=4) for values of up to 4 steps ago",
-            )
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+            "State(delay=4), whose past is h.ago(k)" if name == "ago" else OWN_FUNCTIONS,
         )
 
 

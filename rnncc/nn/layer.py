@@ -24,7 +24,6 @@ from rnncc.nn.arguments import (
 )
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_inputs, check_x
-from rnncc.nn.initialize import fill
 from rnncc.nn.named import bind, takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
@@ -36,7 +35,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
-from rnncc.nn.vectors import elements, learned_of, split
+from rnncc.nn.vectors import fill_vector, learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
@@ -145,9 +144,8 @@ class CellLayer(nn.Module):
         for direction in self._directions:
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
             for vector, param in learned_of(spec):
-                data = getattr(self, direction.params[vector.name]).data
-                for element in elements(vector.name, data, vector.shape):
-                    fill(element, param.init)
+                own = getattr(self, direction.params[vector.name])
+                fill_vector(own.data, vector, param.init)
 
     def forward(
         self,
@@ -324,10 +322,7 @@ class CellLayer(nn.Module):
         direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
         inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
-        bound = {}
-        for name, attribute in direction.params.items():
-            bound[name] = getattr(self, attribute)
-        bound = split(kernel.spec, bound)
+        bound = split(kernel.spec, {n: getattr(self, a) for n, a in direction.params.items()})
         params = compute_params(kernel.spec, bound, dtype)
         sequence_count, device = math.prod(state_leading) // count, inputs[0].device
         if state is None:
