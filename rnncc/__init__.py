@@ -60,6 +60,7 @@ from rnncc.lang.dsl import (
     uniform,
     where,
 )
+from rnncc.lang.vectors import dot, vector
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
@@ -98,8 +99,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "ArgumentError", "BuildError", "Cell", "CellError", "CompiledCell", "ConvergenceError",
     "Input", "LoadError", "Matrix", "Param", "RnnccError", "State", "StructureError", "abs",
-    "cell", "clip", "compile", "constant", "cos", "cosh", "erf", "exp", "expm1", "exprel",
+    "cell", "clip", "compile", "constant", "cos", "cosh", "dot", "erf", "exp", "expm1", "exprel",
     "floor", "gelu", "log", "log1p", "logsigmoid", "maximum", "mean", "minimum", "normal", "relu",
     "rsqrt", "shift", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "spaced", "spike",
-    "sqrt", "tanh", "uniform", "where",
+    "sqrt", "tanh", "uniform", "vector", "where",
 ]  # fmt: skip

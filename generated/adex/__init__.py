@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5fb8b2d4b3786669")
+_KERNEL = Kernel.read(_folder_of(__spec__), "95054da2747e8482")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9f6c9a9011acee72")
+_KERNEL = Kernel.read(_folder_of(__spec__), "35a6228996571968")
 
 
 @_takes_options

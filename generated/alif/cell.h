@@ -176,7 +176,7 @@ struct Lane : Cell {
     if (store) k[1] = out_u;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_b, out_J_v_z, out_J_b_b, out_J_b_z;
@@ -188,12 +188,8 @@ struct Lane : Cell {
     J[0] = out_J_v_v;
     J[1] = out_J_v_b;
     J[2] = out_J_v_z;
-    J[3] = 0;
     J[4] = out_J_b_b;
     J[5] = out_J_b_z;
-    J[6] = 0;
-    J[7] = 0;
-    J[8] = 0;
   }
 
   // N = J M, at a state h; N = J for the first step.
@@ -279,7 +275,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_v = h + 0 * kRow;
@@ -300,12 +296,8 @@ struct Lanes : Cell {
         J[0 * kRow + i] = out_J_v_v;
         J[1 * kRow + i] = out_J_v_b;
         J[2 * kRow + i] = out_J_v_z;
-        J[3 * kRow + i] = 0;
         J[4 * kRow + i] = out_J_b_b;
         J[5 * kRow + i] = out_J_b_z;
-        J[6 * kRow + i] = 0;
-        J[7 * kRow + i] = 0;
-        J[8 * kRow + i] = 0;
       }
     }
   }

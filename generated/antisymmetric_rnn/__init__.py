@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ac8e28b47d1e9734")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ed7346ace4fc4f60")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "37da6d397fdcf334")
+_KERNEL = Kernel.read(_folder_of(__spec__), "53ec09cfadd29e85")
 
 
 @_takes_options

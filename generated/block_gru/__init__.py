@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8860045a09fd8898")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ed046630a36a5932")
 
 
 @_takes_options

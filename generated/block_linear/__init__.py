@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1172e6222a835bd6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ff5270ac8fc54ebb")
 
 
 @_takes_options

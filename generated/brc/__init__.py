@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b52f3973274b02e2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dab7e47f327e3610")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d2ecdbf4dd2ec44c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "99dc155e917dd1d5")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ce02b71f9ff5697d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5bbb6038d9569d34")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "07eb805561fcc0ff")
+_KERNEL = Kernel.read(_folder_of(__spec__), "25efafd025e29853")
 
 
 @_takes_options

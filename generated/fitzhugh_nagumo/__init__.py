@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3cb0eaeb53b11941")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dfb7ebd4aed92992")
 
 
 @_takes_options

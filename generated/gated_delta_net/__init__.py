@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dd076b56fac1d7c4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "57b29b68504a615e")
 
 
 @_takes_options

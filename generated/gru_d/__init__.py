@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c63ab21cb654875b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "28c2167815c58d91")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2a4b6a4006e036c7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9e3e93987be2250d")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "98ad4e68ff34d7b3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ac25a658788bb0c1")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ac0f9cc6ff79a9be")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d4a6ee89b948868f")
 
 
 @_takes_options

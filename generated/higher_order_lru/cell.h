@@ -202,7 +202,7 @@ struct Lane : Cell {
     if (store) k[6] = out_h;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h1_h2, out_J_h1_h3, out_J_h2_h1, out_J_h3_h2;
@@ -215,11 +215,7 @@ struct Lane : Cell {
     J[1] = out_J_h1_h2;
     J[2] = out_J_h1_h3;
     J[3] = out_J_h2_h1;
-    J[4] = 0;
-    J[5] = 0;
-    J[6] = 0;
     J[7] = out_J_h3_h2;
-    J[8] = 0;
   }
 
   // N = J M, at a state h; N = J for the first step.
@@ -328,7 +324,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_h1 = h + 0 * kRow;
@@ -360,11 +356,7 @@ struct Lanes : Cell {
         J[1 * kRow + i] = out_J_h1_h2;
         J[2 * kRow + i] = out_J_h1_h3;
         J[3 * kRow + i] = out_J_h2_h1;
-        J[4 * kRow + i] = 0;
-        J[5 * kRow + i] = 0;
-        J[6 * kRow + i] = 0;
         J[7 * kRow + i] = out_J_h3_h2;
-        J[8 * kRow + i] = 0;
       }
     }
   }

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c611616c4454c41d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "25b1bd014265bdb9")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "49df862d506a4ecd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ec04bcc1fd53cea6")
 
 
 @_takes_options

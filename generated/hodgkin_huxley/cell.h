@@ -400,7 +400,7 @@ struct Lane : Cell {
     if (store) k[22] = out_v_new_1;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_v_v, out_J_v_m, out_J_v_h, out_J_v_n, out_J_m_v, out_J_m_m, out_J_h_v, out_J_h_h,
@@ -418,15 +418,9 @@ struct Lane : Cell {
     J[3] = out_J_v_n;
     J[4] = out_J_m_v;
     J[5] = out_J_m_m;
-    J[6] = 0;
-    J[7] = 0;
     J[8] = out_J_h_v;
-    J[9] = 0;
     J[10] = out_J_h_h;
-    J[11] = 0;
     J[12] = out_J_n_v;
-    J[13] = 0;
-    J[14] = 0;
     J[15] = out_J_n_n;
   }
 
@@ -633,7 +627,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_v = h + 0 * kRow;
@@ -683,15 +677,9 @@ struct Lanes : Cell {
         J[3 * kRow + i] = out_J_v_n;
         J[4 * kRow + i] = out_J_m_v;
         J[5 * kRow + i] = out_J_m_m;
-        J[6 * kRow + i] = 0;
-        J[7 * kRow + i] = 0;
         J[8 * kRow + i] = out_J_h_v;
-        J[9 * kRow + i] = 0;
         J[10 * kRow + i] = out_J_h_h;
-        J[11 * kRow + i] = 0;
         J[12 * kRow + i] = out_J_n_v;
-        J[13 * kRow + i] = 0;
-        J[14 * kRow + i] = 0;
         J[15 * kRow + i] = out_J_n_n;
       }
     }

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c607eaeac8ef1f4e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "282bea4e16596c2c")
 
 
 @_takes_options

@@ -342,7 +342,7 @@ struct Lane : Cell {
     if (store) k[11] = out_y_ch3;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_u_ch0_u_ch0, out_J_u_ch0_u_ch1, out_J_u_ch0_u_ch2, out_J_u_ch0_u_ch3,
@@ -620,7 +620,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_u_ch0 = h + 0 * kRow;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1ccba8d98db6fdac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3074944c907e261c")
 
 
 @_takes_options

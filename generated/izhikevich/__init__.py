@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "18f202a1e307a229")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dcd3c54f2f25ff63")
 
 
 @_takes_options

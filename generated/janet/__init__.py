@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5c1013b56e32b3c4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "99c8fb8c11543d94")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "889cd67544cf6d14")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c9c12fe53d38641e")
 
 
 @_takes_options

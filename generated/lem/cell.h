@@ -220,7 +220,7 @@ struct Lane : Cell {
     if (store) k[5] = out_y_new_0;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_z_z, out_J_z_y, out_J_y_z, out_J_y_y;
@@ -356,7 +356,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_z = h + 0 * kRow;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1ccb20d17efd9fa5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f2dfd6431ae5a0fc")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "aa74e0eccd07ff47")
+_KERNEL = Kernel.read(_folder_of(__spec__), "afbfa66f3c9d781c")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LiquidS4", "liquid_s4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bf90d21b64d1581d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "89457b08fb346db1")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4294a158d5cd85fe")
+_KERNEL = Kernel.read(_folder_of(__spec__), "04de4a9fc4a95a07")
 
 
 @_takes_options

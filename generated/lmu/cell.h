@@ -300,7 +300,7 @@ struct Lane : Cell {
     if (store) k[5] = out_n5;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_m0_m0, out_J_m0_m1, out_J_m0_m2, out_J_m0_m3, out_J_m0_m4, out_J_m0_m5, out_J_m1_m0,
@@ -591,7 +591,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_m0 = h + 0 * kRow;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LRU", "lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0edc297a639b9bff")
+_KERNEL = Kernel.read(_folder_of(__spec__), "09ad2cfcaad6ef94")
 
 
 @_takes_options

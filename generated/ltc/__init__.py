@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d130a8c3ab943082")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9fae94f7d56d4fac")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b012d9ec31411b8a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1954e4b0c6e1f1c8")
 
 
 @_takes_options

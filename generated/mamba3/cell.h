@@ -268,7 +268,7 @@ struct Lane : Cell {
     if (store) k[11] = out_im;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_re_h_re, out_J_h_re_h_im, out_J_h_re_v_re, out_J_h_re_v_im, out_J_h_im_h_re,
@@ -288,14 +288,6 @@ struct Lane : Cell {
     J[5] = out_J_h_im_h_im;
     J[6] = out_J_h_im_v_re;
     J[7] = out_J_h_im_v_im;
-    J[8] = 0;
-    J[9] = 0;
-    J[10] = 0;
-    J[11] = 0;
-    J[12] = 0;
-    J[13] = 0;
-    J[14] = 0;
-    J[15] = 0;
   }
 
   // N = J M, at a state h; N = J for the first step.
@@ -466,7 +458,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_h_re = h + 0 * kRow;
@@ -516,14 +508,6 @@ struct Lanes : Cell {
         J[5 * kRow + i] = out_J_h_im_h_im;
         J[6 * kRow + i] = out_J_h_im_v_re;
         J[7 * kRow + i] = out_J_h_im_v_im;
-        J[8 * kRow + i] = 0;
-        J[9 * kRow + i] = 0;
-        J[10 * kRow + i] = 0;
-        J[11 * kRow + i] = 0;
-        J[12 * kRow + i] = 0;
-        J[13 * kRow + i] = 0;
-        J[14 * kRow + i] = 0;
-        J[15 * kRow + i] = 0;
       }
     }
   }

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fb3dbb754097e9e5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8a73bbe6e5161119")
 
 
 @_takes_options

@@ -210,7 +210,7 @@ struct Lane : Cell {
     if (store) k[5] = out_h2_new;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h2_h2;
@@ -221,8 +221,6 @@ struct Lane : Cell {
         // results
         out_J_h1_h1, out_J_h2_h2);
     J[0] = out_J_h1_h1;
-    J[1] = 0;
-    J[2] = 0;
     J[3] = out_J_h2_h2;
   }
 
@@ -333,7 +331,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_h1 = h + 0 * kRow;
@@ -366,8 +364,6 @@ struct Lanes : Cell {
             // results
             out_J_h1_h1, out_J_h2_h2);
         J[0 * kRow + i] = out_J_h1_h1;
-        J[1 * kRow + i] = 0;
-        J[2 * kRow + i] = 0;
         J[3 * kRow + i] = out_J_h2_h2;
       }
     }

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0d5a9640982c0039")
+_KERNEL = Kernel.read(_folder_of(__spec__), "123071475cdbb1dc")
 
 
 @_takes_options

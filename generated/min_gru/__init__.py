@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "da245aba8656ff41")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ab3d1f58441f82c6")
 
 
 @_takes_options

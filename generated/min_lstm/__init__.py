@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dedeb786b10c0256")
+_KERNEL = Kernel.read(_folder_of(__spec__), "700b16cc3e1ff8fc")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4a1f0ffd7891b012")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d726cc478b4a7e0f")
 
 
 @_takes_options

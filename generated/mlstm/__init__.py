@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "64935936d64c392d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "294da95ae45d67b5")
 
 
 @_takes_options

@@ -274,7 +274,7 @@ struct Lane : Cell {
     if (store) k[13] = out_h;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
@@ -287,29 +287,13 @@ struct Lane : Cell {
         out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
         out_J_n2_m, out_J_m_m);
     J[0] = out_J_C1_C1;
-    J[1] = 0;
-    J[2] = 0;
-    J[3] = 0;
     J[4] = out_J_C1_m;
-    J[5] = 0;
     J[6] = out_J_C2_C2;
-    J[7] = 0;
-    J[8] = 0;
     J[9] = out_J_C2_m;
-    J[10] = 0;
-    J[11] = 0;
     J[12] = out_J_n1_n1;
-    J[13] = 0;
     J[14] = out_J_n1_m;
-    J[15] = 0;
-    J[16] = 0;
-    J[17] = 0;
     J[18] = out_J_n2_n2;
     J[19] = out_J_n2_m;
-    J[20] = 0;
-    J[21] = 0;
-    J[22] = 0;
-    J[23] = 0;
     J[24] = out_J_m_m;
   }
 
@@ -488,7 +472,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_C1 = h + 0 * kRow;
@@ -532,29 +516,13 @@ struct Lanes : Cell {
             out_J_C1_C1, out_J_C1_m, out_J_C2_C2, out_J_C2_m, out_J_n1_n1, out_J_n1_m, out_J_n2_n2,
             out_J_n2_m, out_J_m_m);
         J[0 * kRow + i] = out_J_C1_C1;
-        J[1 * kRow + i] = 0;
-        J[2 * kRow + i] = 0;
-        J[3 * kRow + i] = 0;
         J[4 * kRow + i] = out_J_C1_m;
-        J[5 * kRow + i] = 0;
         J[6 * kRow + i] = out_J_C2_C2;
-        J[7 * kRow + i] = 0;
-        J[8 * kRow + i] = 0;
         J[9 * kRow + i] = out_J_C2_m;
-        J[10 * kRow + i] = 0;
-        J[11 * kRow + i] = 0;
         J[12 * kRow + i] = out_J_n1_n1;
-        J[13 * kRow + i] = 0;
         J[14 * kRow + i] = out_J_n1_m;
-        J[15 * kRow + i] = 0;
-        J[16 * kRow + i] = 0;
-        J[17 * kRow + i] = 0;
         J[18 * kRow + i] = out_J_n2_n2;
         J[19 * kRow + i] = out_J_n2_m;
-        J[20 * kRow + i] = 0;
-        J[21 * kRow + i] = 0;
-        J[22 * kRow + i] = 0;
-        J[23 * kRow + i] = 0;
         J[24 * kRow + i] = out_J_m_m;
       }
     }

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "baa3ec9897b57913")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ef579ac82bc444dd")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "80c2b79c631e69ea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "89bd72bcfcd07e34")
 
 
 @_takes_options

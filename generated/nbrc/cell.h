@@ -537,7 +537,7 @@ struct Lane : Cell {
     if (store) k[15] = out_h_next_0_ch3;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h_ch0_h_ch0, out_J_h_ch0_h_ch1, out_J_h_ch0_h_ch2, out_J_h_ch0_h_ch3,
@@ -913,7 +913,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_h_ch0 = h + 0 * kRow;

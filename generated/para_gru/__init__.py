@@ -20,7 +20,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaGRU", "para_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f21ba5227083f88")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a80e9b5bd4a05817")
 
 
 @_takes_options

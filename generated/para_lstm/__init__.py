@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1addc44dd4127084")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9dcbf5602b370ecf")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4ad3e260b52b729b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "34284fc12b59555a")
 
 
 @_takes_options

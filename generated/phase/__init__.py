@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "da7acf81ef182b6f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "19663f7ac74c19cf")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0e3986a3d1c2d0d4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "41a7cbdc3459bb25")
 
 
 @_takes_options

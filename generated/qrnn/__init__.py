@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2af3339aa8f00881")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da5b6ced8af97b17")
 
 
 @_takes_options

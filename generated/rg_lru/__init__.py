@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "129f5ceb00551145")
+_KERNEL = Kernel.read(_folder_of(__spec__), "34c0a18e560bae16")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3a3cde537ee29dd0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dac068d64638f34d")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b16171c7ba328b98")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9631e20ca03ed337")
 
 
 @_takes_options

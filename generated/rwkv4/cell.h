@@ -258,7 +258,7 @@ struct Lane : Cell {
     if (store) k[7] = out_take;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p;
@@ -268,13 +268,9 @@ struct Lane : Cell {
         // results
         out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p);
     J[0] = out_J_a_a;
-    J[1] = 0;
     J[2] = out_J_a_p;
-    J[3] = 0;
     J[4] = out_J_b_b;
     J[5] = out_J_b_p;
-    J[6] = 0;
-    J[7] = 0;
     J[8] = out_J_p_p;
   }
 
@@ -405,7 +401,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_a = h + 0 * kRow;
@@ -436,13 +432,9 @@ struct Lanes : Cell {
             // results
             out_J_a_a, out_J_a_p, out_J_b_b, out_J_b_p, out_J_p_p);
         J[0 * kRow + i] = out_J_a_a;
-        J[1 * kRow + i] = 0;
         J[2 * kRow + i] = out_J_a_p;
-        J[3 * kRow + i] = 0;
         J[4 * kRow + i] = out_J_b_b;
         J[5 * kRow + i] = out_J_b_p;
-        J[6 * kRow + i] = 0;
-        J[7 * kRow + i] = 0;
         J[8 * kRow + i] = out_J_p_p;
       }
     }

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "88539668e4f6db04")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2a82baac09337836")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "60faedd67e05f204")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f9e2cb273f464dac")
 
 
 @_takes_options

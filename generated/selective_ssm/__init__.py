@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9baa4d9dad48235a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a6261f26c9d4cc09")
 
 
 @_takes_options

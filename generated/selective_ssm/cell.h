@@ -261,7 +261,7 @@ struct Lane : Cell {
     if (store) k[9] = out_h4_new_1;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4;
@@ -272,20 +272,8 @@ struct Lane : Cell {
         // results
         out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4);
     J[0] = out_J_h1_h1;
-    J[1] = 0;
-    J[2] = 0;
-    J[3] = 0;
-    J[4] = 0;
     J[5] = out_J_h2_h2;
-    J[6] = 0;
-    J[7] = 0;
-    J[8] = 0;
-    J[9] = 0;
     J[10] = out_J_h3_h3;
-    J[11] = 0;
-    J[12] = 0;
-    J[13] = 0;
-    J[14] = 0;
     J[15] = out_J_h4_h4;
   }
 
@@ -466,7 +454,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_h1 = h + 0 * kRow;
@@ -511,20 +499,8 @@ struct Lanes : Cell {
             // results
             out_J_h1_h1, out_J_h2_h2, out_J_h3_h3, out_J_h4_h4);
         J[0 * kRow + i] = out_J_h1_h1;
-        J[1 * kRow + i] = 0;
-        J[2 * kRow + i] = 0;
-        J[3 * kRow + i] = 0;
-        J[4 * kRow + i] = 0;
         J[5 * kRow + i] = out_J_h2_h2;
-        J[6 * kRow + i] = 0;
-        J[7 * kRow + i] = 0;
-        J[8 * kRow + i] = 0;
-        J[9 * kRow + i] = 0;
         J[10 * kRow + i] = out_J_h3_h3;
-        J[11 * kRow + i] = 0;
-        J[12 * kRow + i] = 0;
-        J[13 * kRow + i] = 0;
-        J[14 * kRow + i] = 0;
         J[15 * kRow + i] = out_J_h4_h4;
       }
     }

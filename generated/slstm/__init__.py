@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f14a7fc2b3bbf078")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1a3ba1157cfee6a5")
 
 
 @_takes_options

@@ -293,7 +293,7 @@ struct Lane : Cell {
     if (store) k[8] = out_h_new;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
@@ -306,15 +306,11 @@ struct Lane : Cell {
         out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
         out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h);
     J[0] = out_J_c_c;
-    J[1] = 0;
     J[2] = out_J_c_m;
     J[3] = out_J_c_h;
-    J[4] = 0;
     J[5] = out_J_n_n;
     J[6] = out_J_n_m;
     J[7] = out_J_n_h;
-    J[8] = 0;
-    J[9] = 0;
     J[10] = out_J_m_m;
     J[11] = out_J_m_h;
     J[12] = out_J_h_c;
@@ -488,7 +484,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_c = h + 0 * kRow;
@@ -525,15 +521,11 @@ struct Lanes : Cell {
             out_J_c_c, out_J_c_m, out_J_c_h, out_J_n_n, out_J_n_m, out_J_n_h, out_J_m_m, out_J_m_h,
             out_J_h_c, out_J_h_n, out_J_h_m, out_J_h_h);
         J[0 * kRow + i] = out_J_c_c;
-        J[1 * kRow + i] = 0;
         J[2 * kRow + i] = out_J_c_m;
         J[3 * kRow + i] = out_J_c_h;
-        J[4 * kRow + i] = 0;
         J[5 * kRow + i] = out_J_n_n;
         J[6 * kRow + i] = out_J_n_m;
         J[7 * kRow + i] = out_J_n_h;
-        J[8 * kRow + i] = 0;
-        J[9 * kRow + i] = 0;
         J[10 * kRow + i] = out_J_m_m;
         J[11 * kRow + i] = out_J_m_h;
         J[12 * kRow + i] = out_J_h_c;

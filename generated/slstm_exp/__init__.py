@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e09ac3653fb7c9e4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "07e147402243332f")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ad05f93a6f00e5b4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4d39158c56ff3125")
 
 
 @_takes_options

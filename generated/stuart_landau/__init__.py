@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cd41f30cba19ae96")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ebdcd0ac698d0186")
 
 
 @_takes_options

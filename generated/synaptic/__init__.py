@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0e310c57bab4a5f6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7377e4f883d6b613")
 
 
 @_takes_options

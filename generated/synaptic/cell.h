@@ -170,7 +170,7 @@ struct Lane : Cell {
     if (store) k[2] = out_s_0;
   }
 
-  // J[row * kStates + column], at a state h.
+  // J[row * kStates + column] where it isn't zero, at a state h.
   RNNCC_MEMBER static void jacobian(const real* x, const real* p, const real* h, const real* k,
                                     real* J) {
     real out_J_i_i, out_J_v_i, out_J_v_v;
@@ -180,7 +180,6 @@ struct Lane : Cell {
         // results
         out_J_i_i, out_J_v_i, out_J_v_v);
     J[0] = out_J_i_i;
-    J[1] = 0;
     J[2] = out_J_v_i;
     J[3] = out_J_v_v;
   }
@@ -268,7 +267,7 @@ struct Lanes : Cell {
     step<false, true>(x, p, h, next, nullptr, stored, width);
   }
 
-  // J[row * kStates + column] over lanes, at a state h.
+  // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
                          int width) {
     const real* __restrict h_i = h + 0 * kRow;
@@ -289,7 +288,6 @@ struct Lanes : Cell {
             // results
             out_J_i_i, out_J_v_i, out_J_v_v);
         J[0 * kRow + i] = out_J_i_i;
-        J[1 * kRow + i] = 0;
         J[2 * kRow + i] = out_J_v_i;
         J[3 * kRow + i] = out_J_v_v;
       }

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "96f320112e4ec20a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d6298531a4ce4728")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8594e40a354a8c1a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8d7a42942e066526")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b4b5e1b3af4d56f6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e90266fa9d24d430")
 
 
 @_takes_options

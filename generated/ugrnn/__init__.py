@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9edf5fe5465b1702")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7403f9461e7600eb")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d3477db1de5b493c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bf853690095ea37b")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "18851a0230813905")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1335efa54a99a7c3")
 
 
 @_takes_options

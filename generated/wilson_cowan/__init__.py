@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "086277674f6468fc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b11cf8acd0ce0c4b")
 
 
 @_takes_options

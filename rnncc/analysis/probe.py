@@ -22,6 +22,8 @@ from rnncc.analysis.sweeps import (
 from rnncc.bench.workload import random_arguments
 from rnncc.compiler import CompiledCell
 from rnncc.errors import ArgumentError
+from rnncc.ir.program import LARGEST_PRODUCT
+from rnncc.planner.plan import values_of
 
 FEWEST_STEPS = 2 * SEGMENTS[0]
 
@@ -91,8 +93,10 @@ def probe(
         weights: draw params from U(-weights, weights), not from their init.
         say: called with the progress, in words.
     Raises:
-        ArgumentError: too few steps, channels that don't fit the cell's groups, weights below 0.
+        ArgumentError: too few steps, channels that don't fit the cell's groups, weights below 0, or
+            a cell that only one pass solves.
     """
+    _refuse_one_pass(compiled)
     say("running one pass")
     arguments = draw(compiled, steps, channels, weights, seed)
     counts = []
@@ -125,6 +129,15 @@ def probe(
         solver=plan["solver"],
         why=plan["reason"],
     )
+
+
+def _refuse_one_pass(compiled: CompiledCell) -> None:
+    if compiled.spec.one_pass:
+        raise ArgumentError(
+            f"probe: '{compiled.name}' has {values_of(compiled.spec)}; more than {LARGEST_PRODUCT} "
+            "are solved by one pass over time, so there are no sweeps to count.\n"
+            f"Fix: rnncc check {compiled.name}, without --probe"
+        )
 
 
 def draw(

@@ -56,7 +56,7 @@ def _plain(name: str, *_: int) -> str:
 
 
 def _numbered(cell: CellIR) -> Namer:
-    shared = {a.name for a in cell.arguments if a.shared}
+    shared = {a.symbol for a in cell.arguments if a.shared}
 
     def name_of(name: str, channel: int, column: int | None = None) -> str:
         found = f"{name}_ch{channel}" if column is None else f"{name}_{channel}_{column}"
@@ -75,7 +75,7 @@ def flatten(cell: CellIR) -> CellIR:
 
     A named part of let z is called z_0, z_1, ..., so that a new let renumbers no other.
     """
-    names = {a.name for a in cell.arguments} | {let.name for let in cell.lets}
+    names = {a.symbol for a in cell.arguments} | {let.name for let in cell.lets}
     lets: list[Let] = []
     for let in cell.lets:
         parts = _Parts(let, names)
@@ -155,8 +155,8 @@ class _Writer:
     def __init__(self, cell: CellIR, channels: int, namer: Namer) -> None:
         self.channels = channels
         self.namer = namer
-        self.shared = {a.name for a in cell.arguments if a.shared}
-        self.matrices = {a.name: a for a in cell.of_kind("matrix")}
+        self.shared = {a.symbol for a in cell.arguments if a.shared}
+        self.matrices = {a.symbol: a for a in cell.of_kind("matrix")}
 
     def name(self, name: str, channel: int) -> str:
         return name if name in self.shared else self.namer(name, channel)
@@ -185,7 +185,7 @@ class _Writer:
         block = matrix.block or self.channels
         first = channel - channel % block
         terms = [
-            self.entry(matrix.name, channel, j) * self.expand(expr.args[1], j)
+            self.entry(matrix.symbol, channel, j) * self.expand(expr.args[1], j)
             for j in range(first, first + block)
         ]
         return sympy.Add(*terms)
@@ -202,13 +202,13 @@ class _Writer:
     def _slots_of(self, argument: Argument, tensor: int) -> list[Slot]:
         k = self.channels
         if argument.shared:
-            return [Slot(Symbol(argument.name, real=True), tensor, 0, 0)]
+            return [Slot(Symbol(argument.symbol, real=True), tensor, 0, 0)]
         if argument.kind != "matrix":
-            return [Slot(self.scalar(Symbol(argument.name), i), tensor, i, k) for i in range(k)]
-        block = argument.block or k
+            return [Slot(self.scalar(Symbol(argument.symbol), i), tensor, i, k) for i in range(k)]
+        block, name = argument.block or k, argument.symbol
         return [
             # row i of the tensor [N / block, block, block], written out row by row
-            Slot(self.entry(argument.name, i, i - i % block + j), tensor, i * block + j, k * block)
+            Slot(self.entry(name, i, i - i % block + j), tensor, i * block + j, k * block)
             for i in range(k)
             for j in range(block)
         ]

@@ -10,9 +10,16 @@ from rnncc.calculus.lower import group_size, lower
 from rnncc.errors import Problem, StructureError
 from rnncc.ir import functions
 from rnncc.ir.functions import MatVec, Mean, Shift
-from rnncc.ir.program import CellIR, JacobianIR, Let, Program, Structure, show
+from rnncc.ir.program import (
+    LARGEST_GROUP,
+    CellIR,
+    JacobianIR,
+    Let,
+    Program,
+    Structure,
+    show,
+)
 
-LARGEST_BLOCK = 8
 SIGN = functions.TABLE["sign"].symbol
 PROBED_CHANNELS = 24
 LONGEST_WITNESS = 60  # operations
@@ -25,15 +32,14 @@ def classify(cell: CellIR) -> Structure:
     of the non-zero entries are the channels that couple.
 
     Raises:
-        StructureError: channels couple beyond groups of k with k * states <= 8; with a witness.
+        StructureError: channels couple beyond groups of k with k * states <= 64; with a witness.
     """
     group = group_size(cell)
     _refuse_large(cell, group)
-    channels = min(_probe_size(cell, group), PROBED_CHANNELS)
+    channels = min(_probe_size(cell, group), max(PROBED_CHANNELS, 2 * group))
     program = lower(cell, channels, namer=_indexed)
-    jacobian = differentiate(program)
     coupled = _components(program, channels)
-    _refuse_coupled(cell, program, jacobian, coupled, group, channels)
+    _refuse_coupled(cell, program, coupled, group, channels)
     _refuse_whole(cell)
     return _describe(cell, group, max(map(len, coupled)), channels)
 
@@ -77,14 +83,14 @@ def _components(program: Program, channels: int) -> list[set[int]]:
 # --- refusals --------------------------------------------------------------------------------
 
 WAYS_OUT = (
-    "mix within groups with Matrix(block=k), k * states <= 8, "
+    "mix within groups with Matrix(block=k), k * states <= 64, "
     "or mix outside the cell (a Linear before or after it)"
 )
 
 
 def _refuse_large(cell: CellIR, group: int) -> None:
     size = group * len(cell.states)
-    if size <= LARGEST_BLOCK:
+    if size <= LARGEST_GROUP:
         return
     matrices = ", ".join(f"{a.name}: block={a.block}" for a in cell.of_kind("matrix") if a.block)
     counted = f"{len(cell.states)} state{'s' if len(cell.states) > 1 else ''}"
@@ -96,8 +102,8 @@ def _refuse_large(cell: CellIR, group: int) -> None:
         _mixing_line(cell),
         cell.name,
         seen,
-        "A fused solver holds each block in registers, so channels x states must be <= "
-        f"{LARGEST_BLOCK}.",
+        "One thread of a fused solver takes a block, so channels x states must be <= "
+        f"{LARGEST_GROUP}.",
         "fewer states" if group == 1 else "a smaller block, one block for all, or fewer states",
     )
     raise StructureError([problem])
@@ -106,13 +112,13 @@ def _refuse_large(cell: CellIR, group: int) -> None:
 def _refuse_coupled(
     cell: CellIR,
     program: Program,
-    jacobian: JacobianIR,
     coupled: list[set[int]],
     group: int,
     channels: int,
 ) -> None:
     if all(max(c) // group == min(c) // group for c in coupled):
         return
+    jacobian = differentiate(program)
     for i, row in enumerate(jacobian.entries):
         for j, entry in enumerate(row):
             apart = (i % channels) // group != (j % channels) // group
@@ -142,7 +148,7 @@ def _refuse_whole(cell: CellIR) -> None:
 
 
 def _block_of(cell: CellIR, product: Expr) -> int | None:
-    return next(a.block for a in cell.arguments if a.name == product.args[0].name)
+    return next(a.block for a in cell.arguments if a.symbol == product.args[0].name)
 
 
 def _coupling(cell: CellIR, seen: str) -> Problem:

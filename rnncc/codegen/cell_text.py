@@ -20,6 +20,7 @@ class CellText:
     """The content of cell.h.
 
     Attributes:
+        one_pass: no product of step Jacobians; `jacobian`: nor is there too much of one.
         unit: the channels of one step, in words.
         parts: how many parts a step has.
         sizes: the constants of struct Cell.
@@ -31,6 +32,8 @@ class CellText:
     """
 
     name: str
+    one_pass: bool
+    jacobian: bool
     unit: str
     parts: int
     functions: Functions
@@ -54,6 +57,8 @@ def cell_text(compiled: Compiled) -> CellText:
     k = program.group
     return CellText(
         name=program.name,
+        one_pass=compiled.one_pass,
+        jacobian=compiled.emits_jacobian,
         unit="one channel" if k == 1 else f"a group of {k} consecutive channels",
         parts=len(compiled.fission.parts),
         functions=made,

@@ -66,11 +66,12 @@ class _Copies:
 
     def all(self, fission: bool) -> Copies:
         functions = self.functions
-        jacobian = self.call("jacobian", functions.jacobian, self.stored)
+        emitted = self.compiled.emits_jacobian
+        jacobian = self.call("jacobian", functions.jacobian, self.stored) if emitted else ""
         adjoint = self.call("adjoint", functions.adjoint, [*self.stored, *self.upstream()])
         return Copies(
             step=tuple(self.steps()) if fission else (self.whole_step(),),
-            jacobian="\n".join([jacobian, *self.entries()]),
+            jacobian="\n".join([jacobian, *self.entries()]) if emitted else "",
             carry="\n".join([jacobian, *self.products()]),
             adjoint="\n".join([adjoint, *self.gradients()]),
         )
@@ -150,12 +151,8 @@ class _Copies:
     def entries(self) -> list[str]:
         entries, size = self.functions.jacobian.entries, len(self.program.states)
         return [
-            self.store(
-                self.at("J", None, r * size + c),
-                f"out_{entries[r, c]}" if (r, c) in entries else "0",
-            )
-            for r in range(size)
-            for c in range(size)
+            self.store(self.at("J", None, r * size + c), f"out_{name}")
+            for (r, c), name in entries.items()
         ]
 
     def products(self) -> list[str]:

@@ -11,7 +11,7 @@ from rnncc.codegen.kernel_spec import as_json, kernel_spec
 from rnncc.codegen.layout import function
 from rnncc.codegen.module import module_context
 from rnncc.ir.program import Compiled
-from rnncc.ir.spec import CUDA_KERNELS, digest_of
+from rnncc.ir.spec import CUDA_KERNELS, KernelSpec, digest_of
 
 
 def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
@@ -42,12 +42,13 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
             header=header(
                 "kernel.cpp.j2", f"The functions that the C++ library of {name} exports."
             ),
-            exports=_exports(name),
+            exports=_exports(spec),
         ),
         "kernel.cu": render(
             "kernel.cu.j2",
             header=header("kernel.cu.j2", f"The CUDA kernels of {name}."),
-            parts=_kernels(name, 32 * spec.warps),
+            parts=_kernels(spec),
+            one_pass=spec.one_pass,
             fast_math=spec.fast_math,
         ),
     }
@@ -55,29 +56,29 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
     return {"__init__.py": render("module.py.j2", **module), **files}
 
 
-def _exports(name: str) -> list[str]:
+def _exports(spec: KernelSpec) -> list[str]:
     """The functions of the library, which the CPU's launcher looks up."""
     return [
         function(
-            f"RNNCC_EXPORT int {name}_{part}(const rnncc::Args* a)",
+            f"RNNCC_EXPORT int {spec.name}_{part}(const rnncc::Args* a)",
             f"return rnncc::run_{part}(*a);",
         )
-        for part in ("forward", "backward", "jacobian")
+        for part in ("forward", "backward", *(["jacobian"] if spec.has_jacobian else []))
     ]
 
 
-def _kernels(name: str, threads_of_tiles: int) -> dict[str, list[str]]:
-    """The kernels by the part that they are compiled in."""
-    return {
-        part: [
-            function(
-                f"RNNCC_KERNEL({threads or threads_of_tiles}) {name}_{kernel}(rnncc::Args a)",
-                f"rnncc::{kernel}(a);",
-            )
-            for kernel, threads in kernels.items()
-        ]
-        for part, kernels in CUDA_KERNELS.items()
-    }
+def _kernels(spec: KernelSpec) -> list[tuple[int, str, list[str]]]:
+    """The kernels by the part that they are compiled in: its number and name."""
+    names, of_tiles = list(CUDA_KERNELS), 32 * spec.warps
+    return [
+        (number, names[number], [_kernel(spec.name, k, t or of_tiles) for k, t in kernels.items()])
+        for number, kernels in spec.cuda_parts.items()
+    ]
+
+
+def _kernel(name: str, kernel: str, threads: int) -> str:
+    head = f"RNNCC_KERNEL({threads}) {name}_{kernel}(rnncc::Args a)"
+    return function(head, f"rnncc::{kernel}(a);")
 
 
 def _environment() -> jinja2.Environment:

@@ -35,10 +35,19 @@ def mathematics(compiled: Compiled) -> list[str]:
         "The recurrence:",
         *(f"  {line}" for line in equations(compiled)),
         "",
-        "Its Jacobian:",
-        *(f"  {line}" for line in str(compiled.jacobian).splitlines()),
+        *_jacobian(compiled),
         "",
         *textwrap.wrap(f"Structure: {compiled.structure.proof}", WIDTH - 4),
+    ]
+
+
+def _jacobian(compiled: Compiled) -> list[str]:
+    """Line by line where it is emitted too; a larger one in a word."""
+    if compiled.emits_jacobian:
+        return ["Its Jacobian:", *(f"  {line}" for line in str(compiled.jacobian).splitlines())]
+    return [
+        f"Its Jacobian has {compiled.structure.entries} entries that aren't zero; they are not "
+        "emitted."
     ]
 
 
@@ -56,7 +65,7 @@ def equations(compiled: Compiled) -> list[str]:
     """The recurrence as it was traced."""
     cell = compiled.cell
     lines = [str(let) for let in cell.lets]
-    lines += [f"{name}' = {show(expr)}" for name, expr in cell.next.items()]
+    lines += [f"{s.symbol}' = {show(cell.next[s.name])}" for s in cell.states]
     return [*lines, f"output: {', '.join(cell.outputs)}"]
 
 

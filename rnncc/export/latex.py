@@ -12,6 +12,7 @@ from sympy import Expr, Integer
 from rnncc.codegen.printer import ADD, ATOM, MUL, UNARY, Printer
 from rnncc.ir.functions import Comparison, call
 from rnncc.ir.program import CellIR
+from rnncc.lang.names import reserved
 
 GREEK = frozenset(
     """
@@ -44,12 +45,12 @@ def latex(cell: CellIR, environment: str = "align") -> str:
     lines += [
         f"{names.after(name)} &= {printer.text(expr)}"
         for name, expr in cell.next.items()
-        if not names.is_own(name, expr)
+        if not names.is_own(name, expr) and names.plain[name] not in names.past
     ]
     lines += [
         f"{names.after(name)} &= {printer.text(expr)}"
         for name, expr in cell.outputs.items()
-        if name not in cell.next and str(expr) != name
+        if name not in cell.next and not names.is_written(name)
     ]
     body = " \\\\\n".join(f"  {line}" for line in lines)
     return f"\\begin{{{environment}}}\n{body}\n\\end{{{environment}}}"
@@ -68,33 +69,48 @@ class Names:
 
     def __init__(self, cell: CellIR) -> None:
         self.gates = _gates(cell)
-        self.states = {state.name for state in cell.states}
-        self.moving = {a.name for a in (*cell.states, *cell.inputs)}
+        self.states = {state.symbol for state in cell.states}
+        self.moving = {a.symbol for a in (*cell.states, *cell.inputs)}
         for let in cell.lets:
             if self.moving & {s.name for s in let.expr.free_symbols}:
                 self.moving.add(let.name)
         self.moving |= set(cell.outputs)
-        self.order = [*(let.name for let in cell.lets), *(a.name for a in cell.arguments)]
+        self.order = [*(let.name for let in cell.lets), *(a.symbol for a in cell.arguments)]
         # the let c_new is the next c, and is written so
         lets = {let.name for let in cell.lets}
+        self.plain = {a.name: a.symbol for a in cell.arguments}
+        # h_2ago is h of two steps before
+        self.past = {
+            str(self.plain[name]): (self.plain[v.members[place - place % (v.delay + 1)]], ago)
+            for v in cell.vectors
+            if v.delay
+            for place, name in enumerate(v.members)
+            if (ago := place % (v.delay + 1)) and name in self.plain
+        }
         self.own = {
             str(expr): state
             for state, expr in cell.next.items()
-            if str(expr) in lets and _is_own(state, str(expr))
+            if str(expr) in lets and _is_own(self.plain[state], str(expr))
         }
 
     def is_own(self, state: str, expr: Expr) -> bool:
         """Whether the next value of the state was named after it."""
         return self.own.get(str(expr)) == state
 
+    def is_written(self, output: str) -> bool:
+        """Whether a let or an argument has the name, or it is none in LaTeX."""
+        return output in self.order or bool(reserved(output))
+
     def after(self, name: str) -> str:
         """A let, an output, or a state after the step."""
         name = self.own.get(name, name)
+        name = self.plain.get(name, name)
         return written(name, name in self.gates, "t" if name in self.moving else "")
 
     def before(self, name: str) -> str:
         """The same inside an expression, where a state is the one before the step."""
-        return written(name, time="t-1") if name in self.states else self.after(name)
+        name, ago = self.past.get(name, (name, 0))
+        return written(name, time=f"t-{ago + 1}") if name in self.states else self.after(name)
 
     def rank(self, symbol: Expr) -> tuple[bool, int]:
         """A place in a product: constants in time, then lets, then arguments."""
@@ -110,7 +126,7 @@ def _gates(cell: CellIR) -> set[str]:
 
     Beside pf and po, pi is the p of a gate i and no Greek letter.
     """
-    short = {a.name for a in cell.arguments if a.kind != "state" and len(a.name) == 2}
+    short = {a.symbol for a in cell.arguments if a.kind != "state" and len(a.symbol) == 2}
     short = {name for name in short - set(WORDS) if name.isalpha()}
     firsts = {name[0] for name in short - GREEK}
     return {name for name in short if name not in GREEK or name[0] in firsts}

@@ -28,7 +28,7 @@ def plain_source(cell: CellIR, name: str = "", by_itself: bool = False) -> str:
         name: of the function; the cell's own if it is empty.
         by_itself: numbers become tensors without a function _tensor.
     """
-    arguments = [a.name for a in (*cell.states, *cell.inputs, *cell.params)]
+    arguments = [a.symbol for a in (*cell.states, *cell.inputs, *cell.params)]
     renamed = _renamed([*arguments, *(let.name for let in cell.lets)])
     arguments = [renamed.get(argument, argument) for argument in arguments]
     printer = TorchPrinter(renamed, arguments[0] if by_itself else "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rnncc.inspect import resources, sass
-from rnncc.ir.spec import CUDA_KERNELS, KernelSpec
+from rnncc.ir.spec import KernelSpec
 from rnncc.planner.ring import (
     SUMMING_WARPS,
     WARP,
@@ -62,10 +62,11 @@ def _launched(spec: KernelSpec, dtype: str) -> dict[str, resources.Launch]:
     blocks = {
         name: (warps, shared_of_tiles(spec, warps, *sizes, back=name == "back_tiles"))
         for name in ("tiles", "back_tiles")
+        if not spec.one_pass
     }
     if spec.params:
         blocks["reduce_params"] = SUMMING_WARPS, shared_of_sums(SUMMING_WARPS)
-    for name in itertools.chain(*CUDA_KERNELS.values()):
+    for name in itertools.chain(*spec.cuda_parts.values()):
         ring = ring_of(name, spec, *sizes)
         if ring:
             blocks[name] = rows_of_block(ring), rows_of_block(ring) * ring.bytes

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
+from rnncc.ir.vector import Vector
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
+
+
+# Values of a group of channels, k channels times states: of up to so many a product of step Jacobians
+# fits registers, so that time may be cut into segments; up to so many are solved by one pass.
+LARGEST_PRODUCT = 8
+LARGEST_GROUP = 64
+LARGEST_JACOBIAN = 64  # entries that aren't zero, of one that is emitted
 
 
 def show(expr: Any) -> str:
@@ -58,6 +66,8 @@ class Argument:
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
+        vector: the one of which it is an element, if it is one.
+        emitted: its name in expressions, C++ and CUDA where these can't take the author's.
     """
 
     name: str
@@ -69,6 +79,22 @@ class Argument:
     typical: Init | None = None
     projected: bool = False
     start: Argument | None = None
+    vector: Vector | None = None
+    emitted: str = ""
+
+    @property
+    def symbol(self) -> str:
+        """Its name in expressions."""
+        return self.emitted or self.name
+
+
+def whole(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
+    """Each vector as one argument of its name."""
+    found: dict[str, Argument] = {}
+    for a in arguments:
+        name = a.vector.name if a.vector else a.name
+        found.setdefault(name, a if a.vector is None else replace(a, name=name, emitted=name))
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -80,6 +106,7 @@ class CellIR:
         next: state name -> the expression of its next value, in declared order.
         outputs: output name -> its expression; an output may be a state's next value.
         constants: compile-time constants with the values they had.
+        output_vectors: the outputs of several values.
     """
 
     name: str
@@ -91,6 +118,13 @@ class CellIR:
     next: dict[str, Expr]
     outputs: dict[str, Expr]
     constants: dict[str, float] = field(default_factory=dict)
+    output_vectors: tuple[Vector, ...] = ()
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """Arguments, learned starts and outputs of several values."""
+        scalars = (*self.arguments, *self.starts)
+        return (*dict.fromkeys(a.vector for a in scalars if a.vector), *self.output_vectors)
 
     def of_kind(self, *kinds: str) -> tuple[Argument, ...]:
         return tuple(a for a in self.arguments if a.kind in kinds)
@@ -119,9 +153,9 @@ class CellIR:
         return self.of_kind("param", "matrix")
 
     def __str__(self) -> str:
-        lines = [f"{self.name}({', '.join(a.name for a in self.arguments)})"]
+        lines = [f"{self.name}({', '.join(a.symbol for a in self.arguments)})"]
         lines += [f"  {let}" for let in self.lets]
-        lines += [f"  {name}' = {show(expr)}" for name, expr in self.next.items()]
+        lines += [f"  {s.symbol}' = {show(self.next[s.name])}" for s in self.states]
         lines += [f"  output {name} = {show(expr)}" for name, expr in self.outputs.items()]
         return "\n".join(lines)
 
@@ -247,6 +281,11 @@ class Structure:
     readouts: tuple[str, ...]
     proof: str
 
+    @property
+    def entries(self) -> int:
+        """Of the pattern, those that aren't zero."""
+        return sum(len(row) - row.count("0") for row in self.pattern)
+
     def __str__(self) -> str:
         return self.proof
 
@@ -276,6 +315,16 @@ class Compiled:
     fission: Fission
 
     @property
+    def one_pass(self) -> bool:
+        """Whether a group has too many values for products of Jacobians."""
+        return len(self.program.states) > LARGEST_PRODUCT
+
+    @property
+    def emits_jacobian(self) -> bool:
+        """Whether its step Jacobian is small enough to be emitted."""
+        return self.structure.entries <= LARGEST_JACOBIAN
+
+    @property
     def rows(self) -> tuple[str, ...]:
         """The lets that have a row of lanes: stored for the backward, or crossing between parts."""
         wanted = {*self.rematerialized.stored, *self.fission.crossing}
@@ -293,7 +342,9 @@ class Compiled:
 
     @property
     def products(self) -> tuple[tuple[int, int], ...]:
-        """The entries (row, column) that a product of step Jacobians may have."""
+        """The entries (row, column) that a product of step Jacobians may have; none by one pass."""
+        if self.one_pass:
+            return ()
         entries = self.jacobian.entries
         reached = {(r, c) for r, row in enumerate(entries) for c, e in enumerate(row) if e != 0}
         while True:

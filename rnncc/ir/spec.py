@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
+from rnncc.ir.program import LARGEST_JACOBIAN, LARGEST_PRODUCT
+from rnncc.ir.vector import Vector
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
 CELL = "cell.h"
@@ -34,6 +36,7 @@ CUDA_KERNELS: dict[str, dict[str, int]] = {
     ),
     "jacobians": {"jacobians": PER_THREAD},
 }
+BY_ONE_PASS = ("forward", "backward", "sums", "jacobians")  # the parts that need no segments
 
 
 class _Frozen(BaseModel):
@@ -123,13 +126,15 @@ class KernelSpec(_Frozen):
     Attributes:
         abi: the version of the structs that Python and the kernels share, see ir/abi.py; a folder
             with another one is refused, not run.
-        arguments: inputs and params in the order of the cell's signature, then learned starts.
+        arguments: as users name them: inputs and params in the order of the cell's signature, then
+            learned starts.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile.
         effort: the cost of a lane.
         ahead: steps that a thread of a CUDA kernel takes at once.
         lets: values of a step that its derivatives read.
         warps: segments of `ahead` steps that a block takes at once.
+        vectors: the states, inputs, params and outputs of several values, under one name for users.
         fast_math: sigmoid and tanh by the GPU's own, less exact tanh.
     """
 
@@ -150,6 +155,7 @@ class KernelSpec(_Frozen):
     lets: int = 0
     warps: int
     fast_math: bool = False
+    vectors: tuple[Vector, ...] = ()
 
     @classmethod
     def read(cls, text: str) -> KernelSpec:
@@ -189,6 +195,26 @@ class KernelSpec(_Frozen):
     def size(self) -> int:
         """States of a group of channels: the Jacobian that a solver meets is [size, size]."""
         return self.structure.group * len(self.states)
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a group has too many values for products of Jacobians: time isn't cut."""
+        return self.size > LARGEST_PRODUCT
+
+    @property
+    def has_jacobian(self) -> bool:
+        """Whether there is a kernel of the step Jacobians."""
+        return sum(len(row) - row.count("0") for row in self.structure.pattern) <= LARGEST_JACOBIAN
+
+    @property
+    def cuda_parts(self) -> dict[int, dict[str, int]]:
+        """Those of `CUDA_KERNELS` that the cell has, by number."""
+        return {
+            number: kernels
+            for number, (part, kernels) in enumerate(CUDA_KERNELS.items())
+            if (not self.one_pass or part in BY_ONE_PASS)
+            and (self.has_jacobian or part != "jacobians")
+        }
 
 
 def digest_of(files: Mapping[str, str]) -> str:

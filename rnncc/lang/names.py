@@ -1,8 +1,11 @@
-"""Names: a name from a cell -> the reason why C++, CUDA or a layer refuses it, and a valid one."""
+"""Names: a name from a cell -> why C++ and CUDA can't take it, and the one that they are given."""
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
+from collections.abc import Collection
 
 from rnncc.ir import functions
 from rnncc.ir.choices import RULES
@@ -46,7 +49,40 @@ def reserved(name: str) -> str:
 
 
 def unreserved(name: str) -> str:
-    """A name like it that C++ and CUDA can take."""
-    plain = re.sub(r"[\W_]+", "_", name.removeprefix("RNNCC"), flags=re.ASCII)
-    plain = plain.strip("_").lstrip("0123456789_") or "value"
+    """A name like it that C++ and CUDA can take: alpha for the Greek letter, u for _u."""
+    text = re.sub(r"[\W_]+", "_", "".join(map(_ascii, name)).removeprefix("RNNCC"))
+    plain = text.strip("_").lstrip("0123456789_") or "value"
     return f"{plain}_" if reserved(plain) else plain
+
+
+def emitted(name: str, taken: Collection[str], own: Collection[str] = ()) -> str:
+    """The name in C++ and CUDA: the author's where it is free, else one like it.
+
+    Args:
+        taken: what already stands for another value.
+        own: the author's names, which no other name may hide.
+    """
+    if name not in taken and not reserved(name):
+        return name
+    plain = unreserved(name) if reserved(name) else name
+    numbered = (f"{plain.rstrip('_')}_{k}" for k in itertools.count(2))
+    proposals = itertools.chain([plain] if plain != name else [], numbered)
+    return next(n for n in proposals if n not in taken and n not in own and not reserved(n))
+
+
+def _ascii(letter: str) -> str:
+    """A letter in ASCII; one with a name, such as a Greek one, stands apart from its neighbours."""
+    if letter.isascii():
+        return letter
+    base = unicodedata.normalize("NFKD", letter)[0]
+    if base.isascii():
+        return base
+    plain = base.casefold()
+    if plain.isascii():
+        return plain
+    found = re.search(r"(SMALL|CAPITAL) LETTER (?:FINAL )?([A-Z]+)", unicodedata.name(base, ""))
+    if not found:
+        return "_"
+    word = found[2].lower().replace("lamda", "lambda")
+    word = word.capitalize() if found[1] == "CAPITAL" else word
+    return word if len(word) == 1 else f"_{word}_"

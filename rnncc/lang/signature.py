@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from linecache import getline
 from typing import Any
 
@@ -12,11 +13,11 @@ from rnncc.errors import CellError, Problem
 from rnncc.ir.init import Init
 from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
-from rnncc.lang.names import LAYER_NAMES, OPTIONS, reserved, unreserved
+from rnncc.lang.names import LAYER_NAMES, OPTIONS, emitted, reserved, unreserved
+from rnncc.lang.sizes import START, spread
 from rnncc.lang.symbols import is_finite, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
-START = "_init"  # behind the name of a state: that of its learned start
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
 
@@ -47,31 +48,61 @@ def read_signature(
     problems = Problems(cell)
     arguments: list[Argument] = []
     values: dict[str, float] = {}
+    roles: dict[str, Role | None] = {}
     if reason := reserved(cell.name):
-        problems.add(f"the cell's name {reason}", UNCHANGED, "rename the cell")
+        fix = f"rename the cell, for example '{unreserved(cell.name)}'"
+        problems.add(f"the cell's name {reason}", UNCHANGED, fix)
     for parameter in _parameters(cell, problems):
         line = argument_line(cell, parameter.name)
         _check_name(parameter, problems, line)
         if parameter.default is inspect.Parameter.empty:
             role = _role(parameter, problems, line)
             arguments += [role] if role else []
+            roles[parameter.name] = _as_role(parameter.annotation)
         else:
             values[parameter.name] = _constant(parameter, changed, problems, line)
     _check_constants(values, changed, problems)
     _check_starts(arguments, problems)
+
+    def add(name: str, seen: str, expected: str, fix: str) -> None:
+        problems.add(seen, expected, fix, argument_line(cell, name))
+
+    arguments = spread(arguments, roles, values, add)
     if not problems.found:
         _check_kinds({argument.kind for argument in arguments}, problems)
     problems.raise_any()
-    return tuple(arguments), values
+    return _emitted(arguments, cell_names(cell)), values
+
+
+def cell_names(cell: Cell) -> set[str]:
+    """The author's names: arguments, locals, and strings, which may be keys of the result."""
+    found = {*cell.code.co_varnames, *cell.code.co_cellvars}
+    constants = list(cell.code.co_consts)
+    while constants:
+        constant = constants.pop()
+        if isinstance(constant, str):
+            found.add(constant)
+        elif isinstance(constant, tuple):
+            constants += constant
+    return found
+
+
+def _emitted(arguments: Iterable[Argument], own: set[str]) -> tuple[Argument, ...]:
+    """The arguments, with other names in C++ and CUDA where these can't take the author's."""
+    found: list[Argument] = []
+    for argument in arguments:
+        name = emitted(argument.name, [a.symbol for a in found], own)
+        found.append(argument if name == argument.name else replace(argument, emitted=name))
+    return tuple(found)
 
 
 def _check_name(parameter: inspect.Parameter, problems: Problems, line: int) -> None:
     name = parameter.name
-    if reason := reserved(name):
+    if name.startswith("_"):
         problems.add(
-            f"the argument '{name}' {reason}",
-            UNCHANGED,
-            f"rename it, for example '{unreserved(name)}'",
+            f"the argument '{name}' begins with an underscore",
+            "Arguments are given to the layer and its functions by name.",
+            f"rename it, for example '{emitted(name, (), cell_names(problems.cell))}'",
             line,
         )
     elif name in (*LAYER_NAMES, "self") and _is_given(_as_role(parameter.annotation)):
@@ -154,12 +185,6 @@ def _parameters(cell: Cell, problems: Problems) -> list[inspect.Parameter]:
                 f"the signature has *{parameter.name}",
                 "Each argument has a name and a role.",
                 "write every argument out",
-            )
-        elif parameter.kind is parameter.POSITIONAL_ONLY:
-            problems.add(
-                f"the argument '{parameter.name}' is positional-only",
-                "Arguments are given by name.",
-                "remove the / from the signature",
             )
     return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 

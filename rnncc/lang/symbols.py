@@ -62,6 +62,7 @@ class Tracer:
         return value.expr
 
 
+OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
 
 
@@ -77,7 +78,7 @@ def _refuse_conversion(wanted: str) -> NoReturn:
     fail(
         f"{wanted} is applied to a symbol",
         "A cell's body runs once on symbols, which have no number yet.",
-        "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+        OWN_FUNCTIONS,
     )
 
 
@@ -146,8 +147,15 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols",
+            "State(delay=4), whose past is h.ago(k)" if name == "ago" else OWN_FUNCTIONS,
         )
+
+
+class Elementwise(Symbolic):
+    """The base of vectors: operators of other symbols leave it to its own."""
+
+    def misused(self) -> NoReturn:
+        raise NotImplementedError
 
 
 OTHER_FIXES = {
@@ -174,7 +182,7 @@ def lift(operand: Any) -> Any:
     if isinstance(operand, Value):
         tracer = operand.own()
         return tracer.part(operand) if is_large(operand.expr) else operand.expr
-    if isinstance(operand, (Condition, MatrixValue)):
+    if isinstance(operand, (Condition, MatrixValue, Elementwise)):
         operand.misused()
     if type(operand) is bool or not isinstance(operand, (int, float)):
         refuse_operand(operand)
@@ -210,6 +218,8 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
     apply = getattr(operator, name)
 
     def method(self: Value, other: Any) -> Value:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         a, b = (other, self) if reflected else (self, other)
         if name == "pow":
             return power(a, b)
@@ -231,6 +241,8 @@ def _apart(operand: Any) -> Any:
 
 def _compare(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Value, other: Any) -> Condition:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         from rnncc.ir import functions
 
         return Condition(functions.call(name, lift(self), lift(other)))
@@ -304,6 +316,8 @@ class Condition(Symbolic):
     def _combine(self, name: str, other: Any) -> Condition:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         if not isinstance(other, Condition):
             fail(
                 f"'{other}' is combined with a condition",
@@ -341,6 +355,8 @@ class MatrixValue(Symbolic):
     def __matmul__(self, other: Any) -> Value:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented
         if isinstance(other, (Condition, MatrixValue)):
             other.misused()
         if not isinstance(other, Value):

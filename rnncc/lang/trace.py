@@ -6,7 +6,7 @@ import inspect
 import io
 import sys
 import tokenize
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from linecache import getline
 from types import FrameType
 from typing import Any
@@ -16,12 +16,15 @@ from sympy import Expr, Symbol
 
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let, needed_lets
+from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.names import reserved, unreserved
-from rnncc.lang.signature import UNCHANGED, Problems, argument_line, read_signature
-from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
+from rnncc.lang.names import emitted
+from rnncc.lang.returned import read_return, return_line
+from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
+from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value
+from rnncc.lang.vectors import VectorValue, element_names, elements, symbol_of
 
 
 def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
@@ -38,14 +41,15 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     recorder = _Recorder(cell, tracer)
     token = TRACER.set(tracer)
     try:
-        symbols = {a.name: _symbol(a) for a in arguments}
+        symbols = _symbols(arguments)
         recorder.bindings.update(symbols)
+        recorder.taken.update(a.symbol for a in arguments)
         returned = recorder.run({**symbols, **values})
-        tracer.returned = _return_line(cell)
-        next_, outputs = _read_return(cell, recorder, arguments, returned)
+        tracer.returned = return_line(cell)
+        result = read_return(cell, recorder, arguments, returned)
     finally:
         TRACER.reset(token)
-    lets = _named(tracer, arguments, [*next_.values(), *outputs.values()])
+    lets = _named(tracer, arguments, [*result.next.values(), *result.outputs.values()])
     cell_ir = CellIR(
         name=cell.name,
         doc=inspect.cleandoc(cell.function.__doc__ or _module_doc(cell)),
@@ -53,9 +57,10 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         line=cell.line,
         arguments=arguments,
         lets=lets,
-        next=next_,
-        outputs=outputs,
+        next=result.next,
+        outputs=result.outputs,
         constants=values,
+        output_vectors=result.vectors,
     )
     _check(cell, cell_ir)
     return cell_ir
@@ -66,7 +71,7 @@ def _named(
 ) -> tuple[Let, ...]:
     """The lets that the results need, with a name for every part."""
     lets = needed_lets(parts.renamed(tracer.lets, tracer.names), results)
-    taken = [a.name for a in arguments] + [let.name for let in tracer.lets]
+    taken = [a.symbol for a in arguments] + [let.name for let in tracer.lets]
     return parts.renamed(lets, parts.named(lets, taken))
 
 
@@ -74,8 +79,17 @@ def _module_doc(cell: Cell) -> str:
     return str(cell.function.__globals__.get("__doc__") or "")
 
 
+def _symbols(arguments: Iterable[Argument]) -> dict[str, Any]:
+    """By the author's names; the elements of a vector are one symbol."""
+    scalars = {a.name: _symbol(a) for a in arguments}
+    vectors = dict.fromkeys(a.vector for a in arguments if a.vector)
+    whole = {v.name: symbol_of(v, scalars) for v in vectors}
+    alone = {a.name: scalars[a.name] for a in arguments if a.vector is None}
+    return alone | whole
+
+
 def _symbol(argument: Argument) -> Value | MatrixValue:
-    symbol = Symbol(argument.name, real=True)
+    symbol = Symbol(argument.symbol, real=True)
     value = MatrixValue(symbol) if argument.kind == "matrix" else Value(symbol)
     value.line = 0  # of no line of the body
     return value
@@ -85,32 +99,40 @@ def _symbol(argument: Argument) -> Value | MatrixValue:
 
 
 class _Recorder:
-    """Runs the body under a line tracer and names each value as its local name is bound."""
+    """Runs the body under a line tracer and names each value as its local name is bound.
+
+    Attributes:
+        bindings: the value that each name of the cell stands for at the line that runs.
+        taken: the names of arguments and lets.
+    """
 
     def __init__(self, cell: Cell, tracer: Tracer) -> None:
         self.cell = cell
         self.tracer = tracer
         self.bindings: dict[str, Any] = {}
-        self.first_line: dict[str, int] = {}
-        self.problems = Problems(cell)
-        self._before = cell.line
+        self.taken: set[str] = set()
+        self._own = cell_names(cell)
         self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
-            returned = self.cell.function(**arguments)
+            returned = self._call(arguments)
         except CellError:
             raise
         except Exception as error:
             raise self._explain(error) from error
         finally:
             sys.settrace(before)
-            self.problems.raise_any()
         if self.tracer.refused:
             raise CellError(self.tracer.refused)
         return returned
+
+    def _call(self, arguments: dict[str, Any]) -> Any:
+        parameters = inspect.signature(self.cell.function).parameters.values()
+        first = [arguments.pop(p.name) for p in parameters if p.kind is p.POSITIONAL_ONLY]
+        return self.cell.function(*first, **arguments)
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
         return self._step if frame.f_code is self.cell.code else None
@@ -118,9 +140,11 @@ class _Recorder:
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
         if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
-                if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
+                if (
+                    isinstance(value, (Value, Condition, VectorValue))
+                    and value.tracer is self.tracer
+                ):
                     self._bind(name, value)
-            self._before = frame.f_lineno
         return self._step
 
     def _in_comprehension(self, offset: int) -> bool:
@@ -128,23 +152,17 @@ class _Recorder:
         return any(first <= offset <= last for first, last in self._comprehensions)
 
     def _bind(self, name: str, value: Any) -> None:
-        bound = self.bindings.get(name)
-        if bound is value:
-            return
-        line = value.line or self._before  # an argument under a second name has no line of its own
-        if bound is not None and not self._is_alias(name, bound):
-            self.bindings[name] = value
-            first = self.first_line.get(name)
-            earlier = f"line {first}" if first else "the signature"
-            self.problems.add(
-                f"'{name}' is assigned again (first in {earlier})",
-                "A name stands for one value, here and in the emitted code.",
-                f"give the second value its own name, for example {name}_new",
-                line,
-            )
+        if self.bindings.get(name) is value:
             return
         self.bindings[name] = value
-        self.first_line[name] = line
+        if isinstance(value, VectorValue):
+            names = element_names(name, value.shape)
+            for each, element in zip(names, elements(value), strict=True):
+                self.name(each, element)
+        self.name(name, value)
+
+    def name(self, name: str, value: Any) -> None:
+        """Name a value that has no name yet."""
         if isinstance(value, Value) and self.is_unnamed(value.expr):
             self.let(name, value)
 
@@ -154,20 +172,10 @@ class _Recorder:
             return expr not in self.tracer.names
         return not expr.is_Symbol and not expr.is_number
 
-    def _is_alias(self, name: str, value: Any) -> bool:
-        """A second name for a value, such as a loop's variable; it is never emitted."""
-        return isinstance(value, Value) and value.expr.is_Symbol and value.expr.name != name
-
     def let(self, name: str, value: Value) -> None:
-        """Name the value: from now on it is a symbol."""
-        reason = reserved(name)
-        if reason:
-            self.problems.add(
-                f"the local name '{name}' {reason}",
-                UNCHANGED,
-                f"rename it, for example '{unreserved(name)}'",
-                value.line,
-            )
+        """Name the value, y_2 if it is the second y: from now on it is a symbol."""
+        name = emitted(name, self.taken, self._own)
+        self.taken.add(name)
         note, lets = _comment(self.cell.file, value.line), self.tracer.lets
         symbol = Symbol(name, real=True)
         if parts.is_placeholder(value.expr):
@@ -188,13 +196,13 @@ class _Recorder:
             if trace.tb_frame.f_code is self.cell.code:
                 line = trace.tb_lineno
             trace = trace.tb_next
-        self.problems.found.clear()
+        problems = Problems(self.cell)
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
             fix = "define the name, or import the function from rnncc"
-        self.problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
-        return CellError(self.problems.found)
+        problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
+        return CellError(problems.found)
 
 
 def _comment(file: str, line: int) -> str:
@@ -211,101 +219,6 @@ def _comment(file: str, line: int) -> str:
     return ""
 
 
-# --- the return ------------------------------------------------------------------------------
-
-
-def _read_return(
-    cell: Cell, recorder: _Recorder, arguments: tuple[Argument, ...], returned: Any
-) -> tuple[dict[str, Expr], dict[str, Expr]]:
-    states = [a.name for a in arguments if a.kind == "state"]
-    given = _as_dict(cell, states, returned)
-    problems = Problems(cell)
-    line = _return_line(cell)
-    keys = "dict has the keys" if isinstance(returned, dict) else "namedtuple has the fields"
-    for name in states:
-        if name not in given:
-            problems.add(
-                f"the state '{name}' is never assigned",
-                f"The returned {keys} {', '.join(map(str, given)) or 'none'}.",
-                f'return {{"{name}": ..., ...}} with the next value of every state',
-                line,
-            )
-    problems.raise_any()
-    named = {name: _name_result(recorder, name, name in states, v) for name, v in given.items()}
-    recorder.problems.raise_any()
-    outputs = {name: expr for name, expr in named.items() if name not in states}
-    next_ = {name: named[name] for name in states}
-    if not outputs:
-        outputs = {states[-1]: next_[states[-1]]}
-    return next_, outputs
-
-
-def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
-    problems = Problems(cell)
-    line = _return_line(cell)
-    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
-        returned = dict(zip(returned._fields, returned, strict=True))
-    if isinstance(returned, dict):
-        for key in returned:
-            if not isinstance(key, str):
-                problems.add(
-                    f"the returned dict has the key {key!r}",
-                    "Keys are names of states or of outputs.",
-                    'return {"h": ..., "y": ...}',
-                    line,
-                )
-            elif reason := reserved(key):
-                problems.add(
-                    f"the returned key '{key}' {reason}",
-                    UNCHANGED,
-                    'rename it, for example "y"',
-                    line,
-                )
-        problems.raise_any()
-        return returned
-    values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
-    if returned is None or len(values) != len(states):
-        count = 0 if returned is None else len(values)
-        problems.add(
-            f"it returns {count} value{'' if count == 1 else 's'} for {len(states)} "
-            f"state{'' if len(states) == 1 else 's'}",
-            f"The states are {', '.join(states)}, in this order.",
-            f"return {', '.join(f'{s}_new' for s in states)}, "
-            "or a dict where outputs are returned besides",
-            line,
-        )
-    problems.raise_any()
-    return dict(zip(states, values, strict=True))
-
-
-def _return_line(cell: Cell) -> int:
-    return max((line for _, _, line in cell.code.co_lines() if line), default=cell.line)
-
-
-def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> Expr:
-    """The returned value as a symbol; an unnamed expression becomes a let of its own."""
-    if isinstance(value, (Condition, MatrixValue)):
-        value.misused()
-    expr = lift(value)
-    result = Value(recorder.tracer.names.get(expr, expr))
-    result.line = getattr(value, "line", recorder.cell.line)
-    let = f"{name.rstrip('_')}_next" if is_state else name
-    unnamed = recorder.is_unnamed(result.expr) or result.expr.is_number
-    if not unnamed and (is_state or result.expr.name != name):
-        return result.expr
-    if let in recorder.bindings and unnamed:
-        recorder.problems.add(
-            f"the returned {name!r} needs the name '{let}', which is taken",
-            "An unnamed next value of a state h is called h_next, an output by its key.",
-            f"return a named value, or rename '{let}'",
-            recorder.first_line.get(let),
-        )
-    elif unnamed:
-        recorder.let(let, result)
-        recorder.bindings[let] = result
-    return result.expr
-
-
 # --- what can only be seen at the end --------------------------------------------------------
 
 
@@ -315,7 +228,9 @@ def _check(cell: Cell, cell_ir: CellIR) -> None:
     used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}
     used |= {s.name for expr in cell_ir.outputs.values() for s in expr.free_symbols}
     for argument in cell_ir.arguments:
-        if argument.name not in used:
+        if argument.symbol not in used and argument.vector:
+            problems.add(*_unused(argument, used), argument_line(cell, argument.vector.name))
+        elif argument.symbol not in used:
             problems.add(
                 f"the argument '{argument.name}' is not used",
                 "Every argument takes part in the recurrence or in an output.",
@@ -333,3 +248,22 @@ def _check(cell: Cell, cell_ir: CellIR) -> None:
                 let.line,
             )
     problems.raise_any()
+
+
+def _unused(argument: Argument, used: Collection[str]) -> tuple[str, str, str]:
+    """An element of a vector, or a value of the past, that no one reads."""
+    vector = argument.vector
+    assert vector is not None
+    name, place = vector.name, vector.members.index(argument.name)
+    if not vector.delay:
+        index = list(places(vector.shape))[place]
+        return (
+            f"'{name}[{', '.join(map(str, index))}]' is not used",
+            "Every element takes part in the recurrence or in an output.",
+            f"use it, or make '{name}' smaller by its size=",
+        )
+    return (
+        f"'{name}' has delay={vector.delay}, but '{name}.ago({vector.delay})' is not used",
+        "A delay is as long as the oldest value that the cell reads.",
+        "a delay= of the largest k in ago(k), or none",
+    )

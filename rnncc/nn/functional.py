@@ -11,6 +11,8 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, F, options_of, show_instead_of_rest, takes_choices
+from rnncc.ir.program import LARGEST_JACOBIAN
+from rnncc.ir.spec import KernelSpec
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
 from rnncc.nn.status import Solve
@@ -91,11 +93,23 @@ def jacobians(
         args, kwargs, h0: as in `run`.
     Returns:
         [..., T, N / group, D, D] with D = group * states, not differentiable.
+    Raises:
+        ArgumentError: the cell's Jacobian has more entries than are emitted.
     """
+    _check_jacobian(kernel.spec)
     given = prepare(kernel.spec, args, kwargs or {}, h0)
     with torch.no_grad():
         result = ops.jacobian(kernel, given.inputs, given.params, given.h0)
     return result.reshape(*given.leading, *result.shape[1:])
+
+
+def _check_jacobian(spec: KernelSpec) -> None:
+    if not spec.has_jacobian:
+        raise ArgumentError(
+            f"jacobians: the Jacobian of '{spec.name}' has more than {LARGEST_JACOBIAN} entries "
+            "that aren't zero, and isn't emitted.\n"
+            "Fix: torch.autograd.functional.jacobian(lambda h: layer(x, h0=h)[1], h0), of one step"
+        )
 
 
 def takes_options(function: F) -> F:

@@ -338,7 +338,8 @@ class _Planner(Planner):
 
     def resident(self, back: bool) -> int:
         """Warps that a processor has at once: those whose rings fit its memory."""
-        return min(RESIDENT, self.gpu.shared // ring(self.spec, self.io, self.itemsize, back).bytes)
+        found = ring(self.spec, self.io, self.itemsize, back)
+        return min(RESIDENT, self.gpu.shared // max(1, found.bytes))
 
     def warps(self) -> int:
         """Of a block along time: at most the segments of a sequence, and those that fit memory."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices
+from rnncc.ir.program import LARGEST_PRODUCT
 from rnncc.ir.spec import KernelSpec
 
 Shape = tuple[int, int, int]  # sequences, steps of the longest, channels
@@ -153,6 +155,11 @@ class Planner(ABC):
     def forward(self) -> tuple[str, str, Cut]:
         """Solver, reason, cut."""
         asked, whole = self.choices.solver, self.one_pass_cut()
+        if self.spec.one_pass and asked != "sequential":
+            if asked != "auto":
+                raise ArgumentError(_needs_products(self.spec, asked))
+            reason = f"one pass over time: {values_of(self.spec)}, too many for products"
+            return "sequential", reason, whole
         if asked == "newton":
             iterations = min(self.choices.iterations or NEWTON_ITERATIONS, self.steps)
             return "newton", "every step at once, as asked", self.newton_cut(iterations + 1)
@@ -173,7 +180,7 @@ class Planner(ABC):
     def backward(self) -> Cut:
         """The cut of the backward; for Newton's iteration as the cost says, for it is linear."""
         asked, whole = self.choices.solver, self.back_one_pass_cut()
-        if asked == "sequential":
+        if asked == "sequential" or self.spec.one_pass:
             return whole
         if asked == "segmented":
             return self.back_segmented_cut()
@@ -218,6 +225,19 @@ class Planner(ABC):
     @abstractmethod
     def back_faster_cut(self, one_pass: float) -> Cut | None:
         """The same of the backward as `faster_cut`."""
+
+
+def values_of(spec: KernelSpec) -> str:
+    """The values of a group of channels, in words."""
+    return f"{spec.size} values in a {'channel' if spec.group == 1 else 'group of channels'}"
+
+
+def _needs_products(spec: KernelSpec, asked: str) -> str:
+    return (
+        f"solver: got {asked!r}, expected 'auto' or 'sequential': '{spec.name}' has "
+        f"{values_of(spec)}, and products of step Jacobians are held for at most "
+        f"{LARGEST_PRODUCT}.\nFix: solver='auto', which takes one pass over time"
+    )
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -19,6 +19,7 @@ MOST_STAGES = 64  # so many groups of copies can be waited for
 # Sums over time: of up to so many params in registers, of up to so many in shared memory; of more
 # again in registers, as far as they go: as in backward.h.
 PARAMS_IN_REGISTERS, PARAMS_IN_SHARED = 16, 64
+MOST_OF_RING = 64 * 2**10  # bytes: kMostOfRing of templates/include/rnncc/cuda/direct.h
 SCANS = ("scan", "scan_back", "compare_back")
 BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
 MOST_SHARED = 96 * 2**10  # bytes of a block, which every GPU from sm_80 on has
@@ -60,6 +61,8 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     wanted = 1 - (-BYTES_AHEAD * spec.group // block)
     found = stages or max(2, min(wanted, BYTES_OF_RING // (WARP * block), MOST_STAGES))
     states = spec.size * real * back
+    if spec.one_pass and WARP * (block + states) * found > MOST_OF_RING:
+        return Ring(0, 0, spec.ahead)  # read straight from memory
     return Ring(WARP * (block + states), found, (found - 1) * spec.ahead)
 
 

@@ -19,6 +19,7 @@ from rnncc.ir.program import Argument, CellIR
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.initialize import fill
 from rnncc.runtime.kernel import COMPUTE
+from tests.support.many import MANY
 from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
 
@@ -40,8 +41,9 @@ SPIKE_MARGIN = 1e-5  # float32 holds the state of a spiking cell to about 1e-6
 
 @functools.cache
 def compiled(name: str) -> rnncc.CompiledCell:
-    """A shipped cell or one of `small`, compiled once per process."""
-    return rnncc.compile(SMALL[name] if name in SMALL else find(name))
+    """A shipped cell or one of `small` and `many`, compiled once per process."""
+    own = SMALL | MANY
+    return rnncc.compile(own[name] if name in own else find(name))
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -28,11 +28,15 @@ Function = Callable[[int], int]
 
 
 class Functions(NamedTuple):
-    """The functions of a library; each takes the address of Args and returns 0 if it had memory."""
+    """The functions of a library; each takes the address of Args and returns 0 if it had memory.
+
+    Attributes:
+        jacobian: None for a cell that has none; `nn` asks for none then.
+    """
 
     forward: Function
     backward: Function
-    jacobian: Function
+    jacobian: Function | None
 
 
 class CpuBackend:
@@ -104,6 +108,7 @@ class CpuBackend:
         result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
         if result.numel():
             function = self.functions(call.kernel, call.dtype).jacobian
+            assert function is not None
             _run(function, call, call.plan.forward, {"jacobians": result})
         return result.transpose(0, 1)
 
@@ -129,10 +134,17 @@ def _plan(key: str, shape: Shape, size: int, threads: int, choices: Choices, tot
 def _load(kernel: Kernel, dtype: torch.dtype) -> Functions:
     kind = str(dtype).removeprefix("torch.")
     library = build.load(kernel.spec.name, kernel.source("cpp"), kind)
-    found = [getattr(library, f"{kernel.spec.name}_{name}") for name in Functions._fields]
-    for function in found:
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_int
-    return Functions(*found)
+    return Functions(
+        _function(library, f"{kernel.spec.name}_forward"),
+        _function(library, f"{kernel.spec.name}_backward"),
+        _function(library, f"{kernel.spec.name}_jacobian") if kernel.spec.has_jacobian else None,
+    )
+
+
+def _function(library: ctypes.CDLL, name: str) -> Function:
+    found = getattr(library, name)
+    found.argtypes, found.restype = [ctypes.c_void_p], ctypes.c_int
+    return cast(Function, found)
 
 
 def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:

@@ -94,7 +94,7 @@ class CudaBackend:
         return like.new_empty(tuple(shape), dtype=dtype or like.dtype)
 
     def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
-        for names in CUDA_KERNELS.values():
+        for names in kernel.spec.cuda_parts.values():
             self.module(kernel, next(iter(names)), dtype, device)
 
     def forward(

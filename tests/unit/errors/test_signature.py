@@ -43,12 +43,12 @@ def bad_init(seen: str, signature: str, role: str = "Param") -> Case:
 
 
 SIGNATURES = {
-    "a keyword as an argument": bad_argument(
-        "the argument 'float' is a reserved word of C++ or CUDA",
-        NAMES,
-        "rename it, for example 'float_'",
-        "h: State, x: Input, float: Param",
-        "return h * float + x",
+    "a leading underscore": bad_argument(
+        "the argument '_a' begins with an underscore",
+        "Arguments are given to the layer and its functions by name.",
+        "rename it, for example 'a_2'",
+        "h: State, x: Input, a: Param, _a: Param",
+        "return h * _a + x * a",
     ),
     "an option as an argument": bad_argument(
         "the argument 'reset' has the name of an option",
@@ -98,12 +98,6 @@ SIGNATURES = {
         ROLES,
         "a plain function (def) outside the class, without self",
         "self, h: State, x: Input, a: Param",
-    ),
-    "an argument by position only": bad_argument(
-        "the argument 'h' is positional-only",
-        "Arguments are given by name.",
-        "remove the / from the signature",
-        "h: State, /, x: Input, a: Param",
     ),
     "another role": bad_argument(
         "the argument 'a' has the role <class 'float'>",

@@ -18,10 +18,10 @@ from tests.support.refusals import (
 
 ALONE = "A fused solver needs each channel, or each group of k channels, to stand alone."
 WAYS_OUT = (
-    "mix within groups with Matrix(block=k), k * states <= 8, "
+    "mix within groups with Matrix(block=k), k * states <= 64, "
     "or mix outside the cell (a Linear before or after it)"
 )
-REGISTERS = "A fused solver holds each block in registers, so channels x states must be <= 8."
+ONE_THREAD = "One thread of a fused solver takes a block, so channels x states must be <= 64."
 SMALLER = "a smaller block, one block for all, or fewer states"
 
 
@@ -48,27 +48,26 @@ STRUCTURE = {
         "u = (R @ x)", "u = R @ x\nreturn h + u", "h: State, x: Input, R: Matrix"
     ),
     "a block too large": Case(
-        "groups of 16 channels (R: block=16) with 1 state give blocks of 16",
-        REGISTERS,
+        "groups of 80 channels (R: block=80) with 1 state give blocks of 80",
+        ONE_THREAD,
         SMALLER,
         "u = a * h\nreturn R @ u + x",
-        "h: State, x: Input, a: Param, R: Matrix(block=16)",
+        "h: State, x: Input, a: Param, R: Matrix(block=80)",
         line=BODY_LINE + 1,
     ),
     "blocks that don't fit each other": Case(
-        "groups of 6 channels (R: block=2, Q: block=3) with 2 states give blocks of 12",
-        REGISTERS,
+        "groups of 35 channels (R: block=5, Q: block=7) with 2 states give blocks of 70",
+        ONE_THREAD,
         SMALLER,
         "return R @ h + x, Q @ g",
-        "h: State, g: State, x: Input, R: Matrix(block=2), Q: Matrix(block=3)",
+        "h: State, g: State, x: Input, R: Matrix(block=5), Q: Matrix(block=7)",
     ),
     "too many states": Case(
-        "9 states give blocks of 9",
-        REGISTERS,
+        "65 states give blocks of 65",
+        ONE_THREAD,
         "fewer states",
-        "return b, c, d, e, f, g, h, i, a + x",
-        "a: State, b: State, c: State, d: State, e: State, f: State, g: State, "
-        "h: State, i: State, x: Input",
+        f"return {', '.join(f's{i}' for i in range(1, 65))}, s0 + x",
+        ", ".join([*(f"s{i}: State" for i in range(65)), "x: Input"]),
         line=DEF_LINE,
     ),
 }  # fmt: skip  # fmt: skip

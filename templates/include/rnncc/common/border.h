@@ -5,6 +5,11 @@
 
 namespace rnncc {
 
+// A group of channels of more values has no products of Jacobians, and is never cut into segments: as
+// LARGEST_PRODUCT of rnncc/ir/program.py.
+constexpr int kLargestProduct = 8;
+constexpr bool kOnePass = Cell::kStates > kLargestProduct;
+
 // The last steps of a run before a border; over them a state or gradient shows its size.
 constexpr int kTail = 4;
 

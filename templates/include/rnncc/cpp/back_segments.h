@@ -188,10 +188,10 @@ static bool back_segments(const Pass& pass, bool* solved) {
 
 static int run_backward(const Args& a) {
   for (int i = 0; i < Lanes::kInputTensors; ++i) ask_for_large_pages(a, a.dx[i]);
-  if (a.segment < a.steps) number_runs(a);
+  if (!kOnePass && a.segment < a.steps) number_runs(a);
   Pass pass = {a, Cut::into_segments(a)};
   bool solved = false;
-  if (!pass.cut.whole && !back_segments(pass, &solved)) return 1;
+  if (!kOnePass && !pass.cut.whole && !back_segments(pass, &solved)) return 1;
   if (!solved) {
     pass.cut = Cut::in_one(a, 0);
     const int64_t space = WalkBack::space(a);

@@ -21,7 +21,7 @@ struct WalkBack {
   real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
 
-  static constexpr int64_t kQ = Lanes::kFed * Lanes::kStates;
+  static constexpr int64_t kQ = kOnePass ? 0 : Lanes::kFed * Lanes::kStates;
   static constexpr int64_t kHeld = Lanes::kParams + Lanes::kStates;
 
   static int64_t blocks(const Args& a) {
@@ -85,7 +85,7 @@ struct WalkBack {
         const int64_t step = first + block * kBlock;
         const int64_t count = end - step < kBlock ? end - step : kBlock;
         recompute(inner + block * states, step, count);
-        if (alone) back_alone(step, count);
+        if (alone && !kOnePass) back_alone(step, count);
         else back(step, count);
       }
     }

@@ -14,8 +14,12 @@ struct Walk {
 
   static int64_t space() {
     return (Lanes::kParams + 4 * Lanes::kStates + Lanes::kStored + 2 * Lanes::kProducts +
-            Lanes::kStates * Lanes::kStates + kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
+            kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
            int64_t(kRow);
+  }
+  // With J behind all other rows: those of entries that are zero by structure are never written.
+  static int64_t space_with_J() {
+    return space() + Lanes::kStates * Lanes::kStates * int64_t(kRow);
   }
 
   RNNCC_ONCE Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
@@ -27,13 +31,14 @@ struct Walk {
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
     initial = take(Lanes::kStates), stored = take(Lanes::kStored);
     M = take(Lanes::kProducts), M_next = take(Lanes::kProducts);
-    J = take(Lanes::kStates * Lanes::kStates), peak = take(Lanes::kStates);
+    peak = take(Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
       x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kOutputs; ++i)
       y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
     for (int i = 0; i < Lanes::kStates; ++i)
       z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
+    J = space;
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
   }
@@ -42,6 +47,7 @@ struct Walk {
   // step Jacobians. Neither: write the Jacobians themselves. With `sizes` the largest states of the
   // last steps are in `peak`.
   RNNCC_ONCE void run(bool write, bool carry, bool sizes = false) {
+    carry = carry && !kOnePass;
     const bool saves = write && a.saved;
     // all runs save at once, next at step `due`
     const bool in_phase = a.segment % a.checkpoint == 0 || a.segment >= a.steps;
@@ -172,7 +178,7 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
 
 static int run_jacobian(const Args& a) {
   const Pass pass = {a, Cut::in_one(a, 0)};
-  return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space());
+  return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space_with_J());
 }
 
 }  // namespace rnncc

@@ -180,7 +180,7 @@ static int run_forward(const Args& a) {
   for (int i = 0; i < Lanes::kOutputTensors; ++i) ask_for_large_pages(a, a.y[i]);
   int64_t solved = 0;
   *a.status = {1, 0, 1, kNoStep, double(a.solver), double(a.segment)};  // of one pass over time
-  if (a.segment < a.steps) {
+  if (!kOnePass && a.segment < a.steps) {
     if (!solve_segments(a, &solved)) return 1;
     if (solved * a.segment < a.steps)
       a.status->converged = 1, a.status->sequential_from = double(solved * a.segment);

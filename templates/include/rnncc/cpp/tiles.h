@@ -21,7 +21,7 @@ struct Cut {
     return {true, a.steps, from, a.whole_rows, a.whole_columns};
   }
   static Cut into_segments(const Args& a) {
-    return {a.segment >= a.steps, a.segment, 0, a.rows, a.columns};
+    return {kOnePass || a.segment >= a.steps, a.segment, 0, a.rows, a.columns};
   }
 
   // The first run of a sequence; that of `batch` is how many there are.

@@ -144,7 +144,7 @@ RNNCC_FN void back_tiles(const Args& a) {
     feed.fill(a, first >= span);
     if (a.reset) resets.fetch(a, r, first - span);
     const WalkBack::Values block = feed.blocks.now();
-    feed.load_state(walk.h[0]);
+    feed.load_state(a, walk.h[0]);
     if (count > 0)
       alone_in_block(a, r, block, first, count, careful, resets_before, walk, ends, through);
     __syncthreads();

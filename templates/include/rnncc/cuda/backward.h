@@ -28,10 +28,12 @@ struct Spot {
 // The blocks that a walk reads next: inputs, gradients of outputs, and the saved state before each.
 template <int stages> struct FeedBack {
   static constexpr int kOfState = kWarp * Cell::kStates * int(sizeof(real));  // bytes of a stage
-  typedef Ring<InputsAndUpstream, stages, kOfState> Blocks;
+  typedef typename Choose<InputsAndUpstream, stages, kOfState>::Feed Blocks;
+  typedef typename Blocks::Values Values;
 
   Blocks blocks;
   const real* saved;  // before the block to be copied next, or the nearest before that
+  const real* from;   // the one before the block that is read from memory
   int64_t saved_on;   // from one to the next
 
   // From a step of the run on, every `steps_on` steps; `slots_on`: to the next saved state.
@@ -45,22 +47,33 @@ template <int stages> struct FeedBack {
   // Copies the next block, with the saved state before it or not.
   RNNCC_MEMBER void fill(const Args& a, bool with_state) {
     constexpr int kReal = int(sizeof(real));
+    if (!Blocks::kBytes) {
+      from = saved;
+      blocks.fill(a);
+      return;
+    }
     const Place to = blocks.extra_place() + int(threadIdx.x) * kReal;
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) {
-      const Slot &first = Cell::states[0], &slot = Cell::states[s];
-      const int64_t row = a.groups * Cell::kGroup;
-      const int64_t on = (slot.tensor - first.tensor) * row + slot.offset - first.offset;
-      if (with_state) copy_async<kReal>(to + s * kWarp * kReal, saved + on);
+      if (with_state) copy_async<kReal>(to + s * kWarp * kReal, saved + place_of_state(a, s));
     }
     blocks.fill(a);
     commit_copies();
   }
 
-  RNNCC_MEMBER void load_state(real* h) const {
-    const real* const from = reinterpret_cast<const real*>(blocks.extra()) + threadIdx.x;
+  RNNCC_MEMBER void load_state(const Args& a, real* h) const {
+    const real* const copied = reinterpret_cast<const real*>(blocks.extra()) + threadIdx.x;
 #pragma unroll
-    for (int s = 0; s < Cell::kStates; ++s) h[s] = from[s * kWarp];
+    for (int s = 0; s < Cell::kStates; ++s)
+      h[s] = Blocks::kBytes ? copied[s * kWarp] : from[place_of_state(a, s)];
+  }
+
+ private:
+  // From the first state's place on, in memory.
+  RNNCC_MEMBER static int64_t place_of_state(const Args& a, int s) {
+    const Slot &first = Cell::states[0], &slot = Cell::states[s];
+    const int64_t row = a.groups * Cell::kGroup;
+    return (slot.tensor - first.tensor) * row + slot.offset - first.offset;
   }
 };
 
@@ -147,11 +160,11 @@ struct SharedSums {
 };
 
 struct WalkBack {
-  static constexpr int kQ = Cell::kFed * Cell::kStates;
+  static constexpr int kQ = kOnePass ? 0 : Cell::kFed * Cell::kStates;
   // What the adjoint reads of each step stays in registers, if these are few.
   static constexpr bool kKeeps = kAhead * Cell::kStored <= 64;
-  typedef Block<InputsAndUpstream> Values;
   typedef FeedBack<stages_of(Layout<InputsAndUpstream>::kBytes / kWarp)> Feed;
+  typedef Feed::Values Values;
 
   real p[Cell::kParams + 1], g[Cell::kStates], g_initial[Cell::kStates], Q[kQ + 1];
   real h[kAhead + 1][Cell::kStates], lets[kKeeps ? kAhead : 1][Cell::kStored + 1];
@@ -181,7 +194,7 @@ struct WalkBack {
 #pragma unroll
     for (int s = 0; s < Cell::kStates; ++s) g[s] = 0;
 #pragma unroll
-    for (int q = 0; q < Cell::kFed; ++q)
+    for (int q = 0; !kOnePass && q < Cell::kFed; ++q)
 #pragma unroll
       for (int s = 0; s < Cell::kStates; ++s) Q[q * Cell::kStates + s] = s == Cell::fed[q];
   }
@@ -296,7 +309,7 @@ struct WalkBack {
         resets.fetch(a, r, spot.step - kAhead);
       }
       if (spot.above == 0) {
-        feed.load_state(h[0]);
+        feed.load_state(a, h[0]);
         inner_is_filled = false;
       } else {
         if (!inner_is_filled) fill_inner(a, r, spot);
@@ -327,7 +340,7 @@ struct WalkBack {
     for (int i = 0; i < Cell::kOutputs; ++i)
       dy[i] = block(k, Cell::kInputs + i), none[i] = real(-0.0);
 #pragma unroll
-    for (int q = 0; alone && q < Cell::kFed; ++q)
+    for (int q = 0; alone && !kOnePass && q < Cell::kFed; ++q)
       Lane::adjoint<false>(x, p, before, stored, none, Q + q * Cell::kStates, dx, dp);
     if (along) add_along(a, r, step);
     Lane::adjoint<!alone>(x, p, before, stored, dy, g, dx, dp);

@@ -8,7 +8,7 @@ namespace rnncc {
 // Runs from known initial states, without M: a sweep, or one pass over time from where the
 // segments end.
 RNNCC_FN void forward(const Args& a) {
-  const bool last = a.stage == Stage::kRest;
+  const bool last = kOnePass || a.stage == Stage::kRest;
   const Sweep now = last || whole(a) ? Sweep{} : sweep_of(a, a.round);
   Walk<false> walk;
   Run r;
@@ -42,7 +42,8 @@ RNNCC_FN void forward(const Args& a) {
 RNNCC_FN void jacobians(const Args& a) {
   constexpr int entries = Cell::kStates * Cell::kStates;
   const Run r = Run::rest(a, 0);
-  real p[Cell::kParams + 1], h[Cell::kStates], J[entries];
+  real p[Cell::kParams + 1], h[Cell::kStates];
+  real J[entries] = {};  // those that are zero by structure are never written
   real next[Cell::kStates], y[Cell::kOutputs], k[Cell::kStored + 1], x[Cell::kInputs + 1];
   load_params(a, r, p);
   load_states(a, r, a.h0, h);
@@ -52,7 +53,7 @@ RNNCC_FN void jacobians(const Args& a) {
     Lane::jacobian(x, p, h, k, J);
     real* const to =
         a.jacobians + ((int64_t(step) * a.batch + r.sequence) * a.groups + r.group) * entries;
-#pragma unroll
+#pragma unroll(kOnePass ? 1 : entries)
     for (int e = 0; e < entries; ++e)
       if (r.active) to[e] = J[e];
 #pragma unroll

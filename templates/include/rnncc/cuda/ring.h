@@ -128,6 +128,7 @@ template <typename Of> struct Block {
 
 template <typename Of, int stages, int more = 0> struct Ring {
   typedef Layout<Of> L;
+  typedef Block<Of> Values;
   static constexpr int kStage = L::kBytes + more;  // bytes; `more` are the caller's
   static constexpr int kBytes = stages * kStage;   // of a warp
   static constexpr int kFilled = stages - 1;       // ahead of the one that is read
@@ -300,7 +301,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
     const int first = L::table.tensors[t].place + int(threadIdx.x) * width;
     const io* const from = at[t];
     if constexpr (kIo == 2) {
-      io some[kAhead][8];
+      io some[kAhead][Cell::kGroup];
 #pragma unroll
       for (int k = 0; k < kAhead; ++k)
 #pragma unroll

@@ -26,7 +26,7 @@ RNNCC_FN int64_t steps_of(const Args& a, int64_t sequence) {
 }
 
 // How each sequence is cut into segments.
-RNNCC_FN bool whole(const Args& a) { return a.segment >= a.steps; }
+RNNCC_FN bool whole(const Args& a) { return kOnePass || a.segment >= a.steps; }
 
 RNNCC_FN int64_t first_run(const Args& a, int64_t sequence) {
   if (whole(a)) return sequence;

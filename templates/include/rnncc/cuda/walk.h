@@ -1,7 +1,7 @@
 // Steps of a run.
 #pragma once
 
-#include "rnncc/cuda/ring.h"
+#include "rnncc/cuda/direct.h"
 #include "rnncc/cuda/writer.h"
 
 namespace rnncc {
@@ -53,7 +53,8 @@ RNNCC_FN void read_inputs(const Args& a, const Run& r, int step, real* x) {
 // The walk of a thread through a run; with `carry`, M is the product of the step Jacobians.
 template <bool carry>
 struct Walk {
-  typedef Ring<Inputs, stages_of(Layout<Inputs>::kBytes / kWarp)> Feed;
+  typedef Choose<Inputs, stages_of(Layout<Inputs>::kBytes / kWarp)>::Feed Feed;
+  typedef Feed::Values Values;
 
   real p[Cell::kParams + 1], h[Cell::kStates], M[Cell::kProducts + 1];
   real peak[Cell::kStates];  // the largest states after the last steps of a careful block
@@ -88,8 +89,8 @@ struct Walk {
 
   // The steps of a block. With `careful` the states may be reset before some of them, which
   // `resets_before` has a bit for each of, or are written along; their sizes are in `peak`.
-  RNNCC_MEMBER void block(const Args& a, const Run& r, const Block<Inputs>& block, int first,
-                          bool careful, uint32_t resets_before) {
+  RNNCC_MEMBER void block(const Args& a, const Run& r, const Values& block, int first, bool careful,
+                          uint32_t resets_before) {
     const int left = steps_left(r, first);
     if (left == kAhead && !careful) {
       real x[kAhead][Cell::kInputs + 1];

@@ -1,0 +1,77 @@
+"""Cells of 9 to 64 values in a group: by one pass, forward and backward, as the oracle has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from rnncc.errors import ArgumentError
+from tests.support.emulated import emulated
+from tests.support.many import MANY
+from tests.support.runs import (
+    assert_agree,
+    by_kernel,
+    by_oracle,
+    compiled,
+    fitting,
+    random_call,
+    solve,
+)
+
+KINDS = [
+    {},
+    {"lengths": [37, 0, 18], "reverse": True},
+    {"reset": torch.arange(3 * 37).reshape(3, 37) % 11 == 3},
+]
+
+
+@pytest.fixture(params=["cpp", "emulated"])
+def target(request: pytest.FixtureRequest) -> Iterator[None]:
+    with emulated() if request.param == "emulated" else nullcontext():
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MANY)
+def test_one_pass_computes_what_the_oracle_does(
+    name: str, dtype: torch.dtype, target: None
+) -> None:
+    for kind in KINDS if dtype != torch.bfloat16 else KINDS[:1]:
+        call = random_call(name, (3, 37, fitting(name, 5)), dtype, states=True, **kind)
+        expected = by_oracle(name, call)
+        for choices in ({}, {"checkpoint": 21}):
+            assert_agree(name, call, by_kernel(name, call, **choices), expected, f"{kind}")
+
+
+@pytest.mark.parametrize("solver", ["segmented", "newton"])
+def test_a_solver_that_needs_products_is_refused_and_its_way_out_runs(solver: str) -> None:
+    call = random_call("moog_saved", (1, 5, 2), torch.float32)
+    with pytest.raises(ArgumentError, match="9 values in a channel.*\nFix: solver='auto'"):
+        by_kernel("moog_saved", call, solver=solver)
+    solve("moog_saved", call.arguments, call.h0, solver="auto")
+
+
+def test_jacobians_are_those_of_the_oracle_where_they_are_emitted() -> None:
+    call = random_call("moog_saved", (1, 3, 2), torch.float64)
+    found = compiled("moog_saved").jacobians(**call.arguments, h0=call.h0)
+    assert call.h0 is not None
+
+    def step(*h: torch.Tensor) -> torch.Tensor:
+        first = {n: t[:, :1] if t.ndim == 3 else t for n, t in call.arguments.items()}
+        return torch.stack(solve("moog_saved", first, h)[1])
+
+    rows = torch.autograd.functional.jacobian(step, call.h0)
+    for s, column in enumerate(rows):
+        for channel in range(2):
+            torch.testing.assert_close(
+                found[0, 0, channel, :, s], column[:, 0, channel, 0, channel]
+            )
+
+
+def test_jacobians_of_too_many_entries_are_refused() -> None:
+    call = random_call("head", (1, 3, 16), torch.float64)
+    with pytest.raises(ArgumentError, match="jacobians: the Jacobian of 'head' has more than 64"):
+        compiled("head").jacobians(**call.arguments)
