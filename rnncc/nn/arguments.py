@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
+from rnncc.ir.vector import Role
 from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.vectors import elements, join, split, starts_of, states_of
@@ -171,23 +172,26 @@ def unpack(
 
     With states in the solution: (outputs, states), or (outputs, states, last states).
     """
-    outputs = _rows(join(spec, "output", _with_leading(solution.y, leading)))
+    outputs = _rows(spec, "output", solution.y, leading)
     results = [outputs]
     if solution.z:
-        results.append(_rows(join(spec, "state", _with_leading(solution.z, leading))))
+        results.append(_rows(spec, "state", solution.z, leading))
     if return_state:
         h, count = solution.h, len(spec.states)
         if len(state_leading) != 1:
             h = h.reshape(count, *state_leading, h.shape[-1])
-        results.append(_rows(join(spec, "state", [h[i] for i in range(count)])))
+        one = count == 1 and not spec.vectors
+        results.append(h[0] if one else _rows(spec, "state", [h[i] for i in range(count)]))
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _with_leading(rows: Sequence[Tensor], leading: tuple[int, ...]) -> Sequence[Tensor]:
-    return rows if len(leading) == 1 else [v.reshape(*leading, *v.shape[1:]) for v in rows]
-
-
-def _rows(rows: Sequence[Tensor]) -> Any:
+def _rows(
+    spec: KernelSpec, role: Role, rows: Sequence[Tensor], leading: tuple[int, ...] | None = None
+) -> Any:
+    if leading is not None and len(leading) != 1:
+        rows = [v.reshape(*leading, *v.shape[1:]) for v in rows]
+    if spec.vectors:
+        rows = join(spec, role, rows)
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 

@@ -194,7 +194,8 @@ class CellLayer(nn.Module):
         check_values(values, self._like(), Wanted(self.input_size, 2, math.inf, first, False))
         if not first:
             values = time_last(values, self._takes.ranks)
-        values = split(self._spec, values, self._plain)
+        if self._spec.vectors:
+            values = split(self._spec, values, self._plain)
         x = next(iter(values.values()))
         if self.input_size is None:
             leading, steps, _ = extent(self._layout, list(values.values()))
@@ -318,7 +319,11 @@ class CellLayer(nn.Module):
         direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
         inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
-        bound = split(kernel.spec, {n: getattr(self, a) for n, a in direction.params.items()})
+        bound = {}
+        for name, attribute in direction.params.items():
+            bound[name] = getattr(self, attribute)
+        if kernel.spec.vectors:
+            bound = split(kernel.spec, bound)
         params = compute_params(kernel.spec, bound, dtype)
         initial, device = None, inputs[0].device
         if state is not None:
