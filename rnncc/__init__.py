@@ -86,6 +86,7 @@ from rnncc.lang.library import (
     stop_gradient,
     trunc,
 )
+from rnncc.lang.vectors import dot, vector
 
 if TYPE_CHECKING:
     from rnncc.compiler import CompiledCell
@@ -150,6 +151,7 @@ __all__ = [
     "constant",
     "cos",
     "cosh",
+    "dot",
     "elu",
     "erf",
     "exp",
@@ -193,5 +195,6 @@ __all__ = [
     "tanh",
     "trunc",
     "uniform",
+    "vector",
     "where",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
 from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.initialize import fill
+from rnncc.nn.vectors import apart, joined
 from rnncc.runtime.kernel import COMPUTE
 
 # Of outputs and of gradients. Kernel and loop round alike, in the dtype that both compute in: the
@@ -74,8 +75,9 @@ def fused_loop(compiled: CompiledCell, solver: str = "auto", **options: Any) -> 
     """The kernel, as users call it."""
 
     def run(arguments: Arguments) -> list[Tensor]:
-        y = compiled(**arguments, solver=solver, **options)
-        return [y] if isinstance(y, Tensor) else list(y)
+        spec = compiled.spec
+        y = compiled(**joined(spec, arguments), solver=solver, **options)
+        return apart(spec, [y] if isinstance(y, Tensor) else list(y))
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from rnncc.ir.program import whole
 from rnncc.lang.docstring import unit_of
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def structure_words(structure: Structure) -> list[str]:
 def argument_rows(compiled: CompiledCell) -> list[Row]:
     """`ARGUMENT_HEADERS` of every argument and constant, in the signature's order."""
     cell = compiled.stages.cell
-    inits = {p.name: str(p.init) for p in compiled.spec.learned}
+    names = {m: v.name for v in cell.vectors for m in v.members}
+    inits = {names.get(p.name, p.name): str(p.init) for p in compiled.spec.learned}
     rows: list[Row] = [
         (a.name, _role(a), _shape(a), inits.get(a.name) or _init_text(a, cell.doc))
-        for a in (*cell.arguments, *cell.starts)
+        for a in whole((*cell.arguments, *cell.starts))
     ]
     return rows + [
         (name, "constant", "", f"{value:g}{_unit(cell.doc, name)}, changed by --set {name}=...")
@@ -89,13 +91,14 @@ def _role(argument: Argument) -> str:
 
 
 def _shape(argument: Argument) -> str:
+    more = "".join(f", {size}" for size in argument.vector.shape) if argument.vector else ""
     if argument.kind == "state":
-        return "[B, N]"
+        return f"[B, N{more}]"
     if argument.kind == "input":
-        return "[B, T]" if argument.shared else "[B, T, N]"
+        return f"[B, T{more}]" if argument.shared else f"[B, T, N{more}]"
     if argument.kind == "matrix":
         return f"[N / {argument.block}, {argument.block}, {argument.block}]"
-    return "[1]" if argument.shared else "[N]"
+    return f"[1{more}]" if argument.shared else f"[N{more}]"
 
 
 def _init_text(argument: Argument, doc: str) -> str:

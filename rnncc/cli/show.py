@@ -215,14 +215,17 @@ def overview(compiled: CompiledCell) -> dict[str, Any]:
 def use(compiled: CompiledCell) -> list[str]:
     """Lines of Python, once the cell is compiled into generated/."""
     from rnncc.codegen.module import class_name
+    from rnncc.ir.program import whole
+    from rnncc.ir.vector import grouped
 
     cell, name = compiled.stages.cell, compiled.name
     size = 512 // compiled.structure.group * compiled.structure.group
-    given = [a.name for a in cell.inputs if not a.projected]
-    outputs = ["y"] if len(cell.outputs) == 1 else list(cell.outputs)
+    given = [a.name for a in whole(cell.inputs) if not a.projected]
+    named = grouped(cell.outputs, cell.vectors, "output")
+    outputs = ["y"] if len(named) == 1 else [v.name for v in named]
     taken = {"x", *given, *outputs}
-    last = [f"{a.name}_T" if a.name in taken else a.name for a in cell.states]
-    arguments = [a.name for a in cell.of_kind("input", "param", "matrix")]
+    last = [f"{a.name}_T" if a.name in taken else a.name for a in whole(cell.states)]
+    arguments = [a.name for a in whole(cell.of_kind("input", "param", "matrix"))]
     call = ", ".join(["x", *(f"{each}={each}" for each in given)])
     return [
         f"from generated.{name} import {class_name(name)}, {name}",

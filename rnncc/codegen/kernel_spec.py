@@ -7,7 +7,7 @@ from typing import Any
 
 from rnncc.calculus.cost import effort
 from rnncc.ir.init import Init
-from rnncc.ir.program import Argument, Compiled
+from rnncc.ir.program import Argument, Compiled, whole
 from rnncc.ir.spec import Effort, InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
 from rnncc.lang.dsl import uniform
 
@@ -36,7 +36,9 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         outputs=tuple(cell.outputs),
         constants=cell.constants,
         structure=StructureSpec(**compiled.structure.summary()),
-        arguments=tuple(a.name for a in (*cell.of_kind("input", "param", "matrix"), *cell.starts)),
+        arguments=tuple(
+            a.name for a in whole((*cell.of_kind("input", "param", "matrix"), *cell.starts))
+        ),
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
@@ -45,6 +47,7 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         lets=len(compiled.rows),
         warps=16 if light else 8,
         fast_math=fast_math,
+        vectors=cell.vectors,
     )
 
 
@@ -79,8 +82,11 @@ def _init(a: Argument) -> Init:
 
 def as_json(spec: KernelSpec) -> str:
     """cell.json: a line for each field, and for each item of a field that lists several."""
-    fields = spec.model_dump(mode="json").items()
-    return "{\n" + ",\n".join(f"  {json.dumps(k)}: {_value(v)}" for k, v in fields) + "\n}\n"
+    fields = spec.model_dump(mode="json")
+    if not spec.vectors:
+        del fields["vectors"]
+    lines = [f"  {json.dumps(k)}: {_value(v)}" for k, v in fields.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _value(value: Any) -> str:

@@ -45,7 +45,7 @@ def latex(cell: CellIR, environment: str = "align") -> str:
     lines += [
         f"{names.after(name)} &= {printer.text(expr)}"
         for name, expr in cell.next.items()
-        if not names.is_own(name, expr)
+        if not names.is_own(name, expr) and names.plain[name] not in names.past
     ]
     lines += [
         f"{names.after(name)} &= {printer.text(expr)}"
@@ -79,6 +79,14 @@ class Names:
         # the let c_new is the next c, and is written so
         lets = {let.name for let in cell.lets}
         self.plain = {a.name: a.symbol for a in cell.arguments}
+        # h_2ago is h of two steps before
+        self.past = {
+            str(self.plain[name]): (self.plain[v.members[place - place % (v.delay + 1)]], ago)
+            for v in cell.vectors
+            if v.delay
+            for place, name in enumerate(v.members)
+            if (ago := place % (v.delay + 1)) and name in self.plain
+        }
         self.own = {
             str(expr): state
             for state, expr in cell.next.items()
@@ -101,7 +109,8 @@ class Names:
 
     def before(self, name: str) -> str:
         """The same inside an expression, where a state is the one before the step."""
-        return written(name, time="t-1") if name in self.states else self.after(name)
+        name, ago = self.past.get(name, (name, 0))
+        return written(name, time=f"t-{ago + 1}") if name in self.states else self.after(name)
 
     def rank(self, symbol: Expr) -> tuple[bool, int]:
         """A place in a product: constants in time, then lets, then arguments."""

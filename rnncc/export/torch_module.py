@@ -16,9 +16,11 @@ from rnncc.export.torch_loop import plain_source
 from rnncc.ir.init import Init
 from rnncc.ir.program import CellIR
 from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
+from rnncc.ir.vector import Role, Vector, grouped, places
 from rnncc.nn.direction import directions
 from rnncc.nn.layer import CellLayer
 from rnncc.nn.projection import given, projected
+from rnncc.nn.vectors import learned_of
 
 LOOP = '''\
 def loop(inputs, params, states):
@@ -51,7 +53,8 @@ def module_source(cell: CellIR, spec: KernelSpec) -> str:
 
 
 def _docstring(spec: KernelSpec) -> str:
-    call = ", ".join(["x", *(f"{i.name}={i.name}" for i in given(spec))])
+    names = grouped([i.name for i in given(spec)], spec.vectors, "input")
+    call = ", ".join(["x", *(f"{v.name}={v.name}" for v in names)])
     size = 512 // spec.group * spec.group
     return f'''\
 """The recurrence '{spec.name}' as a loop of plain PyTorch: slow, with derivatives of any order.
@@ -87,15 +90,16 @@ def _defines(node: ast.stmt) -> list[str]:
 def _class(spec: KernelSpec) -> str:
     (direction,) = directions(spec, CellLayer, ("",))
     attributes = direction.params
-    params = [f"self.{attributes[p.name]}" for p in spec.params]
-    pairs = [(f"self.{attributes[p.name]}", p) for p in spec.learned]
+    pairs = [(f"self.{attributes[v.name]}", v, p) for v, p in learned_of(spec)]
+    texts = {m: t for name, v, _ in pairs for m, t in _elements(name, v).items()}
+    params = [texts[p.name] for p in spec.params]
     lines = [
         f"class {class_name(spec.name)}(nn.Module):",
         "    def __init__(self, input_size, hidden_size, bias=True):",
         "        super().__init__()",
         "        self.hidden_size = n = hidden_size",
         f"        self.projection = nn.Linear(input_size, {_rows(projected(spec))}, bias=bias)",
-        *(f"        {name} = nn.Parameter(torch.empty({_shape(p)}))" for name, p in pairs),
+        *(f"        {name} = nn.Parameter(torch.empty({_shape(p, v)}))" for name, v, p in pairs),
         "        self.reset_parameters()",
         "",
         "    @torch.no_grad()",
@@ -103,9 +107,9 @@ def _class(spec: KernelSpec) -> str:
         "        n = self.hidden_size",
         "        self.projection.reset_parameters()",
         *_biases(projected(spec)),
-        *(f"        {_filled(name, p.init)}" for name, p in pairs),
+        *(f"        {_filled(name, p.init, len(v.shape))}" for name, v, p in pairs),
         "",
-        *_forward(spec, params, attributes),
+        *_forward(spec, params, texts),
     ]
     return "\n".join(lines)
 
@@ -117,10 +121,33 @@ def _rows(inputs: Sequence[InputSpec]) -> str:
     return " + ".join([*terms, *([str(shared)] if shared else [])])
 
 
-def _shape(param: ParamSpec) -> str:
+def _elements(text: str, vector: Vector) -> dict[str, str]:
+    """The text of each scalar of a tensor, by name."""
+    if not vector.shape:
+        return {vector.members[0]: text}
+    found = zip(vector.members, places(vector.shape), strict=True)
+    return {name: f"{text}[..., {', '.join(map(str, place))}]" for name, place in found}
+
+
+def _joined(name: str, role: Role, scalars: Sequence[str], spec: KernelSpec) -> str:
+    """The results from the list of their scalars: one, or a tuple of several."""
+    found, first = [], 0
+    for vector in grouped(scalars, spec.vectors, role):
+        last = first + len(vector.members)
+        stacked = f"torch.stack({name}[{first}:{last}], -1)"
+        if len(vector.shape) > 1:
+            stacked += f".unflatten(-1, {vector.shape})"
+        found.append(stacked if vector.shape else f"{name}[{first}]")
+        first = last
+    if len(found) == 1:
+        return found[0]
+    return f"tuple({name})" if len(found) == len(scalars) else f"({', '.join(found)})"
+
+
+def _shape(param: ParamSpec, vector: Vector) -> str:
     if param.block is not None:
         return f"n // {param.block}, {param.block}, {param.block}"
-    return "1" if param.shared else "n"
+    return ", ".join(["1" if param.shared else "n", *map(str, vector.shape)])
 
 
 def _biases(inputs: Sequence[InputSpec]) -> list[str]:
@@ -133,11 +160,13 @@ def _biases(inputs: Sequence[InputSpec]) -> list[str]:
     return ["        if self.projection.bias is not None:", *lines] if lines else []
 
 
-def _filled(target: str, init: Init) -> str:
-    """The statement that draws a tensor's values."""
+def _filled(target: str, init: Init, rank: int = 0) -> str:
+    """The statement that draws a tensor's values; rank: dimensions behind the channels."""
     if not init.then and init.kind != "spaced":
         return _drawn(target, init)
     text = _drawn(f"{target}.double()", init)
+    if init.kind == "spaced" and rank:
+        text += f".view(n{', 1' * rank})"
     for name, number in init.then:
         if number is None:
             text = f"torch.{name}({text})"
@@ -157,22 +186,30 @@ def _drawn(target: str, init: Init) -> str:
     return f"{target}.{init.kind}_({init.a!r}, {init.b!r})"
 
 
-def _forward(spec: KernelSpec, params: Sequence[str], attributes: Mapping[str, str]) -> list[str]:
+def _forward(spec: KernelSpec, params: Sequence[str], texts: Mapping[str, str]) -> list[str]:
     taken = projected(spec)
     sizes = ", ".join("1" if i.shared else "n" for i in taken) or "n"
     initial = [
-        f"self.{attributes[s.init.name]}.expand(shape)"
+        f"{texts[s.init.name]}.expand(shape)"
         if isinstance(s.init, ParamSpec)
         else f"rows[0].new_full(shape, {s.init!r})"
         for s in spec.states
     ]
-    outputs, states = (
-        f"tuple({name})" if len(several) > 1 else f"{name}[0]"
-        for name, several in (("outputs", spec.outputs), ("states", spec.states))
-    )
+    names = [s.name for s in spec.states]
+    outputs = _joined("outputs", "output", spec.outputs, spec)
+    states = _joined("states", "state", names, spec)
+    whole = grouped(names, spec.vectors, "state")
+    before = [
+        text
+        for k, v in enumerate(whole)
+        for text in _elements(f"state[{k}]" if len(whole) > 1 else "state", v).values()
+    ]
+    continued = "state" if len(before) == len(whole) > 1 else f"[{', '.join(before)}]"
     inputs = {i.name: f"rows[{k}]" for k, i in enumerate(taken)}
-    for i in given(spec):
-        inputs[i.name] = f'given["{i.name}"]' + (".unsqueeze(-1)" if i.shared else "")
+    shared = {i.name: i.shared for i in given(spec)}
+    for v in grouped(shared, spec.vectors, "input"):
+        for name, text in _elements(f'given["{v.name}"]', v).items():
+            inputs[name] = text + (".unsqueeze(-1)" if shared[name] else "")
     return [
         f"    def forward(self, x, state=None{', **given' if given(spec) else ''}):",
         '        """x [..., T, input_size] -> outputs [..., T, N] and last states [..., N]."""',
@@ -184,7 +221,7 @@ def _forward(spec: KernelSpec, params: Sequence[str], attributes: Mapping[str, s
         "            shape = (*x.shape[:-2], n)",
         f"            states = [{', '.join(initial)}]",
         "        else:",
-        f"            states = {'state' if len(spec.states) > 1 else '[state]'}",
+        f"            states = {continued}",
         "        outputs, states = loop(inputs, params, states)",
         f"        return {outputs}, {states}",
     ]

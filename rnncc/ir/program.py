@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
+from rnncc.ir.vector import Vector
 
 if TYPE_CHECKING:
     from sympy import Expr, Symbol
@@ -66,6 +67,7 @@ class Argument:
         bias: for an input, how the bias of its projection is drawn; None as torch.nn.Linear does.
         typical: for an input, the distribution of its values.
         projected: for an input, a layer computes it from x.
+        vector: the one of which it is an element, if it is one.
         emitted: its name in expressions, C++ and CUDA where these can't take the author's.
     """
 
@@ -78,12 +80,22 @@ class Argument:
     typical: Init | None = None
     projected: bool = False
     start: Argument | None = None
+    vector: Vector | None = None
     emitted: str = ""
 
     @property
     def symbol(self) -> str:
         """Its name in expressions."""
         return self.emitted or self.name
+
+
+def whole(arguments: Iterable[Argument]) -> tuple[Argument, ...]:
+    """Each vector as one argument of its name."""
+    found: dict[str, Argument] = {}
+    for a in arguments:
+        name = a.vector.name if a.vector else a.name
+        found.setdefault(name, a if a.vector is None else replace(a, name=name, emitted=name))
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class CellIR:
         outputs: output name -> its expression; an output may be a state's next value.
         constants: compile-time constants with the values they had.
         tangent_of: the cell that it is the tangent of, see calculus/tangent.py; else empty.
+        output_vectors: the outputs of several values.
     """
 
     name: str
@@ -108,6 +121,13 @@ class CellIR:
     outputs: dict[str, Expr]
     constants: dict[str, float] = field(default_factory=dict)
     tangent_of: str = ""
+    output_vectors: tuple[Vector, ...] = ()
+
+    @property
+    def vectors(self) -> tuple[Vector, ...]:
+        """Arguments, learned starts and outputs of several values."""
+        scalars = (*self.arguments, *self.starts)
+        return (*dict.fromkeys(a.vector for a in scalars if a.vector), *self.output_vectors)
 
     def of_kind(self, *kinds: str) -> tuple[Argument, ...]:
         return tuple(a for a in self.arguments if a.kind in kinds)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rnncc.ir.abi import ABI
 from rnncc.ir.init import Init
 from rnncc.ir.program import LARGEST_JACOBIAN, LARGEST_PRODUCT
+from rnncc.ir.vector import Vector
 
 FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by target
 CELL = "cell.h"
@@ -126,13 +127,15 @@ class KernelSpec(_Frozen):
     Attributes:
         abi: the version of the structs that Python and the kernels share, see ir/abi.py; a folder
             with another one is refused, not run.
-        arguments: inputs and params in the order of the cell's signature, then learned starts.
+        arguments: as users name them: inputs and params in the order of the cell's signature, then
+            learned starts.
         param_slots, shared_inputs: sizes of the kernel's workspace.
         tile: lanes of the largest tile.
         effort: the cost of a lane.
         ahead: steps that a thread of a CUDA kernel takes at once.
         lets: values of a step that its derivatives read.
         warps: segments of `ahead` steps that a block takes at once.
+        vectors: the states, inputs, params and outputs of several values, under one name for users.
         fast_math: sigmoid and tanh by the GPU's own, less exact tanh.
     """
 
@@ -153,6 +156,7 @@ class KernelSpec(_Frozen):
     lets: int = 0
     warps: int
     fast_math: bool = False
+    vectors: tuple[Vector, ...] = ()
 
     @classmethod
     def read(cls, text: str) -> KernelSpec:

@@ -18,6 +18,7 @@ from rnncc.lang.numbers import number, shown
 from rnncc.lang.symbols import (
     TRACER,
     Condition,
+    Elementwise,
     Symbolic,
     Value,
     fail,
@@ -25,6 +26,7 @@ from rnncc.lang.symbols import (
     opaque,
     refuse_operand,
 )
+from rnncc.lang.vectors import elementwise
 
 # --- roles -----------------------------------------------------------------------------------
 
@@ -52,6 +54,9 @@ def spaced(a: float, b: float) -> Init:
 DEFAULT_INIT = uniform(-1.0, 1.0)
 
 
+Size = int | str | tuple[int | str, ...] | None  # of the values of a channel
+
+
 class Role:
     """The role of an argument: bare (`h: State`), or called (`h: State(init=1.0)`)."""
 
@@ -62,9 +67,13 @@ class State(Role):
 
     Attributes:
         init: its value before the first step: a number, or a Param if it is learned.
+        size: how many values each channel has, or the sizes of a matrix; None for one value.
+        delay: how many steps of its past it carries: `h.ago(k)`; a number, or a constant's name.
     """
 
     init: float | Param | type[Param] = 0.0
+    size: Size = None
+    delay: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Input(Role):
         projected: whether a layer computes it from x, or is given it by name; None: those of each
             channel are computed, shared ones given.
         bias: the init of its projection's bias; None for that of torch.nn.Linear.
+        size: as of a State.
         typical: the distribution of its values, from which rnncc draws examples (`check --probe`,
             bench, tests); None is normal(0, 1), or uniform(0, 1) for one that is given to a layer.
     """
@@ -83,6 +93,7 @@ class Input(Role):
     projected: bool | None = None
     bias: Init | None = None
     typical: Init | None = None
+    size: Size = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,7 @@ class Param(Role):
 
     shared: bool = False
     init: Init = DEFAULT_INIT
+    size: Size = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +188,8 @@ def _apply(name: str, *args: Any) -> Any:
     if name in SHAPING and isinstance(args[0], Init):
         return args[0].shaped(name)
 
+    if any(isinstance(arg, Elementwise) for arg in args):
+        return elementwise(lambda *each: _apply(name, *each), *args)
     if not any(isinstance(arg, Symbolic) for arg in args):
         numbers = []
         for arg in args:
@@ -284,6 +298,8 @@ def clip(x: Any, lo: Any, hi: Any) -> Any:
 
 def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition holds, else b; gradients pass through the chosen side only."""
+    if any(isinstance(arg, Elementwise) for arg in (condition, a, b)):
+        return elementwise(where, condition, a, b)
     if not isinstance(condition, Condition):
         if TRACER.get() is None or isinstance(condition, bool):
             return a if condition else b

@@ -15,9 +15,9 @@ from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, emitted, reserved, unreserved
 from rnncc.lang.numbers import is_finite, number, shown
+from rnncc.lang.sizes import START, spread
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
-START = "_init"  # behind the name of a state: that of its learned start
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
 
 
@@ -48,6 +48,7 @@ def read_signature(
     problems = Problems(cell)
     arguments: list[Argument] = []
     values: dict[str, float] = {}
+    roles: dict[str, Role | None] = {}
     if reason := reserved(cell.name):
         fix = f"rename the cell, for example '{unreserved(cell.name)}'"
         problems.add(f"the cell's name {reason}", UNCHANGED, fix)
@@ -57,10 +58,16 @@ def read_signature(
         if parameter.default is inspect.Parameter.empty:
             role = _role(parameter, problems, line)
             arguments += [role] if role else []
+            roles[parameter.name] = _as_role(parameter.annotation)
         else:
             values[parameter.name] = _constant(parameter, changed, problems, line)
     _check_constants(values, changed, problems)
     _check_starts(arguments, problems)
+
+    def add(name: str, seen: str, expected: str, fix: str) -> None:
+        problems.add(seen, expected, fix, argument_line(cell, name))
+
+    arguments = spread(arguments, roles, values, add)
     if not problems.found:
         _check_kinds({argument.kind for argument in arguments}, problems)
     problems.raise_any()

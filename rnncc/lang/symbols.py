@@ -8,63 +8,20 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rnncc.errors import CellError, Problem
-from rnncc.ir.program import Let
 from rnncc.lang import instead
 from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
-from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder
+from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product
+from rnncc.lang.tracer import TRACER as TRACER
+from rnncc.lang.tracer import Tracer as Tracer
+from rnncc.lang.tracer import fail
 
 if TYPE_CHECKING:
-    from sympy import Expr, Symbol
+    from sympy import Expr
 
 
-@dataclass
-class Tracer:
-    """The context of a running trace: its cell, and the line that is running.
-
-    Attributes:
-        returned: once the body has run, the line of its return.
-        lets: the values that were named, in order.
-        refused: every refusal, even if the body has caught it.
-    """
-
-    name: str
-    file: str
-    first_line: int
-    code: CodeType
-    returned: int = 0
-    lets: list[Let] = field(default_factory=list)
-    names: dict[Symbol, Symbol] = field(default_factory=dict)
-    refused: list[Problem] = field(default_factory=list)
-
-    def line(self) -> int:
-        """The line of the cell's own frame, seen from any helper that it calls."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if frame.f_code is self.code:
-                return frame.f_lineno
-            frame = frame.f_back
-        return self.returned or self.first_line
-
-    def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
-        problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
-        self.refused.append(problem)
-        raise CellError([problem])
-
-    def part(self, value: Value) -> Expr:
-        """Name a value that has no name from the author: what reads it reads a symbol."""
-        if not value.expr.is_Atom:
-            symbol = placeholder(len(self.lets))
-            self.lets.append(Let(symbol.name, value.expr, value.line))
-            value.expr = symbol
-        return value.expr
-
-
+OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
 
 
@@ -165,10 +122,18 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            instead.method(_place()) or OWN_FUNCTIONS,
+            PAST if name == "ago" else instead.method(_place()) or OWN_FUNCTIONS,
         )
 
 
+class Elementwise(Symbolic):
+    """The base of vectors: operators of other symbols leave it to its own."""
+
+    def misused(self) -> NoReturn:
+        raise NotImplementedError
+
+
+PAST = "State(delay=4), whose past is h.ago(k)"
 OTHER_FIXES = {
     "complex": "two real States, the real and the imaginary part; "
     "h = h_re + 1j * h_im times r * exp(1j * th) is "
@@ -195,7 +160,7 @@ def lift(operand: Any) -> Any:
     if isinstance(operand, Value):
         tracer = operand.own()
         return tracer.part(operand) if is_large(operand.expr) else operand.expr
-    if isinstance(operand, (Condition, MatrixValue)):
+    if isinstance(operand, (Condition, MatrixValue, Elementwise)):
         operand.misused()
     found = number(operand)
     if found is None:
@@ -213,6 +178,8 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
     apply = getattr(operator, name)
 
     def method(self: Value, other: Any) -> Value:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         a, b = (other, self) if reflected else (self, other)
         if name == "pow":
             return power(a, b)
@@ -234,6 +201,8 @@ def _apart(operand: Any) -> Any:
 
 def _compare(name: str) -> Callable[[Any, Any], Any]:
     def method(self: Value, other: Any) -> Condition:
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         from rnncc.ir import functions
 
         return Condition(functions.call(name, lift(self), lift(other)))
@@ -316,6 +285,8 @@ class Condition(Symbolic):
     def _combine(self, name: str, other: Any) -> Condition:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented  # type: ignore[no-any-return]
         if not isinstance(other, Condition):
             fail(
                 f"'{other}' is combined with a condition",
@@ -353,6 +324,8 @@ class MatrixValue(Symbolic):
     def __matmul__(self, other: Any) -> Value:
         from rnncc.ir import functions
 
+        if isinstance(other, Elementwise):
+            return NotImplemented
         if isinstance(other, (Condition, MatrixValue)):
             other.misused()
         if not isinstance(other, Value):

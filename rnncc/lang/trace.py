@@ -6,7 +6,7 @@ import inspect
 import io
 import sys
 import tokenize
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from linecache import getline
 from types import FrameType
 from typing import Any
@@ -16,13 +16,16 @@ from sympy import Expr, Symbol
 
 from rnncc.errors import CellError
 from rnncc.ir.program import Argument, CellIR, Let, needed_lets
+from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.instead import Place, flat, foreign, yielded
-from rnncc.lang.names import emitted, unreserved
+from rnncc.lang.instead import Place, foreign, yielded
+from rnncc.lang.names import emitted
+from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
-from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value, lift
+from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value
+from rnncc.lang.vectors import VectorValue, element_names, elements, symbol_of
 
 
 def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
@@ -39,16 +42,16 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
     recorder = _Recorder(cell, tracer)
     token = TRACER.set(tracer)
     try:
-        symbols = {a.name: _symbol(a) for a in arguments}
+        symbols = _symbols(arguments)
         recorder.bindings.update(symbols)
         recorder.taken.update(a.symbol for a in arguments)
         _refuse_generator(cell)
         returned = recorder.run({**symbols, **values})
-        tracer.returned = _return_line(cell)
-        next_, outputs = _read_return(cell, recorder, arguments, returned)
+        tracer.returned = return_line(cell)
+        result = read_return(cell, recorder, arguments, returned)
     finally:
         TRACER.reset(token)
-    lets = _named(tracer, arguments, [*next_.values(), *outputs.values()])
+    lets = _named(tracer, arguments, [*result.next.values(), *result.outputs.values()])
     cell_ir = CellIR(
         name=cell.name,
         doc=inspect.cleandoc(cell.function.__doc__ or _module_doc(cell)),
@@ -56,9 +59,10 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         line=cell.line,
         arguments=arguments,
         lets=lets,
-        next=next_,
-        outputs=outputs,
+        next=result.next,
+        outputs=result.outputs,
         constants=values,
+        output_vectors=result.vectors,
     )
     _check(cell, cell_ir)
     return cell_ir
@@ -75,6 +79,15 @@ def _named(
 
 def _module_doc(cell: Cell) -> str:
     return str(cell.function.__globals__.get("__doc__") or "")
+
+
+def _symbols(arguments: Iterable[Argument]) -> dict[str, Any]:
+    """By the author's names; the elements of a vector are one symbol."""
+    scalars = {a.name: _symbol(a) for a in arguments}
+    vectors = dict.fromkeys(a.vector for a in arguments if a.vector)
+    whole = {v.name: symbol_of(v, scalars) for v in vectors}
+    alone = {a.name: scalars[a.name] for a in arguments if a.vector is None}
+    return alone | whole
 
 
 def _symbol(argument: Argument) -> Value | MatrixValue:
@@ -144,7 +157,10 @@ class _Recorder:
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
         if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
-                if isinstance(value, (Value, Condition)) and value.tracer is self.tracer:
+                if (
+                    isinstance(value, (Value, Condition, VectorValue))
+                    and value.tracer is self.tracer
+                ):
                     self._bind(name, value)
             if event == "return":
                 self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
@@ -158,6 +174,14 @@ class _Recorder:
         if self.bindings.get(name) is value:
             return
         self.bindings[name] = value
+        if isinstance(value, VectorValue):
+            names = element_names(name, value.shape)
+            for each, element in zip(names, elements(value), strict=True):
+                self.name(each, element)
+        self.name(name, value)
+
+    def name(self, name: str, value: Any) -> None:
+        """Name a value that has no name yet."""
         if isinstance(value, Value) and self.is_unnamed(value.expr):
             self.let(name, value)
 
@@ -217,105 +241,6 @@ def _comment(file: str, line: int) -> str:
     return ""
 
 
-# --- the return ------------------------------------------------------------------------------
-
-
-def _read_return(
-    cell: Cell, recorder: _Recorder, arguments: tuple[Argument, ...], returned: Any
-) -> tuple[dict[str, Expr], dict[str, Expr]]:
-    states = [a.name for a in arguments if a.kind == "state"]
-    _refuse_nested(cell, recorder, states, returned)
-    given = _as_dict(cell, states, returned)
-    problems = Problems(cell)
-    line = _return_line(cell)
-    keys = "dict has the keys" if isinstance(returned, dict) else "namedtuple has the fields"
-    for name in states:
-        if name not in given:
-            problems.add(
-                f"the state '{name}' is never assigned",
-                f"The returned {keys} {', '.join(map(str, given)) or 'none'}.",
-                f'return {{"{name}": ..., ...}} with the next value of every state',
-                line,
-            )
-    problems.raise_any()
-    named = {name: _name_result(recorder, name, name in states, v) for name, v in given.items()}
-    outputs = {name: expr for name, expr in named.items() if name not in states}
-    next_ = {name: named[name] for name in states}
-    if not outputs:
-        outputs = {states[-1]: next_[states[-1]]}
-    return next_, outputs
-
-
-def _refuse_nested(cell: Cell, recorder: _Recorder, states: list[str], returned: Any) -> None:
-    """Refuse the (output, (h, c)) of PyTorch's cells."""
-    fix = flat(recorder.returns, states) if isinstance(returned, tuple) else ""
-    if fix:
-        problems, text = Problems(cell), ", ".join(states)
-        problems.add(
-            "it returns a tuple within a tuple, as (y, (h, c))",
-            f"A cell returns the next {text}, or a dict of them and of outputs.",
-            fix,
-            _return_line(cell),
-        )
-        problems.raise_any()
-
-
-def _as_dict(cell: Cell, states: list[str], returned: Any) -> dict[str, Any]:
-    problems = Problems(cell)
-    line = _return_line(cell)
-    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
-        returned = dict(zip(returned._fields, returned, strict=True))
-    if isinstance(returned, dict):
-        for key in returned:
-            if not isinstance(key, str):
-                problems.add(
-                    f"the returned dict has the key {key!r}",
-                    "Keys are names of states or of outputs.",
-                    'return {"h": ..., "y": ...}',
-                    line,
-                )
-            elif not key.isidentifier():
-                problems.add(
-                    f"the returned key '{key}' is no name",
-                    "Keys are names of states or of outputs.",
-                    f'rename it, for example "{unreserved(key)}"',
-                    line,
-                )
-        problems.raise_any()
-        return returned
-    values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
-    if returned is None or len(values) != len(states):
-        count = 0 if returned is None else len(values)
-        problems.add(
-            f"it returns {count} value{'' if count == 1 else 's'} for {len(states)} "
-            f"state{'' if len(states) == 1 else 's'}",
-            f"The states are {', '.join(states)}, in this order.",
-            f"return {', '.join(f'{s}_new' for s in states)}, "
-            "or a dict where outputs are returned besides",
-            line,
-        )
-    problems.raise_any()
-    return dict(zip(states, values, strict=True))
-
-
-def _return_line(cell: Cell) -> int:
-    return max((line for _, _, line in cell.code.co_lines() if line), default=cell.line)
-
-
-def _name_result(recorder: _Recorder, name: str, is_state: bool, value: Any) -> Expr:
-    """The returned value as a symbol; an unnamed expression becomes a let of its own."""
-    if isinstance(value, (Condition, MatrixValue)):
-        value.misused()
-    expr = lift(value)
-    result = Value(recorder.tracer.names.get(expr, expr))
-    result.line = getattr(value, "line", recorder.cell.line)
-    let = f"{name.rstrip('_')}_next" if is_state else name
-    unnamed = recorder.is_unnamed(result.expr) or result.expr.is_number
-    if unnamed:
-        recorder.let(let, result)
-    return result.expr
-
-
 # --- what can only be seen at the end --------------------------------------------------------
 
 
@@ -325,7 +250,9 @@ def _check(cell: Cell, cell_ir: CellIR) -> None:
     used |= {s.name for expr in cell_ir.next.values() for s in expr.free_symbols}
     used |= {s.name for expr in cell_ir.outputs.values() for s in expr.free_symbols}
     for argument in cell_ir.arguments:
-        if argument.symbol not in used:
+        if argument.symbol not in used and argument.vector:
+            problems.add(*_unused(argument, used), argument_line(cell, argument.vector.name))
+        elif argument.symbol not in used:
             problems.add(
                 f"the argument '{argument.name}' is not used",
                 "Every argument takes part in the recurrence or in an output.",
@@ -343,3 +270,22 @@ def _check(cell: Cell, cell_ir: CellIR) -> None:
                 let.line,
             )
     problems.raise_any()
+
+
+def _unused(argument: Argument, used: Collection[str]) -> tuple[str, str, str]:
+    """An element of a vector, or a value of the past, that no one reads."""
+    vector = argument.vector
+    assert vector is not None
+    name, place = vector.name, vector.members.index(argument.name)
+    if not vector.delay:
+        index = list(places(vector.shape))[place]
+        return (
+            f"'{name}[{', '.join(map(str, index))}]' is not used",
+            "Every element takes part in the recurrence or in an output.",
+            f"use it, or make '{name}' smaller by its size=",
+        )
+    return (
+        f"'{name}' has delay={vector.delay}, but '{name}.ago({vector.delay})' is not used",
+        "A delay is as long as the oldest value that the cell reads.",
+        "a delay= of the largest k in ago(k), or none",
+    )

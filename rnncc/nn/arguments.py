@@ -12,8 +12,10 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
+from rnncc.ir.vector import Role
 from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
+from rnncc.nn.vectors import elements, join, split, starts_of, states_of
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
@@ -59,6 +61,7 @@ def prepare(
     for name, value in bound.items():
         check_tensor(name, value, device)
         device = value.device
+    bound = split(spec, bound)
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = common_dtype(names, inputs)
@@ -169,21 +172,26 @@ def unpack(
 
     With states in the solution: (outputs, states), or (outputs, states, last states).
     """
-    outputs = _rows(solution.y, leading)
+    outputs = _rows(spec, "output", solution.y, leading)
     results = [outputs]
     if solution.z:
-        results.append(_rows(solution.z, leading))
+        results.append(_rows(spec, "state", solution.z, leading))
     if return_state:
         h, count = solution.h, len(spec.states)
         if len(state_leading) != 1:
             h = h.reshape(count, *state_leading, h.shape[-1])
-        results.append(h[0] if count == 1 else tuple([h[i] for i in range(count)]))
+        one = count == 1 and not spec.vectors
+        results.append(h[0] if one else _rows(spec, "state", [h[i] for i in range(count)]))
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def _rows(rows: Sequence[Tensor], leading: tuple[int, ...]) -> Any:
-    if len(leading) != 1:
+def _rows(
+    spec: KernelSpec, role: Role, rows: Sequence[Tensor], leading: tuple[int, ...] | None = None
+) -> Any:
+    if leading is not None and len(leading) != 1:
         rows = [v.reshape(*leading, *v.shape[1:]) for v in rows]
+    if spec.vectors:
+        rows = join(spec, role, rows)
     return rows[0] if len(rows) == 1 else tuple(rows)
 
 
@@ -255,7 +263,7 @@ def _bind(
             meant = f"{close[0]}=..., or " if close and not twice else ""
             raise ArgumentError(f"{name}: {problem}.\nFix: {meant}{signature}")
         bound[name] = value
-    starts = {s.name for s in spec.starts}
+    starts = {s.name for s in starts_of(spec)}
     for name in starts & bound.keys():
         if bound[name] is None:  # as a generated function hands it on
             del bound[name]
@@ -354,7 +362,8 @@ def stack_states(
     Args:
         name: of the argument, "h0" of a function and "state" of a layer.
     """
-    names = [s.name for s in spec.states]
+    states = states_of(spec)
+    names = [s.name for s in states]
     values = tuple(h0) if isinstance(h0, (tuple, list)) else (h0,)
     if len(values) != len(names):
         raise refuse(
@@ -365,9 +374,9 @@ def stack_states(
             + ("return_state=True returns" if name == "h0" else "the layer returns"),
         )
     compute = COMPUTE[dtype]
-    rows = []
-    for state, value in zip(names, values, strict=True):
-        label = name if len(names) == 1 else f"{name} ({state})"
+    rows: list[Tensor] = []
+    for state, value in zip(states, values, strict=True):
+        label = name if len(names) == 1 else f"{name} ({state.name})"
         check_tensor(label, value, device)
         if value.dtype not in (dtype, compute):
             raise refuse(
@@ -376,12 +385,13 @@ def stack_states(
                 f"{str(compute).removeprefix('torch.')}, as the state of {dtype} inputs is",
                 f"{name}.to({compute})",
             )
-        expected = (*leading, channels)
+        expected = (*leading, channels, *state.shape)
         if tuple(value.shape) != expected:
             one_more = tuple(value.shape) == (1, *expected)  # of torch.nn.GRU's layers
             fix = "one state per sequence"
             if one_more:
                 fix = f"{name}[0]" if len(names) == 1 else f"{name}=tuple(s[0] for s in {name})"
             raise refuse(label, show(value), f"{list(expected)}", fix)
-        rows.append(value.to(compute).reshape(math.prod(leading), channels))
+        flat = value.to(compute).reshape(math.prod(leading), channels, *state.shape)
+        rows += elements(label, flat, state.shape)
     return rows[0].unsqueeze(0) if len(rows) == 1 else torch.stack(rows)

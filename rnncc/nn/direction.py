@@ -11,6 +11,7 @@ from torch import nn
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn.ops import Solution
+from rnncc.nn.vectors import learned_of
 
 # Names that a layer uses itself.
 OWN = ("kernel", "projection", "projection_reverse", "input_size", "hidden_size")
@@ -65,7 +66,7 @@ def directions(spec: KernelSpec, layer: type, endings: Sequence[str]) -> list[Di
     taken, found = {*TAKEN, *(f"projection{ending}" for ending in endings)}, []
     for ending in endings:
         params = {}
-        for param in spec.learned:
+        for param, _ in learned_of(spec):
             attribute = f"{param.name}{ending}"
             while attribute in taken or hasattr(layer, attribute):
                 attribute += "_"

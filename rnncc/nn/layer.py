@@ -25,7 +25,6 @@ from rnncc.nn.arguments import (
 )
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_values
-from rnncc.nn.initialize import fill
 from rnncc.nn.named import Takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
@@ -37,6 +36,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
+from rnncc.nn.vectors import fill_vector, learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
@@ -113,6 +113,7 @@ class CellLayer(nn.Module):
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
         self._initial_given = needs_initial(spec)
+        self._plain = "x" if projected else ""
         self._layout = Layout.of(self._spec, self.hidden_size, not projected)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self._directions = directions(spec, CellLayer, endings(num_layers, bidirectional))
@@ -132,20 +133,21 @@ class CellLayer(nn.Module):
         if features is not None:
             linear = nn.Linear(features, self._layout.width, bias=bias, **factory)
         setattr(self, direction.projection, linear)
-        for param in spec.learned:
+        for vector, param in learned_of(spec):
             shape: tuple[int, ...] = (1,) if param.shared else (size,)
             if param.block is not None:
                 shape = (size // param.block, param.block, param.block)
-            empty = nn.Parameter(torch.empty(shape, **factory))
-            self.register_parameter(direction.params[param.name], empty)
+            empty = nn.Parameter(torch.empty((*shape, *vector.shape), **factory))
+            self.register_parameter(direction.params[vector.name], empty)
 
     def reset_parameters(self) -> None:
         """Initialize all parameters: by the cell's inits, the rest as nn.Linear does."""
         spec = self.kernel.spec
         for direction in self._directions:
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
-            for param in spec.learned:
-                fill(getattr(self, direction.params[param.name]).data, param.init)
+            for vector, param in learned_of(spec):
+                own = getattr(self, direction.params[vector.name])
+                fill_vector(own.data, vector, param.init)
 
     def forward(
         self,
@@ -191,7 +193,9 @@ class CellLayer(nn.Module):
         first = self.batch_first
         check_values(values, self._like(), Wanted(self.input_size, 2, math.inf, first, False))
         if not first:
-            values = time_last(values, self._takes.shared)
+            values = time_last(values, self._takes.ranks)
+        if self._spec.vectors:
+            values = split(self._spec, values, self._plain)
         x = next(iter(values.values()))
         if self.input_size is None:
             leading, steps, _ = extent(self._layout, list(values.values()))
@@ -199,7 +203,9 @@ class CellLayer(nn.Module):
             leading, steps = tuple(x.shape[:-2]), x.shape[-2]
         sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device, first)
         *rows, last = self._run(values, state, leading, sequences, return_states)
-        return *(rows if first else map(time_first, rows)), last
+        if not first:
+            rows = [time_first(row, len(leading)) for row in rows]
+        return *rows, last
 
     def step(
         self, *args: Tensor | States, state: States | None = None, **named: Any
@@ -217,12 +223,12 @@ class CellLayer(nn.Module):
         values, state = self._takes.bind(args, state, named)
         wanted = Wanted(self.input_size, 1, math.inf, self.batch_first, False)
         check_values(values, self._like(), wanted)
-        for name, shared in self._takes.shared.items():
-            time = 0 if not self.batch_first else -1 if shared else -2
+        for name, rank in self._takes.ranks.items():
             check_tensor(name, values[name])
-            values[name] = values[name].unsqueeze(time)
+            values[name] = values[name].unsqueeze(-rank if self.batch_first else 0)
         y, h = self(state=state, **values)
-        time = -2 if self.batch_first else 0
+        ranks = self._takes.ranks.items()
+        time = max(values[n].dim() - r for n, r in ranks) if self.batch_first else 0
         return (tuple(v.squeeze(time) for v in y) if isinstance(y, tuple) else y.squeeze(time)), h
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
@@ -254,6 +260,7 @@ class CellLayer(nn.Module):
         packing = read_packing(values[first], first)
         joined = {name: packing.join(name, value) for name, value in values.items()}
         check_values(joined, self._like(), Wanted(self.input_size, 2, 2, self.batch_first, True))
+        joined = split(self._spec, joined, self._plain)
         leading: tuple[int, ...] = ()
         if self.input_size is None:
             leading, _, _ = extent(self._layout, list(joined.values()))
@@ -315,6 +322,8 @@ class CellLayer(nn.Module):
         bound = {}
         for name, attribute in direction.params.items():
             bound[name] = getattr(self, attribute)
+        if kernel.spec.vectors:
+            bound = split(kernel.spec, bound)
         params = compute_params(kernel.spec, bound, dtype)
         initial, device = None, inputs[0].device
         if state is not None:

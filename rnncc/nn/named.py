@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
+from rnncc.ir.vector import grouped
 
 # What users of torch.nn.GRU, and of a cell's own function, may call an argument of a layer.
 OTHERS = {"h0": "state", "hx": "state", "h_0": "state", "input": "x", "mask": "lengths"}
@@ -21,18 +22,22 @@ class Takes(NamedTuple):
 
     Attributes:
         cell: its name.
-        shared: for each value, in order, whether all channels share it.
+        ranks: for each value, in order, the dimensions from that of time on.
     """
 
     cell: str
-    shared: dict[str, bool]
+    ranks: dict[str, int]
     projected: bool
 
     @classmethod
     def of(cls, spec: KernelSpec, projected: bool) -> Takes:
         """Args: spec: with the inputs that a layer computes from x marked as projected."""
-        given = {i.name: i.shared for i in spec.inputs if not i.projected}
-        return cls(spec.name, {"x": False, **given} if projected else given, projected)
+        shared = {i.name: i.shared for i in spec.inputs if not i.projected}
+        given = {
+            v.name: len(v.shape) + (1 if shared[v.members[0]] else 2)
+            for v in grouped(shared, spec.vectors, "input")
+        }
+        return cls(spec.name, {"x": 2, **given} if projected else given, projected)
 
     def bind(
         self, args: tuple[Any, ...], state: Any, named: dict[str, Any]
@@ -42,7 +47,7 @@ class Takes(NamedTuple):
         Raises:
             ArgumentError: one is missing, unknown, or given twice.
         """
-        wanted = self.shared
+        wanted = self.ranks
         places = 1 if self.projected else len(wanted)
         if len(args) > places:
             if state is not None or len(args) > places + 1:
@@ -63,7 +68,7 @@ class Takes(NamedTuple):
         return values, state
 
     def _refuse_many(self, places: int, count: int) -> ArgumentError:
-        by_place = [*self.shared][:places]
+        by_place = [*self.ranks][:places]
         return ArgumentError(
             f"layer({', '.join([*by_place, 'state'])}): got {count} positional arguments, expected "
             f"{places + 1} at most, the state last and once.\nFix: {self}"
@@ -72,31 +77,31 @@ class Takes(NamedTuple):
     def _refuse_name(self, name: str, twice: bool) -> ArgumentError:
         if twice:
             return ArgumentError(f"{name}: given twice.\nFix: by its place or by its name")
-        known = [*self.shared, *OWN]
+        known = [*self.ranks, *OWN]
         close = [OTHERS[name]] if name in OTHERS else get_close_matches(name, known, 1)
         meant = f"{close[0]}=..., or " if close and close[0] in known and name not in OWN else ""
         return ArgumentError(f"{name}: not an input that is given by name.\nFix: {meant}{self}")
 
     def __str__(self) -> str:
         if not self.projected:
-            names = ", ".join(self.shared)
+            names = ", ".join(self.ranks)
             return f"the layer of '{self.cell}' takes, in order or by name: {names}"
-        names = ", ".join(name for name in self.shared if name != "x") or "none"
+        names = ", ".join(name for name in self.ranks if name != "x") or "none"
         return f"beside x, the layer of '{self.cell}' takes these inputs by name: {names}"
 
 
-def time_last(values: Mapping[str, Any], shared: Mapping[str, bool]) -> dict[str, Any]:
+def time_last(values: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
     """Values whose first dimension is time, with it where the operators have it."""
     moved = {}
     for name, value in values.items():
-        rank = 1 if shared[name] else 2
+        rank = ranks[name]
         moves = isinstance(value, Tensor) and value.dim() >= rank
         moved[name] = value.movedim(0, -rank) if moves else value
     return moved
 
 
-def time_first(rows: Any) -> Any:
-    """[..., T, N] -> [T, ..., N], of a tensor or each of a tuple."""
+def time_first(rows: Any, time: int) -> Any:
+    """With the dimension of time as the first, of a tensor or each of a tuple."""
     if isinstance(rows, tuple):
-        return tuple(time_first(row) for row in rows)
-    return rows.movedim(-2, 0)
+        return tuple(time_first(row, time) for row in rows)
+    return rows.movedim(time, 0)

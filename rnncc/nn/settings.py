@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
+from rnncc.ir.vector import grouped
 from rnncc.nn.refusal import refuse
 
 LINEAR = "linear"  # the projection of a layer that has one
@@ -74,7 +75,7 @@ def _size(name: str, value: Any) -> int:
 
 def _check_names(spec: KernelSpec) -> None:
     """Names that the call of such a layer takes for others: it is given the state as well."""
-    for i in spec.inputs:
+    for i in grouped([i.name for i in spec.inputs], spec.vectors, "input"):
         if i.name in TAKEN:
             raise refuse(
                 "projection",

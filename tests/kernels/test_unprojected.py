@@ -180,7 +180,7 @@ def test_time_may_come_first() -> None:
 @pytest.mark.parametrize("written", [leaky, driven, bare], ids=["leaky", "driven", "bare"])
 def test_it_is_a_module_as_others_are(written: Cell, fresh_dynamo: None) -> None:
     layer = layer_of(written)
-    given = {name: v for name, v in values().items() if name in layer._takes.shared}
+    given = {name: v for name, v in values().items() if name in layer._takes.ranks}
     y = layer(**given)[0]
     assert layer.projection is None
     assert (layer.input_size, layer.hidden_size) == (None, N)

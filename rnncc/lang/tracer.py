@@ -1,0 +1,74 @@
+"""Tracer: the context of a running trace, which names values and reports faults at their line."""
+
+from __future__ import annotations
+
+import sys
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from rnncc.errors import CellError, Problem
+from rnncc.ir.program import Let
+from rnncc.lang.parts import placeholder
+
+if TYPE_CHECKING:
+    from sympy import Expr, Symbol
+
+    from rnncc.lang.symbols import Value
+
+
+@dataclass
+class Tracer:
+    """The context of a running trace: its cell, and the line that is running.
+
+    Attributes:
+        returned: once the body has run, the line of its return.
+        lets: the values that were named, in order.
+        refused: every refusal, even if the body has caught it.
+    """
+
+    name: str
+    file: str
+    first_line: int
+    code: CodeType
+    returned: int = 0
+    lets: list[Let] = field(default_factory=list)
+    names: dict[Symbol, Symbol] = field(default_factory=dict)
+    refused: list[Problem] = field(default_factory=list)
+
+    def line(self) -> int:
+        """The line of the cell's own frame, seen from any helper that it calls."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is self.code:
+                return frame.f_lineno
+            frame = frame.f_back
+        return self.returned or self.first_line
+
+    def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
+        problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
+        self.refused.append(problem)
+        raise CellError([problem])
+
+    def part(self, value: Value) -> Expr:
+        """Name a value that has no name from the author: what reads it reads a symbol."""
+        if not value.expr.is_Atom:
+            symbol = placeholder(len(self.lets))
+            self.lets.append(Let(symbol.name, value.expr, value.line))
+            value.expr = symbol
+        return value.expr
+
+
+def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
+        problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
+        self.refused.append(problem)
+        raise CellError([problem])
+
+    def part(self, value: Value) -> Expr:
+        """Name a value that has no name from the author: what reads it reads a symbol."""
+        if not value.expr.is_Atom:
+            symbol = placeholder(len(self.lets))
+            self.lets.append(Let(symbol.name, value.expr, value.line))
+            value.expr = symbol
+        return value.expr
