@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 
 
 OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
-TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
-
-
-def fail(seen: str, expected: str, fix: str) -> NoReturn:
-    """Report a fault of the cell that is being traced, at the line that runs."""
-    tracer = TRACER.get()
-    if tracer is None:
-        raise RuntimeError(f"a symbol of rnncc was used outside the trace of its cell: {seen}")
-    tracer.fail(seen, expected, fix)
-
-
-OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 
 
 def _refuse_conversion(wanted: str) -> NoReturn:

@@ -60,15 +60,12 @@ class Tracer:
         return value.expr
 
 
-def fail(self, seen: str, expected: str, fix: str) -> NoReturn:
-        problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
-        self.refused.append(problem)
-        raise CellError([problem])
+TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)
 
-    def part(self, value: Value) -> Expr:
-        """Name a value that has no name from the author: what reads it reads a symbol."""
-        if not value.expr.is_Atom:
-            symbol = placeholder(len(self.lets))
-            self.lets.append(Let(symbol.name, value.expr, value.line))
-            value.expr = symbol
-        return value.expr
+
+def fail(seen: str, expected: str, fix: str) -> NoReturn:
+    """Report a fault of the cell that is being traced, at the line that runs."""
+    tracer = TRACER.get()
+    if tracer is None:
+        raise RuntimeError(f"a symbol of rnncc was used outside the trace of its cell: {seen}")
+    tracer.fail(seen, expected, fix)
