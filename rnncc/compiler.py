@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rnncc.calculus.analyse import analyse
+from rnncc.calculus.tangent import tangent
 from rnncc.codegen.emit import emit
 from rnncc.codegen.kernel_spec import kernel_spec
 from rnncc.errors import ArgumentError
 from rnncc.ir.choices import RULES, Choices
-from rnncc.ir.program import Compiled, Structure
+from rnncc.ir.program import CellIR, Compiled, Structure
 from rnncc.ir.spec import FILES, KernelSpec
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 #   lang.loader.find                 a path or a name -> Cell
 #   lang.signature.read_signature    Cell -> (Argument, ...), constants
 #   lang.trace.trace                 Cell -> CellIR
+#   calculus.tangent.tangent         CellIR -> CellIR of its derivative, at its first use
 #   calculus.structure.classify      CellIR -> Structure
 #   calculus.lower.lower             CellIR -> Program
 #   calculus.differentiate           Program -> JacobianIR, AdjointIR
@@ -53,11 +55,15 @@ class CompiledCell:
         files: those that `rnncc compile` writes, by name.
     """
 
-    def __init__(self, cell: Cell, constants: Mapping[str, float], fast_math: bool = False) -> None:
-        self.stages: Compiled = analyse(trace(cell, constants))
+    def __init__(
+        self, cell: Cell | CellIR, constants: Mapping[str, float], fast_math: bool = False
+    ) -> None:
+        traced = cell if isinstance(cell, CellIR) else trace(cell, constants)
+        self.stages: Compiled = analyse(traced)
         self.spec: KernelSpec = kernel_spec(self.stages, fast_math)
         self.files: dict[str, str] = emit(self.stages, fast_math)
         self._kernel: Kernel | None = None
+        self._tangent: CompiledCell | None = None
 
     @property
     def name(self) -> str:
@@ -74,8 +80,22 @@ class CompiledCell:
         if self._kernel is None:
             from rnncc.runtime.kernel import Kernel
 
-            self._kernel = Kernel(self.spec, self.files)
+            self._kernel = Kernel(self.spec, self.files, lambda: self.tangent.kernel)
         return self._kernel
+
+    @property
+    def tangent(self) -> CompiledCell:
+        """The cell of the derivative in a direction, compiled at its first use.
+
+        Derivatives in a direction run it, and so do gradients of gradients.
+        """
+        if self._tangent is None:
+            self._tangent = CompiledCell(tangent(self.stages.cell), {}, self.spec.fast_math)
+        return self._tangent
+
+    def files_with_tangent(self) -> dict[str, str]:
+        """The files of a package that has its tangent cell too, by name."""
+        return emit(self.stages, self.spec.fast_math, self.tangent.files)
 
     def source(self, target: str = "cpp", whole: bool = True) -> str:
         """The emitted text for a target.

@@ -48,6 +48,9 @@ Examples:
     help="The target of --build; both sources are written in any case.",
 )
 @options.fast_math
+@click.option(
+    "--tangent", is_flag=True, help="Also write the tangent cell: for jvp and create_graph=True."
+)
 @options.constants
 @click.option("--build/--no-build", help="Also build the float32 kernel, into the cache.")
 @options.common
@@ -57,6 +60,7 @@ def compile(
     out: str,
     target: str,
     fast_math: bool,
+    tangent: bool,
     constants: Constants,
     build: bool,
     json: bool,
@@ -74,7 +78,7 @@ def compile(
         for count, path in enumerate(paths):
             progress.say(f"compiling {Path(path).stem} ({count + 1} of {len(paths)})")
             try:
-                compiled = _compile_one(path, Path(out), constants, fast_math, written)
+                compiled = _compile_one(path, Path(out), constants, fast_math, tangent, written)
                 if build:
                     written[compiled.name] |= _build(compiled, target)
             except (RnnccError, OSError) as error:
@@ -97,7 +101,12 @@ def _all_shipped() -> tuple[str, ...]:
 
 
 def _compile_one(
-    path: str, out: Path, constants: Mapping[str, float], fast_math: bool, written: Written
+    path: str,
+    out: Path,
+    constants: Mapping[str, float],
+    fast_math: bool,
+    tangent: bool,
+    written: Written,
 ) -> CompiledCell:
     """Compile into OUT/NAME and record the result in `written`."""
     from rnncc.cli.importable import check_import
@@ -112,12 +121,13 @@ def _compile_one(
             f"{path}: a second cell called '{name}'; both would be written to {folder}.\n"
             "Fix: rename one, or compile it with another --out"
         )
-    write(compiled.files, folder, check_import)
+    files = compiled.files_with_tangent() if tangent else compiled.files
+    write(files, folder, check_import)
     written[name] = {
         "name": name,
         "class": class_name(name),
         "folder": str(folder),
-        "files": {file: text.count("\n") for file, text in compiled.files.items()},
+        "files": {file: text.count("\n") for file, text in files.items()},
         "structure": compiled.structure.summary(),
         "seconds": round(time.perf_counter() - start, 3),
     }

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rnncc.errors import RnnccError
-from rnncc.ir.spec import RECORD, SOURCES, KernelSpec, digest_of
+from rnncc.ir.spec import RECORD, SOURCES, TANGENT, KernelSpec, digest_of
 from rnncc.paths import Traversable, folder_of
 
 
@@ -17,12 +17,14 @@ class _Kernel:
     """Reads the folder as the run time does, and builds nothing."""
 
     @classmethod
-    def read(cls, folder: Traversable, digest: str) -> _Kernel:
+    def read(cls, folder: Traversable, digest: str, tangent: str = "") -> _Kernel:
         files = {n: (folder / n).read_text(encoding="utf-8") for n in (RECORD, *SOURCES)}
         KernelSpec.read(files[RECORD])
         found = digest_of(files)
         if found != digest:
             raise ValueError(f"the hash of its files is {found}, and it names {digest}")
+        if tangent:
+            cls.read(folder / TANGENT, tangent)
         return cls()
 
 

@@ -24,6 +24,7 @@ OF_THE_CELL = {
     "jacobian": "the derivative of each next state by each state",
     "structure": "the structure that was proved of the Jacobian, and its pattern",
     "adjoint": "the gradients of every argument",
+    "tangent": "the cell of the derivative in a direction, for jvp and second derivatives",
     "cpp": "the cell's C++ (with --whole the file that is compiled)",
     "cuda": "the cell's CUDA (with --whole the file that is compiled)",
     "torch": "a module of plain PyTorch with the same parameters, and derivatives of any order",
@@ -131,6 +132,8 @@ def stage_text(compiled: CompiledCell, stage: str, whole: bool = False) -> str:
         return f"{stages.structure.proof}\n\n{render.pattern_text(compiled)}"
     if stage == "adjoint":
         return _adjoint_text(compiled)
+    if stage == "tangent":
+        return str(compiled.tangent.stages.cell)
     if stage in ("cpp", "cuda"):
         return compiled.source(stage, whole).rstrip("\n")
     from rnncc.export.torch_module import module_source

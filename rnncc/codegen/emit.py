@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jinja2
 
 from rnncc import paths
@@ -11,14 +13,17 @@ from rnncc.codegen.kernel_spec import as_json, kernel_spec
 from rnncc.codegen.layout import function
 from rnncc.codegen.module import module_context
 from rnncc.ir.program import Compiled
-from rnncc.ir.spec import CUDA_KERNELS, digest_of
+from rnncc.ir.spec import CUDA_KERNELS, RECORD, SOURCES, TANGENT, digest_of
 
 
-def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
+def emit(
+    compiled: Compiled, fast_math: bool = False, tangent: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """The files of the generated package.
 
     Args:
         fast_math: let CUDA kernels compute sigmoid and tanh with the GPU's own, less exact tanh.
+        tangent: the files of the tangent cell, to be part of the package.
     """
     spec, name = kernel_spec(compiled, fast_math), compiled.cell.name
     templates = _environment()
@@ -51,7 +56,10 @@ def emit(compiled: Compiled, fast_math: bool = False) -> dict[str, str]:
             fast_math=spec.fast_math,
         ),
     }
-    module = module_context(compiled, spec) | {"digest": digest_of(files)}
+    module = module_context(compiled, spec) | {"digest": digest_of(files), "tangent": ""}
+    if tangent is not None:
+        module["tangent"] = digest_of(tangent)
+        files |= {f"{TANGENT}/{name}": tangent[name] for name in (RECORD, *SOURCES)}
     return {"__init__.py": render("module.py.j2", **module), **files}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import filelock
 
 from rnncc.errors import LoadError
+from rnncc.ir.spec import TANGENT
 
 MARK = "cell.json"
 RACES = 20
@@ -91,9 +92,15 @@ def _foreign(place: Path) -> list[str]:
                 return [place.name]
             entries = {path.name: path for path in place.iterdir()}
             own = {name for name, path in entries.items() if name in TEXTS and _is_marked(path)}
+            own |= {name for name, path in entries.items() if name == TANGENT and _is_own(path)}
             if os.path.samestat(before, place.stat()):
                 return sorted(entries.keys() - (own | OTHERS if own else own))
     raise OSError(errno.EBUSY, "other processes keep replacing it")
+
+
+def _is_own(folder: Path) -> bool:
+    """A folder within, with nothing else."""
+    return folder.is_dir() and not folder.is_symlink() and not _foreign(folder)
 
 
 def _is_marked(path: Path) -> bool:
@@ -161,6 +168,7 @@ def _is_litter(beside: Path, found: Path) -> bool:
 def _fill(folder: Path, files: Mapping[str, str]) -> Path:
     folder.mkdir()
     for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return folder
 

@@ -151,8 +151,8 @@ def _smooth_rows() -> None:
     _row("log1p", lambda g, y, x: (divide(g, 1 + x),), "torch.log1p({0})", math.log1p)
     _row("expm1", lambda g, y, x: (g * (y + 1),), "torch.expm1({0})", math.expm1)
     _row("exprel", lambda g, y, x: (g * call("exprel_slope", x),), "_exprel({0})", _exprel)
-    # the derivative of exprel; a cell can't write it, so nothing asks for its own
-    _row("exprel_slope", lambda g, y, x: (None,), "_exprel_slope({0})", lambda x: math.nan)
+    # the derivative of exprel; a cell can't write it
+    _row("exprel_slope", _pull_exprel_slope, "_exprel_slope({0})", lambda x: math.nan)
     _row("sqrt", lambda g, y, x: (divide(half * g, y),), "torch.sqrt({0})", math.sqrt)
     _row(
         "rsqrt",
@@ -187,6 +187,16 @@ def _smooth_rows() -> None:
     )
     _row("pow", _pull_power, "torch.pow({0}, {1})", math.pow)
     _row("div", _pull_quotient, "({0}) / ({1})", lambda a, b: a / b)
+
+
+def _pull_exprel_slope(g: Any, y: Any, x: Expr) -> tuple[Any]:
+    """(exp(x) - 2 y) / x, and near 0, where that cancels, its series."""
+    near = call("lt", call("abs", x), Float(0.5))
+    small, large = _where(near, x, 0), _where(near, 1, x)
+    series: Any = Float(0)
+    for n in reversed(range(16)):
+        series = (n + 1) * (n + 2) / Float(math.factorial(n + 3)) + small * series
+    return (g * _where(near, series, divide(call("exp", large) - 2 * y, large)),)
 
 
 def _pull_power(g: Any, y: Any, x: Expr, p: Expr) -> tuple[Any, Any]:

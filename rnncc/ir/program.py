@@ -78,6 +78,7 @@ class CellIR:
         next: state name -> the expression of its next value, in declared order.
         outputs: output name -> its expression; an output may be a state's next value.
         constants: compile-time constants with the values they had.
+        tangent_of: the cell that it is the tangent of, see calculus/tangent.py; else empty.
     """
 
     name: str
@@ -89,6 +90,7 @@ class CellIR:
     next: dict[str, Expr]
     outputs: dict[str, Expr]
     constants: dict[str, float] = field(default_factory=dict)
+    tangent_of: str = ""
 
     def of_kind(self, *kinds: str) -> tuple[Argument, ...]:
         return tuple(a for a in self.arguments if a.kind in kinds)

@@ -16,6 +16,7 @@ FILES = {"cpp": "kernel.cpp", "cuda": "kernel.cu"}  # of a generated folder, by 
 CELL = "cell.h"
 SOURCES = (CELL, *FILES.values())
 RECORD = "cell.json"
+TANGENT = "tangent"  # the folder of the tangent cell's files, where it has been written too
 
 # The kernels of kernel.cu in parts that are compiled at their first use, so that a call waits only
 # for kernels that it launches, and the most threads of a block; tiles take as many warps as the

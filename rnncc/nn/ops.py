@@ -1,29 +1,31 @@
-"""Ops: one generic pair of torch.library operators for all cells, and their autograd."""
+"""Ops: one generic pair of torch.library operators for all cells, and the call of them."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rnncc.errors import ArgumentError, ConvergenceError
+from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
 from rnncc.nn import vmap
+from rnncc.nn.autograd import Recurrence, TracedRecurrence
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
+from rnncc.nn.legacy_vmap import unwrapped
 from rnncc.nn.refusal import refuse
+from rnncc.nn.second import refuse_nested
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
-from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
+from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
 _transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -72,8 +74,11 @@ def solve(
     text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
-    # the operator alone would drop tangents, and gradients of what torch.func wraps
-    transformed = forward_ad._current_level >= 0 or (not compiling and _transformed())
+    forward_mode = forward_ad._current_level >= 0  # the operator alone would drop tangents
+    if forward_mode:
+        refuse_nested()
+    # and gradients of what torch.func wraps
+    transformed = forward_mode or (not compiling and _transformed())
     if transformed or given.needs_gradient():
         apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
         counts = (len(inputs), len(params))
@@ -272,18 +277,7 @@ def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) 
         LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
     torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
     torch.library.register_vmap(f"rnncc::{name}", VMAP[name], lib=LIBRARY)
-    LIBRARY.impl(name, _unwrapped(VMAP[name]), "Batched")
-
-
-def _unwrapped(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """Vmap as torch.autograd.functional has it, which hands over tensors that are still wrapped."""
-
-    def run(*values: Any) -> Any:
-        call = vmap.unwrap(values)
-        results, dims = rule(call, call.dims, *call.values)
-        return call.wrap([results], [dims])[0] if dims == 0 else call.wrap(results, dims)
-
-    return run
+    LIBRARY.impl(name, unwrapped(VMAP[name]), "Batched")
 
 
 def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
@@ -307,17 +301,13 @@ def _forward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
 
 def _backward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
     *upstream, wanted = arguments[COMMON:]
-    given, fixed = Given(*arguments[:COMMON]), (Given(*dims[:COMMON]), _upstream(dims[COMMON:-1]))
+    given, above = Given(*arguments[:COMMON]), vmap.Upstream(*upstream)
+    alone = (Given(*dims[:COMMON]), vmap.Upstream(*dims[COMMON:-1]))
 
     def run(given: Given, above: vmap.Upstream) -> Any:
         return torch.ops.rnncc.backward.default(*given, *above, wanted)
 
-    every = [*wanted, *[True] * len(given.params)]
-    return vmap.backward(run, info.batch_size, given, _upstream(upstream), fixed, every)
-
-
-def _upstream(values: Sequence[Any]) -> vmap.Upstream:
-    return vmap.Upstream(*values)
+    return vmap.backward(run, info.batch_size, given, above, alone, wanted)
 
 
 def _jacobian_vmap(info: Any, dims: Any, *arguments: Any) -> tuple[Tensor, int]:
@@ -330,172 +320,3 @@ VMAP = {"forward": _forward_vmap, "backward": _backward_vmap, "jacobian": _jacob
 
 for _name, _functions in OPERATORS.items():
     _register(_name, *_functions)
-
-# --- autograd --------------------------------------------------------------------------------
-
-
-class TracedRecurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors.
-
-    torch.compile traces no function with a `jvp` or `vmap`.
-    """
-
-    @staticmethod
-    def forward(
-        key: str, choices: str, packed: bool, states: bool, counts: Any, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        given = Given.of_tensors(key, choices, packed, counts, tensors)
-        return tuple(torch.ops.rnncc.forward.default(*given, states, True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
-        *_, saved, status = output
-        ctx.save_for_backward(*tensors, saved)
-        ctx.mark_non_differentiable(saved, status)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        *tensors, saved = ctx.saved_tensors
-        given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
-        inputs = given.inputs
-        wanted = list(ctx.needs_input_grad[5 : 5 + len(inputs)])
-        *rows, dh_last, _, _ = gradients
-        count = len(kernel_of(ctx.key).spec.outputs)
-        with torch.no_grad():
-            results = torch.ops.rnncc.backward.default(
-                *given, saved, rows[:count], rows[count:], dh_last, wanted
-            )
-        if torch.is_grad_enabled():  # create_graph=True
-            apply: Any = FirstOrder.apply
-            sources = [t for t in (*tensors, *gradients) if t is not None]
-            results = apply(len(results), *results, *sources)
-        return _by_argument(results, given, wanted)
-
-
-def _by_argument(results: Any, given: Given, wanted: Sequence[bool]) -> tuple[Any, ...]:
-    """The results of a backward, for each argument of `TracedRecurrence`."""
-    count = len(given.inputs)
-    dx = [g if w else None for g, w in zip(results[:count], wanted[:count], strict=True)]
-    dh0 = None if given.h0 is None else results[-1]
-    return None, None, None, None, None, *dx, *results[count:-1], dh0, None, None, None
-
-
-# torch binds arguments to it at every call, and would work it out anew each time.
-_signature = inspect.signature(TracedRecurrence.forward)
-TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
-
-
-class Recurrence(TracedRecurrence):
-    """As it runs in eager mode, and under the transforms of torch.func."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        if not torch.is_grad_enabled():
-            return TracedRecurrence.backward(ctx, *gradients)
-        *tensors, saved = ctx.saved_tensors
-        given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
-        *rows, dh_last, _, _ = gradients
-        wanted = ctx.needs_input_grad[5 : 5 + sum(ctx.counts)]
-        fixed = (ctx.key, ctx.choices, ctx.packed, ctx.counts, wanted)
-        apply: Any = Adjoint.apply
-        results = apply(*fixed, *tensors, saved, dh_last, *rows)
-        return _by_argument(results, given, wanted)
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
-        key, choices, packed, states, counts, *tensors = arguments
-        given = Given.of_tensors(key, choices, packed, counts, tensors)
-        alone = Given.of_tensors(key, choices, packed, counts, dims[5:])
-
-        def run(given: Given) -> Any:
-            apply: Any = Recurrence.apply
-            return apply(key, choices, packed, states, counts, *given.tensors())
-
-        results, found = vmap.forward(run, info.batch_size, given, alone)
-        return tuple(results), tuple(found)
-
-    @staticmethod
-    def jvp(*_: Any) -> NoReturn:
-        _no_tangents()
-
-
-def _no_tangents() -> NoReturn:
-    raise ArgumentError(
-        "jvp: got a call under forward-mode differentiation, expected reverse mode.\n"
-        "Fix: torch.autograd.grad, or torch.func.vjp"
-    )
-
-
-class Adjoint(torch.autograd.Function):
-    """The backward where it may be transformed itself; arguments: fixed ones, then all tensors."""
-
-    @staticmethod
-    def forward(
-        key: str, choices: str, packed: bool, counts: Any, wanted: Any, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        given, above = _adjoint(key, choices, packed, counts, tensors)
-        first = list(wanted[: counts[0]])
-        return tuple(torch.ops.rnncc.backward.default(*given, *above, first))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
-        _first_order()
-
-    @staticmethod
-    def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
-        key, choices, packed, counts, wanted, *tensors = arguments
-        given, above = _adjoint(key, choices, packed, counts, tensors)
-        alone = _adjoint(key, choices, packed, counts, dims[5:])
-
-        def run(given: Given, above: vmap.Upstream) -> Any:
-            apply: Any = Adjoint.apply
-            rest = (*given.tensors(), above.saved, above.dh_last, *above.dy, *above.dz)
-            return apply(key, choices, packed, counts, wanted, *rest)
-
-        results, found = vmap.backward(run, info.batch_size, given, above, alone, wanted)
-        return tuple(results), tuple(found)
-
-    @staticmethod
-    def jvp(*_: Any) -> NoReturn:
-        _no_tangents()
-
-
-def _adjoint(
-    key: str, choices: str, packed: bool, counts: tuple[int, int], tensors: Sequence[Any]
-) -> tuple[Given, vmap.Upstream]:
-    """From the tensors of `Adjoint`, or from their dimensions."""
-    last = sum(counts) + 4
-    given = Given.of_tensors(key, choices, packed, counts, tensors[:last])
-    saved, dh_last, *rows = tensors[last:]
-    count = len(kernel_of(key).spec.outputs)
-    return given, vmap.Upstream(saved, rows[:count], rows[count:], dh_last)
-
-
-class FirstOrder(torch.autograd.Function):
-    """Passes gradients through, and raises if they are differentiated a second time."""
-
-    @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(t.view_as(t) for t in tensors[:count])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
-        _first_order()
-
-
-def _first_order() -> NoReturn:
-    raise NotImplementedError(
-        "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
-        "second backward) are not supported.\n"
-        "Fix: a plain PyTorch module with the same parameters, rnncc show NAME --stage torch"
-    )

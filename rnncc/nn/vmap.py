@@ -61,8 +61,10 @@ def backward(
 
     Args:
         run: the backward of one call: [*dx, *dparams, dh0].
-        wanted: for each input, and then for each param, whether its gradient is.
+        wanted: for each input, and then for each param, whether its gradient is;
+            those of params are if it ends before them.
     """
+    wanted = [*wanted, *[True] * (len(given.inputs) + len(given.params) - len(wanted))]
     fold = _fold(size, given, dims[0], wanted)
     if fold is None:
         each = [run(_member(given, dims[0], m), _member(upstream, dims[1], m)) for m in range(size)]
@@ -234,47 +236,3 @@ class _InChannels:
 
     def _wide(self, t: Any, dim: Dim) -> Any:
         return None if t is None else _whole(t, dim, self.size).movedim(0, -2).flatten(-2)
-
-
-# --- vmap as torch.autograd.functional has it ------------------------------------------------
-
-NESTED = 64  # levels of it, at most
-
-
-class Unwrapped(NamedTuple):
-    """The arguments of a call with their members in dimension 0, or shared by all."""
-
-    batch_size: int
-    values: Any
-    dims: Any
-    level: int
-
-    def wrap(self, results: Any, dims: Sequence[Dim]) -> Any:
-        """Results as this vmap takes them."""
-        add: Any = torch._add_batch_dim
-        pairs = zip(results, dims, strict=True)
-        return [r if d is None else add(r, d, self.level) for r, d in pairs]
-
-
-def unwrap(values: Sequence[Any]) -> Unwrapped:
-    """Take the innermost level off; it isn't told, so look from above."""
-    for level in range(NESTED, 0, -1):
-        sizes: list[int] = []
-        found = [_off(value, level, sizes) for value in values]
-        if sizes:
-            return Unwrapped(sizes[0], [f[0] for f in found], [f[1] for f in found], level)
-    raise AssertionError("no tensor with members")
-
-
-def _off(value: Any, level: int, sizes: list[int]) -> tuple[Any, Any]:
-    if isinstance(value, (list, tuple)):
-        found = [_off(v, level, sizes) for v in value]
-        return [f[0] for f in found], [f[1] for f in found]
-    if not isinstance(value, Tensor):
-        return value, None
-    remove: Any = torch._remove_batch_dim
-    one, two = remove(value, level, 1, 0), remove(value, level, 2, 0)
-    if one.shape[0] != two.shape[0]:  # it has no such level, and was expanded
-        return value, None
-    sizes.append(one.shape[0])
-    return one, 0

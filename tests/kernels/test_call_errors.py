@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnncc.errors import ArgumentError, ConvergenceError, LoadError
 from rnncc.ir import choices
 from rnncc.ir.spec import SOURCES, digest_of
-from rnncc.nn import checks, functional, ops, sequences
+from rnncc.nn import checks, functional, ops, refusal, second, sequences
 from rnncc.nn.functional import run
 from rnncc.runtime import args, kernel
 from rnncc.runtime import backend as backends
@@ -51,9 +51,10 @@ def resetting(*size: int, dtype: torch.dtype = torch.bool, device: str = "cpu") 
 
 
 def derived_twice() -> None:
+    loaded = compiled("para_gru").kernel
+    alone = kernel.Kernel(loaded.spec.model_copy(update={"constants": {"alone": 1}}), loaded.files)
     leaf = torch.rand(B, T, N, requires_grad=True)
-    params = [torch.rand(N) for _ in range(3)]
-    y = compiled("para_gru")(leaf, leaf, leaf, *params)
+    y = run(alone, [leaf, leaf, leaf, *[torch.rand(N) for _ in range(3)]])
     (dx,) = torch.autograd.grad(y.sum(), leaf, create_graph=True)
     dx.sum().backward()
 
@@ -118,11 +119,11 @@ def nested(*tensors: torch.Tensor) -> torch.Tensor:
         return torch.nested.nested_tensor([*tensors])
 
 
-def forward_mode() -> None:
+def forward_mode_twice() -> None:
     x = torch.zeros(B, T, N)
     with warnings.catch_warnings():  # of torch's own making
         warnings.simplefilter("ignore")
-        torch.func.jvp(elman_of, (x,), (x,))
+        torch.func.jvp(lambda x: torch.func.jvp(elman_of, (x,), (x,))[1], (x,), (x,))
 
 
 def without_memory() -> None:
@@ -355,10 +356,11 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     ),
     "a second derivative": (
         derived_twice,
-        NotImplementedError,
-        "rnncc has first derivatives only; gradients of gradients (create_graph=True and a "
-        "second backward) are not supported",
-        "a plain PyTorch module with the same parameters, rnncc show NAME --stage torch",
+        LoadError,
+        "'para_gru': a derivative in a direction (jvp), or of a gradient (create_graph=True), "
+        "needs the tangent cell, which is not here: this kernel was loaded from files without it",
+        "layers and functions of rnncc.compile(the cell), which derive it, to any order; or "
+        "rnncc compile --tangent, which writes it into the package, for jvp and second derivatives",
     ),
     "a kernel of another process": (
         lambda: kernel.kernel_of("gone-0123"),
@@ -479,11 +481,12 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "without",
         "give the batch as leading dimensions, inputs [..., T, N]; or a loop over it",
     ),
-    "a forward-mode derivative": (
-        forward_mode,
+    "forward mode within forward mode": (
+        forward_mode_twice,
         ArgumentError,
-        "jvp: got a call under forward-mode differentiation, expected reverse mode",
-        "torch.autograd.grad, or torch.func.vjp",
+        "jvp: got forward mode within forward mode (jvp of jvp, jacfwd of jacfwd), whose outer "
+        "derivative PyTorch would leave out, expected one of them",
+        "reverse mode inside, as torch.func.hessian has it: jacfwd(jacrev(f)), or jvp of grad",
     ),
     "memory that was given back": (
         given_back,
@@ -565,7 +568,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
 
 MODULES = (
     *(choices, sequences, kernel, calls, ops, cpu_backend, cuda_backend),
-    *(args, backends, checks, functional),
+    *(args, backends, checks, functional, refusal, second),
 )
 
 

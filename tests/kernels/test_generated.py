@@ -16,7 +16,7 @@ PRINT_FILES = """
 import json, sys
 import rnncc
 from rnncc.lang.loader import find
-print(json.dumps({name: rnncc.compile(find(name)).files for name in sys.argv[1:]}))
+print(json.dumps({name: rnncc.compile(find(name)).files_with_tangent() for name in sys.argv[1:]}))
 """
 
 

@@ -150,14 +150,6 @@ def test_the_whole_numerical_jacobian_agrees_for_one_cell() -> None:
     assert torch.autograd.gradcheck(function, (h0, *leaves.values()))
 
 
-@pytest.mark.parametrize("power", [1, 2])
-def test_a_second_derivative_raises_even_of_a_linear_loss(power: int) -> None:
-    leaves = learnable(gru_arguments())
-    (dx,) = torch.autograd.grad(gru(leaves).pow(power).sum(), leaves["xz"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="rnncc has first derivatives only"):
-        dx.pow(2).sum().backward()
-
-
 def test_a_first_derivative_with_create_graph_is_the_same() -> None:
     leaves = learnable(gru_arguments())
     wanted = list(leaves.values())
@@ -421,20 +413,6 @@ def test_vmap_is_refused_and_not_silently_wrong() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
-def test_forward_mode_is_refused_and_not_silently_zero() -> None:
-    arguments = gru_arguments()
-
-    def loss(az: Tensor) -> Tensor:
-        return gru(arguments | {"az": az}).sum()
-
-    with pytest.raises(ArgumentError, match="jvp: got a call under forward-mode"):
-        torch.func.jvp(loss, (arguments["az"],), (arguments["az"],))
-    with torch.autograd.forward_ad.dual_level():
-        dual = torch.autograd.forward_ad.make_dual(arguments["az"], arguments["az"])
-        with pytest.raises(ArgumentError, match="jvp: got a call under forward-mode"):
-            loss(dual)
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_is_exported_with_any_batch_and_length(fresh_dynamo: None) -> None:
     layer = compiled("lstm").layer(3, 4)
