@@ -149,6 +149,7 @@ class Gradient(torch.autograd.Function):
         own = len(given.tensors())
         of_given = dots[FIXED + 1 : FIXED + 1 + own - UNMOVED]
         moved: list[Tensor | None] = [None] * len(of_given)
+        kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
         if any(dot is not None for dot in of_given):
             found = linearize(given, of_given, states)
             moved = second(kernel_of(given.key), found, gradients, given)
@@ -157,8 +158,10 @@ class Gradient(torch.autograd.Function):
             head = (ctx.key, ctx.choices, ctx.packed, states, ctx.counts, ctx.wanted)
             apply: Any = Gradient.apply
             linear = apply(*head, *given.tensors(), ctx.saved_tensors[own], *upstream)
-            moved = [b if a is None else a + b for a, b in zip(moved, linear, strict=True)]
-        kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
+            moved = [
+                a if not keep else b if a is None else a + b
+                for a, b, keep in zip(moved, linear, kept, strict=True)
+            ]
         return tuple(dot if keep else None for dot, keep in zip(moved, kept, strict=True))
 
     @staticmethod

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jacrev, stack_module_state, vjp
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp
 
 from tests.support.runs import CELLS, compiled, fitting, is_spiking, listed, random_call, solve_all
 
@@ -185,3 +185,43 @@ def test_gradients_of_each_sample_are_those_of_a_loop() -> None:
     found = torch.vmap(grad(loss), (None, 0))(params, x)
     assert_same(found, loop(lambda x: grad(loss)(params, x), x))
     assert "sweep" in repr(layer.last_solve)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.parametrize("name", SMOOTH)
+def test_jacfwd_and_hessian_agree_with_reverse_mode(name: str) -> None:
+    arguments, h0 = members(name, 1)
+    inputs = [i.name for i in compiled(name).stages.cell.inputs]
+    first = {n: t[0][:, :3] if n in inputs else t[0] for n, t in arguments.items()}
+    moved = inputs[0]
+
+    def function(x: Tensor) -> Tensor:
+        return run(name, {**first, moved: x}, h0[0])[0].sin()
+
+    x = first[moved]
+    assert_same(jacfwd(function)(x), jacrev(function)(x))
+    backward_twice = torch.autograd.functional.hessian(lambda x: function(x).sum(), x)
+    assert_same(hessian(lambda x: function(x).sum())(x), backward_twice)
+    vectorized = torch.autograd.functional.hessian(lambda x: function(x).sum(), x, vectorize=True)
+    assert_same(vectorized, backward_twice)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_members_have_tangents_of_their_own() -> None:
+    arguments, h0 = members("para_gru")
+    tangents = {n: t.cos() for n, t in arguments.items()}
+
+    def tangent(arguments: Arguments, tangents: Arguments) -> Any:
+        return jvp(lambda a: run("para_gru", a, h0[0]), (arguments,), (tangents,))
+
+    found = torch.vmap(tangent)(arguments, tangents)
+    assert_same(found, loop(tangent, arguments, tangents))
+
+
+def test_the_step_jacobians_of_members_are_those_of_a_loop() -> None:
+    arguments, _ = members("para_gru")
+
+    def function(arguments: Arguments) -> Tensor:
+        return compiled("para_gru").jacobians(**arguments)
+
+    assert_same(torch.vmap(function)(arguments), loop(function, arguments))
