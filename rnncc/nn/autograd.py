@@ -162,7 +162,9 @@ class Gradient(torch.autograd.Function):
                 a if not keep else b if a is None else a + b
                 for a, b, keep in zip(moved, linear, kept, strict=True)
             ]
-        return tuple(dot if keep else None for dot, keep in zip(moved, kept, strict=True))
+        nothing = [*(x.new_zeros(0) for x in given.inputs), *map(torch.zeros_like, given.params)]
+        unmoved = zip(moved, kept, [*nothing, None], strict=True)
+        return tuple(zero if dot is None or not keep else dot for dot, keep, zero in unmoved)
 
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
