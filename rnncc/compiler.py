@@ -95,7 +95,7 @@ class CompiledCell:
 
     def files_with_tangent(self) -> dict[str, str]:
         """The files of a package that has its tangent cell too, by name."""
-        return emit(self.stages, self.spec.fast_math, self.tangent.files)
+        return emit(self.stages, self.spec.fast_math, self.spec, self.tangent.files)
 
     def source(self, target: str = "cpp", whole: bool = True) -> str:
         """The emitted text for a target.

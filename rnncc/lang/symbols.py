@@ -15,7 +15,7 @@ from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
 from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product
 from rnncc.lang.tracer import TRACER as TRACER
 from rnncc.lang.tracer import Tracer as Tracer
-from rnncc.lang.tracer import fail
+from rnncc.lang.tracer import fail as fail
 
 if TYPE_CHECKING:
     from sympy import Expr

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from rnncc.nn import vmap
 from rnncc.nn.given import Given
-from rnncc.nn.refusal import refuse_batch
 from rnncc.nn.second import derivative, linearize, second
 from rnncc.runtime.kernel import kernel_of
 
@@ -51,7 +51,8 @@ class TracedRecurrence(torch.autograd.Function):
         forward_mode = not compiling and forward_ad._current_level >= 0
         if forward_mode or torch.is_grad_enabled():  # create_graph=True
             apply: Any = Gradient.apply
-            head = (ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, wanted)
+            asked = list(ctx.needs_input_grad[5 : 5 + sum(ctx.counts)])
+            head = (ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, asked)
             results = apply(*head, *tensors, saved, *rows, dh_last)
         else:
             count = len(kernel_of(ctx.key).spec.outputs)
@@ -70,11 +71,20 @@ TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined
 
 
 class Recurrence(TracedRecurrence):
-    """As it runs in eager mode, with words of its own for what it refuses."""
+    """As it runs in eager mode, and under the transforms of torch.func."""
 
     @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_batch()
+    def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
+        key, choices, packed, states, counts, *tensors = arguments
+        given = Given.of_tensors(key, choices, packed, counts, tensors)
+        alone = Given.of_tensors(key, choices, packed, counts, dims[FIXED:])
+
+        def run(given: Given) -> Any:
+            apply: Any = Recurrence.apply
+            return apply(key, choices, packed, states, counts, *given.tensors())
+
+        results, found = vmap.forward(run, info.batch_size, given, alone)
+        return tuple(results), tuple(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -92,8 +102,8 @@ class Recurrence(TracedRecurrence):
 class Gradient(torch.autograd.Function):
     """The gradients of a recurrence, with their own derivatives.
 
-    Arguments: as of `Recurrence`, which inputs are wanted, then all tensors, what the forward has
-    saved, and the gradients of its results.
+    Arguments: as of `Recurrence`, which inputs and params are wanted, then all tensors, what the
+    forward has saved, and the gradients of its results.
     """
 
     @staticmethod
@@ -106,12 +116,9 @@ class Gradient(torch.autograd.Function):
         wanted: list[bool],
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        own = sum(counts) + OTHERS
-        given = Given.of_tensors(key, choices, packed, counts, tensors[:own])
-        *rows, h = tensors[own + 1 :]
-        count = len(kernel_of(key).spec.outputs)
-        upstream = (rows[:count], rows[count:], h)
-        return tuple(torch.ops.rnncc.backward.default(*given, tensors[own], *upstream, wanted))
+        given, above = Gradient.arguments(key, choices, packed, counts, tensors)
+        first = wanted[: counts[0]]
+        return tuple(torch.ops.rnncc.backward.default(*given, *above, first))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -142,6 +149,7 @@ class Gradient(torch.autograd.Function):
         own = len(given.tensors())
         of_given = dots[FIXED + 1 : FIXED + 1 + own - UNMOVED]
         moved: list[Tensor | None] = [None] * len(of_given)
+        kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
         if any(dot is not None for dot in of_given):
             found = linearize(given, of_given, states)
             moved = second(kernel_of(given.key), found, gradients, given)
@@ -150,13 +158,38 @@ class Gradient(torch.autograd.Function):
             head = (ctx.key, ctx.choices, ctx.packed, states, ctx.counts, ctx.wanted)
             apply: Any = Gradient.apply
             linear = apply(*head, *given.tensors(), ctx.saved_tensors[own], *upstream)
-            moved = [b if a is None else a + b for a, b in zip(moved, linear, strict=True)]
-        kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
-        return tuple(dot if keep else None for dot, keep in zip(moved, kept, strict=True))
+            moved = [
+                a if not keep else b if a is None else a + b
+                for a, b, keep in zip(moved, linear, kept, strict=True)
+            ]
+        nothing = [*(x.new_zeros(0) for x in given.inputs), *map(torch.zeros_like, given.params)]
+        unmoved = zip(moved, kept, [*nothing, None], strict=True)
+        return tuple(zero if dot is None or not keep else dot for dot, keep, zero in unmoved)
 
     @staticmethod
-    def vmap(*_: Any) -> NoReturn:
-        refuse_batch()
+    def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
+        key, choices, packed, states, counts, wanted, *tensors = arguments
+        given, above = Gradient.arguments(key, choices, packed, counts, tensors)
+        alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED + 1 :])
+
+        def run(given: Given, above: vmap.Upstream) -> Any:
+            apply: Any = Gradient.apply
+            rest = (*given.tensors(), above.saved, *above.dy, *above.dz, above.dh_last)
+            return apply(key, choices, packed, states, counts, wanted, *rest)
+
+        results, found = vmap.backward(run, info.batch_size, given, above, alone, wanted)
+        return tuple(results), tuple(found)
+
+    @staticmethod
+    def arguments(
+        key: str, choices: str, packed: bool, counts: tuple[int, int], tensors: Any
+    ) -> tuple[Given, vmap.Upstream]:
+        """From all tensors, or from the dimension of each."""
+        own = sum(counts) + OTHERS
+        given = Given.of_tensors(key, choices, packed, counts, tensors[:own])
+        saved, *rows, h = tensors[own:]
+        count = len(kernel_of(key).spec.outputs)
+        return given, vmap.Upstream(saved, rows[:count], rows[count:], h)
 
     @staticmethod
     def point(ctx: Any) -> tuple[Given, list[Tensor | None], bool]:

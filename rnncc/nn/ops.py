@@ -14,10 +14,12 @@ from torch.autograd import forward_ad
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
+from rnncc.nn import vmap
 from rnncc.nn.autograd import Recurrence, TracedRecurrence
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
-from rnncc.nn.refusal import refuse, refuse_batch
+from rnncc.nn.legacy_vmap import unwrapped
+from rnncc.nn.refusal import refuse
 from rnncc.nn.second import refuse_nested
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
@@ -25,6 +27,8 @@ from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
+
+_transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
 class Solution(NamedTuple):
@@ -73,7 +77,9 @@ def solve(
     forward_mode = forward_ad._current_level >= 0  # the operator alone would drop tangents
     if forward_mode:
         refuse_nested()
-    if forward_mode or given.needs_gradient():
+    # and gradients of what torch.func wraps
+    transformed = forward_mode or (not compiling and _transformed())
+    if transformed or given.needs_gradient():
         apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
         counts = (len(inputs), len(params))
         results = apply(kernel.key, text, packed, states, counts, *given.tensors())
@@ -270,8 +276,8 @@ def _register(name: str, run: Callable[..., Any], allocate: Callable[..., Any]) 
     for key in ("CompositeExplicitAutograd", "AutogradNestedTensor"):
         LIBRARY.impl(name, lambda *values: refuse_foreign(_tensors(names, values)), key)
     torch.library.register_fake(f"rnncc::{name}", on_one_device(allocate), lib=LIBRARY)
-    torch.library.register_vmap(f"rnncc::{name}", refuse_batch, lib=LIBRARY)
-    LIBRARY.impl(name, refuse_batch, "Batched")  # vmap as torch.autograd.functional has it
+    torch.library.register_vmap(f"rnncc::{name}", VMAP[name], lib=LIBRARY)
+    LIBRARY.impl(name, unwrapped(VMAP[name]), "Batched")
 
 
 def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
@@ -283,6 +289,33 @@ def _tensors(names: Sequence[str], values: Sequence[Any]) -> Iterator[tuple[str,
             for i, item in enumerate(value):
                 if isinstance(item, Tensor):
                     yield f"{name}[{i}]", item
+
+
+def _forward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
+    def run(given: Given) -> Any:
+        return torch.ops.rnncc.forward.default(*given, *arguments[COMMON:])
+
+    size, given = info.batch_size, Given(*arguments[:COMMON])
+    return vmap.forward(run, size, given, Given(*dims[:COMMON]))
+
+
+def _backward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
+    *upstream, wanted = arguments[COMMON:]
+    given, above = Given(*arguments[:COMMON]), vmap.Upstream(*upstream)
+    alone = (Given(*dims[:COMMON]), vmap.Upstream(*dims[COMMON:-1]))
+
+    def run(given: Given, above: vmap.Upstream) -> Any:
+        return torch.ops.rnncc.backward.default(*given, *above, wanted)
+
+    return vmap.backward(run, info.batch_size, given, above, alone, wanted)
+
+
+def _jacobian_vmap(info: Any, dims: Any, *arguments: Any) -> tuple[Tensor, int]:
+    run = torch.ops.rnncc.jacobian.default
+    return vmap.one_by_one(run, info.batch_size, dims, arguments), 0
+
+
+VMAP = {"forward": _forward_vmap, "backward": _backward_vmap, "jacobian": _jacobian_vmap}
 
 
 for _name, _functions in OPERATORS.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,11 +49,3 @@ def check_dense(name: str, value: Tensor) -> None:
     if value.layout is not STRIDED:
         layout = str(value.layout).removeprefix("torch.")
         raise refuse(name, f"a {layout} tensor", "a dense one", f"{name}.to_dense()")
-
-
-def refuse_batch(*_: Any) -> NoReturn:
-    """A call that PyTorch would batch."""
-    raise ArgumentError(
-        "vmap: got a call under torch.vmap (or jacrev, or jacobian(vectorize=True)), expected one "
-        "without.\nFix: give the batch as leading dimensions, inputs [..., T, N]; or a loop over it"
-    )

@@ -79,3 +79,8 @@ def write_status(status: Tensor, **values: float) -> None:
     """Change some of them."""
     for name, value in values.items():
         status[_NAMES.index(name)].fill_(value)
+
+
+def worst_status(each: Tensor) -> Tensor:
+    """Of several calls [M, ...] that of the one with the largest mismatch."""
+    return each[each[:, _NAMES.index("mismatch")].argmax()]

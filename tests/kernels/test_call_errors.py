@@ -482,13 +482,6 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "to 2 once",
         "torch.nn.utils.rnn.pack_sequence",
     ),
-    "a call under vmap": (
-        lambda: torch.vmap(lambda x: elman_of(x))(torch.zeros(2, B, T, N)),
-        ArgumentError,
-        "vmap: got a call under torch.vmap (or jacrev, or jacobian(vectorize=True)), expected one "
-        "without",
-        "give the batch as leading dimensions, inputs [..., T, N]; or a loop over it",
-    ),
     "forward mode within forward mode": (
         forward_mode_twice,
         ArgumentError,

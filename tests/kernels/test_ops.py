@@ -17,7 +17,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import rnncc.nn.ops  # defines the operators
-from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices, write_choices
 from rnncc.lang.loader import find
 from rnncc.runtime.backend import registered
@@ -386,23 +385,6 @@ def test_functional_call_with_func_grad_gives_a_layers_gradients() -> None:
     for name, p in parameters.items():
         assert p.grad is not None
         assert_close(found[name], p.grad, torch.float32, name, gradient=True)
-
-
-def test_vmap_is_refused_and_not_silently_wrong() -> None:
-    arguments = gru_arguments()
-    params = {name: arguments[name] for name in ("az", "ar", "ac")}
-
-    def loss(*xs: Tensor) -> Tensor:
-        return gru(dict(zip(GATES, xs, strict=True)) | params).sum()
-
-    xs = [arguments[name] for name in GATES]
-    for batched in (
-        lambda: torch.vmap(loss)(*xs),
-        lambda: torch.vmap(torch.func.grad(loss))(*xs),
-        lambda: torch.func.jacrev(lambda x: gru(arguments | {"xz": x}))(xs[0]),
-    ):
-        with pytest.raises(ArgumentError, match=r"^vmap: got a call under torch.vmap"):
-            batched()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")

@@ -300,7 +300,6 @@ def test_nothing_is_proposed_for_what_rnncc_has_not(body: str, tmp_path: Path) -
     assert fix_of(tmp_path, body).startswith(("where(condition, a, b)", "use rnncc's functions"))
 
 
-@pytest.mark.skipif("softmax" not in rnncc.__all__, reason="rnncc has no softmax")
 def test_a_function_that_takes_a_list_has_the_authors_list(tmp_path: Path) -> None:
     body = "w = {}\nreturn w[0] * h + w[1] * x * a"
     fix = fix_of(tmp_path, body.format("torch.nn.functional.softmax([h, x], dim=0)"))
