@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import rnncc
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_step
 from rnncc.lang import instead
