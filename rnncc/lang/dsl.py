@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.init import SHAPING, Init
+from rnncc.lang.numbers import number, shown
 from rnncc.lang.symbols import (
     TRACER,
     Condition,
@@ -24,7 +25,6 @@ from rnncc.lang.symbols import (
     lift,
     opaque,
     refuse_operand,
-    shown,
 )
 from rnncc.lang.vectors import elementwise
 
@@ -191,12 +191,15 @@ def _apply(name: str, *args: Any) -> Any:
     if any(isinstance(arg, Elementwise) for arg in args):
         return elementwise(lambda *each: _apply(name, *each), *args)
     if not any(isinstance(arg, Symbolic) for arg in args):
+        numbers = []
         for arg in args:
-            if type(arg) is bool or not isinstance(arg, (int, float)):
+            found = number(arg)
+            if found is None:
                 if TRACER.get() is None:
                     raise TypeError(f"{name}() takes symbols of a cell or numbers, got {arg!r}")
                 refuse_operand(arg)
-        return _of_numbers(name, *args)
+            numbers.append(found)
+        return _of_numbers(name, *numbers)
     return Value(functions.call(name, *(lift(arg) for arg in args)))
 
 

@@ -9,6 +9,7 @@ from sympy import Expr, Symbol
 
 from rnncc.ir.program import Argument
 from rnncc.ir.vector import Vector, grouped
+from rnncc.lang import instead
 from rnncc.lang.dsl import Cell
 from rnncc.lang.names import unreserved
 from rnncc.lang.signature import Problems
@@ -21,6 +22,7 @@ class Recorder(Protocol):
 
     cell: Cell
     tracer: Tracer
+    returns: Any
 
     def is_unnamed(self, expr: Expr) -> bool: ...
 
@@ -49,6 +51,8 @@ def read_return(
     """
     vectors = dict.fromkeys(a.vector for a in arguments if a.vector)
     states = grouped([a.name for a in arguments if a.kind == "state"], vectors, "state")
+    if not any(state.head_shape for state in states):
+        _refuse_nested(cell, recorder, [s.name for s in states], returned)
     given = _as_dict(cell, states, returned)
     _check_keys(cell, [s.name for s in states], given, returned)
     _check_shapes(cell, states, given)
@@ -69,6 +73,20 @@ def read_return(
         outputs = {name: next_[name] for name in last.heads}
         found += [Vector("output", last.name, last.heads, s)] if (s := last.head_shape) else []
     return Returned(next_, outputs, tuple(found))
+
+
+def _refuse_nested(cell: Cell, recorder: Recorder, states: list[str], returned: Any) -> None:
+    """Refuse the (output, (h, c)) of PyTorch's cells."""
+    fix = instead.flat(recorder.returns, states) if isinstance(returned, tuple) else ""
+    if fix:
+        problems, text = Problems(cell), ", ".join(states)
+        problems.add(
+            "it returns a tuple within a tuple, as (y, (h, c))",
+            f"A cell returns the next {text}, or a dict of them and of outputs.",
+            fix,
+            return_line(cell),
+        )
+        problems.raise_any()
 
 
 def _output(name: str, value: Any, taken: Sequence[str]) -> Vector:

@@ -14,8 +14,8 @@ from rnncc.ir.init import Init
 from rnncc.ir.program import Argument
 from rnncc.lang.dsl import Cell, Input, Matrix, Param, Role, State, normal, uniform
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, emitted, reserved, unreserved
+from rnncc.lang.numbers import is_finite, number, shown
 from rnncc.lang.sizes import START, spread
-from rnncc.lang.symbols import is_finite, shown
 
 UNCHANGED = "Names are used unchanged in C++ and CUDA."
 KINDS: dict[type[Role], str] = {State: "state", Input: "input", Param: "param", Matrix: "matrix"}
@@ -208,8 +208,8 @@ def _constant(
     parameter: inspect.Parameter, changed: Mapping[str, float], problems: Problems, line: int
 ) -> float:
     value = changed.get(parameter.name, parameter.default)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not is_finite(value):
+    found = number(value)
+    if found is None or not is_finite(found):
         given = parameter.name in changed
         problems.add(
             f"'{parameter.name}' is given {shown(value)}"
@@ -226,7 +226,7 @@ def _constant(
             f"no default and Param(init=constant({shown(parameter.default)})), or no role",
             line,
         )
-    return value  # type: ignore[no-any-return]
+    return 0.0 if found is None else found
 
 
 def _as_role(annotation: Any) -> Role | None:
@@ -242,7 +242,7 @@ def _role(parameter: inspect.Parameter, problems: Problems, line: int) -> Argume
         problems.add(
             f"the argument '{parameter.name}' has {seen}",
             "Each argument is a State, an Input, a Param, a Matrix, or has a numeric default.",
-            "a plain function (def) outside the class, without self"
+            _without_self(problems.cell)
             if parameter.name == "self"
             else f"{parameter.name}: Input (or State, Param, Matrix(block=k))",
             line,
@@ -267,6 +267,11 @@ def _start(state: State) -> Param | None:
     """The Param that is the state's value before the first step, if it is learned."""
     start = _as_role(state.init)
     return start if isinstance(start, Param) else None
+
+
+def _without_self(cell: Cell) -> str:
+    head = re.sub(r"\bself\s*,?\s*", "", getline(cell.file, cell.line).strip(), count=1)
+    return f"@staticmethod above @cell, or a function outside the class, without self: {head}"
 
 
 def _is_given(role: Role | None) -> bool:

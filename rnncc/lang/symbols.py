@@ -5,6 +5,7 @@ Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.program import Let
+from rnncc.lang import instead
+from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
 from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product, placeholder
 
 if TYPE_CHECKING:
@@ -74,12 +77,19 @@ def fail(seen: str, expected: str, fix: str) -> NoReturn:
     tracer.fail(seen, expected, fix)
 
 
+OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
+
+
 def _refuse_conversion(wanted: str) -> NoReturn:
     fail(
         f"{wanted} is applied to a symbol",
         "A cell's body runs once on symbols, which have no number yet.",
-        OWN_FUNCTIONS,
+        instead.call(_place()) or OWN_FUNCTIONS,
     )
+
+
+def _place() -> instead.Place | None:
+    return instead.Place.of(sys._getframe(1))
 
 
 class Symbolic:
@@ -108,7 +118,8 @@ class Symbolic:
         fail(
             f"Python decides on '{self.expr}' (if, while, and, or, not)",
             "A cell's body runs once on symbols, so Python can't branch on their values.",
-            "where(condition, a, b); combine conditions with &, | and ~",
+            instead.decision(_place(), isinstance(self, Condition))
+            or "where(condition, a, b); combine conditions with &, | and ~",
         )
 
     def __float__(self) -> float:
@@ -130,15 +141,23 @@ class Symbolic:
         self.__iter__()
 
     @classmethod
-    def __torch_function__(cls, func: Any, *_: Any, **__: Any) -> NoReturn:
+    def __torch_function__(cls, func: Any, _: Any, args: Any = (), __: Any = None) -> NoReturn:
+        for arg in args:
+            if type(arg).__module__ == "torch":
+                refuse_operand(arg)
         _refuse_conversion(f"torch.{getattr(func, '__name__', func)}")
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         _refuse_conversion("NumPy")
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **_: Any) -> NoReturn:
-        if any(type(operand).__module__ == "numpy" for operand in operands):
-            refuse_operand(next(o for o in operands if type(o).__module__ == "numpy"))
+    def __array_ufunc__(self, ufunc: Any, _: str, *operands: Any, **__: Any) -> Any:
+        """An operator with a number of NumPy on the left."""
+        numbers = [o if isinstance(o, Symbolic) else number(o) for o in operands]
+        for operand, found in zip(operands, numbers, strict=True):
+            if found is None:
+                refuse_operand(operand)
+        if ufunc.__name__ in UFUNCS:
+            return getattr(operator, UFUNCS[ufunc.__name__])(*numbers)
         _refuse_conversion(f"numpy.{ufunc.__name__}")
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -147,7 +166,9 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            "State(delay=4), whose past is h.ago(k)" if name == "ago" else OWN_FUNCTIONS,
+            "State(delay=4), whose past is h.ago(k)"
+            if name == "ago"
+            else instead.method(_place()) or OWN_FUNCTIONS,
         )
 
 
@@ -158,20 +179,15 @@ class Elementwise(Symbolic):
         raise NotImplementedError
 
 
-OTHER_FIXES = {
-    "complex": "two real States, the real and the imaginary part, as in rnncc's cell lru",
-    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
-    "generator": "return the next states, not yield",
-}
-
-
 def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
         f"an operand of type {kind}",
         "A constant inside a cell is a Python number; a value for each channel is a Param.",
-        OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
+        instead.OTHER_FIXES.get(
+            kind, "float(...) for a single number, or an argument annotated Param"
+        ),
     )
 
 
@@ -184,37 +200,19 @@ def lift(operand: Any) -> Any:
         return tracer.part(operand) if is_large(operand.expr) else operand.expr
     if isinstance(operand, (Condition, MatrixValue, Elementwise)):
         operand.misused()
-    if type(operand) is bool or not isinstance(operand, (int, float)):
+    found = number(operand)
+    if found is None:
         refuse_operand(operand)
-    if not is_finite(operand):
+    if not is_finite(found):
         fail(
-            f"the constant {shown(operand)} is not finite",
+            f"the constant {shown(found)} is not finite",
             "Constants of a cell are finite numbers.",
             "a large finite number, such as 1e30",
         )
-    return sympy.Integer(operand) if isinstance(operand, int) else sympy.Float(float(operand))
-
-
-def is_finite(number: float) -> bool:
-    """Whether it is a finite float64; a whole number may be too large to be one."""
-    import math
-
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
-
-
-def shown(number: Any) -> str:
-    """A number for a message, where Python itself refuses to write thousands of digits."""
-    if isinstance(number, int) and number.bit_length() > 1024:
-        return f"~10**{int(number.bit_length() * 0.30103)}"
-    return repr(number)
+    return sympy.Integer(found) if isinstance(found, int) else sympy.Float(found)
 
 
 def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
-    import operator
-
     apply = getattr(operator, name)
 
     def method(self: Value, other: Any) -> Value:
@@ -223,9 +221,9 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
         a, b = (other, self) if reflected else (self, other)
         if name == "pow":
             return power(a, b)
-        if name == "truediv" and not isinstance(b, Symbolic) and b == 0:
-            fail("division by the constant 0", "", "divide by something else")
         x, y = lift(a), lift(b)
+        if name == "truediv" and not isinstance(b, Symbolic) and y.is_zero:
+            fail("division by the constant 0", "", "divide by something else")
         result = apply(x, y)
         if gathers(result, [x, y], name in ("mul", "truediv")):
             result = apply(_apart(a), _apart(b))

@@ -20,6 +20,7 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
+from rnncc.lang.instead import Place, foreign, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
@@ -44,6 +45,7 @@ def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
         symbols = _symbols(arguments)
         recorder.bindings.update(symbols)
         recorder.taken.update(a.symbol for a in arguments)
+        _refuse_generator(cell)
         returned = recorder.run({**symbols, **values})
         tracer.returned = return_line(cell)
         result = read_return(cell, recorder, arguments, returned)
@@ -95,6 +97,19 @@ def _symbol(argument: Argument) -> Value | MatrixValue:
     return value
 
 
+def _refuse_generator(cell: Cell) -> None:
+    if inspect.isgeneratorfunction(cell.function):
+        line, value = yielded(cell.code)
+        problems = Problems(cell)
+        problems.add(
+            "it is a generator (yield)",
+            "A call of a cell is one step, and returns the next states.",
+            f"return {value}",
+            line,
+        )
+        problems.raise_any()
+
+
 # --- the body --------------------------------------------------------------------------------
 
 
@@ -104,6 +119,7 @@ class _Recorder:
     Attributes:
         bindings: the value that each name of the cell stands for at the line that runs.
         taken: the names of arguments and lets.
+        returns: where the body returns.
     """
 
     def __init__(self, cell: Cell, tracer: Tracer) -> None:
@@ -111,6 +127,7 @@ class _Recorder:
         self.tracer = tracer
         self.bindings: dict[str, Any] = {}
         self.taken: set[str] = set()
+        self.returns: Place | None = None
         self._own = cell_names(cell)
         self._comprehensions = comprehensions(cell.code)
 
@@ -145,6 +162,8 @@ class _Recorder:
                     and value.tracer is self.tracer
                 ):
                     self._bind(name, value)
+            if event == "return":
+                self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
         return self._step
 
     def _in_comprehension(self, offset: int) -> bool:
@@ -190,17 +209,20 @@ class _Recorder:
         """An exception from the author's own code, as a problem at its line."""
         if self.tracer.refused:
             return CellError(self.tracer.refused)
-        line = self.cell.line
+        line, place = self.cell.line, None
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code is self.cell.code:
                 line = trace.tb_lineno
+                place = Place.at(trace.tb_frame, trace.tb_lasti, line)
             trace = trace.tb_next
         problems = Problems(self.cell)
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
             fix = "define the name, or import the function from rnncc"
+        elif place is not None:
+            fix = foreign(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
 

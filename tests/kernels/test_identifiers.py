@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,12 @@ import rnncc
 from rnncc.codegen.module import IMPORTED, class_name
 from rnncc.codegen.writer import write
 from rnncc.errors import CellError
+from rnncc.export.torch_module import module_source
 from rnncc.lang.names import LAYER_NAMES, OPTIONS, reserved
 from rnncc.runtime.cpu import build
 from rnncc.runtime.cuda import nvrtc
 from tests.support.cells import assert_kernel_is_right, cell_from, source_of
+from tests.support.emulated import emulated
 
 # Groups of channels, two parts of a step, functions and their slopes: all kinds of made-up names.
 SIGNATURE = "h: State, m: State, x: Input, a: Param, R: Matrix(block=2)"
@@ -139,6 +142,38 @@ def test_a_name_like_one_that_is_made_up_keeps_its_value(
 ) -> None:
     signature = f"h: State, x: Input, {signature}, R: Matrix(block=2)"
     assert_kernel_is_right(cell_from(tmp_path, source_of(body, signature)))
+
+
+AGAIN = """\
+new = sigmoid(λ * h + x)
+for k in range(2):
+    new = new + 0.5 * tanh(new * half)
+h, _ = new * h, h
+h = h + _ * x
+return {"h": h, "ŷ": new * x, "class": _}
+"""
+
+
+def test_names_that_are_assigned_again_or_reserved_have_their_values(tmp_path: Path) -> None:
+    signature = "h: State, x: Input, λ: Param, half: Param(shared=True)"
+    cell = cell_from(tmp_path, source_of(AGAIN, signature))
+    assert_kernel_is_right(cell)
+    with emulated():
+        assert_kernel_is_right(cell)
+
+
+def test_a_layer_and_its_plain_module_have_the_authors_names(tmp_path: Path) -> None:
+    signature = "h: State, x: Input, λ: Param, half: Input(shared=True)"
+    compiled = rnncc.compile(cell_from(tmp_path, source_of(AGAIN, signature)))
+    names: dict[str, Any] = {}
+    layer = compiled.layer(3, 4)
+    exec(module_source(compiled.stages.cell, compiled.spec), names)
+    plain = names["Odd"](3, 4)
+    plain.load_state_dict(dict(layer.named_parameters()))
+    x, half = torch.randn(2, 5, 3), torch.rand(2, 5)
+    (found, _), (expected, _) = layer(x, half=half), plain(x, half=half)
+    torch.testing.assert_close(found, expected)
+    assert "λ" in dict(layer.named_parameters())
 
 
 # --- the name of the cell ----------------------------------------------------------------------

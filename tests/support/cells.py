@@ -35,7 +35,7 @@ def source_of(body: str, signature: str = SIGNATURE, before: str = "", name: str
 def cell_from(folder: Path, source: str, file: str = "odd.py") -> Cell:
     """The last cell of a file with this source."""
     path = folder / file
-    path.write_text(source)
+    path.write_text(source, encoding="utf-8")
     return list(cells_of(path.resolve()).values())[-1]
 
 

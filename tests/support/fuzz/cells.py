@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.support.fuzz.tree import Node, names_in, text_of
+from tests.support.fuzz.tree import OPERATORS, Node, names_in, text_of
 
 IMPORTS = "from collections import namedtuple\n\nfrom rnncc import *\nfrom rnncc import abs, cell\n"
+AUGMENTED = ("add", "sub", "mul", "div")
 MOST_OF_A_BLOCK = 8  # channels of a group x states
 
 
@@ -47,11 +48,28 @@ class Argument:
 
 @dataclass(frozen=True)
 class Let:
-    """A named value of a step, with its comment."""
+    """A named value of a step, with its comment.
+
+    Attributes:
+        again: its last operation is an assignment of its own, `z *= ...`.
+    """
 
     name: str
     node: Node
     comment: str = ""
+    again: bool = False
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """As a cell has it."""
+        comment = f"  # {self.comment}" if self.comment else ""
+        if not self.again or self.node.op not in AUGMENTED:
+            return (f"{self.name} = {text_of(self.node)}{comment}",)
+        first, second = map(text_of, self.node.args)
+        return (
+            f"{self.name} = {first}",
+            f"{self.name} {OPERATORS[self.node.op]}= {second}{comment}",
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +146,7 @@ class RandomCell:
         signature = ",\n    ".join(a.text for a in self.arguments)
         lines = [f"@cell\ndef {self.name}(\n    {signature},\n):"]
         for let in self.lets:
-            comment = f"  # {let.comment}" if let.comment else ""
-            lines.append(f"    {let.name} = {text_of(let.node)}{comment}")
+            lines += [f"    {line}" for line in let.lines]
         lines.append(f"    return {self._returned()}\n")
         return "\n\n".join([*blocks, "\n".join(lines)])
 

@@ -110,6 +110,7 @@ ODD = (
         "L",
     ),
     *("h1", "h_1", "h_in", "x_in", "grad", "seed", "init", "count", "offset", "stride", "width"),
+    *("new", "half", "double", "default", "this", "λ", "Δt", "u__v", "RNNCC_z", "union"),
     *("Real", "Lane", "out", "in_", "next_h", "prev", "h_prev", "saved", "product", "segment_"),
 )
 CELL_NAMES = ("odd", "odd", "odd", "part", "CellLayer", "Step", "forward", "Kernel", "h", "lstm_2")
@@ -240,6 +241,8 @@ def random_cell(seed: str) -> RandomCell:
         risky = rng.random() < 0.15
         own = replace(taste, forms=BOLD) if risky else taste
         outputs[names("output")] = expression(rng, own, 1 if risky else depth)
+    own_rng = random.Random(f"again {seed}")
+    lets = tuple(replace(let, again=own_rng.random() < 0.25) for let in lets)
     style = "dict"
     if not outputs:
         style = "one" if states == 1 else rng.choice(["tuple", "tuple", "named", "dict"])

@@ -96,7 +96,8 @@ SIGNATURES = {
     "self": bad_argument(
         "the argument 'self' has no role",
         ROLES,
-        "a plain function (def) outside the class, without self",
+        "@staticmethod above @cell, or a function outside the class, without self: "
+        "def odd(h: State, x: Input, a: Param):",
         "self, h: State, x: Input, a: Param",
     ),
     "another role": bad_argument(
@@ -236,7 +237,7 @@ SIGNATURES = {
     "a cell with a reserved name": Case(
         "the cell's name is a reserved word of C++ or CUDA",
         NAMES,
-        "rename the cell",
+        "rename the cell, for example 'union_'",
         line=DEF_LINE,
         name="union",
     ),
@@ -324,13 +325,13 @@ def test_a_signature_that_cannot_be_read_is_refused_with_reason_and_fix(
 def test_all_faults_of_a_signature_are_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    signature = "\n    h: State,\n    int: Input,\n    a,\n    k='two',\n    *rest,\n"
+    signature = "\n    h: State,\n    _i: Input,\n    a,\n    k='two',\n    *rest,\n"
     case = Case("", "", "", BODY, signature)
     message = message_of(case, tmp_path, monkeypatch)
     firsts = [part.splitlines()[0] for part in message.split("\n\n")]
     assert firsts == [
         f"odd.py:{DEF_LINE}: cell 'odd': the signature has *rest.",
-        f"odd.py:{DEF_LINE + 2}: cell 'odd': the argument 'int' is a reserved word of C++ or CUDA.",
+        f"odd.py:{DEF_LINE + 2}: cell 'odd': the argument '_i' begins with an underscore.",
         f"odd.py:{DEF_LINE + 3}: cell 'odd': the argument 'a' has no role.",
         f"odd.py:{DEF_LINE + 4}: cell 'odd': the default of 'k' is 'two'.",
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rnncc.errors import CellError, RnnccError
-from rnncc.lang import dsl, symbols, trace
+from rnncc.lang import dsl, instead, symbols, trace
 from tests.support.cells import BODY_LINE, cell_from, source_of
 from tests.support.refusals import (
     BODY,
@@ -42,14 +42,23 @@ FINITE = "Constants of a cell are finite numbers."
 QUOTIENTS = "floor(a / b) for a // b, a - b * floor(a / b) for a % b"
 
 
-def numberless(seen: str, body: str, before: str = "", line: int = BODY_LINE) -> Case:
-    text = f"{seen} is applied to a symbol"
-    return Case(text, NUMBERLESS, OWN_FUNCTIONS, body, before=before, line=line)
+def numberless(
+    seen: str,
+    body: str,
+    before: str = "",
+    line: int = BODY_LINE,
+    fix: str = OWN_FUNCTIONS,
+) -> Case:
+    return Case(f"{seen} is applied to a symbol", NUMBERLESS, fix, body, before=before, line=line)
 
 
-def branch(seen: str, body: str, line: int = BODY_LINE) -> Case:
+def own(text: str, name: str) -> str:
+    return f"{text}, with rnncc's own {name} (from rnncc import {name})"
+
+
+def branch(seen: str, body: str, fix: str = USE_WHERE, line: int = BODY_LINE) -> Case:
     text = f"Python decides on '{seen}' (if, while, and, or, not)"
-    return Case(text, BRANCH, USE_WHERE, body, line=line)
+    return Case(text, BRANCH, fix, body, line=line)
 
 
 def foreign(body: str, symbol: str = "q") -> Case:
@@ -78,26 +87,47 @@ def matrix(body: str) -> Case:
 
 SYMBOLS = {
     # --- Python that needs a number ---
-    "if": branch("h > 0", "if h > 0:\n    return x\nreturn a * h"),
+    "if": branch("h > 0", "if h > 0:\n    return x\nreturn a * h", "return where(h > 0, x, a * h)"),
     "while": branch("h > 0", "while h > 0:\n    pass\nreturn a * h + x"),
-    "a conditional expression": branch("a*h", "return x if a * h else h"),
-    "and": branch("h > 0", "return where(h > 0 and x > 0, a, h)"),
-    "not": branch("h > 0", "return where(not h > 0, a, x)"),
-    "a chained comparison": branch("h > 0", "return where(0 < h < 1, a, x)"),
-    "assert": branch("h > 0", "assert h > 0\nreturn a * h + x"),
-    "max": branch("x > h", "return max(h, x) * a"),
-    "float": numberless("a function that needs a number (math.*, float)", "return float(h) * a"),
+    "a conditional expression": branch(
+        "a*h", "return x if a * h else h", "where(a * h != 0, x, h)"
+    ),
+    "and": branch("h > 0", "return where(h > 0 and x > 0, a, h)", "(h > 0) & (x > 0)"),
+    "not": branch("h > 0", "return where(not h > 0, a, x)", "~(h > 0)"),
+    "a chained comparison": branch("h > 0", "return where(0 < h < 1, a, x)", "(0 < h) & (h < 1)"),
+    "assert": branch(
+        "h > 0",
+        "assert h > 0\nreturn a * h + x",
+        "leave the assert out: a symbol has no value to check",
+    ),
+    "max": branch("x > h", "return max(h, x) * a", "maximum(h, x)"),
+    "float": numberless(
+        "a function that needs a number (math.*, float)",
+        "return float(h) * a",
+        fix="h, without float",
+    ),
     "int": numberless("a function that needs a number (math.*, float)", "return int(h) * a"),
     "math.tanh": numberless(
         "a function that needs a number (math.*, float)",
         "return math.tanh(h) * a + x",
         before="import math\n",
+        fix=own("tanh(h)", "tanh"),
     ),
     "range": numberless(
         "a function that needs a number (math.*, float)", "return sum(range(h)) * a + x"
     ),
-    "torch.tanh": numberless("torch.tanh", "return torch.tanh(h) * a + x", "import torch\n"),
-    "np.tanh": numberless("numpy.tanh", "return np.tanh(h) * a + x", "import numpy as np\n"),
+    "torch.tanh": numberless(
+        "torch.tanh",
+        "return torch.tanh(h) * a + x",
+        "import torch\n",
+        fix=own("tanh(h)", "tanh"),
+    ),
+    "np.tanh": numberless(
+        "numpy.tanh",
+        "return np.tanh(h) * a + x",
+        "import numpy as np\n",
+        fix=own("tanh(h)", "tanh"),
+    ),
     "np.asarray": numberless("NumPy", "return np.asarray(h) * a + x", "import numpy as np\n"),
     "len": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "return len(h) * a"),
     "indexing": Case("'a*h' is iterated over", ONE_VALUE, BY_NAME, "return (a * h)[0] + x"),
@@ -111,7 +141,7 @@ SYMBOLS = {
     "a method": Case(
         "'.exp' is accessed on a symbol",
         "A symbol has no attributes.",
-        OWN_FUNCTIONS,
+        own("exp(h)", "exp"),
         "return h.exp() * a",
     ),
     # --- operands ---
@@ -121,6 +151,18 @@ SYMBOLS = {
     "a NumPy array on the right": operand(
         "numpy.ndarray", "return h * np.ones(2) + x * a", "import numpy as np\n"
     ),
+    "an array on the left": operand(
+        "numpy.ndarray", "return np.ones(2) / h + x * a", "import numpy as np\n"
+    ),
+    "an array that divides": operand(
+        "numpy.ndarray", "return h / np.ones(2) + x * a", "import numpy as np\n"
+    ),
+    "a long double": operand(
+        "numpy.longdouble", "return h * np.longdouble(0.1) + x * a", "import numpy as np\n"
+    ),
+    "a tensor on the left": operand(
+        "torch.Tensor", "return torch.tensor(0.5) * h + x * a", "import torch\n"
+    ),
     "a tensor": operand("torch.Tensor", "return h * torch.ones(2) + x * a", "import torch\n"),
     "a string": operand("str", "return h * 'two' + x * a"),
     "None": operand("NoneType", "return h * None + x * a"),
@@ -128,7 +170,7 @@ SYMBOLS = {
     "a complex": operand(
         "complex",
         "return h * 1j + x * a",
-        fix="two real States, the real and the imaginary part, as in rnncc's cell lru",
+        fix=instead.OTHER_FIXES["complex"],
     ),
     "a tuple in the result": operand(
         "tuple",
@@ -139,7 +181,6 @@ SYMBOLS = {
     "a number that mixes": Case(
         "an operand of type int", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),
-    "a generator": operand("generator", "yield a * h + x", fix="return the next states, not yield"),
     "round": Case(
         "round is applied to a symbol",
         "rnncc rounds down only.",
@@ -261,12 +302,14 @@ SYMBOLS = {
     "a refusal that is caught": branch(
         "h > 0",
         "try:\n    y = x if h > 0 else a\nexcept Exception:\n    y = x\nreturn y",
+        "where(h > 0, x, a)",
         BODY_LINE + 1,
     ),
     "a refusal that becomes another exception": numberless(
         "a function that needs a number (math.*, float)",
         "try:\n    return float(h)\nexcept Exception:\n    raise ValueError('mine')",
         line=BODY_LINE + 1,
+        fix="h, without float",
     ),
     "a shift by a symbol": numberless(
         "a function that needs a number (math.*, float)", "return shift(h, x) * a"

@@ -90,6 +90,18 @@ TRACES = {
         before="def deep(v):\n    return deep(v) + 1\n",
     ),
     # --- the return ---
+    "a generator": Case(
+        "it is a generator (yield)",
+        "A call of a cell is one step, and returns the next states.",
+        "return a * h + x",
+        "yield a * h + x",
+    ),
+    "a tuple within a tuple": Case(
+        "it returns a tuple within a tuple, as (y, (h, c))",
+        "A cell returns the next h, or a dict of them and of outputs.",
+        'return {"h": a * h, "y": x}',
+        "return x, (a * h,)",
+    ),
     "a state never assigned": Case(
         "the state 'h' is never assigned",
         "The returned dict has the keys y.",

@@ -1,0 +1,299 @@
+"""Instead: the place in an author's source where Python decides or calls -> the same in rnncc."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from linecache import getlines
+from types import CodeType, FrameType, ModuleType
+from typing import Any
+
+from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
+
+# of math, NumPy and PyTorch, where rnncc has another name
+OTHER_FIXES = {
+    "complex": "two real States, the real and the imaginary part; "
+    "h = h_re + 1j * h_im times r * exp(1j * th) is "
+    "h_re, h_im = r * (cos(th) * h_re - sin(th) * h_im), r * (sin(th) * h_re + cos(th) * h_im), "
+    "as in rnncc's cell lru",
+    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
+}
+
+ALIASES = {
+    **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
+    **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},
+    **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
+    **{"arctanh": "atanh", "expit": "sigmoid", "special_expit": "sigmoid"},
+}
+TEXTS: dict[str, Callable[..., str]] = {
+    "pow": "({0}) ** ({1})".format,
+    "power": "({0}) ** ({1})".format,
+    "float_power": "({0}) ** ({1})".format,
+    "square": "({0}) ** 2".format,
+    "reciprocal": "1 / ({0})".format,
+    "hypot": "sqrt(({0}) ** 2 + ({1}) ** 2)".format,
+    "add": "({0}) + ({1})".format,
+    "sub": "({0}) - ({1})".format,
+    "mul": "({0}) * ({1})".format,
+    "div": "({0}) / ({1})".format,
+    "neg": "-({0})".format,
+}
+
+TESTING = (ast.If, ast.While, ast.Assert)
+OF_LISTS = ("softmax", "logsumexp")
+
+Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
+
+
+@dataclass(frozen=True)
+class Place:
+    """An instruction that runs: its code, its offset, its line, and what names stand for there."""
+
+    code: CodeType
+    offset: int
+    line: int
+    scope: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, frame: FrameType | None) -> Place | None:
+        """The innermost that isn't rnncc's own, from a frame outward."""
+        while frame is not None and frame.f_globals.get("__name__", "").startswith("rnncc."):
+            frame = frame.f_back
+        if frame is None:
+            return None
+        return cls.at(frame, frame.f_lasti, frame.f_lineno)
+
+    @classmethod
+    def at(cls, frame: FrameType, offset: int, line: int) -> Place:
+        """One of a frame, which may have left it since."""
+        return cls(frame.f_code, offset, line, {**frame.f_globals, **frame.f_locals})
+
+    def path(self, wanted: Callable[[ast.AST], bool]) -> list[ast.AST]:
+        """The nodes of the source around the instruction, the outermost first.
+
+        Args:
+            wanted: before Python 3.11, which knows no columns, the first such node of the line.
+        """
+        tree = _parsed(self.code)
+        if tree is None:
+            return []
+        span = self._span()
+        if span is not None:
+            first, last = span
+            return list(_around(tree, lambda n: _begin(n) <= first and last <= _end(n)))
+        path = list(_around(tree, lambda node: self._is_of_line(node)))
+        return path + _first(path[-1], wanted)
+
+    def _span(self) -> Span | None:
+        if not hasattr(self.code, "co_positions"):
+            return None
+        found: Any = next(itertools.islice(self.code.co_positions(), self.offset // 2, None))
+        first, last, begin, end = found
+        return None if None in found else ((first, begin), (last, end))
+
+    def _is_of_line(self, node: ast.AST) -> bool:
+        """A statement of the line."""
+        return isinstance(node, ast.stmt) and _begin(node)[0] <= self.line <= _end(node)[0]
+
+
+def decision(place: Place | None, is_condition: bool) -> str:
+    """What to write where Python decides on a symbol; empty if the source doesn't show it.
+
+    Args:
+        is_condition: it decides on a condition, not on a value.
+    """
+    path = place.path(_decides) if place else []
+    if place is None or not path:
+        return ""
+    try:
+        return _decided(path, names(place.scope, path[-1], is_condition))
+    except UnableError:
+        return ""
+
+
+def call(place: Place | None) -> str:
+    """What to write where a function of another library is given a symbol; empty if unknown."""
+    path = place.path(_is_call) if place else []
+    for node in reversed(path):
+        if isinstance(node, ast.Call):
+            return _called(node)
+        if isinstance(node, ast.stmt):
+            break
+    return ""
+
+
+def method(place: Place | None) -> str:
+    """What to write where a method of a symbol is called; empty if unknown."""
+    path = place.path(lambda node: isinstance(node, ast.Attribute)) if place else []
+    node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
+    if node is None:
+        return ""
+    outer = path[path.index(node) - 1]
+    if not isinstance(outer, ast.Call) or outer.func is not node:
+        return ""
+    return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
+
+
+def foreign(place: Place) -> str:
+    """The same where a function of another module has raised an exception of its own."""
+    node = written(place, ast.Call)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return ""
+    root: ast.expr = node.func
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    owner = place.scope.get(root.id) if isinstance(root, ast.Name) else None
+    return _called(node) if isinstance(owner, ModuleType) else ""
+
+
+def flat(place: Place | None, states: Sequence[str]) -> str:
+    """The `return y, (h, c)` of PyTorch's cells as a dict; empty if it is no such return."""
+    node = written(place, ast.Return)
+    value = node.value if isinstance(node, ast.Return) else None
+    if not isinstance(value, ast.Tuple) or len(value.elts) != 2:
+        return ""
+    y, nested = value.elts
+    if not isinstance(nested, (ast.Tuple, ast.List)) or len(nested.elts) != len(states):
+        return ""
+    texts = list(map(ast.unparse, nested.elts))
+    named = {s: [t for t in texts if re.fullmatch(rf"{s}(_\w+|\d*)", t)] for s in states}
+    if all(len(found) == 1 for found in named.values()):
+        texts = [found[0] for found in named.values()]
+    output = "y" if "y" not in states else "output"
+    pairs = [*zip(states, texts, strict=True), (output, ast.unparse(y))]
+    return "return {" + ", ".join(f'"{name}": {text}' for name, text in pairs) + "}"
+
+
+def yielded(code: CodeType) -> tuple[int, str]:
+    """Line and value of a function's first yield; "..." where the source doesn't show it."""
+    tree = _parsed(code)
+    lines = {line for _, _, line in code.co_lines()}
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Yield) and node.lineno in lines and node.value:
+            return node.lineno, ast.unparse(node.value)
+    return code.co_firstlineno, "..."
+
+
+def written(place: Place | None, kind: type[ast.AST]) -> ast.AST | None:
+    """The innermost node of a kind around a place."""
+    path = place.path(lambda node: isinstance(node, kind)) if place else []
+    return next((node for node in reversed(path) if isinstance(node, kind)), None)
+
+
+def _parsed(code: CodeType) -> ast.Module | None:
+    try:
+        return ast.parse("".join(getlines(code.co_filename)))
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _around(tree: ast.AST, spans: Callable[[Any], bool]) -> Iterator[ast.AST]:
+    """Each node that spans the place, from the tree inward."""
+    node: ast.AST | None = tree
+    while node is not None:
+        yield node
+        node = next(filter(spans, _children(node)), None)
+
+
+def _children(node: ast.AST) -> list[ast.AST]:
+    """With those of nodes that have no place in the source, such as a comprehension's."""
+    found: list[ast.AST] = []
+    for child in ast.iter_child_nodes(node):
+        found += [child] if hasattr(child, "lineno") else _children(child)
+    return found
+
+
+def _begin(node: Any) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: Any) -> tuple[int, int]:
+    return node.end_lineno, node.end_col_offset
+
+
+def _first(node: ast.AST, wanted: Callable[[ast.AST], bool]) -> list[ast.AST]:
+    """The way from a node to the first below it that is wanted, or to what that decides on."""
+    if isinstance(node, TESTING):
+        return [node.test]
+    for child in _children(node):
+        if wanted(child):
+            return [child, child.test] if isinstance(child, ast.IfExp) else [child]
+        if found := _first(child, wanted):
+            return [child, *found]
+    return []
+
+
+def _decides(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        return len(node.ops) > 1 or isinstance(node.ops[0], (ast.In, ast.NotIn))
+    is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    largest = is_call and node.func.id in LARGER  # type: ignore[attr-defined]
+    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or largest
+
+
+def _is_call(node: ast.AST) -> bool:
+    """Of a function of another module, or of float."""
+    return isinstance(node, ast.Call) and (
+        isinstance(node.func, ast.Attribute) or ast.unparse(node.func) == "float"
+    )
+
+
+def _decided(path: Sequence[ast.AST], known: Any) -> str:
+    k = len(path) - 1
+    node: Any = path[k]
+    while isinstance(path[k - 1], ast.BoolOp) or _is_not(path[k - 1]):
+        k -= 1
+    node, parent = path[k], path[k - 1]
+    if getattr(parent, "test", None) is not node:
+        text = ast.unparse(values(node, known))
+        return text if text != ast.unparse(node) else ""
+    if isinstance(parent, ast.IfExp):
+        return ast.unparse(values(parent, known))
+    if isinstance(parent, ast.Assert):
+        return "leave the assert out: a symbol has no value to check"
+    if isinstance(parent, ast.While):
+        return turns(parent, known)
+    return choice(parent, _after(path[k - 2], parent), known)
+
+
+def _is_not(node: ast.AST) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+
+
+def _after(parent: Any, node: ast.AST) -> list[ast.stmt]:
+    """The statements behind a statement, in its block."""
+    for name in ("body", "orelse", "finalbody"):
+        block = getattr(parent, name, None)
+        if isinstance(block, list) and node in block:
+            return block[block.index(node) + 1 :]
+    return []
+
+
+def _called(node: ast.Call) -> str:
+    from rnncc.lang import dsl
+
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    args = [ast.unparse(arg) for arg in node.args]
+    named = {k.arg: ast.unparse(k.value) for k in node.keywords}
+    args += [named[key] for key in ("input", "other", "exponent") if key in named]
+    own = ALIASES.get(name, name)
+    if own not in OF_LISTS and any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args):
+        return ""
+    if own == "clip" and args:
+        low, high = named.get("min", "None"), named.get("max", "None")
+        args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]
+    if name in ("float", "float32", "float64") and args:
+        return f"{args[0]}, without {name}"
+    if name in TEXTS and args:
+        return _plain(TEXTS[name](*args, *("1",) * 2))
+    if args and callable(getattr(dsl, own, None)) and not isinstance(getattr(dsl, own), type):
+        return f"{own}({', '.join(args)}), with rnncc's own {own} (from rnncc import {own})"
+    return ""
+
+
+def _plain(text: str) -> str:
+    """Without parentheses that aren't needed."""
+    return ast.unparse(ast.parse(text, mode="eval"))

@@ -1,0 +1,311 @@
+"""What a message proposes, in the author's own expressions: word for word, and then applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnncc.errors import CellError
+from rnncc.export.torch_loop import plain_step
+from rnncc.lang import instead
+from rnncc.lang.trace import trace
+from tests.support.cells import cell_from, traced
+
+IMPORTS = "import functools\nimport math\nimport numpy as np\nimport torch\n"
+X = torch.linspace(-2.0, 2.0, 9, dtype=torch.float64)
+
+# body, the part that the fix replaces, the fix, and what the cell is to compute
+WHERE = {
+    "if else": (
+        "return h * a if h > 0 else x + h",
+        "h * a if h > 0 else x + h",
+        "where(h > 0, h * a, x + h)",
+        lambda h, x, a: h * a if h > 0 else x + h,
+    ),
+    "if else of a value": (
+        "return x if h else a * h",
+        "x if h else a * h",
+        "where(h != 0, x, a * h)",
+        lambda h, x, a: x if h else a * h,
+    ),
+    "if else within if else": (
+        "return a * (h if h > 1 else x if x > 0 else -h)",
+        "h if h > 1 else x if x > 0 else -h",
+        "where(h > 1, h, where(x > 0, x, -h))",
+        lambda h, x, a: a * (h if h > 1 else x if x > 0 else -h),
+    ),
+    "a chained comparison": (
+        "return where(-1 < h <= a, h, x)",
+        "-1 < h <= a",
+        "(-1 < h) & (h <= a)",
+        lambda h, x, a: h if -1 < h <= a else x,
+    ),
+    "and, or, not": (
+        "return where(h > 0 and x > 0 or not a > h, h, x * a)",
+        "h > 0 and x > 0 or not a > h",
+        "(h > 0) & (x > 0) | ~(a > h)",
+        lambda h, x, a: h if (h > 0 and x > 0) or not a > h else x * a,
+    ),
+    "not": (
+        "return where(not h > 0, a * h, x)",
+        "not h > 0",
+        "~(h > 0)",
+        lambda h, x, a: a * h if not h > 0 else x,
+    ),
+    "a chain in an if else": (
+        "return a * (h if 0 < h < 1 and x > 0 else x)",
+        "h if 0 < h < 1 and x > 0 else x",
+        "where((0 < h) & (h < 1) & (x > 0), h, x)",
+        lambda h, x, a: a * (h if 0 < h < 1 and x > 0 else x),
+    ),
+    "a value or another": (
+        "return a * (h or x)",
+        "h or x",
+        "where(h != 0, h, x)",
+        lambda h, x, a: a * (h or x),
+    ),
+    "one of several numbers": (
+        "return where(h in (0, 1), a, x + h)",
+        "h in (0, 1)",
+        "(h == 0) | (h == 1)",
+        lambda h, x, a: a if h in (0, 1) else x + h,
+    ),
+    "a condition with a name": (
+        "up = h > x\nreturn a * h if up else x",
+        "a * h if up else x",
+        "where(up, a * h, x)",
+        lambda h, x, a: a * h if h > x else x,
+    ),
+    "max": (
+        "return a * max(h, x)",
+        "max(h, x)",
+        "maximum(h, x)",
+        lambda h, x, a: a * max(h, x),
+    ),
+    "min of three": (
+        "return min(h, x, a * h)",
+        "min(h, x, a * h)",
+        "minimum(minimum(h, x), a * h)",
+        lambda h, x, a: min(h, x, a * h),
+    ),
+    "max of a list": (
+        "us = [h, x, a * x]\nreturn max(us)",
+        "max(us)",
+        "functools.reduce(maximum, us)",
+        lambda h, x, a: max(h, x, a * x),
+    ),
+    "an if with assignments": (
+        "if h > 0:\n    y = a * h\nelse:\n    y = x\nreturn y",
+        "if h > 0:\n    y = a * h\nelse:\n    y = x",
+        "y = where(h > 0, a * h, x)",
+        lambda h, x, a: a * h if h > 0 else x,
+    ),
+    "an if without else": (
+        "y = a * x\nif h > 0 and x < 1:\n    y += h\nreturn y + h",
+        "if h > 0 and x < 1:\n    y += h",
+        "y = where((h > 0) & (x < 1), y + h, y)",
+        lambda h, x, a: a * x + h + (h if h > 0 and x < 1 else 0),
+    ),
+    "elif": (
+        "if h > 1:\n    y = a\nelif h > 0:\n    y = x\nelse:\n    y = h\nreturn y + h",
+        "if h > 1:\n    y = a\nelif h > 0:\n    y = x\nelse:\n    y = h",
+        "y = where(h > 1, a, where(h > 0, x, h))",
+        lambda h, x, a: (a if h > 1 else x if h > 0 else h) + h,
+    ),
+    "an if that assigns several": (
+        "u = x\nif h > 0:\n    u = a * h\n    v = u + 1\nelse:\n    v = x\nreturn u * v",
+        "if h > 0:\n    u = a * h\n    v = u + 1\nelse:\n    v = x",
+        "u, v = where(h > 0, a * h, u), where(h > 0, a * h + 1, x)",
+        lambda h, x, a: a * h * (a * h + 1) if h > 0 else x * x,
+    ),
+    "an if that returns": (
+        "if h > 0:\n    return a * h\ny = x + h\nreturn y * a",
+        "if h > 0:\n    return a * h\ny = x + h\nreturn y * a",
+        "return where(h > 0, a * h, (x + h) * a)",
+        lambda h, x, a: a * h if h > 0 else (x + h) * a,
+    ),
+    "an if that returns dicts": (
+        "if h > 0:\n    return {'h': a * h}\nelse:\n    return {'h': x}",
+        "if h > 0:\n    return {'h': a * h}\nelse:\n    return {'h': x}",
+        "return {'h': where(h > 0, a * h, x)}",
+        lambda h, x, a: a * h if h > 0 else x,
+    ),
+    "assert": (
+        "assert h > 0\nreturn a * h + x",
+        "assert h > 0\n",
+        "",
+        lambda h, x, a: a * h + x,
+    ),
+    "while": (
+        "y = x\nwhile y > 1:\n    y = y * 0.5\nreturn y + a * h",
+        "while y > 1:\n    y = y * 0.5",
+        "for _ in range(10): y = where(y > 1, y * 0.5, y)",
+        lambda h, x, a: (x if x <= 1 else x / 2) + a * h,
+    ),
+    # --- functions of other libraries ---
+    "math": (
+        "return math.tanh(h * a) + x",
+        "math.tanh(h * a)",
+        "tanh(h * a)",
+        lambda h, x, a: torch.tanh(h * a) + x,
+    ),
+    "NumPy": (
+        "return np.maximum(h, x) * a",
+        "np.maximum(h, x)",
+        "maximum(h, x)",
+        lambda h, x, a: max(h, x) * a,
+    ),
+    "PyTorch": (
+        "return torch.clamp(h + x, min=-1, max=1) * a",
+        "torch.clamp(h + x, min=-1, max=1)",
+        "clip(h + x, -1, 1)",
+        lambda h, x, a: torch.clamp(h + x, -1, 1) * a,
+    ),
+    "PyTorch's functional": (
+        "return torch.nn.functional.softplus(h) * a + x",
+        "torch.nn.functional.softplus(h)",
+        "softplus(h)",
+        lambda h, x, a: torch.nn.functional.softplus(h) * a + x,
+    ),
+    "a method": (
+        "return (h + x).clamp(max=1) * a",
+        "(h + x).clamp(max=1)",
+        "clip(h + x, None, 1)",
+        lambda h, x, a: torch.clamp(h + x, max=1) * a,
+    ),
+    "a square": (
+        "return torch.square(h + x) * a",
+        "torch.square(h + x)",
+        "(h + x) ** 2",
+        lambda h, x, a: (h + x) ** 2 * a,
+    ),
+    "math.pow": (
+        "return math.pow(h, 2) * a + x",
+        "math.pow(h, 2)",
+        "h ** 2",
+        lambda h, x, a: h**2 * a + x,
+    ),
+    "float": ("return float(h) * a + x", "float(h)", "h", lambda h, x, a: h * a + x),
+}
+OTHER = {
+    "assert": "leave the assert out: a symbol has no value to check",
+    "float": "h, without float",
+    "while": f"{WHERE['while'][2]}  (10 is the most turns that it takes)",
+    **{
+        case: f"{WHERE[case][2]}, with rnncc's own {name} (from rnncc import {name})"
+        for case, name in (
+            *(("math", "tanh"), ("NumPy", "maximum"), ("PyTorch", "clip")),
+            *(("PyTorch's functional", "softplus"), ("a method", "clip")),
+        )
+    },
+}
+
+
+def fix_of(folder: Path, body: str, signature: str = "h: State, x: Input, a: Param") -> str:
+    with pytest.raises(CellError) as caught:
+        traced(folder, body, signature, IMPORTS)
+    return caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize("case", WHERE)
+def test_the_fix_has_the_authors_own_expressions_and_works(case: str, tmp_path: Path) -> None:
+    body, part, fix, wanted = WHERE[case]
+    assert fix_of(tmp_path, body) == OTHER.get(case, fix)
+    assert part in body
+    ir = traced(tmp_path, body.replace(part, fix), before=IMPORTS)
+    step = plain_step(ir)
+    for h, x in torch.cartesian_prod(X, X):
+        a = torch.tensor(0.75, dtype=torch.float64)
+        (found,), _ = step(h, x, a)
+        expected = torch.as_tensor(wanted(h, x, a), dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", WHERE)
+def test_so_it_has_where_python_knows_no_columns(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.11 an instruction has a line only."""
+    monkeypatch.setattr(instead.Place, "_span", lambda self: None)
+    assert fix_of(tmp_path, WHERE[case][0]) == OTHER.get(case, WHERE[case][2])
+
+
+# --- other messages --------------------------------------------------------------------------
+
+
+def test_a_complex_number_becomes_two_states(tmp_path: Path) -> None:
+    roles = "x: Input, r: Param, th: Param"
+    fix = fix_of(tmp_path, "return h * r * exp(1j * th) + x", f"h: State, {roles}")
+    assert fix.startswith("two real States, the real and the imaginary part; ")
+    line = fix[fix.index("h_re, h_im =") : fix.index(", as in")]
+    states = f"h_re: State, h_im: State, {roles}"
+    step = plain_step(traced(tmp_path, f"{line}\nreturn h_re + x, h_im", states))
+    h, x = torch.tensor(0.3 - 0.8j, dtype=torch.complex128), torch.tensor(0.5)
+    r, th = torch.tensor(0.9, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    (re, im), _ = step(h.real, h.imag, x, r, th)
+    torch.testing.assert_close(torch.complex(re, im), h * r * torch.exp(1j * th) + x)
+
+
+@pytest.mark.parametrize(
+    ("body", "part", "fix"),
+    [
+        (
+            "return tanh(c + x), (0.5 * h, c)",
+            "return tanh(c + x), (0.5 * h, c)",
+            'return {"c": 0.5 * h, "h": c, "y": tanh(c + x)}',
+        ),
+        (
+            "c_new = tanh(c + x)\nh_new = 0.5 * h\nreturn h_new, (h_new, c_new)",
+            "return h_new, (h_new, c_new)",
+            'return {"c": c_new, "h": h_new, "y": h_new}',
+        ),
+    ],
+)
+def test_what_cells_of_pytorch_return_becomes_a_dict(
+    body: str, part: str, fix: str, tmp_path: Path
+) -> None:
+    states = "c: State, h: State, x: Input"
+    assert fix_of(tmp_path, body, states) == fix
+    ir = traced(tmp_path, body.replace(part, fix), states)
+    assert [*ir.next, *ir.outputs] == ["c", "h", "y"]
+
+
+def test_a_generator_returns(tmp_path: Path) -> None:
+    body = "u = a * h\nyield tanh(u + x)"
+    assert fix_of(tmp_path, body) == "return tanh(u + x)"
+    assert traced(tmp_path, body.replace("yield", "return")).next
+
+
+def test_a_method_becomes_static(tmp_path: Path) -> None:
+    head = "from rnncc import *\nclass K:\n"
+    text = head + "    {}@cell\n    {}\n        return tanh(h + x)\nf = K.step\n"
+    with pytest.raises(CellError) as caught:
+        trace(cell_from(tmp_path, text.format("", "def step(self, h: State, x: Input):")))
+    fix = caught.value.problems[0].fix
+    assert fix.startswith(
+        "@staticmethod above @cell, or a function outside the class, without self"
+    )
+    head = fix[fix.index("def ") :]
+    assert trace(cell_from(tmp_path, text.format("@staticmethod\n    ", head))).next
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["return sorted([h, x])[0] * a", "return torch.nn.functional.relu6([h, x]) * a"],
+)
+def test_nothing_is_proposed_for_what_rnncc_has_not(body: str, tmp_path: Path) -> None:
+    assert fix_of(tmp_path, body).startswith(("where(condition, a, b)", "use rnncc's functions"))
+
+
+def test_an_if_that_no_expression_replaces_gets_the_general_fix(tmp_path: Path) -> None:
+    body = "if h > 0:\n    y = x\n    print(1)\nreturn a * x"
+    assert fix_of(tmp_path, body).startswith("where(condition, a, b)")
+
+
+def test_a_helper_may_decide_as_well(tmp_path: Path) -> None:
+    source = "def larger(u, v):\n    return u if u > v else v\n"
+    with pytest.raises(CellError) as caught:
+        traced(tmp_path, "return larger(h, x) * a", before=source)
+    assert caught.value.problems[0].fix == "where(u > v, u, v)"
