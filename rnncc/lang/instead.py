@@ -19,7 +19,7 @@ OTHER_FIXES = {
     "h = h_re + 1j * h_im times r * exp(1j * th) is "
     "h_re, h_im = r * (cos(th) * h_re - sin(th) * h_im), r * (sin(th) * h_re + cos(th) * h_im), "
     "as in rnncc's cell lru",
-    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
+    **dict.fromkeys(("tuple", "list"), "vector(...) of it, for arithmetic element by element"),
 }
 
 ALIASES = {
