@@ -15,6 +15,15 @@ from typing import Any
 from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
 
 # of math, NumPy and PyTorch, where rnncc has another name
+PAST = "State(delay=4), whose past is h.ago(k)"
+OTHER_FIXES = {
+    "complex": "two real States, the real and the imaginary part; "
+    "h = h_re + 1j * h_im times r * exp(1j * th) is "
+    "h_re, h_im = r * (cos(th) * h_re - sin(th) * h_im), r * (sin(th) * h_re + cos(th) * h_im), "
+    "as in rnncc's cell lru",
+    **dict.fromkeys(("tuple", "list"), "vector(...) of it, for arithmetic element by element"),
+}
+
 ALIASES = {
     **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
     **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},

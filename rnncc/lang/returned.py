@@ -51,7 +51,7 @@ def read_return(
     """
     vectors = dict.fromkeys(a.vector for a in arguments if a.vector)
     states = grouped([a.name for a in arguments if a.kind == "state"], vectors, "state")
-    if not vectors:
+    if not any(state.head_shape for state in states):
         _refuse_nested(cell, recorder, [s.name for s in states], returned)
     given = _as_dict(cell, states, returned)
     _check_keys(cell, [s.name for s in states], given, returned)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rnncc.ir.program import Argument
 from rnncc.ir.vector import Role, Vector, places
+from rnncc.lang.numbers import number as plain
 
 MOST = 4096  # values of one argument
 START = "_init"  # behind the name of a state: that of its learned start
@@ -69,8 +70,9 @@ def _numbers(
 
 def _whole(number: Any) -> int | None:
     """A positive whole number; a constant may be 4.0."""
-    plain = isinstance(number, (int, float)) and not isinstance(number, bool)
-    return int(number) if plain and 1 <= number <= MOST and number == int(number) else None
+    found = plain(number)
+    whole = found is not None and 1 <= found <= MOST and found == int(found)
+    return int(number) if whole else None
 
 
 def _scalars(

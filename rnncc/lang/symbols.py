@@ -110,7 +110,7 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            PAST if name == "ago" else instead.method(_place()) or OWN_FUNCTIONS,
+            instead.PAST if name == "ago" else instead.method(_place()) or OWN_FUNCTIONS,
         )
 
 
@@ -121,23 +121,15 @@ class Elementwise(Symbolic):
         raise NotImplementedError
 
 
-PAST = "State(delay=4), whose past is h.ago(k)"
-OTHER_FIXES = {
-    "complex": "two real States, the real and the imaginary part; "
-    "h = h_re + 1j * h_im times r * exp(1j * th) is "
-    "h_re, h_im = r * (cos(th) * h_re - sin(th) * h_im), r * (sin(th) * h_re + cos(th) * h_im), "
-    "as in rnncc's cell lru",
-    "tuple": "a flat tuple of the next states, or a dict of states and outputs",
-}
-
-
 def refuse_operand(operand: Any) -> NoReturn:
     """Report an operand that is neither a symbol nor a Python number."""
     kind = f"{type(operand).__module__}.{type(operand).__qualname__}".removeprefix("builtins.")
     fail(
         f"an operand of type {kind}",
         "A constant inside a cell is a Python number; a value for each channel is a Param.",
-        OTHER_FIXES.get(kind, "float(...) for a single number, or an argument annotated Param"),
+        instead.OTHER_FIXES.get(
+            kind, "float(...) for a single number, or an argument annotated Param"
+        ),
     )
 
 

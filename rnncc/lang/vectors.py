@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rnncc.ir.vector import Vector, places
+from rnncc.lang.numbers import number
 from rnncc.lang.symbols import Elementwise, MatrixValue, Symbolic, Value, fail
 
 LISTS = (list, tuple)
@@ -281,14 +282,14 @@ def _described(value: Any) -> str:
 
 def _steps(name: str, steps: Any, most: int) -> int:
     """Steps of the past, within the delay."""
-    plain = isinstance(steps, (int, float)) and not isinstance(steps, bool)
-    if isinstance(steps, Symbolic) or not plain or steps != int(steps):
+    found = number(steps)
+    if found is None or found != found // 1:
         fail(
             f"'{name}'.ago({steps!r})",
             "ago takes a number of steps that is known when the cell is compiled.",
             f"{name}.ago(1), or a constant of the cell",
         )
-    if not 0 <= steps <= most:
+    if not 0 <= found <= most:
         fix = f"State(delay={int(steps)})" if steps > 0 else f"{name}.ago(0), the state itself"
         fail(
             f"'{name}'.ago({int(steps)}), where '{name}' has delay={most}",

@@ -43,6 +43,13 @@ def bad_init(seen: str, signature: str, role: str = "Param") -> Case:
 
 
 SIGNATURES = {
+    "a size that is no number": bad_argument(
+        "'h' has size=0",
+        "size is a whole number from 1 to 4096, or a tuple of them, or the name of a constant of "
+        "the cell that is one.",
+        "State(size=4)",
+        "h: State(size=0), x: Input, a: Param",
+    ),
     "a leading underscore": bad_argument(
         "the argument '_a' begins with an underscore",
         "Arguments are given to the layer and its functions by name.",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rnncc.errors import CellError, RnnccError
-from rnncc.lang import dsl, symbols, trace
+from rnncc.lang import dsl, instead, symbols, trace
 from tests.support.cells import BODY_LINE, cell_from, source_of
 from tests.support.refusals import (
     BODY,
@@ -169,14 +169,10 @@ SYMBOLS = {
     "a complex": operand(
         "complex",
         "return h * 1j + x * a",
-        fix=symbols.OTHER_FIXES["complex"],
+        fix=instead.OTHER_FIXES["complex"],
     ),
-    "a tuple in the result": operand(
-        "tuple",
-        "return {'h': a * h, 'y': (h, x)}",
-        fix="a flat tuple of the next states, or a dict of states and outputs",
-    ),
-    "a list": operand("list", "return h + [1] + x * a"),
+    "a tuple": operand("tuple", "return h + (1, 2) + x * a", fix=instead.OTHER_FIXES["tuple"]),
+    "a list": operand("list", "return h + [1] + x * a", fix=instead.OTHER_FIXES["list"]),
     "a number that mixes": Case(
         "an operand of type int", NUMBER, FLOAT, "return R @ 2 + h * x", WITH_MATRIX
     ),

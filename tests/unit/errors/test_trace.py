@@ -164,6 +164,13 @@ TRACES = {
         SIGNATURE,
         "u = tanh(a)\nreturn h + x",
     ),
+    "an unused element": bad_argument(
+        "'a[1]' is not used",
+        "Every element takes part in the recurrence or in an output.",
+        "use it, or make 'a' smaller by its size=",
+        "h: State, x: Input, a: Param(size=2)",
+        "return a[0] * h + x",
+    ),
 }
 
 
