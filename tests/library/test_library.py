@@ -123,7 +123,11 @@ def test_a_layer_of_it_takes_its_projections_names_its_params_and_steps(
     own = {n for n, _ in layer.named_parameters() if not n.startswith("projection.")}
     assert own == {p.name for p in cell.params}
     assert all(bool(p.isfinite().all()) for p in layer.parameters())
-    given = {i.name: torch.rand(2, 7) for i in cell.inputs if not i.projected}
+    given = {
+        i.name: torch.rand((2, 7) if i.shared else (2, 7, channels))
+        for i in cell.inputs
+        if not i.projected
+    }
     x = torch.randn(2, 7, 3)
     y, h = layer(x, **given)
     sum(out.mean() for out in listed(y)).backward()

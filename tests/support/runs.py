@@ -16,8 +16,10 @@ import rnncc
 from rnncc.export import torch_loop as reference
 from rnncc.export.torch_loop import initial_states, plain_loop, plain_step
 from rnncc.ir.program import Argument, CellIR
+from rnncc.ir.vector import grouped
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.initialize import fill
+from rnncc.nn.vectors import elements, join, joined, states_of
 from rnncc.runtime.kernel import COMPUTE
 from tests.support.many import MANY
 from tests.support.small import SMALL
@@ -353,11 +355,19 @@ def solve_all(
 def _called(
     name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
 ) -> list[list[Tensor]]:
-    """On DEVICE; results and gradients come back."""
+    """On DEVICE, each vector as one tensor; results and gradients come back, as scalars."""
+    spec = compiled(name).spec
+    arguments = joined(spec, arguments)
     there = {n: _there(value) for n, value in (arguments | options).items()}
-    start = None if h0 is None else tuple(map(_there, h0))
-    results = compiled(name)(**there, h0=start)
-    return [[t.cpu() for t in listed(group)] for group in results]
+    start = None if h0 is None else tuple(map(_there, join(spec, "state", h0)))
+    outputs = grouped(spec.outputs, spec.vectors, "output")
+    states = states_of(spec)
+    results = [listed(group) for group in compiled(name)(**there, h0=start)]
+    roles = [outputs, *[states] * (len(results) - 1)]
+    return [
+        [e.cpu() for v, t in zip(role, group, strict=True) for e in elements(v.name, t, v.shape)]
+        for role, group in zip(roles, results, strict=True)
+    ]
 
 
 def _there(value: Any) -> Any:
