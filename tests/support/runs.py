@@ -24,6 +24,7 @@ from rnncc.runtime.kernel import COMPUTE
 from tests.support.many import MANY
 from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
+from tests.support.words import WORDS
 
 SHIPPED = [path.stem for path in shipped()]
 # One cell for each feature that a kernel can have. They take all tests; test_library.py has those
@@ -43,8 +44,8 @@ SPIKE_MARGIN = 1e-5  # float32 holds the state of a spiking cell to about 1e-6
 
 @functools.cache
 def compiled(name: str) -> rnncc.CompiledCell:
-    """A shipped cell or one of `small` and `many`, compiled once per process."""
-    own = SMALL | MANY
+    """A shipped cell or one of `small`, `many` and `words`, compiled once per process."""
+    own = SMALL | MANY | {word: pair[0] for word, pair in WORDS.items()}
     return rnncc.compile(own[name] if name in own else find(name))
 
 
@@ -215,7 +216,7 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
     step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
     y, z, h = _loop(name, call, {n: leaves[n] for n in call.arguments}, states, step)
     upstream = [g.to(dtype) for g in (*call.dy, *call.dz, *call.dh)]
-    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
+    return Outcome(y, h, gradients([*y, *z, *h], upstream, leaves), z)
 
 
 def _loop(
@@ -333,7 +334,7 @@ def by_kernel(name: str, call: Call, **choices: Any) -> Outcome:
     else:
         (y, h), z = solve(name, arguments, states, **options), []
     upstream = [*call.dy, *call.dz, *call.dh]
-    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
+    return Outcome(y, h, gradients([*y, *z, *h], upstream, leaves), z)
 
 
 def solve(
@@ -378,7 +379,7 @@ def listed(values: Any) -> list[Tensor]:
     return [values] if isinstance(values, Tensor) else list(values)
 
 
-def _gradients(
+def gradients(
     results: list[Tensor], upstream: list[Tensor], leaves: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Zeros where nothing flows, as through a sequence of no steps."""
