@@ -72,7 +72,7 @@ def by_loop(word: str, call: Call) -> Outcome:
 
 @each_word
 @each_dtype
-def test_every_solver_gives_outputs_states_andgradients_of_the_loop(
+def test_every_solver_gives_outputs_states_and_gradients_of_the_loop(
     word: str, dtype: torch.dtype, target: str
 ) -> None:
     started = "learned" not in word and "shared" not in word

@@ -53,11 +53,11 @@ def chain_step(h: Any, v: Any) -> Any:
 @cell
 def echo(h: State(delay=12), x: Input, a: Param):
     """Schroeder's comb filter (1962): 13 values in a channel."""
-    return x + 0.8 * tanh(a) * h.ago(11)
+    return x + 0.8 * tanh(a) * h.ago(12)
 
 
 def echo_step(h: Any, v: Any) -> Any:
-    new = v.x + 0.8 * torch.tanh(v.a) * h[0][..., 11]
+    new = v.x + 0.8 * torch.tanh(v.a) * h[0][..., 12]
     return (torch.cat([new.unsqueeze(-1), h[0][..., :-1]], -1),), (new,)
 
 
