@@ -89,8 +89,8 @@ def _hold(compiled: CompiledCell, arguments: Arguments) -> tuple[Tensor, Tensor]
         mean = arguments[given.name].mean(1, keepdim=True)
         held[given.name] = mean.expand(-1, half, *mean.shape[2:])
     initial = _as_h0(compiled, states_of(compiled, held)[:, -1])
-    given = joined(compiled.spec, held)
-    return states_of(compiled, held, initial), lyapunov(compiled.jacobians(**given, h0=initial)[0])
+    means = joined(compiled.spec, held)
+    return states_of(compiled, held, initial), lyapunov(compiled.jacobians(**means, h0=initial)[0])
 
 
 def _as_h0(compiled: CompiledCell, states: Tensor) -> Any:

@@ -93,7 +93,7 @@ def test_a_layer_without_a_projection_is_the_loop(word: str, target: str) -> Non
     layer = compiled(word).layer(SHAPE[2], projection=None)
     layer.load_state_dict(layer.state_dict() | given)
     with torch.no_grad():
-        y = listed(layer(**inputs))
+        y = listed(layer(**inputs)[0])
     starts = [
         call.arguments.get(f"{s.name}_init", torch.tensor(s.init)).double().expand(2, SHAPE[2])
         for s in compiled(word).stages.cell.states
