@@ -36,6 +36,12 @@ STEPS, CHANNELS, SEED = 1024, 64, 0  # of a probe
 TIMED = (8, 256, 64)  # batch, steps, channels
 SECONDS = 0.5  # for each of the two passes; three rounds are run in any case
 WAYS = {"forward": forward, "forward+backward": forward_backward}
+UNPROBED = {
+    "verdict": "not probed",
+    "reason": "one pass over time solves it, without Jacobians",
+    "sweeps": {},
+    "newton": "none",
+}
 SHOWN = 20  # lines of a difference
 
 Data = dict[str, Any]
@@ -54,16 +60,18 @@ def measure(each: Entry) -> Data:
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda dtype: _build(compiled, dtype), ("float32", "float64")))
     channels = _whole(CHANNELS, each.spec.group)
+    seen = UNPROBED if compiled.spec.one_pass else probed(compiled, channels)
+    return {"fingerprint": each.fingerprint, "probe": seen, "speed": speed(compiled)}
+
+
+def probed(compiled: rnncc.CompiledCell, channels: int) -> Data:
+    """What differences between states do, and the sweeps that segments take."""
     found = probe(compiled, steps=STEPS, channels=channels, seed=SEED)
     return {
-        "fingerprint": each.fingerprint,
-        "probe": {
-            "verdict": found.verdict,
-            "reason": found.reason,
-            "sweeps": {str(cut.segments): cut.sweeps for cut in found.sweeps},
-            "newton": str(found.newton),
-        },
-        "speed": speed(compiled),
+        "verdict": found.verdict,
+        "reason": found.reason,
+        "sweeps": {str(cut.segments): cut.sweeps for cut in found.sweeps},
+        "newton": str(found.newton),
     }
 
 

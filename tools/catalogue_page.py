@@ -216,6 +216,8 @@ def section(each: Entry, measured: Measured, head: Measured) -> str:
 
 def sweeps_text(probe: Measured) -> str:
     """By the number of segments, and Newton's iterations."""
+    if not probe["sweeps"]:
+        return "none: one pass over time"
     counts = [f"{sweeps} with {cut} segments" for cut, sweeps in probe["sweeps"].items()]
     return f"{', '.join(counts)}; Newton over all steps: {probe['newton']}"
 

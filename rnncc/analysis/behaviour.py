@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnncc.analysis.sweeps import Arguments, states_of
 from rnncc.compiler import CompiledCell
+from rnncc.nn.vectors import join, joined
 
 # How a verdict is reached; docs/sweeps.md describes it. An exponent is above 0 if a difference
 # grows more than T times over all T steps, and below 0 if it fades so far as to be forgotten.
@@ -48,7 +49,7 @@ def behaviour(compiled: CompiledCell, arguments: Arguments) -> Behaviour:
     """Run it twice from different states, and with its inputs held."""
     states = states_of(compiled, arguments)
     elsewhere = states[:, -1].roll(compiled.structure.group, -1)  # where the group beside it ended
-    other = states_of(compiled, arguments, _as_h0(elsewhere))
+    other = states_of(compiled, arguments, _as_h0(compiled, elsewhere))
     size = states.abs().clamp(min=1)
     differs = ~((states - other).abs() <= FORGOTTEN * size).all(0)
     last = differs.any(1).nonzero()
@@ -58,7 +59,7 @@ def behaviour(compiled: CompiledCell, arguments: Arguments) -> Behaviour:
     oscillating = _oscillates(held) & keeps.repeat_interleave(compiled.structure.group)
     return Behaviour(
         states=states,
-        exponents=lyapunov(compiled.jacobians(**arguments)[0]),
+        exponents=lyapunov(compiled.jacobians(**joined(compiled.spec, arguments))[0]),
         held_exponents=held_exponents,
         oscillating=0 if compiled.structure.affine else int(oscillating.sum()),
         apart=apart,
@@ -87,13 +88,16 @@ def _hold(compiled: CompiledCell, arguments: Arguments) -> tuple[Tensor, Tensor]
     for given in compiled.stages.cell.inputs:
         mean = arguments[given.name].mean(1, keepdim=True)
         held[given.name] = mean.expand(-1, half, *mean.shape[2:])
-    initial = _as_h0(states_of(compiled, held)[:, -1])
-    return states_of(compiled, held, initial), lyapunov(compiled.jacobians(**held, h0=initial)[0])
+    initial = _as_h0(compiled, states_of(compiled, held)[:, -1])
+    means = joined(compiled.spec, held)
+    return states_of(compiled, held, initial), lyapunov(compiled.jacobians(**means, h0=initial)[0])
 
 
-def _as_h0(states: Tensor) -> Any:
+def _as_h0(compiled: CompiledCell, states: Tensor) -> Any:
     """[states, N] -> h0 of one sequence."""
-    return tuple(h[None] for h in states) if len(states) > 1 else states
+    spec = compiled.spec
+    h0 = join(spec, "state", [h[None] for h in states])
+    return tuple(h0) if len(h0) > 1 else h0[0]
 
 
 def _oscillates(states: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rnncc.compiler import CompiledCell
+from rnncc.nn import vectors
 from rnncc.nn.status import Solve
 
 Arguments = Mapping[str, Tensor]
@@ -139,14 +140,16 @@ def states_of(
     """The states after each step, [states, T, N]; by one pass over time if nothing is chosen."""
     choices = choices or {"solver": "sequential"}
     _, states = _quietly(compiled, **arguments, h0=h0, return_states=True, **choices)
-    return torch.stack([h[0] for h in (states if isinstance(states, tuple) else (states,))])
+    given = states if isinstance(states, tuple) else (states,)
+    pairs = zip(vectors.states_of(compiled.spec), given, strict=True)
+    return torch.stack([e[0] for v, h in pairs for e in vectors.elements(v.name, h, v.shape)])
 
 
 def _quietly(compiled: CompiledCell, **given: Any) -> Any:
     """Call it without the warning that Newton's iteration has not converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return compiled(**given)
+        return compiled(**vectors.joined(compiled.spec, given))
 
 
 def _error(states: Tensor, exact: Tensor) -> float:

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, second
+from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
 FIXED = 5  # arguments of the functions below that come before the tensors
@@ -172,7 +173,7 @@ class Gradient(torch.autograd.Function):
         given, above = Gradient.arguments(key, choices, packed, counts, tensors)
         alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED + 1 :])
 
-        def run(given: Given, above: vmap.Upstream) -> Any:
+        def run(given: Given, above: Upstream) -> Any:
             apply: Any = Gradient.apply
             rest = (*given.tensors(), above.saved, *above.dy, *above.dz, above.dh_last)
             return apply(key, choices, packed, states, counts, wanted, *rest)
@@ -183,13 +184,13 @@ class Gradient(torch.autograd.Function):
     @staticmethod
     def arguments(
         key: str, choices: str, packed: bool, counts: tuple[int, int], tensors: Any
-    ) -> tuple[Given, vmap.Upstream]:
+    ) -> tuple[Given, Upstream]:
         """From all tensors, or from the dimension of each."""
         own = sum(counts) + OTHERS
         given = Given.of_tensors(key, choices, packed, counts, tensors[:own])
         saved, *rows, h = tensors[own:]
         count = len(kernel_of(key).spec.outputs)
-        return given, vmap.Upstream(saved, rows[:count], rows[count:], h)
+        return given, Upstream(saved, rows[:count], rows[count:], h)
 
     @staticmethod
     def point(ctx: Any) -> tuple[Given, list[Tensor | None], bool]:

@@ -28,7 +28,7 @@ class Upstream(NamedTuple):
 
 
 def forward(
-    run: Callable[[Given], Sequence[Tensor]], size: int, given: Given, dims: Given
+    run: Callable[[Given], Sequence[Tensor]], size: int, given: Given, dims: Any
 ) -> Results:
     """The forward of all members.
 
@@ -54,7 +54,7 @@ def backward(
     size: int,
     given: Given,
     upstream: Upstream,
-    dims: tuple[Given, Upstream],
+    dims: tuple[Any, Any],
     wanted: Sequence[bool],
 ) -> Results:
     """The backward of all members, as `forward`.
@@ -95,7 +95,7 @@ def one_by_one(run: Callable[..., Tensor], size: int, dims: Any, arguments: Any)
 
 
 def _fold(
-    size: int, given: Given, dims: Given, wanted: Sequence[bool]
+    size: int, given: Given, dims: Any, wanted: Sequence[bool]
 ) -> _InBatch | _InChannels | None:
     """None: only a loop keeps the members apart.
 
@@ -149,7 +149,7 @@ class _InBatch:
 
     size: int
 
-    def given(self, given: Given, dims: Given) -> Given:
+    def given(self, given: Given, dims: Any) -> Given:
         return given._replace(
             inputs=[self._rows(x, d) for x, d in zip(given.inputs, dims.inputs, strict=True)],
             h0=self._states(given.h0, dims.h0),
@@ -157,7 +157,7 @@ class _InBatch:
             reset=self._rows(given.reset, dims.reset),
         )
 
-    def upstream(self, above: Upstream, dims: Upstream) -> Upstream:
+    def upstream(self, above: Upstream, dims: Any) -> Upstream:
         return Upstream(
             self._rows(above.saved, dims.saved),
             [self._rows(d, dim) for d, dim in zip(above.dy, dims.dy, strict=True)],
@@ -192,12 +192,12 @@ class _InChannels:
     channels: int
 
     @classmethod
-    def of(cls, size: int, given: Given, dims: Given) -> _InChannels:
+    def of(cls, size: int, given: Given, dims: Any) -> _InChannels:
         first = _member(given, dims, 0)
         spec = kernel_of(given.key).spec
-        return cls(size, channels_of(spec, first.inputs, first.params))
+        return cls(size, channels_of(spec, first.inputs, first.params, first.h0))
 
-    def given(self, given: Given, dims: Given) -> Given:
+    def given(self, given: Given, dims: Any) -> Given:
         shared = _shared_inputs(given)
         params = kernel_of(given.key).spec.params
         inputs = zip(given.inputs, dims.inputs, shared, strict=True)
@@ -208,7 +208,7 @@ class _InChannels:
             h0=self._wide(given.h0, dims.h0),
         )
 
-    def upstream(self, above: Upstream, dims: Upstream) -> Upstream:
+    def upstream(self, above: Upstream, dims: Any) -> Upstream:
         saved = _whole(above.saved, dims.saved, self.size)
         saved = saved.reshape(self.size, saved.shape[1] // max(self.channels, 1), self.channels)
         return Upstream(

@@ -56,6 +56,7 @@ from tests.support.papers.neurons import (
     morris_lecar_1981,
     wilson_cowan_1972,
 )
+from tests.support.papers.signals import compressor_2012, mackey_glass_1977, refractory_lif
 from tests.support.papers.spiking import adex_2005, alif_2018, se_adlif_2024, tc_lif_2024
 from tests.support.runs import SHIPPED
 
@@ -75,6 +76,7 @@ CHANGED: dict[str, Constants] = {
         "b0": 0.017, "beta": 1.3, "tau_m": 13.0, "tau_a": 210.0, "dampening": 0.43, "dt": 1.7,
     },
     "antisymmetric_rnn": {"epsilon": 0.17, "gamma": 0.23},
+    "compressor": {"knee": 11.0},
     "co_rnn": {"dt": 0.13, "gamma": 1.9, "epsilon": 3.1},
     "fitzhugh_nagumo": {"a": 0.59, "b": 0.67, "tau": 9.1, "drive": 0.37, "dt": 0.13},
     "hgrn": {"lower_bound": 0.37},
@@ -94,12 +96,14 @@ CHANGED: dict[str, Constants] = {
     "lif": {"threshold": 0.7, "slope": 3.3},
     "lmu": {"theta": 17.0},
     "lstm": {"forget_bias": 1.7},
+    "mackey_glass": {"beta": 0.27, "gamma": 0.13, "dt": 0.7, "tau": 13},
     "morris_lecar": {
         "C": 13.0, "g_Ca": 5.1, "g_K": 6.7, "g_L": 1.7, "E_Ca": 103.0, "E_K": -79.0, "E_L": -53.0,
         "V_1": -2.3, "V_2": 15.0, "V_3": 4.1, "V_4": 23.0, "phi": 0.13, "dt": 0.17,
     },
     "phase": {"dt": 0.27},
     "phased_lstm": {"alpha": 0.013},
+    "refractory_lif": {"threshold": 0.7, "rest": 5, "slope": 3.3},
     "rg_lru": {"c": 5.3},
     "se_adlif": {"theta": 1.7, "q": 83.0, "slope": 3.3, "dt": 1.3},
     "stuart_landau": {"dt": 0.23},
@@ -217,6 +221,7 @@ STEPPED: dict[str, Step] = {
     "adex": one_by_one(adex_2005),
     "alif": one_by_one(alif_2018),
     "antisymmetric_rnn": with_output(antisymmetric_rnn, lambda u, v: v),
+    "compressor": one_by_one(compressor_2012),
     "co_rnn": with_output(co_rnn, lambda z, y: y),
     "fitzhugh_nagumo": with_output(fitzhugh_nagumo, lambda v, w: v),
     "hgrn": hgrn,
@@ -229,9 +234,11 @@ STEPPED: dict[str, Step] = {
     "lif": one_by_one(lif),
     "lmu": lmu,
     "lstm": lstm,
+    "mackey_glass": one_by_one(mackey_glass_1977),
     "morris_lecar": one_by_one(morris_lecar_1981),
     "phase": with_output(phase, np.cos),
     "phased_lstm": with_output(phased_lstm, lambda c, h: h),
+    "refractory_lif": one_by_one(refractory_lif),
     "rg_lru": rg_lru,
     "se_adlif": one_by_one(se_adlif_2024),
     "stuart_landau": with_output(stuart_landau, lambda re, im: re),
@@ -293,11 +300,14 @@ def test_with_other_constants_the_cell_still_steps_as_in_the_paper(name: str) ->
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_each_constant_changes_the_results(name: str) -> None:
-    """So that the test above sees it, and a neuron is run until it fires."""
+    """So that the test above sees it, and a neuron is run until it fires.
+
+    The length of a delay also changes how many states there are.
+    """
     whole, own = by_cell(changed(name)), constants_of(name)
     for key in CHANGED[name].keys() - SURROGATE:
         other = by_cell(trace(find(name), CHANGED[name] | {key: own[key]}))
-        gap = max(np.abs(a - b).max() for a, b in zip(whole, other, strict=True))
+        gap = max(np.abs(a - b).max() for a, b in zip(whole, other, strict=False))
         assert gap > 1e-6, key
 
 
@@ -338,6 +348,7 @@ SPIKING: dict[str, tuple[Callable[[Complex, Constants], Complex], Callable[..., 
     "alif": (lambda x, c: (1 - np.exp(-c["dt"] / c["tau_m"])) * x / c["b0"] - 1, dampened),
     "izhikevich": (over_izhikevich, fast_sigmoid),
     "lif": (lambda x, c: x - c["threshold"], fast_sigmoid),
+    "refractory_lif": (lambda x, c: x - c["threshold"], fast_sigmoid),
     "se_adlif": (lambda x, c: (1 - np.exp(-c["dt"] / 5)) * x - c["theta"], fast_sigmoid),
     "synaptic": (lambda x, c: x - c["threshold"], fast_sigmoid),
     "tc_lif": (lambda x, c: x / 2 - c["theta"], triangle),

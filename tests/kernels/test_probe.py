@@ -56,6 +56,11 @@ def growing(h: State, x: Input):
 
 
 @cell
+def turning(h: State(size=2), x: Input(size=2)):
+    return [0.6 * h[0] - 0.8 * h[1] + x[0], 0.8 * h[0] + 0.6 * h[1] + x[1]]
+
+
+@cell
 def rooted(h: State, x: Input):
     return sqrt(h) + exp(x)
 
@@ -328,3 +333,10 @@ def test_the_example_says_where_there_are_more_sweeps_than_designed(example: Mod
     many = example.Row(case, (), {16: (2, 2, 2), 32: (3, 5, 6), 128: (4, 4, 4)})
     assert example.more_text([few]) == "Nowhere more than designed."
     assert example.more_text([few, many]).endswith("a cell, 32 segments: 5 against 3")
+
+
+def test_a_cell_with_vectors_is_probed_as_its_scalars() -> None:
+    """A rotation neither grows nor fades."""
+    found = probe(rnncc.compile(turning), steps=128, channels=2)
+    assert found.exponent == pytest.approx(0, abs=1e-9)
+    assert [cut.mismatch < 1e-9 for cut in found.sweeps] == [True] * len(found.sweeps)

@@ -16,7 +16,7 @@ from tests.support.runs import Call, compiled, listed, random_call, solve
 
 Array = NDArray[np.float64]
 Values = Mapping[str, float]
-Step = Callable[[list[float], Values], tuple[list[float], float]]
+Step = Callable[[list[float], Values], tuple[list[float], Any]]
 
 BATCH, STEPS, CHANNELS = 2, 60, 5
 
@@ -32,26 +32,29 @@ def drawn(name: str, starts: Mapping[str, tuple[float, float]], steps: int = STE
 
 
 def agrees(name: str, call: Call, step: Step) -> list[Tensor]:
-    """Hold the kernel to a step of one neuron, (states, values) -> (states, output).
+    """Hold the kernel to a step of one neuron, (states, values) -> (states, output or outputs).
 
     Returns:
-        the output [B, T, N] and the last states [B, N].
+        the outputs [B, T, N] and the last states [B, N].
     """
     assert call.h0 is not None
-    (y,), h = solve(name, call.arguments, call.h0)
+    y, h = solve(name, call.arguments, call.h0)
     inputs = {i.name for i in compiled(name).stages.cell.inputs}
-    outputs, last = torch.empty_like(y), [torch.empty_like(state) for state in h]
+    outputs = [torch.empty_like(row) for row in y]
+    last = [torch.empty_like(state) for state in h]
     for b, n in np.ndindex(BATCH, CHANNELS):
         states = [float(state[b, n]) for state in call.h0]
-        for t in range(y.shape[1]):
+        for t in range(y[0].shape[1]):
             at = {k: (b, t, n) if k in inputs else n for k in call.arguments}
             values = {k: float(tensor[at[k]]) for k, tensor in call.arguments.items()}
-            states, outputs[b, t, n] = step(states, values)
+            states, out = step(states, values)
+            for row, value in zip(outputs, np.atleast_1d(out), strict=True):
+                row[b, t, n] = float(value)
         for end, state in zip(last, states, strict=True):
             end[b, n] = state
-    for got, expected in zip([y, *h], [outputs, *last], strict=True):
+    for got, expected in zip([*y, *h], [*outputs, *last], strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
-    return [y, *h]
+    return [*y, *h]
 
 
 def some_fire(output: Tensor) -> bool:

@@ -16,12 +16,15 @@ import rnncc
 from rnncc.export import torch_loop as reference
 from rnncc.export.torch_loop import initial_states, plain_loop, plain_step
 from rnncc.ir.program import Argument, CellIR
+from rnncc.ir.vector import grouped
 from rnncc.lang.loader import find, shipped
 from rnncc.nn.initialize import fill
+from rnncc.nn.vectors import elements, join, joined, states_of
 from rnncc.runtime.kernel import COMPUTE
 from tests.support.many import MANY
 from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
+from tests.support.words import WORDS
 
 SHIPPED = [path.stem for path in shipped()]
 # One cell for each feature that a kernel can have. They take all tests; test_library.py has those
@@ -41,8 +44,8 @@ SPIKE_MARGIN = 1e-5  # float32 holds the state of a spiking cell to about 1e-6
 
 @functools.cache
 def compiled(name: str) -> rnncc.CompiledCell:
-    """A shipped cell or one of `small` and `many`, compiled once per process."""
-    own = SMALL | MANY
+    """A shipped cell or one of `small`, `many` and `words`, compiled once per process."""
+    own = SMALL | MANY | {word: pair[0] for word, pair in WORDS.items()}
     return rnncc.compile(own[name] if name in own else find(name))
 
 
@@ -213,7 +216,7 @@ def by_oracle(name: str, call: Call, dtype: torch.dtype = torch.float64) -> Outc
     step = step_of(name) if dtype == torch.float64 else plain_step(cell, dtype)
     y, z, h = _loop(name, call, {n: leaves[n] for n in call.arguments}, states, step)
     upstream = [g.to(dtype) for g in (*call.dy, *call.dz, *call.dh)]
-    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
+    return Outcome(y, h, gradients([*y, *z, *h], upstream, leaves), z)
 
 
 def _loop(
@@ -331,7 +334,7 @@ def by_kernel(name: str, call: Call, **choices: Any) -> Outcome:
     else:
         (y, h), z = solve(name, arguments, states, **options), []
     upstream = [*call.dy, *call.dz, *call.dh]
-    return Outcome(y, h, _gradients([*y, *z, *h], upstream, leaves), z)
+    return Outcome(y, h, gradients([*y, *z, *h], upstream, leaves), z)
 
 
 def solve(
@@ -353,11 +356,19 @@ def solve_all(
 def _called(
     name: str, arguments: dict[str, Tensor], h0: Sequence[Tensor] | None, **options: Any
 ) -> list[list[Tensor]]:
-    """On DEVICE; results and gradients come back."""
+    """On DEVICE, each vector as one tensor; results and gradients come back, as scalars."""
+    spec = compiled(name).spec
+    arguments = joined(spec, arguments)
     there = {n: _there(value) for n, value in (arguments | options).items()}
-    start = None if h0 is None else tuple(map(_there, h0))
-    results = compiled(name)(**there, h0=start)
-    return [[t.cpu() for t in listed(group)] for group in results]
+    start = None if h0 is None else tuple(map(_there, join(spec, "state", h0)))
+    outputs = grouped(spec.outputs, spec.vectors, "output")
+    states = states_of(spec)
+    results = [listed(group) for group in compiled(name)(**there, h0=start)]
+    roles = [outputs, *[states] * (len(results) - 1)]
+    return [
+        [e.cpu() for v, t in zip(role, group, strict=True) for e in elements(v.name, t, v.shape)]
+        for role, group in zip(roles, results, strict=True)
+    ]
 
 
 def _there(value: Any) -> Any:
@@ -368,7 +379,7 @@ def listed(values: Any) -> list[Tensor]:
     return [values] if isinstance(values, Tensor) else list(values)
 
 
-def _gradients(
+def gradients(
     results: list[Tensor], upstream: list[Tensor], leaves: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Zeros where nothing flows, as through a sequence of no steps."""

@@ -17,30 +17,43 @@ ONE = "h: State, x: Input, a: Param"
 TWO = "c: State, h: State, x: Input"
 BLOCK = "h: State, x: Input, R: Matrix(block=2)"
 
+LADDER = (
+    *("1000x00x0", "x100xx0x0", "xx10xxxx0", "xxxxxxxx0"),  # voltages
+    *("x000x00x0", "xx00xx0x0", "xxx0xxxx0"),  # their tanh
+    *("xxxxxxxx1", "xxxxxxxx0"),  # feedback
+)
+DELAY = ("1" + "0" * 16 + "x", *("0" * k + "1" + "0" * (17 - k) for k in range(17)))
+
 # kind, group, block, affine, smooth, spiking, pattern
 SHIPPED = {
     "adex": ("diagonal", 1, 2, False, False, True, ("xx", "xx")),
     "alif": ("diagonal", 1, 3, False, False, True, ("1xx", "011", "000")),
     "antisymmetric_rnn": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
+    "biquad": ("diagonal", 1, 2, True, True, False, ("x1", "x0")),
     "block_elman": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
     "block_gru": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
     "block_linear": ("block", 4, 4, True, True, False, ("xxxx",) * 4),
     "brc": ("diagonal", 1, 1, False, True, False, ("x",)),
     "cfc": ("diagonal", 1, 1, False, True, False, ("x",)),
     "co_rnn": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
+    "compressor": ("diagonal", 1, 1, False, False, False, ("x",)),
+    "egarch": ("diagonal", 1, 1, False, False, False, ("x",)),
     "elman": ("diagonal", 1, 1, False, True, False, ("x",)),
     "fitzhugh_nagumo": ("diagonal", 1, 2, False, True, False, ("x1", "11")),
     "gated_delta_net": ("diagonal", 1, 4, True, True, False, ("xxxx",) * 4),
     "gru_d": ("diagonal", 1, 1, False, False, False, ("x",)),
     "gru_ode": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "hbv": ("diagonal", 1, 3, False, False, False, ("x00", "xx0", "xxx")),
     "hgrn": ("diagonal", 1, 2, True, True, False, ("xx", "xx")),
     "higher_order_lru": ("diagonal", 1, 3, True, False, False, ("xxx", "100", "010")),
     "hindmarsh_rose": ("diagonal", 1, 3, False, True, False, ("x11", "xxx", "x11")),
+    "hmm_forward": ("diagonal", 1, 3, False, False, False, ("xxx",) * 3),
     "hodgkin_huxley": ("diagonal", 1, 4, False, True, False, ("xxxx", "xx00", "x0x0", "x00x")),
     "hopfield": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
     "ind_rnn": ("diagonal", 1, 1, False, False, False, ("x",)),
     "izhikevich": ("diagonal", 1, 2, False, False, True, ("xx", "xx")),
     "janet": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "kalman": ("diagonal", 1, 5, False, True, False, ("xxxxx",) * 2 + ("00xxx",) * 3),
     "lem": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
     "li_gru": ("diagonal", 1, 1, False, False, False, ("x",)),
     "lif": ("diagonal", 1, 1, False, False, True, ("x",)),
@@ -49,6 +62,7 @@ SHIPPED = {
     "lru": ("diagonal", 1, 2, True, True, False, ("xx", "xx")),
     "lstm": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
     "ltc": ("diagonal", 1, 1, False, True, False, ("x",)),
+    "mackey_glass": ("diagonal", 1, 18, False, True, False, DELAY),
     "mamba3": ("diagonal", 1, 4, True, True, False, ("xxxx", "xxxx", "0000", "0000")),
     "mega_ema": ("diagonal", 1, 2, True, True, False, ("x0", "0x")),
     "mgu": ("diagonal", 1, 1, False, True, False, ("x",)),
@@ -56,6 +70,7 @@ SHIPPED = {
     "min_lstm": ("diagonal", 1, 1, True, True, False, ("x",)),
     "minimal_rnn": ("diagonal", 1, 1, False, True, False, ("x",)),
     "mlstm": ("diagonal", 1, 5, False, False, False, ("x000x", "0x00x", "00x0x", "000xx", "0000x")),
+    "moog_ladder": ("diagonal", 1, 9, False, True, False, LADDER),
     "morris_lecar": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
     "nbrc": ("block", 4, 4, False, True, False, ("xxxx",) * 4),
     "para_gru": ("diagonal", 1, 1, False, True, False, ("x",)),
@@ -64,6 +79,7 @@ SHIPPED = {
     "phase": ("diagonal", 1, 1, False, True, False, ("x",)),
     "phased_lstm": ("diagonal", 1, 2, False, False, False, ("xx", "xx")),
     "qrnn": ("diagonal", 1, 1, True, True, False, ("x",)),
+    "refractory_lif": ("diagonal", 1, 2, False, False, True, ("x0", "0x")),
     "rg_lru": ("diagonal", 1, 1, True, False, False, ("x",)),
     "rot_rnn": ("diagonal", 1, 2, True, True, False, ("xx", "xx")),
     "rwkv4": ("diagonal", 1, 3, False, False, False, ("x0x", "0xx", "00x")),
@@ -82,6 +98,7 @@ SHIPPED = {
     "unicornn": ("diagonal", 1, 2, False, True, False, ("1x", "xx")),
     "van_der_pol": ("diagonal", 1, 2, False, True, False, ("x1", "11")),
     "wilson_cowan": ("diagonal", 1, 2, False, True, False, ("xx", "xx")),
+    "zoneout_gru": ("diagonal", 1, 1, False, True, False, ("x",)),
 }
 
 

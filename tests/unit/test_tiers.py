@@ -72,7 +72,7 @@ def test_a_tenth_is_drawn_by_its_seed_and_cells_are_drawn_whole() -> None:
     assert few == drawn(items()[::-1], "a1b2c3")
     assert few != drawn(items(), "a1b2c4")
     groups = {nodeid.partition("[")[2] or nodeid for nodeid in few}
-    assert len(groups) == 10  # of 63 cells and 37 tests of none
+    assert len(groups) == 11  # of 73 cells and 37 tests of none
     cells = {group for group in groups if group.endswith("]")}
     assert len(few) == 3 * len(cells) + len(groups - cells)
 
