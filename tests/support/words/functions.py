@@ -74,7 +74,7 @@ def hard_gru(h: State, xz: Input, xc: Input, a: Param, b: Param):
 
 
 def hard_gru_step(h: Any, v: Any) -> Any:
-    z = F.relu6(v.xz + v.a * h[0] + 3) / 6  # F.hardsigmoid has 1 / 6 in float32
+    z = F.relu6(v.xz + v.a * h[0] + 3) / 6  # the derivative of F.hardsigmoid has 1 / 6 in float32
     new = z * h[0] + (1 - z) * F.hardtanh(v.xc + v.b * h[0])
     return (new,), (new,)
 
