@@ -22,6 +22,7 @@ from rnncc.planner.plan import WARM_UP, Plan, Tiling
 from tests.support.runs import CORE, compiled
 
 SPECS = {name: compiled(name).kernel.spec for name in CORE}
+MANY_STATES = compiled("moog_saved").kernel.spec
 WIDE, NARROW = (8, 2048, 256), (1, 131072, 4)
 
 batches = st.integers(1, 300)
@@ -271,3 +272,21 @@ def test_explain_refuses_what_there_is_not() -> None:
         compiled("para_gru").explain(1, 1, 4, "int8")
     with pytest.raises(ArgumentError, match="channels: got 6, expected a multiple of 4"):
         compiled("block_elman").explain(1, 1, 6)
+
+
+# --- many states -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["auto", "sequential"])
+def test_a_cell_of_more_than_8_values_takes_one_pass(solver: str) -> None:
+    spec = MANY_STATES
+    found = plan(spec, NARROW, 4, 2, Choices(solver=solver), cores=2, machine=MEASURED)
+    assert found.solver == "sequential"
+    assert found.forward.tiling.segment == found.backward.tiling.segment == NARROW[1]
+
+
+@pytest.mark.parametrize("solver", ["segmented", "newton"])
+def test_a_solver_by_products_is_refused_for_more_than_8_values(solver: str) -> None:
+    spec = MANY_STATES
+    with pytest.raises(ArgumentError, match=r"9 values in a channel.*\nFix: solver='auto'"):
+        plan(spec, NARROW, 4, 2, Choices(solver=solver), cores=2, machine=MEASURED)
