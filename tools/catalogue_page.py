@@ -270,6 +270,8 @@ FILLED = {"x": 'fill="#3b7dc4"', "1": 'fill="#3b7dc4" fill-opacity="0.3"'}
 
 def picture_name(each: Entry) -> str:
     """Cells of one pattern share a picture."""
+    if each.spec.one_pass:
+        return f"{each.name}.svg"  # as long patterns make no name of a file
     return f"{'-'.join(each.stages.structure.pattern)}.svg"
 
 

@@ -68,15 +68,15 @@ def greek_step(h: Any, v: Any) -> Any:
 
 
 @cell
-def reserved(h: State, x: Input, double: Param):
-    new = tanh(double * h + x)
+def reserved(h: State, x: Input, long: Param):
+    new = tanh(long * h + x)
     this = new * new
     default = 0.5 * this + new
     return default - 0.1 * h
 
 
 def reserved_step(h: Any, v: Any) -> Any:
-    t = torch.tanh(v.double * h[0] + v.x)
+    t = torch.tanh(v.long * h[0] + v.x)
     new = 0.5 * t * t + t - 0.1 * h[0]
     return (new,), (new,)
 
