@@ -67,7 +67,7 @@ def _row(cell: CatalogueEntry) -> render.Row:
 def _print_filters(cells: Sequence[CatalogueEntry]) -> None:
     """Say that no cell fits, and which filters there are."""
     fields = sorted({field for cell in cells for field in cell.fields})
-    counts = sorted({str(len(cell.states)) for cell in cells})
+    counts = map(str, sorted({len(cell.states) for cell in cells}))
     terminal.line(
         "No shipped cell fits all filters.\n"
         f"Filters: words, --states {' | '.join(counts)}, --affine | --nonlinear, --spiking, "

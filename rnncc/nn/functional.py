@@ -108,7 +108,8 @@ def _check_jacobian(spec: KernelSpec) -> None:
         raise ArgumentError(
             f"jacobians: the Jacobian of '{spec.name}' has more than {LARGEST_JACOBIAN} entries "
             "that aren't zero, and isn't emitted.\n"
-            "Fix: torch.autograd.functional.jacobian(lambda h: layer(x, h0=h)[1], h0), of one step"
+            "Fix: torch.func.jacrev(lambda h: c(..., h0=h, return_state=True)[-1])(h0), "
+            "step by step"
         )
 
 

@@ -151,6 +151,8 @@ class CellLayer(nn.Module):
 
     def forward(
         self,
+        x: Tensor | PackedSequence | None = None,
+        /,
         *args: Tensor | PackedSequence | States,
         state: States | None = None,
         lengths: Any = None,
@@ -186,7 +188,7 @@ class CellLayer(nn.Module):
             ArgumentError: a shape, dtype or device that doesn't fit; it names the argument.
             ConvergenceError: the solver is "newton" and did not converge.
         """
-        values, state = self._takes.bind(args, state, named)
+        values, state = self._takes.bind((x, *args) if args or x is not None else (), state, named)
         if isinstance(next(iter(values.values())), PackedSequence):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
             return self._run_packed(values, state, return_states)
@@ -196,12 +198,12 @@ class CellLayer(nn.Module):
             values = time_last(values, self._takes.ranks)
         if self._spec.vectors:
             values = split(self._spec, values, self._plain)
-        x = next(iter(values.values()))
+        one = next(iter(values.values()))
         if self.input_size is None:
             leading, steps, _ = extent(self._layout, list(values.values()))
         else:
-            leading, steps = tuple(x.shape[:-2]), x.shape[-2]
-        sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, x.device, first)
+            leading, steps = tuple(one.shape[:-2]), one.shape[-2]
+        sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, one.device, first)
         *rows, last = self._run(values, state, leading, sequences, return_states)
         if not first:
             rows = [time_first(row, len(leading)) for row in rows]

@@ -168,6 +168,13 @@ HASH = digest_of({name: (ELMAN / name).read_text() for name in ("cell.json", *SO
 
 
 RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
+    "the Jacobian of a block of 16": (
+        lambda: compiled("head").jacobians(),
+        ArgumentError,
+        "jacobians: the Jacobian of 'head' has more than 64 entries that aren't zero, and isn't "
+        "emitted",
+        "torch.func.jacrev(lambda h: c(..., h0=h, return_state=True)[-1])(h0), step by step",
+    ),
     "an unknown solver": (
         lambda: gru(solver="deer"),
         ArgumentError,

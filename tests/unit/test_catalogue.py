@@ -17,6 +17,7 @@ from rnncc.analysis.sweeps import SEGMENTS
 from rnncc.lang.loader import shipped
 from tests.support.catalogue import DOCS, WAYS, as_if_measured, few_entries, run, tool
 
+ONE_PASS = ("mackey_glass", "moog_ladder")  # the others may be solved in segments
 VERDICTS = set("unstable spiking undecided chaotic marginal multistable contracting".split()) | {
     "limit cycle"
 }
@@ -54,11 +55,14 @@ def test_every_shipped_cell_was_measured_and_its_values_are_sane() -> None:
     for name, cell in data["cells"].items():
         assert 0 <= cell["machine"] < len(data["machines"]), name
         datetime.date.fromisoformat(cell["date"])
-        assert cell["probe"]["verdict"] in VERDICTS, name
-        assert list(cell["probe"]["sweeps"]) == list(map(str, SEGMENTS)), name
+        is_probed = name not in ONE_PASS
+        assert (cell["probe"]["verdict"] in VERDICTS) is is_probed, name
+        assert list(cell["probe"]["sweeps"]) == (list(map(str, SEGMENTS)) if is_probed else []), (
+            name
+        )
         for cut, sweeps in cell["probe"]["sweeps"].items():
             assert 1 <= sweeps <= int(cut), name
-        assert re.fullmatch(r"\d+|diverges|not in \d+", cell["probe"]["newton"]), name
+        assert re.fullmatch(r"\d+|diverges|not in \d+|none", cell["probe"]["newton"]), name
         for way in WAYS:
             times = cell["speed"][way]
             assert 0 < times["rnncc_ms"] < times["loop_ms"], name

@@ -113,7 +113,7 @@ MORE = {
     "asin and acos": "asin(h / 4) + acos(x / 4)",
     "atan2": "atan2(h, x) + q * atan2(x, q)",
     "softmax": "softmax([h, x, q])[0] + x * softmax((h * x, q))[1]",
-    "remainder": "(h + 0.1) % (x + 4) + x * q + 0.7 % (x + 4)",
+    "remainder": "(h + 0.1) % (x + 4) + x * q",
     "either but not both": "where((h > x) ^ (h < q), h, q)",
     "nearest, of decimals": "round(h * 0.77, 1) * x",
     "deep": "tanh(tanh(tanh(tanh(h * x) + q) * h) + x)",

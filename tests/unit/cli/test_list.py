@@ -50,7 +50,7 @@ def test_list_has_a_filter_for_a_field_or_a_part_of_its_name() -> None:
 
 def test_filters_that_no_cell_fits_are_reported_with_the_existing_ones() -> None:
     text = good("list", "--affine", "--spiking")
-    assert text.startswith("No shipped cell fits all filters.\nFilters: words, --states 1 | 2 ")
+    assert text.startswith("No shipped cell fits all filters.\nFilters: words, --states 1 | 2 | 3 ")
     assert "--affine | --nonlinear, --spiking, --smooth, --field." in text
     for field in {field for cell in listed() for field in cell["fields"]}:
         assert field in text.splitlines()[-1]
