@@ -82,7 +82,9 @@ def _on_numbers_too(function: Callable[..., Tensor]) -> Callable[..., Any]:
     def wrapped(*args: Any) -> Any:
         like = next((a for a in args if isinstance(a, Tensor) and a.is_floating_point()), None)
         dtype = torch.float64 if like is None else like.dtype
-        tensors = [a if isinstance(a, Tensor) else torch.tensor(a, dtype=dtype) for a in args]
+        tensors = [
+            a if a is None or isinstance(a, Tensor) else torch.tensor(a, dtype=dtype) for a in args
+        ]
         result = function(*tensors)
         return result if any(isinstance(a, Tensor) for a in args) else float(result)
 

@@ -12,6 +12,7 @@ import pytest
 import rnncc
 from rnncc.calculus.fission import fission
 from rnncc.codegen.module import class_name
+from rnncc.ir.program import whole
 from rnncc.ir.spec import KernelSpec
 from rnncc.lang.loader import find, shipped
 from tests.support.cells import cell_from, source_of
@@ -146,7 +147,7 @@ def test_cell_json_describes_the_cell(name: str) -> None:
     spec = KernelSpec.model_validate(json.loads(c.files["cell.json"]))
     ir = c.stages.cell
     assert spec.name == name
-    assert spec.arguments == tuple(a.name for a in ir.arguments if a.kind != "state")
+    assert spec.arguments == tuple(a.name for a in whole(ir.arguments) if a.kind != "state")
     assert [s.init for s in spec.states] == [a.init for a in ir.states]
     assert spec.structure.pattern == c.structure.pattern
 

@@ -21,7 +21,7 @@ from rnncc.export import torch_loop as reference
 from rnncc.ir import functions
 from rnncc.ir.program import AdjointIR, Argument, CellIR, JacobianIR, Let, Program, Slot
 from rnncc.lang.dsl import Cell
-from rnncc.lang.loader import find, shipped
+from rnncc.lang.loader import find
 from rnncc.lang.trace import trace
 from rnncc.nn.initialize import fill
 from tests.support.cells import (
@@ -33,8 +33,8 @@ from tests.support.cells import (
     source_of,
     traced,
 )
+from tests.support.runs import SCALAR
 
-CELLS = [path.stem for path in shipped()]
 THREE = "h: State, x: Input, q: Input"
 
 # Each row of functions.TABLE in an expression of the state h and the inputs x and q.
@@ -264,12 +264,15 @@ def differences(got: Derivatives, wanted: Derivatives, tolerance: float = 1e-9) 
 
 def random_points(ir: CellIR, count: int = 50, seed: int = 0) -> Points:
     """States that the cell reaches, random inputs and params."""
-    k, steps = group_size(ir), 300 if classify(ir).spiking else 4
+    far = classify(ir).spiking or any(a.init for a in ir.states)  # it takes long to get anywhere
+    k, steps = group_size(ir), 300 if far else 4
     values, _ = random_values(ir, (count, steps, k), seed)
     generator = torch.Generator().manual_seed(seed)
     for a in ir.inputs:
         if a.typical:
             values[a.name] = fill(values[a.name].detach(), a.typical, generator)
+    started = {a.name: _as_started(a, values[a.name]) for a in ir.params}
+    values |= started if far else {}
     cell = find(ir.name)
     start = [torch.full((count, k), a.init, dtype=torch.float64) for a in ir.states]
     with torch.no_grad():
@@ -277,7 +280,7 @@ def random_points(ir: CellIR, count: int = 50, seed: int = 0) -> Points:
     now = dict(zip((a.name for a in ir.states), states, strict=True))
     for a in ir.inputs:
         now[a.name] = values[a.name][:, -1].reshape(count, -1)
-    now |= {a.name: _as_started(a, values[a.name]) for a in ir.params}
+    now |= started
     return Points({a.name: now[a.name] for a in ir.arguments}, _weights(ir, count, k))
 
 
@@ -304,7 +307,7 @@ def grid(ir: CellIR, values: Sequence[float] = KINKS) -> Points:
 # --- facts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", SCALAR)
 def test_the_derivatives_of_a_shipped_cell_equal_autograd(name: str) -> None:
     cell, ir = find(name), trace(find(name))
     points = random_points(ir)
@@ -314,13 +317,14 @@ def test_the_derivatives_of_a_shipped_cell_equal_autograd(name: str) -> None:
     assert differences(got, wanted) == []
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", SCALAR)
 def test_the_derivatives_are_not_trivially_zero(name: str) -> None:
     ir = trace(find(name))
     got = by_text(ir, random_points(ir, 200))
     assert any(bool((entry != 0).any()) for entry in got.jacobian.values()), "the Jacobian"
     for argument, gradient in got.gradients.items():
-        assert bool((gradient != 0).any()), argument
+        is_used = (name, argument) != ("hbv", "LP")  # the limit of a dry soil, which is wet by then
+        assert bool((gradient != 0).any()) is is_used, argument
 
 
 def test_every_function_of_the_table_has_an_expression_here() -> None:
@@ -379,7 +383,7 @@ def test_the_jacobian_sees_through_what_gradients_do_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [100.0, -100.0])
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", SCALAR)
 def test_slopes_in_float32_are_finite_at_large_pre_activations(name: str, size: float) -> None:
     ir = trace(find(name))
     points = random_points(ir, count=30)

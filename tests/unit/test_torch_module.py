@@ -22,7 +22,7 @@ from rnncc.nn.initialize import fill
 from rnncc.nn.layer import CellLayer
 from rnncc.nn.projection import projected, rows_of
 from tests.support.cells import cell_from, gradients, run_loop, source_of
-from tests.support.runs import SHIPPED, compiled, fitting
+from tests.support.runs import SCALAR, compiled, fitting
 from tests.support.small import SMALL
 
 WIDTH = 3
@@ -79,7 +79,7 @@ def assert_is_the_layer(written: Cell, c: CompiledCell, channels: int) -> None:
     assert type(last) is type(h)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", SCALAR)
 def test_the_plain_module_of_a_shipped_cell_is_its_layer(name: str) -> None:
     assert_is_the_layer(find(name), compiled(name), fitting(name, 2))
 
