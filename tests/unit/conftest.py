@@ -1,5 +1,6 @@
 """The limits of unit tests: none builds a kernel, none takes over a second."""
 
+import gc
 import os
 import shlex
 import sys
@@ -43,8 +44,12 @@ def no_kernel_is_built() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    gc.disable()  # what all earlier tests left is no test's own cost
     before = _seconds()
-    yield
+    try:
+        yield
+    finally:
+        gc.enable()
     seconds = _seconds() - before
     excused = item.get_closest_marker("slow") or item.config.pluginmanager.hasplugin("_cov")
     if excused or seconds <= MOST_SECONDS:
