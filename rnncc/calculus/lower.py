@@ -14,6 +14,7 @@ from rnncc.ir.functions import MatVec, Mean, Opaque, Shift
 from rnncc.ir.program import Argument, CellIR, Let, Program, Slot
 
 Namer = Callable[..., str]
+MANY_LETS = 300  # more than those of any cell that ships, whose results keep their last bits
 
 
 def group_size(cell: CellIR) -> int:
@@ -78,12 +79,19 @@ def _numbered(cell: CellIR) -> Namer:
 def flatten(cell: CellIR) -> CellIR:
     """Lets of which each is arithmetic, or one opaque function of arithmetic.
 
-    A named part of let z is called z_0, z_1, ..., so that a new let renumbers no other.
+    A named part of let z is called z_0, z_1, ..., so that a new let renumbers no other. In a cell
+    of very many, functions of functions that a let before has too are computed there only.
     """
+    flat = _flattened(cell, None)
+    return flat if len(flat.lets) <= MANY_LETS else _flattened(cell, {})
+
+
+def _flattened(cell: CellIR, nested: dict[Expr, Symbol] | None) -> CellIR:
+    """With functions of functions by what they compute in `nested`; None: of each let apart."""
     names = {a.symbol for a in cell.arguments} | {let.name for let in cell.lets}
     lets: list[Let] = []
     for let in cell.lets:
-        parts = _Parts(let, names)
+        parts = _Parts(let, names, {} if nested is None else nested)
         root = parts.visit(let.expr, root=True)
         lets += [*parts.lets, Let(let.name, root, let.line, let.note)]
         names |= {part.name for part in parts.lets}
@@ -93,9 +101,10 @@ def flatten(cell: CellIR) -> CellIR:
 class _Parts:
     """The subexpressions of one let that need names of their own."""
 
-    def __init__(self, let: Let, taken: set[str]) -> None:
+    def __init__(self, let: Let, taken: set[str], nested: dict[Expr, Symbol]) -> None:
         self.let = let
         self.taken = taken
+        self.nested = nested
         self.lets: list[Let] = []
         self.known: dict[Expr, Symbol] = {}
 
@@ -105,8 +114,7 @@ class _Parts:
         if isinstance(expr, functions.Comparison):
             return expr.func(*(self.atom(arg) for arg in expr.args))
         if isinstance(expr, Opaque):
-            opaque = expr.func(*self.arguments(expr))
-            return opaque if root else self.named(opaque)
+            return self.opaque(expr, root)
         if expr.is_Mul or expr.is_Pow:
             numerator, denominator = sympy.fraction(expr, exact=True)
             if denominator.free_symbols:
@@ -114,6 +122,14 @@ class _Parts:
                 quotient = functions.call("div", above, *below)
                 return quotient if root else self.named(quotient)
         return expr.func(*(self.visit(arg) for arg in expr.args))
+
+    def opaque(self, expr: Expr, root: bool) -> Expr:
+        if root or expr not in self.nested:
+            opaque = expr.func(*self.arguments(expr))
+            if root or not any(arg.has(Opaque) for arg in expr.args):
+                return opaque if root else self.named(opaque)
+            self.nested[expr] = self.named(opaque)
+        return self.nested[expr]
 
     def arguments(self, expr: Expr) -> list[Expr]:
         row = functions.row_of(expr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import ClassVar
 
 import sympy
@@ -103,6 +104,10 @@ class CPrinter(Printer):
 
     TIMES: ClassVar = " * "
     OPERATORS: ClassVar = {"both": "&&", "either": "||"}
+
+    def __init__(self) -> None:
+        # derivatives repeat long parts of the lets
+        self.visit = lru_cache(maxsize=16384)(self.visit)  # type: ignore[method-assign]
 
     def number(self, value: Expr) -> str:
         number = float(value)

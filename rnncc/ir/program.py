@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rnncc.ir.init import Init
@@ -23,9 +23,17 @@ LARGEST_JACOBIAN = 64  # entries that aren't zero, of one that is emitted
 
 def show(expr: Any) -> str:
     """An expression for people: 0.5, not 0.500000000000000."""
-    from sympy import sstr
+    return str(_printer().doprint(expr))
 
-    return str(sstr(expr, full_prec=False))
+
+@cache
+def _printer() -> Any:
+    """SymPy's, which prints a part that several derivatives have once."""
+    from sympy.printing.str import StrPrinter
+
+    printer = StrPrinter({"full_prec": False})
+    printer._print = lru_cache(maxsize=16384, typed=True)(printer._print)
+    return printer
 
 
 @dataclass(frozen=True)

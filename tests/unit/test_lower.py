@@ -56,6 +56,24 @@ def test_a_part_gives_way_to_a_name_of_the_author(tmp_path: Path) -> None:
     ]
 
 
+def test_functions_of_functions_are_computed_once_in_a_cell_of_many_lets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A let of another can be read by itself, and keeps its last bits."""
+    body = "t = [tanh(exp(h * a)), exp(x)]\ny = t[0] / t[1]\nreturn y - t[0] * t[1]"
+    ir = traced(tmp_path, body)
+    y = ["y_0 = exp(a*h)", "y_1 = tanh(y_0)", "y_2 = exp(x)", "y = div(y_1, y_2)"]
+    assert lines(lower(ir, 1)) == [
+        *y,
+        "h_next_0 = exp(x)",
+        "h_next_1 = exp(a*h)",
+        "h_next_2 = tanh(h_next_1)",
+        "h_next = -h_next_0*h_next_2 + y",
+    ]
+    monkeypatch.setattr("rnncc.calculus.lower.MANY_LETS", 7)
+    assert lines(lower(ir, 1)) == [*y, "h_next_0 = exp(x)", "h_next = -h_next_0*y_1 + y"]
+
+
 def test_a_part_that_occurs_twice_in_a_let_is_computed_once(tmp_path: Path) -> None:
     program = lower(traced(tmp_path, "return exp(h * a) + x / (1 + exp(h * a))"), 1)
     assert sum(str(let.expr).startswith("exp(") for let in program.lets) == 1
