@@ -9,6 +9,7 @@ from rnncc.codegen.copies import Copies, copies, lanes, registers
 from rnncc.codegen.early import early
 from rnncc.codegen.functions import Functions, functions
 from rnncc.codegen.layout import fill, table
+from rnncc.codegen.once import Once
 from rnncc.codegen.rows import Rows, rows
 from rnncc.ir.program import Compiled, Program, Slot
 
@@ -23,6 +24,7 @@ class CellText:
         one_pass: no product of step Jacobians; `jacobian`: nor is there too much of one.
         unit: the channels of one step, in words.
         parts: how many parts a step has.
+        once: what a C++ kernel has but once.
         sizes: the constants of struct Cell.
         fed: the states that a step or an output reads, by place.
         entries: (row, column) of a product of step Jacobians that isn't zero by structure.
@@ -36,6 +38,7 @@ class CellText:
     jacobian: bool
     unit: str
     parts: int
+    once: Once
     functions: Functions
     sizes: dict[str, int]
     affine: bool
@@ -51,7 +54,7 @@ class CellText:
     on_gpu: Copies
 
 
-def cell_text(compiled: Compiled) -> CellText:
+def cell_text(compiled: Compiled, once: Once) -> CellText:
     """Lay out all that depends on the cell."""
     program, made = compiled.program, functions(compiled)
     k = program.group
@@ -61,6 +64,7 @@ def cell_text(compiled: Compiled) -> CellText:
         jacobian=compiled.emits_jacobian,
         unit="one channel" if k == 1 else f"a group of {k} consecutive channels",
         parts=len(compiled.fission.parts),
+        once=once,
         functions=made,
         sizes=_sizes(compiled),
         affine=compiled.structure.affine,
@@ -71,8 +75,8 @@ def cell_text(compiled: Compiled) -> CellText:
         products=tuple(_product_tables(compiled)),
         early=early(program),
         params=_params(program),
-        rows=rows(compiled),
-        on_cpu=copies(compiled, made, lanes, indent=8, fission=True),
+        rows=rows(compiled, once),
+        on_cpu=copies(compiled, made, lanes, indent=8, fission=True, large=once.large),
         on_gpu=copies(compiled, made, registers, indent=4, fission=False),
     )
 

@@ -42,7 +42,12 @@ class Copies:
 
 
 def copies(
-    compiled: Compiled, functions: Functions, at: Access, indent: int, fission: bool
+    compiled: Compiled,
+    functions: Functions,
+    at: Access,
+    indent: int,
+    fission: bool,
+    large: bool = False,
 ) -> Copies:
     """Everything that one target copies.
 
@@ -50,13 +55,17 @@ def copies(
         at: how the target writes a scalar.
         indent: of the statements.
         fission: run a step part by part.
+        large: a product reads the rows of the Jacobian, which is called before it.
     """
-    return _Copies(compiled, functions, at, indent).all(fission)
+    return _Copies(compiled, functions, at, indent, large).all(fission)
 
 
 class _Copies:
-    def __init__(self, compiled: Compiled, functions: Functions, at: Access, indent: int) -> None:
+    def __init__(
+        self, compiled: Compiled, functions: Functions, at: Access, indent: int, large: bool
+    ) -> None:
         program = compiled.program
+        self.large = large
         self.compiled, self.program = compiled, program
         self.functions, self.at, self.indent = functions, at, indent
         self.reads = _reads(program, at)
@@ -72,7 +81,7 @@ class _Copies:
         return Copies(
             step=tuple(self.steps()) if fission else (self.whole_step(),),
             jacobian="\n".join([jacobian, *self.entries()]) if emitted else "",
-            carry="\n".join([jacobian, *self.products()]),
+            carry="\n".join([*([] if self.large else [jacobian]), *self.products()]),
             adjoint="\n".join([adjoint, *self.gradients()]),
         )
 
@@ -160,20 +169,27 @@ class _Copies:
 
     def products(self) -> list[str]:
         """The next product J M from the last one, entry by entry."""
-        products, entries = self.compiled.products, self.functions.jacobian.entries
+        products, entries = self.compiled.products, self.factors()
         places = {entry: n for n, entry in enumerate(products)}
         stores = []
         for r, c in products:
             terms = [
-                f"out_{name} * {self.at('M', f'{middle}_{c}', places[middle, c])}"
-                for (row, middle), name in entries.items()
+                f"{factor} * {self.at('M', f'{middle}_{c}', places[middle, c])}"
+                for (row, middle), factor in entries.items()
                 if row == r and (middle, c) in places
             ]
-            first = f"out_{entries[r, c]}" if (r, c) in entries else "real(0)"
+            first = entries.get((r, c), "real(0)")
             total = " + ".join(terms) or "real(0)"
             to = self.at("N", f"{r}_{c}", places[r, c])
             stores.append(self.store(to, f"first_step ? {first} : {total}"))
         return stores
+
+    def factors(self) -> dict[tuple[int, int], str]:
+        """Where a product finds each entry of the Jacobian."""
+        entries, size = self.functions.jacobian.entries, len(self.program.states)
+        if self.large:
+            return {(r, c): self.at("J", None, r * size + c) for r, c in entries}
+        return {place: f"out_{name}" for place, name in entries.items()}
 
     def upstream(self) -> list[str]:
         """g for a next state, plus dy wherever that state is an output; dy alone for a readout."""

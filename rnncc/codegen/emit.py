@@ -12,6 +12,7 @@ from rnncc.codegen.header import commented, mathematics, origin
 from rnncc.codegen.kernel_spec import as_json, kernel_spec
 from rnncc.codegen.layout import function
 from rnncc.codegen.module import module_context
+from rnncc.codegen.once import once
 from rnncc.ir.program import Compiled
 from rnncc.ir.spec import CUDA_KERNELS, RECORD, SOURCES, TANGENT, KernelSpec, digest_of
 
@@ -42,7 +43,7 @@ def emit(
         "cell.h": render(
             "cell.h.j2",
             header=header("cell.h.j2", *mathematics(compiled)),
-            cell=cell_text(compiled),
+            cell=cell_text(compiled, once(compiled, spec.effort)),
             ahead=spec.ahead,
         ),
         "cell.json": as_json(spec),

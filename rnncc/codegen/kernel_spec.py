@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rnncc.calculus.cost import effort
+from rnncc.codegen.once import weight
 from rnncc.ir.init import Init
 from rnncc.ir.program import Argument, Compiled, whole
 from rnncc.ir.spec import Effort, InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
@@ -13,7 +14,6 @@ from rnncc.lang.dsl import uniform
 
 # Of a step, in operations: up to so many it is light, and above the other heavy.
 LIGHT, HEAVY = 40, 100
-WEIGHT_OF_FUNCTION = 6
 MANY_STATES = 16  # of more, a thread holds those of one step
 TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
 
@@ -56,12 +56,12 @@ def steps_of_block(step: Effort, states: int) -> int:
 
     More of them share the work on addresses; fewer compile sooner and need fewer registers.
     """
-    weight = step.operations + WEIGHT_OF_FUNCTION * step.functions
-    if weight <= LIGHT and states <= 2:
+    operations = weight(step)
+    if operations <= LIGHT and states <= 2:
         return 8
     if states > MANY_STATES:
         return 1
-    return 4 if weight <= HEAVY else 2
+    return 4 if operations <= HEAVY else 2
 
 
 def _input(a: Argument) -> InputSpec:

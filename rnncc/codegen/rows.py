@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rnncc.codegen.layout import statement
+from rnncc.codegen.once import Once
 from rnncc.ir.program import Compiled
 
 
@@ -36,7 +37,7 @@ class Rows:
     adjoint: LoopRows
 
 
-def rows(compiled: Compiled) -> Rows:
+def rows(compiled: Compiled, once: Once) -> Rows:
     """The declarations before the loops over lanes."""
     program = compiled.program
     states = [s.symbol.name for s in program.states]
@@ -50,12 +51,13 @@ def rows(compiled: Compiled) -> Rows:
     k_written = _packed("k", compiled.rows, "stored", const=False)
     M, N = _packed("M", entries), _packed("N", entries, "M_next", const=False)
     g, dp = _packed("g", states, const=False), _packed("dp", params, const=False)
-    y = _apart("y", outputs, const=False, only="write")
-    dy, dx = _apart("dy", outputs), _apart("dx", inputs, const=False, only="all")
+    y = _unread("y", outputs) if once.large else _apart("y", outputs, const=False, only="write")
+    dx = _unread("dx", inputs) if once.adjoint else _apart("dx", inputs, const=False, only="all")
+    dy = _apart("dy", outputs)
     return Rows(
         step=_loop([*h, *next_, *p, *k_written], [*x, *y]),
         jacobian=_loop([*h, *p, *k], x),
-        carry=_loop([*h, *p, *k, *M, *N], x),
+        carry=_loop([*M, *N] if once.large else [*h, *p, *k, *M, *N], [] if once.large else x),
         adjoint=_loop([*h, *p, *k, *g, *dp], [*x, *dy, *dx]),
     )
 
@@ -76,6 +78,15 @@ def _apart(prefix: str, names: Iterable[str], const: bool = True, only: str = ""
     if only:
         values = [f"{only} ? {value} : nullptr" for value in values]
     return [(_head(prefix, n, const), v) for n, v in zip(names, values, strict=True)]
+
+
+def _unread(prefix: str, names: Iterable[str]) -> list[Row]:
+    """Rows of an array, or where it is null of a place that no one reads."""
+    other = "unread + {} * kLanes - first"
+    return [
+        (_head(prefix, n, False), f"{prefix} ? {prefix}[{i}].block(first) : {other.format(i)}")
+        for i, n in enumerate(names)
+    ]
 
 
 def _head(prefix: str, name: str, const: bool) -> str:
