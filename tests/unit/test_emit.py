@@ -17,6 +17,7 @@ from rnncc.ir.spec import KernelSpec
 from rnncc.lang.loader import find, shipped
 from tests.support.cells import cell_from, source_of
 from tests.support.runs import compiled
+from tests.support.words import WORDS
 
 CELLS = [path.stem for path in shipped()]
 GRU_HEADER = """\
@@ -183,6 +184,38 @@ def test_a_cell_without_such_functions_has_nothing_to_prepare() -> None:
         text = compiled(name).files["cell.h"]
         assert "static void prepare(const real*) {}" in text
         assert "_early" not in text
+
+
+# --- how much a compiler gets ----------------------------------------------------------------
+
+
+def calls(name: str) -> list[str]:
+    """Of the cell's functions, by what the C++ kernels include."""
+    lanes = compiled(name).source("cpp").partition("struct Lanes")[2]
+    return re.findall(rf"rnncc::{name}_(\w+<[^>]*>)", lanes)
+
+
+def test_the_functions_of_a_large_cell_are_inlined_nowhere_else() -> None:
+    steps = [f"step<real, {part}>" for part in (1, 2, 3, 4)]
+    assert calls("crf") == [*steps, "jacobian<real>", "adjoint<real>"]
+    assert calls("para_gru").count("jacobian<real>") == 2  # also where a product is carried along
+    text = compiled("crf").files["cell.h"]
+    for method in ("whole_step", "jacobian", "carry", "adjoint"):
+        assert f"RNNCC_ONCE static void {method}(" in text
+        assert f"RNNCC_ONCE static void {method}(" not in compiled("para_gru").files["cell.h"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_no_cell_that_ships_is_large(name: str) -> None:
+    assert "whole_step" not in compiled(name).files["cell.h"]
+
+
+def test_a_crf_of_eight_labels_is_a_second_of_text() -> None:
+    """The limit of unit tests, see conftest.py, from the function under @cell to its files."""
+    text = rnncc.compile(WORDS["crf"][0]).files["cell.h"]
+    # each exp and log of the recursion once: 8 labels and the sum over them, of 8 terms each
+    assert "functions: 72 exp, 22 finite_part, 18 gt, 18 log," in text
+    assert len(text.splitlines()) < 5000
 
 
 def test_compiling_twice_gives_the_same_text() -> None:
