@@ -124,6 +124,7 @@ class Gradient(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, ctx.wanted, *tensors = inputs
+        ctx.h_shape = output[-1].shape
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
@@ -163,8 +164,11 @@ class Gradient(torch.autograd.Function):
                 a if not keep else b if a is None else a + b
                 for a, b, keep in zip(moved, linear, kept, strict=True)
             ]
-        nothing = [*(x.new_zeros(0) for x in given.inputs), *map(torch.zeros_like, given.params)]
-        unmoved = zip(moved, kept, [*nothing, None], strict=True)
+        rows = zip(given.inputs, kept, strict=False)
+        nothing = [x.new_zeros(x.shape if keep else (0,)) for x, keep in rows]
+        nothing += [torch.zeros_like(p) for p in given.params]
+        nothing.append(ctx.saved_tensors[own].new_zeros(ctx.h_shape))  # also if there is no h0
+        unmoved = zip(moved, kept, nothing, strict=True)
         return tuple(zero if dot is None or not keep else dot for dot, keep, zero in unmoved)
 
     @staticmethod
