@@ -76,7 +76,6 @@ class Recurrence(torch.autograd.Function):
         dh0 = None if given.h0 is None else dh0
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
 
-
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
         key, choices, packed, states, counts, *tensors = arguments
