@@ -48,7 +48,8 @@ class Recurrence(torch.autograd.Function):
         ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
         *_, saved, status = output
         ctx.save_for_backward(*tensors, saved)
-        ctx.save_for_forward(*tensors)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
         ctx.mark_non_differentiable(saved, status)
         ctx.set_materialize_grads(False)
 
