@@ -320,9 +320,10 @@ class CellLayer(nn.Module):
         direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
         inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
-        bound = {}
+        bound, own = {}, self._parameters  # of which the modules' own search takes a while
         for name, attribute in direction.params.items():
-            bound[name] = getattr(self, attribute)
+            found = own.get(attribute)
+            bound[name] = getattr(self, attribute) if found is None else found
         if kernel.spec.vectors:
             bound = split(kernel.spec, bound)
         params = compute_params(kernel.spec, bound, dtype)
@@ -335,12 +336,13 @@ class CellLayer(nn.Module):
             initial = initial_states(kernel.spec, bound, sequence_count, size, dtype, device)
         if self.bidirectional:
             choices = replace(choices, reverse=direction.back)
-        found = ops.solve(
+        solution = ops.solve(
             kernel, inputs, packed, params, initial, choices, sequences, return_states
         )
         if inputs[0].dtype == dtype:
-            return found
-        return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
+            return solution
+        y, z = ([v.to(dtype) for v in rows] for rows in (solution.y, solution.z))
+        return solution._replace(y=y, z=z)
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.
