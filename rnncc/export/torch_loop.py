@@ -101,6 +101,7 @@ class _Exprel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
         finite = x.clamp(max=torch.finfo(x.dtype).max)
         return torch.where(x == 0, 1.0, torch.expm1(x) / finite)
 
@@ -108,6 +109,11 @@ class _Exprel(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return gradient * _exprel_slope(x)
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return along * _exprel_slope(x)
 
 
 _exprel: Callable[[Tensor], Tensor] = _Exprel.apply

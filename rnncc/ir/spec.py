@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -178,12 +179,12 @@ class KernelSpec(_Frozen):
             place = ".".join(map(str, first["loc"]))
             raise ValueError(f"{place}: {first['msg']}, got {first['input']!r}") from None
 
-    @property
+    @functools.cached_property  # every call reads them
     def starts(self) -> tuple[ParamSpec, ...]:
         """The learned starts of states."""
         return tuple(s.init for s in self.states if isinstance(s.init, ParamSpec))
 
-    @property
+    @functools.cached_property
     def learned(self) -> tuple[ParamSpec, ...]:
         """All learned values: the params, which kernels read, and the starts."""
         return (*self.params, *self.starts)

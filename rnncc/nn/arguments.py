@@ -61,7 +61,7 @@ def prepare(
     for name, value in bound.items():
         check_tensor(name, value, device)
         device = value.device
-    bound = split(spec, bound)
+    bound = split(spec, bound) if spec.vectors else bound
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = common_dtype(names, inputs)
@@ -263,14 +263,15 @@ def _bind(
             meant = f"{close[0]}=..., or " if close and not twice else ""
             raise ArgumentError(f"{name}: {problem}.\nFix: {meant}{signature}")
         bound[name] = value
-    starts = {s.name for s in starts_of(spec)}
+    starts = {s.name for s in starts_of(spec)} if spec.starts else set()
     for name in starts & bound.keys():
         if bound[name] is None:  # as a generated function hands it on
             del bound[name]
-    needed = [n for n in spec.arguments if n not in starts or not starts_given]
-    missing = [name for name in needed if name not in bound]
-    if missing:
-        raise ArgumentError(f"{missing[0]}: missing.\nFix: {signature}")
+    if len(bound) < len(spec.arguments):
+        needed = [n for n in spec.arguments if n not in starts or not starts_given]
+        missing = [name for name in needed if name not in bound]
+        if missing:
+            raise ArgumentError(f"{missing[0]}: missing.\nFix: {signature}")
     return bound
 
 
@@ -304,7 +305,7 @@ def broadcast(
 def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:
     """All params have the right shape; returns N. Inputs of one channel broadcast."""
     given = "the inputs have" if channels not in (None, 1) else ""
-    learned = [p for p in spec.learned if p.name in bound]
+    learned = [p for p in spec.learned if p.name in bound] if spec.starts else spec.params
     for param in learned:
         value = bound[param.name]
         if param.shared:

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
-from rnncc.nn.second import derivative, linearize, second
+from rnncc.nn.second import derivative, linearize, refuse_nested, second
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
@@ -20,11 +20,21 @@ UNMOVED = 3  # tensors that have no derivative: starts, lengths, reset
 OTHERS = 1 + UNMOVED  # beside inputs and params
 
 
-class TracedRecurrence(torch.autograd.Function):
-    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors.
+def differentiable(given: Given, states: bool) -> Any:
+    """The operator's forward with its derivatives of all kinds.
 
-    torch.compile traces no function with a `jvp` or `vmap`.
+    Raises:
+        ArgumentError: forward mode within forward mode.
     """
+    if forward_ad._current_level >= 0:
+        refuse_nested()
+    counts = (len(given.inputs), len(given.params))
+    apply: Any = Recurrence.apply
+    return apply(given.key, given.choices, given.packed, states, counts, *given.tensors())
+
+
+class Recurrence(torch.autograd.Function):
+    """The recurrence with its gradient; arguments: the fixed ones, counts, then all tensors."""
 
     @staticmethod
     def forward(
@@ -38,6 +48,8 @@ class TracedRecurrence(torch.autograd.Function):
         ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
         *_, saved, status = output
         ctx.save_for_backward(*tensors, saved)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
         ctx.mark_non_differentiable(saved, status)
         ctx.set_materialize_grads(False)
 
@@ -65,15 +77,6 @@ class TracedRecurrence(torch.autograd.Function):
         dh0 = None if given.h0 is None else dh0
         return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
 
-
-# torch binds arguments to it at every call, and would work it out anew each time.
-_signature = inspect.signature(TracedRecurrence.forward)
-TracedRecurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
-
-
-class Recurrence(TracedRecurrence):
-    """As it runs in eager mode, and under the transforms of torch.func."""
-
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
         key, choices, packed, states, counts, *tensors = arguments
@@ -88,16 +91,16 @@ class Recurrence(TracedRecurrence):
         return tuple(results), tuple(found)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        TracedRecurrence.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[FIXED:])
-
-    @staticmethod
     def jvp(ctx: Any, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
         along = derivative(given, dots[FIXED : len(dots) - UNMOVED], ctx.states)
         return *along, None, None
+
+
+# torch binds arguments to it at every call, and would work it out anew each time.
+_signature = inspect.signature(Recurrence.forward)
+Recurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
 
 
 class Gradient(torch.autograd.Function):
@@ -124,6 +127,7 @@ class Gradient(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, ctx.wanted, *tensors = inputs
+        ctx.h_shape = output[-1].shape
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.set_materialize_grads(False)
@@ -163,8 +167,11 @@ class Gradient(torch.autograd.Function):
                 a if not keep else b if a is None else a + b
                 for a, b, keep in zip(moved, linear, kept, strict=True)
             ]
-        nothing = [*(x.new_zeros(0) for x in given.inputs), *map(torch.zeros_like, given.params)]
-        unmoved = zip(moved, kept, [*nothing, None], strict=True)
+        rows = zip(given.inputs, kept, strict=False)
+        nothing = [x.new_zeros(x.shape if keep else (0,)) for x, keep in rows]
+        nothing += [torch.zeros_like(p) for p in given.params]
+        nothing.append(ctx.saved_tensors[own].new_zeros(ctx.h_shape))  # also if there is no h0
+        unmoved = zip(moved, kept, nothing, strict=True)
         return tuple(zero if dot is None or not keep else dot for dot, keep, zero in unmoved)
 
     @staticmethod

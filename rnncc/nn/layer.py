@@ -112,6 +112,7 @@ class CellLayer(nn.Module):
         self.last_solve = None
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
+        self._wanted = Wanted(self.input_size, 2, math.inf, batch_first, False)
         self._initial_given = needs_initial(spec)
         self._plain = "x" if projected else ""
         self._layout = Layout.of(self._spec, self.hidden_size, not projected)
@@ -189,25 +190,23 @@ class CellLayer(nn.Module):
             ConvergenceError: the solver is "newton" and did not converge.
         """
         values, state = self._takes.bind((x, *args) if args or x is not None else (), state, named)
-        if isinstance(next(iter(values.values())), PackedSequence):
+        one = next(iter(values.values()))
+        if isinstance(one, PackedSequence):
             refuse_beside_packed(lengths=lengths, cu_seqlens=cu_seqlens, reset=reset)
             return self._run_packed(values, state, return_states)
         first = self.batch_first
-        check_values(values, self._like(), Wanted(self.input_size, 2, math.inf, first, False))
-        if not first:
-            values = time_last(values, self._takes.ranks)
-        if self._spec.vectors:
+        check_values(values, self._like(), self._wanted)
+        if not first or self._spec.vectors:
+            values = values if first else time_last(values, self._takes.ranks)
             values = split(self._spec, values, self._plain)
-        one = next(iter(values.values()))
+            one = next(iter(values.values()))
         if self.input_size is None:
             leading, steps, _ = extent(self._layout, list(values.values()))
         else:
             leading, steps = tuple(one.shape[:-2]), one.shape[-2]
         sequences = read_sequences(lengths, cu_seqlens, reset, leading, steps, one.device, first)
-        *rows, last = self._run(values, state, leading, sequences, return_states)
-        if not first:
-            rows = [time_first(row, len(leading)) for row in rows]
-        return *rows, last
+        found = self._run(values, state, leading, sequences, return_states)
+        return found if first else (*time_first(found[:-1], len(leading)), found[-1])
 
     def step(
         self, *args: Tensor | States, state: States | None = None, **named: Any
@@ -321,9 +320,10 @@ class CellLayer(nn.Module):
         direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
         inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
-        bound = {}
+        bound, own = {}, self._parameters  # of which the modules' own search takes a while
         for name, attribute in direction.params.items():
-            bound[name] = getattr(self, attribute)
+            found = own.get(attribute)
+            bound[name] = getattr(self, attribute) if found is None else found
         if kernel.spec.vectors:
             bound = split(kernel.spec, bound)
         params = compute_params(kernel.spec, bound, dtype)
@@ -336,12 +336,13 @@ class CellLayer(nn.Module):
             initial = initial_states(kernel.spec, bound, sequence_count, size, dtype, device)
         if self.bidirectional:
             choices = replace(choices, reverse=direction.back)
-        found = ops.solve(
+        solution = ops.solve(
             kernel, inputs, packed, params, initial, choices, sequences, return_states
         )
         if inputs[0].dtype == dtype:
-            return found
-        return found._replace(y=[v.to(dtype) for v in found.y], z=[v.to(dtype) for v in found.z])
+            return solution
+        y, z = ([v.to(dtype) for v in rows] for rows in (solution.y, solution.z))
+        return solution._replace(y=y, z=z)
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.

@@ -31,10 +31,12 @@ class Unwrapped(NamedTuple):
     level: int
 
     def wrap(self, results: Any, dims: Sequence[int | None]) -> Any:
-        """Results as this vmap takes them."""
+        """Results as this vmap takes them: as tangents only with the members first in memory."""
         add: Any = torch._add_batch_dim
-        pairs = zip(results, dims, strict=True)
-        return [r if d is None else add(r, d, self.level) for r, d in pairs]
+        return [
+            r if d is None else add(r.movedim(d, 0).contiguous(), 0, self.level)
+            for r, d in zip(results, dims, strict=True)
+        ]
 
 
 def unwrap(values: Sequence[Any]) -> Unwrapped:

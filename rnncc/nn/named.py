@@ -23,11 +23,13 @@ class Takes(NamedTuple):
     Attributes:
         cell: its name.
         ranks: for each value, in order, the dimensions from that of time on.
+        alone: nothing but x.
     """
 
     cell: str
     ranks: dict[str, int]
     projected: bool
+    alone: bool
 
     @classmethod
     def of(cls, spec: KernelSpec, projected: bool) -> Takes:
@@ -37,7 +39,8 @@ class Takes(NamedTuple):
             v.name: len(v.shape) + (1 if shared[v.members[0]] else 2)
             for v in grouped(shared, spec.vectors, "input")
         }
-        return cls(spec.name, {"x": 2, **given} if projected else given, projected)
+        ranks = {"x": 2, **given} if projected else given
+        return cls(spec.name, ranks, projected, projected and not given)
 
     def bind(
         self, args: tuple[Any, ...], state: Any, named: dict[str, Any]
@@ -47,6 +50,8 @@ class Takes(NamedTuple):
         Raises:
             ArgumentError: one is missing, unknown, or given twice.
         """
+        if self.alone and len(args) == 1 and not named:  # most calls, and each pays for it
+            return {"x": args[0]}, state
         wanted = self.ranks
         places = 1 if self.projected else len(wanted)
         if len(args) > places:

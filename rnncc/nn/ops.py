@@ -15,12 +15,12 @@ from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
 from rnncc.nn import vmap
-from rnncc.nn.autograd import Recurrence, TracedRecurrence
+from rnncc.nn.autograd import differentiable
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
 from rnncc.nn.legacy_vmap import unwrapped
 from rnncc.nn.refusal import refuse
-from rnncc.nn.second import refuse_nested
+from rnncc.nn.second import refuse_in_graph
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend
@@ -74,15 +74,13 @@ def solve(
     text = write_choices(choices) if compiling else text_of(choices)
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
-    forward_mode = forward_ad._current_level >= 0  # the operator alone would drop tangents
-    if forward_mode:
-        refuse_nested()
-    # and gradients of what torch.func wraps
-    transformed = forward_mode or (not compiling and _transformed())
-    if transformed or given.needs_gradient():
-        apply: Any = TracedRecurrence.apply if compiling else Recurrence.apply
-        counts = (len(inputs), len(params))
-        results = apply(kernel.key, text, packed, states, counts, *given.tensors())
+    forward_mode = forward_ad._current_level >= 0
+    if compiling:
+        if forward_mode:
+            refuse_in_graph()
+        results = torch.ops.rnncc.solve.default(*given, states)
+    elif forward_mode or _transformed() or given.needs_gradient():
+        results = differentiable(given, states)
     else:
         results = torch.ops.rnncc.forward.default(*given, states, False)
     *rows, h, _, status = results
@@ -106,6 +104,7 @@ LIBRARY.define(
     f"backward({SIGNATURE}, Tensor saved, Tensor?[] dy, Tensor?[] dz, Tensor? dh_last,"
     " bool[] wanted) -> Tensor[]"
 )
+LIBRARY.define(f"solve({SIGNATURE}, bool states) -> Tensor[]")
 LIBRARY.define("jacobian(str key, Tensor[] inputs, Tensor[] params, Tensor? h0) -> Tensor")
 
 
@@ -251,7 +250,41 @@ def _allocate_jacobian(
 ONE_PASS = write_choices(Choices(solver="sequential"))
 
 
+def _solve(*arguments: Any) -> list[Tensor]:
+    """The forward, as torch.compile records it: whole, with its gradient and all transforms."""
+    return _forward(*arguments, False)
+
+
+def _allocate_solve(*arguments: Any) -> list[Tensor]:
+    return _allocate_forward(*arguments, False)
+
+
+def _as_called() -> Any:
+    """The state of the dispatcher in which torch.func calls its functions.
+
+    It hands an operator on with the transform's own keys alone, where autograd.Function isn't told.
+    """
+    keys = torch._C.DispatchKey
+    front, back = keys.FuncTorchDynamicLayerFrontMode, keys.FuncTorchDynamicLayerBackMode
+    include = torch._C._dispatch_tls_local_include_set()
+    include = include | torch._C.DispatchKeySet(front) | torch._C.DispatchKeySet(back)
+    exclude = torch._C._dispatch_tls_local_exclude_set()
+    return torch._C._ForceDispatchKeyGuard(include, exclude - torch._C.DispatchKeySet(front))
+
+
+def _solve_differentiable(*arguments: Any) -> Any:
+    given, states = Given(*arguments[:COMMON]), arguments[COMMON]
+    if _transformed():
+        with _as_called():
+            return differentiable(given, states)
+    if given.needs_gradient():
+        return differentiable(given, states)
+    with torch._C._AutoDispatchBelowAutograd():
+        return torch.ops.rnncc.solve.default(*arguments)
+
+
 OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "solve": (_solve, _allocate_solve),
     "forward": (_forward, _allocate_forward),
     "backward": (_backward, _allocate_backward),
     "jacobian": (_jacobian, _allocate_jacobian),
@@ -299,6 +332,13 @@ def _forward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
     return vmap.forward(run, size, given, Given(*dims[:COMMON]))
 
 
+def _solve_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
+    def run(given: Given) -> Any:
+        return torch.ops.rnncc.solve.default(*given, arguments[COMMON])
+
+    return vmap.forward(run, info.batch_size, Given(*arguments[:COMMON]), Given(*dims[:COMMON]))
+
+
 def _backward_vmap(info: Any, dims: Any, *arguments: Any) -> vmap.Results:
     *upstream, wanted = arguments[COMMON:]
     given, above = Given(*arguments[:COMMON]), vmap.Upstream(*upstream)
@@ -315,8 +355,14 @@ def _jacobian_vmap(info: Any, dims: Any, *arguments: Any) -> tuple[Tensor, int]:
     return vmap.one_by_one(run, info.batch_size, dims, arguments), 0
 
 
-VMAP = {"forward": _forward_vmap, "backward": _backward_vmap, "jacobian": _jacobian_vmap}
+VMAP = {
+    "solve": _solve_vmap,
+    "forward": _forward_vmap,
+    "backward": _backward_vmap,
+    "jacobian": _jacobian_vmap,
+}
 
 
 for _name, _functions in OPERATORS.items():
     _register(_name, *_functions)
+LIBRARY.impl("solve", _solve_differentiable, "Autograd")

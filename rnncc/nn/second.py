@@ -6,7 +6,7 @@ Both run the tangent cell, beside the states that the cell itself came through.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -69,6 +69,19 @@ def refuse_nested() -> None:
             "Fix: reverse mode inside, as torch.func.hessian has it: jacfwd(jacrev(f)), or jvp of "
             "grad"
         )
+
+
+def refuse_in_graph() -> NoReturn:
+    """Forward mode that torch.compile traces: without fullgraph=True the call then runs outside.
+
+    Raises:
+        ArgumentError: always.
+    """
+    raise ArgumentError(
+        "jvp: got forward mode (jvp, jacfwd, hessian) inside of torch.compile(fullgraph=True), "
+        "expected it outside.\nFix: torch.compile inside, as in jvp(torch.compile(f), ...), or "
+        "without fullgraph=True"
+    )
 
 
 def linearize(given: Given, dots: Tangents, states: bool) -> Linearized:

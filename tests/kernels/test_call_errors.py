@@ -126,6 +126,12 @@ def forward_mode_twice() -> None:
         torch.func.jvp(lambda x: torch.func.jvp(elman_of, (x,), (x,))[1], (x,), (x,))
 
 
+def forward_mode_in_a_graph() -> None:
+    x = torch.zeros(B, T, N)
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        torch.func.jvp(elman_of, (x,), (x,))
+
+
 def without_memory() -> None:
     class Failing(CpuBackend):
         def functions(self, *_: Any) -> Functions:
@@ -495,6 +501,13 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         "jvp: got forward mode within forward mode (jvp of jvp, jacfwd of jacfwd), whose outer "
         "derivative PyTorch would leave out, expected one of them",
         "reverse mode inside, as torch.func.hessian has it: jacfwd(jacrev(f)), or jvp of grad",
+    ),
+    "forward mode in a graph": (
+        forward_mode_in_a_graph,
+        ArgumentError,
+        "jvp: got forward mode (jvp, jacfwd, hessian) inside of torch.compile(fullgraph=True), "
+        "expected it outside",
+        "torch.compile inside, as in jvp(torch.compile(f), ...), or without fullgraph=True",
     ),
     "memory that was given back": (
         given_back,

@@ -113,6 +113,7 @@ def opcheck(name: str, kind: str) -> None:
     checks = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
     for states, save in ((True, True), (False, False)):
         torch.library.opcheck(forward, (*head, states, save), test_utils=checks)
+        torch.library.opcheck(torch.ops.rnncc.solve.default, (*head, states), test_utils=checks)
     *rows, h, saved, _ = forward(*head, True, True)
     dy, dz = ([torch.ones_like(v) for v in part]
               for part in (rows[: len(cell.outputs)], rows[len(cell.outputs) :]))  # fmt: skip

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp
 
-from tests.support.runs import CELLS, compiled, fitting, is_spiking, listed, random_call, solve_all
+from tests.support.runs import SMOOTH_SHIPPED, compiled, fitting, listed, random_call, solve_all
+from tests.support.small import SMALL
 
 M, B, T = 3, 2, 9
-SMOOTH = [name for name in CELLS if not is_spiking(name)]
+SMOOTH = [*SMOOTH_SHIPPED, *SMALL]
 Arguments = dict[str, Tensor]
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from rnncc.ir.functions import Opaque, row_of
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.lang.loader import shipped
 from rnncc.nn.vectors import learned_of
@@ -22,12 +22,12 @@ from rnncc.runtime.cuda.backend import part_of
 from tests.support.runs import (
     CORE,
     SHIPPED,
+    SMOOTH_SHIPPED,
     assert_agree,
     by_kernel,
     by_oracle,
     compiled,
     fitting,
-    is_spiking,
     listed,
     random_call,
     solve,
@@ -45,7 +45,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "newton": {"solver": "newton", "iterations": 70},
 }
 OTHERS = [name for name in SHIPPED if name not in CORE]
-SMOOTH = [name for name in OTHERS if "spike(" not in (Path("cells") / f"{name}.py").read_text()]
+SMOOTH = [name for name in OTHERS if name in SMOOTH_SHIPPED]
 
 each_cell = pytest.mark.parametrize("name", OTHERS)
 
@@ -184,5 +184,10 @@ def test_its_file_is_short_and_says_field_and_source(target: str) -> None:
         assert re.search(r"^Source: .*(19|20)\d\d", text, re.MULTILINE | re.DOTALL), path
 
 
-def test_the_cells_that_spike_are_those_that_say_so(target: str) -> None:
-    assert [name for name in OTHERS if not is_spiking(name)] == SMOOTH
+def test_the_cells_whose_derivative_is_chosen_are_those_that_say_so(target: str) -> None:
+    def chosen(name: str) -> bool:
+        lets = compiled(name).stages.program.lets
+        rows = [row_of(call) for let in lets for call in let.expr.atoms(Opaque)]
+        return any(row.slope is not None for row in rows if row)
+
+    assert [name for name in SHIPPED if not chosen(name)] == SMOOTH_SHIPPED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,14 @@ CORE = [
     *("block_elman", "lif", "fitzhugh_nagumo"),  # mixing channels; spiking; a limit cycle
 ]
 CELLS = [*CORE, *SMALL]
+# Cells whose gradients are the derivatives of their values, and can be held to differences: those
+# without a function whose derivative is chosen. One with kinks is among them: no draw lies on them.
+CHOSEN = re.compile(r"\b(spike|stop_gradient|forward_as)\(")
+SMOOTH_SHIPPED = [
+    name
+    for name in SHIPPED
+    if not CHOSEN.search((ROOT / "cells" / f"{name}.py").read_text(encoding="utf-8"))
+]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICE = "cpu"  # where calls run; arguments and results are on the CPU wherever that is
 INFINITY = torch.tensor(torch.inf, dtype=torch.float64)
