@@ -125,6 +125,11 @@ def _exprel_slope(x: Tensor) -> Tensor:
     return torch.where(near, series, closed)
 
 
+def _atan2_slope(a: Tensor, b: Tensor) -> Tensor:
+    square = a * a + b * b
+    return torch.where(square == 0, 0.0, a / square)
+
+
 _SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 
 
@@ -135,6 +140,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_mix": _mix,
     "_exprel": _exprel,
     "_exprel_slope": _exprel_slope,
+    "_atan2_slope": _atan2_slope,
 }
 
 
