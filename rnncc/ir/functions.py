@@ -14,7 +14,7 @@ from sympy import Expr, Float, Integer
 
 from rnncc.ir.inverses import inverse_rows
 from rnncc.ir.surrogates import SURROGATES as SURROGATES
-from rnncc.ir.surrogates import detached_rows, spike_rows
+from rnncc.ir.surrogates import detached_rows, own_rows, spike_rows
 from rnncc.ir.table import MIXING as MIXING
 from rnncc.ir.table import TABLE as TABLE
 from rnncc.ir.table import Comparison as Comparison
@@ -298,4 +298,5 @@ _kinked_rows()
 _step_rows()
 _condition_rows()
 spike_rows()
+own_rows()
 detached_rows()

@@ -326,8 +326,7 @@ def spike(
     from rnncc.ir import functions
 
     if callable(surrogate):
-        derivative = _apply("stop_gradient", surrogate(u))
-        return _apply("forward_as", spike(u), derivative * u)
+        return _apply("spike_own", u, surrogate(u))
     if surrogate not in functions.SURROGATES:
         fail(
             f"spike has no surrogate '{surrogate}'",

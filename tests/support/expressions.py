@@ -108,6 +108,7 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
         for name in ("atan2", "atan2_slope", "remainder", "floor_divide")
     },
     "forward_as": (call("forward_as", x, y + 1), "forward_as(x, y + 1.0f)"),
+    "spike_own": (call("spike_own", x - y, call("exp", x)), "heaviside(x - y)"),
     **{
         f"spike_{name}": (call(f"spike_{name}", x, Float(2)), "heaviside(x)")
         for name in functions.SURROGATES

@@ -96,6 +96,7 @@ EXPRESSIONS = {
     "spike_fast_sigmoid": "spike(h - x, slope=2.0) * q",
     "spike_atan": "spike(h - x, surrogate='atan', slope=2.0) * q",
     "spike_sigmoid": "spike(h - x, surrogate='sigmoid', slope=2.0) * q",
+    "spike_own": "spike(h - x, surrogate=lambda u: exp(-u * u)) * q",
     "spike_triangle": "spike(h - x, surrogate='triangle', slope=0.3) * q",
 }
 DETACHED = {"stop_gradient", "forward_as"}
