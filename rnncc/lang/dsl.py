@@ -6,6 +6,7 @@ Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from linecache import getline
@@ -239,7 +240,6 @@ sqrt = _unary("sqrt", "The square root.")
 rsqrt = _unary("rsqrt", "1 / sqrt(x).")
 sigmoid = _unary("sigmoid", "The logistic function 1 / (1 + exp(-x)).")
 tanh = _unary("tanh", "The hyperbolic tangent.")
-softplus = _unary("softplus", "log(1 + exp(x)), without a threshold.")
 logsigmoid = _unary("logsigmoid", "log(sigmoid(x)), finite for every finite x.")
 relu = _unary("relu", "max(x, 0); derivative 0 at 0, as in PyTorch.")
 abs_ = _unary("abs", "The absolute value; derivative 0 at 0.")
@@ -274,8 +274,19 @@ def silu(x: Any) -> Any:
     return x * sigmoid(x)
 
 
-def gelu(x: Any) -> Any:
-    """x * Phi(x) with the exact Gaussian distribution function."""
+def softplus(x: Any, beta: Any = 1.0) -> Any:
+    """log(1 + exp(beta * x)) / beta, without a threshold."""
+    if number(beta) == 1:
+        return _apply("softplus", x)
+    return _apply("softplus", beta * x) / beta
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """x * Phi(x) with the exact Gaussian distribution function, or that of "tanh"."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'approximate is "none" or "tanh", got {approximate!r}')
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
     return 0.5 * x * (1 + erf(x * 0.7071067811865476))
 
 
@@ -289,8 +300,12 @@ def minimum(a: Any, b: Any) -> Any:
     return _apply("minimum", a, b)
 
 
-def clip(x: Any, lo: Any, hi: Any) -> Any:
+def clip(x: Any, lo: Any, hi: Any = None) -> Any:
     """x limited to [lo, hi], either of which may be None; the gradient passes at the limits."""
+    lo = None if number(lo) == -math.inf else lo
+    hi = None if number(hi) == math.inf else hi
+    if not any(isinstance(each, Symbolic) for each in (x, lo, hi)):
+        return _apply("clip", x, -math.inf if lo is None else lo, math.inf if hi is None else hi)
     if hi is None:
         return x if lo is None else where(x < lo, lo, x)
     return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)

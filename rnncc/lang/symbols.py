@@ -242,6 +242,21 @@ class Value(Symbolic):
     def __ceil__(self) -> Value:
         return -Value(opaque("floor", -lift(self)))
 
+    def __trunc__(self) -> Value:
+        return Value(opaque("sign", lift(self)) * lift(abs(self).__floor__()))
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
+
+    def _combine(self, _: Any = None) -> NoReturn:
+        fail(
+            f"the value '{self.expr}' is combined as a condition",
+            "&, |, ^ and ~ take comparisons, and bind more tightly than these.",
+            "put each comparison in parentheses: (h > 0) & (h < 1)",
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _combine
+
     def __matmul__(self, other: Any) -> NoReturn:
         fail(
             f"the operator @ on '{self.expr}'",
