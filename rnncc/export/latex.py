@@ -184,6 +184,7 @@ class LatexPrinter(Printer):
         **{name: f"\\{name}" for name in "exp log tanh sin cos sinh cosh".split()},
         **{"log2": r"\log_2", "atan": r"\arctan", "asin": r"\arcsin", "acos": r"\arccos"},
         **{"sigmoid": r"\sigma", "maximum": r"\max", "minimum": r"\min"},
+        **{"at_least": r"\max", "at_most": r"\min"},
     }
     OPERATORS: ClassVar = {
         **{"gt": ">", "ge": r"\ge", "lt": "<", "le": r"\le", "eq": "=", "ne": r"\ne"},

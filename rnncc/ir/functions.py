@@ -169,6 +169,17 @@ def _kinked_rows() -> None:
         lambda x, lo, hi: min(max(x, lo), hi),
         smooth=False,
     )
+    for name, within, beyond, torch, value in (
+        ("at_least", "ge", "lt", "torch.clamp({0}, min={1})", max),
+        ("at_most", "le", "gt", "torch.clamp({0}, max={1})", min),
+    ):
+
+        def pull(
+            g: Any, y: Any, x: Any, bound: Any, within: str = within, beyond: str = beyond
+        ) -> tuple[Any, Any]:
+            return tuple(_where(call(side, x, bound), g, 0) for side in (within, beyond))
+
+        row(name, pull, torch, value, smooth=False)
 
 
 def _step_rows() -> None:

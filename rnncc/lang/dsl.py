@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.init import SHAPING, Init
-from rnncc.lang.numbers import number, shown
+from rnncc.lang.numbers import number, shown, truth
 from rnncc.lang.symbols import (
     TRACER,
     Condition,
@@ -76,6 +76,9 @@ class State(Role):
     size: Size = None
     delay: int | str | None = None
 
+    def __post_init__(self) -> None:
+        _take_numbers(self, "init")
+
 
 @dataclass(frozen=True)
 class Input(Role):
@@ -116,6 +119,16 @@ class Matrix(Role):
 
     block: int | None = None
     init: Init | None = None
+
+    def __post_init__(self) -> None:
+        _take_numbers(self, "block")
+
+
+def _take_numbers(role: Role, option: str) -> None:
+    """Python's number for one of NumPy."""
+    found = number(getattr(role, option))
+    if found is not None:
+        object.__setattr__(role, option, found)
 
 
 # --- cells -----------------------------------------------------------------------------------
@@ -307,8 +320,8 @@ def clip(x: Any, lo: Any, hi: Any = None) -> Any:
     if not any(isinstance(each, Symbolic) for each in (x, lo, hi)):
         return _apply("clip", x, -math.inf if lo is None else lo, math.inf if hi is None else hi)
     if hi is None:
-        return x if lo is None else where(x < lo, lo, x)
-    return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)
+        return x if lo is None else _apply("at_least", x, lo)
+    return _apply("at_most", x, hi) if lo is None else _apply("clip", x, lo, hi)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -316,7 +329,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if any(isinstance(arg, Elementwise) for arg in (condition, a, b)):
         return elementwise(where, condition, a, b)
     if not isinstance(condition, Condition):
-        if TRACER.get() is None or isinstance(condition, bool):
+        if TRACER.get() is None or truth(condition) is not None:
             return a if condition else b
         fail(
             f"where is given '{condition}'",

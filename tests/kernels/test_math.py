@@ -104,7 +104,17 @@ UNARY = {
     "erf": Accuracy(np.vectorize(math.erf, otypes=[np.float64]), ((-7.0, 7.0),), 1.5, 11),
 }
 REMAINDERS = ("remainder", "floor_divide")
-BINARY = ("maximum", "minimum", "pow", "forward_as", "atan2", "atan2_slope", *REMAINDERS)
+BINARY = (
+    "maximum",
+    "minimum",
+    "at_least",
+    "at_most",
+    "pow",
+    "forward_as",
+    "atan2",
+    "atan2_slope",
+    *REMAINDERS,
+)
 NEAR_ZERO = (
     *("log1p", "expm1", "tanh", "sinh", "sin", "erf", "atan", "asinh", "atanh", "asin", "elu"),
     "softsign",

@@ -105,7 +105,7 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
     **{name: (call(name, x / 4), f"{name}(x / 4.0f)") for name in ("atanh", "asin", "acos")},
     **{
         name: (call(name, x, y - 5), f"{name}(x, y - 5.0f)")
-        for name in ("atan2", "atan2_slope", "remainder", "floor_divide")
+        for name in ("atan2", "atan2_slope", "remainder", "floor_divide", "at_least", "at_most")
     },
     "forward_as": (call("forward_as", x, y + 1), "forward_as(x, y + 1.0f)"),
     "spike_own": (call("spike_own", x - y, call("exp", x)), "heaviside(x - y)"),

@@ -232,6 +232,11 @@ ALL_ROWS = (
         lambda x, p: torch.where((x > p) & (x < 2) | ~(p > 1), x, p),
     ),
     Row("clip(x, p, q)", torch.clamp),
+    Row("clip(x, 0)", lambda x: x.clamp(min=0)),
+    Row("clip(x, None, 1)", lambda x: x.clamp(max=1)),
+    Row("clip(x, p, None)", lambda x, p: x.clamp(min=p)),
+    Row("clip(x, None, p)", lambda x, p: x.clamp(max=p)),
+    Row("clip(x, 0, math.inf)", lambda x: x.clamp(0, math.inf)),
 )
 
 
@@ -253,7 +258,7 @@ def source(rows: Sequence[Row]) -> str:
     ]
     signature = ", ".join(["h: State", *inputs])
     body = ", ".join(['"h": 0.5 * h', *outputs])
-    head = "from rnncc import *\nfrom rnncc import abs, cell\n\n\n@cell\n"
+    head = "import math\nfrom rnncc import *\nfrom rnncc import abs, cell\n\n\n@cell\n"
     return f"{head}def special({signature}):\n    return {{{body}}}\n"
 
 

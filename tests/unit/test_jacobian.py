@@ -83,6 +83,8 @@ EXPRESSIONS = {
     "maximum": "maximum(h, x) * q",
     "minimum": "minimum(h, x) * q",
     "clip": "clip(h, x, q)",
+    "at_least": "clip(h, x) * q",
+    "at_most": "clip(h, None, x) * q",
     "where": "where(h > x, h * x, h * q)",
     "gt": "where(h > x, h, q)",
     "ge": "where(h >= x, h, q)",

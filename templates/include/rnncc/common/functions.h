@@ -53,6 +53,9 @@ template <typename T> RNNCC_FN T atan2_slope(T a, T b) {
                                            : (a / larger) / (larger + smaller * (smaller / larger));
 }
 
+template <typename T> RNNCC_FN T at_least(T x, T lo) { return maximum(lo, x); }
+template <typename T> RNNCC_FN T at_most(T x, T hi) { return minimum(hi, x); }
+
 // (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
 template <typename T> RNNCC_FN T exprel_of(T x) {
   T y = abs(x) < T(1e-8) ? T(1) + T(0.5) * x : expm1(x) / x;
