@@ -195,6 +195,11 @@ ALL_ROWS = (
     spike("atan", lambda u: 1 / (1 + (math.pi * u) ** 2)),
     spike("sigmoid", lambda u: 2 * torch.sigmoid(2 * u) * (1 - torch.sigmoid(2 * u))),
     spike("triangle", lambda u: 2 * torch.relu(1 - 2 * u.abs())),
+    Row(
+        "spike(x, lambda u: exp(-u * u))",
+        lambda x: Step.apply(x, lambda u: torch.exp(-u * u)),
+        is_nan,
+    ),
     Row("x + p", torch.add),
     Row("x - p", torch.sub),
     Row("x * p", torch.mul),
