@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dc31ca6e9d2675df")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a34ee19a30a5f4df")
 
 
 @_takes_options

@@ -18,8 +18,8 @@
 //   lower = l + percolated
 //   quick = minimum(k0*relu(-UZL + filled) + k1*upper, upper)
 //   slow = k2*lower
-//   s_new = where(P - evaporated - recharge + s < 0, 0, P - evaporated - recharge + s)
-//   u_new = where(-quick + upper < 0, 0, -quick + upper)
+//   s_new = at_least(P - evaporated - recharge + s, 0)
+//   u_new = at_least(-quick + upper, 0)
 //   l_next = lower - slow
 //   y = quick + slow
 //   s' = s_new
@@ -50,10 +50,10 @@
 //   dslow_ds = dpercolated_ds*k2
 //   dslow_du = k2*percolated_slope
 //   ds_new_0_ds = -devaporated_ds - drecharge_ds + 1
-//   ds_new_ds = ds_new_0_ds*where(s_new_0 < 0, 0, 1)
+//   ds_new_ds = ds_new_0_ds*where(s_new_0 >= 0, 1, 0)
 //   du_new_0_ds = -dquick_ds + dupper_ds
 //   du_new_0_du = -dquick_du + dupper_du
-//   u_new_slope = where(u_new_0 < 0, 0, 1)
+//   u_new_slope = where(u_new_0 >= 0, 1, 0)
 //   du_new_ds = du_new_0_ds*u_new_slope
 //   du_new_du = du_new_0_du*u_new_slope
 //   dl_next_ds = dpercolated_ds - dslow_ds
@@ -75,7 +75,7 @@
 namespace rnncc {
 
 // One step of one channel.
-// Operations: 17; functions: 1 clip, 2 div, 2 lt, 3 minimum, 1 pow, 1 relu, 2 where.
+// Operations: 17; functions: 2 at_least, 1 clip, 2 div, 3 minimum, 1 pow, 1 relu.
 template <typename real>
 RNNCC_FN void hbv_step(
     // states
@@ -105,15 +105,15 @@ RNNCC_FN void hbv_step(
   const real quick = minimum(quick_2, upper);
   const real slow = k2 * lower;
   s_new_0 = P - evaporated - recharge + s;
-  s_new = (s_new_0 < 0.0f ? real(0.0) : s_new_0);
+  s_new = at_least(s_new_0, real(0.0));
   u_new_0 = upper - quick;
-  u_new = (u_new_0 < 0.0f ? real(0.0) : u_new_0);
+  u_new = at_least(u_new_0, real(0.0));
   l_next = lower - slow;
   y = quick + slow;
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 42; functions: 5 eq, 1 ge, 4 gt, 2 le, 2 lt, 1 pow, 14 where.
+// Operations: 42; functions: 5 eq, 3 ge, 4 gt, 2 le, 1 pow, 14 where.
 template <typename real>
 RNNCC_FN void hbv_jacobian(
     // states
@@ -161,10 +161,10 @@ RNNCC_FN void hbv_jacobian(
   const real dslow_ds = dpercolated_ds * k2;
   const real dslow_du = k2 * percolated_slope;
   const real ds_new_0_ds = 1.0f - devaporated_ds - drecharge_ds;
-  const real ds_new_ds = ds_new_0_ds * (s_new_0 < 0.0f ? real(0.0) : real(1.0));
+  const real ds_new_ds = ds_new_0_ds * (s_new_0 >= 0.0f ? real(1.0) : real(0.0));
   const real du_new_0_ds = dupper_ds - dquick_ds;
   const real du_new_0_du = dupper_du - dquick_du;
-  const real u_new_slope = (u_new_0 < 0.0f ? real(0.0) : real(1.0));
+  const real u_new_slope = (u_new_0 >= 0.0f ? real(1.0) : real(0.0));
   const real du_new_ds = du_new_0_ds * u_new_slope;
   const real du_new_du = du_new_0_du * u_new_slope;
   const real dl_next_ds = dpercolated_ds - dslow_ds;
@@ -179,7 +179,7 @@ RNNCC_FN void hbv_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 50; functions: 1 both, 7 eq, 2 ge, 5 gt, 2 le, 1 log, 2 lt, 1 pow, 17 where.
+// Operations: 50; functions: 1 both, 7 eq, 4 ge, 5 gt, 2 le, 1 log, 1 pow, 17 where.
 template <typename real>
 RNNCC_FN void hbv_adjoint(
     // states
@@ -198,10 +198,10 @@ RNNCC_FN void hbv_adjoint(
     real& d_PERC, real& d_UZL, real& d_k0, real& d_k1, real& d_k2) {
   const real quick_0 = filled - UZL;
   const real quick_2 = k0 * quick_1 + k1 * upper;
-  const real g_u_new_arg2 = (u_new_0 < 0.0f ? real(0.0) : up_u);
-  const real g_s_new_arg2 = (s_new_0 < 0.0f ? real(0.0) : up_s);
+  const real g_u_new_arg0 = (u_new_0 >= 0.0f ? up_u : real(0.0));
+  const real g_s_new_arg0 = (s_new_0 >= 0.0f ? up_s : real(0.0));
   const real g_slow = up_y - up_l;
-  const real g_quick = up_y - g_u_new_arg2;
+  const real g_quick = up_y - g_u_new_arg0;
   const real g_quick_arg0 =
       (quick_2 == upper ? 0.5f * g_quick : (quick_2 > upper ? real(0.0) : g_quick));
   const real g_quick_arg1 =
@@ -209,14 +209,14 @@ RNNCC_FN void hbv_adjoint(
   const real g_quick_1 = g_quick_arg0 * k0;
   const real g_quick_0 = (quick_0 <= 0.0f ? real(0.0) : g_quick_1);
   const real g_lower = g_slow * k2 + up_l;
-  const real g_upper = g_quick_arg0 * k1 + g_quick_arg1 + g_u_new_arg2;
+  const real g_upper = g_quick_arg0 * k1 + g_quick_arg1 + g_u_new_arg0;
   const real g_percolated = g_lower - g_upper;
   const real g_percolated_arg0 =
       (filled == PERC ? 0.5f * g_percolated : (filled > PERC ? real(0.0) : g_percolated));
   const real g_percolated_arg1 =
       (filled == PERC ? 0.5f * g_percolated : (PERC > filled ? real(0.0) : g_percolated));
   const real g_filled = g_percolated_arg0 + g_quick_0 + g_upper;
-  const real g_evaporated = -g_s_new_arg2;
+  const real g_evaporated = -g_s_new_arg0;
   const real g_evaporated_1 = E * g_evaporated;
   const real g_evaporated_1_arg0 = (evaporated_0 == 1.0f
                                         ? 0.5f * g_evaporated_1
@@ -224,7 +224,7 @@ RNNCC_FN void hbv_adjoint(
   const real g_evaporated_0_arg0 = g_evaporated_1_arg0 / (FC * LP);
   const real g_evaporated_0_arg1 = -evaporated_0 * g_evaporated_1_arg0 / FC;
   const real g_evaporated_0_arg3 = -evaporated_0 * g_evaporated_1_arg0 / LP;
-  const real g_recharge = g_filled - g_s_new_arg2;
+  const real g_recharge = g_filled - g_s_new_arg0;
   const real g_recharge_2 = P * g_recharge;
   const real g_recharge_2_arg0 =
       (beta == 0.0f ? real(0.0) : beta * g_recharge_2 * pow(recharge_1, beta - 1.0f));
@@ -236,10 +236,10 @@ RNNCC_FN void hbv_adjoint(
                                       : real(0.0));
   const real g_recharge_0_arg0 = g_recharge_1_arg0 / FC;
   const real g_recharge_0_arg1 = -g_recharge_0_arg0 * recharge_0;
-  d_s = g_evaporated_0_arg0 + g_recharge_0_arg0 + g_s_new_arg2;
+  d_s = g_evaporated_0_arg0 + g_recharge_0_arg0 + g_s_new_arg0;
   d_u = g_filled;
   d_l = g_lower;
-  d_P = g_recharge * recharge_2 + g_s_new_arg2;
+  d_P = g_recharge * recharge_2 + g_s_new_arg0;
   d_E = evaporated_1 * g_evaporated;
   d_FC = g_evaporated_0_arg1 + g_recharge_0_arg1;
   d_LP = g_evaporated_0_arg3;

@@ -12,7 +12,7 @@
 // The recurrence:
 //   u = where(wait > 0.5, 0, I + v*clip(beta, 0, 1))
 //   s = spike_fast_sigmoid(u - 1.0, 25.0)
-//   wait_new = where(u > 1.0, 3, where(wait - 1 < 0, 0, wait - 1))
+//   wait_new = where(u > 1.0, 3, at_least(wait - 1, 0))
 //   v_next = u*(1 - s)
 //   v' = v_next
 //   wait' = wait_new
@@ -21,7 +21,7 @@
 // Its Jacobian:
 //   u_slope = where(wait > 0.5, 0, 1)
 //   du_dv = u_0*u_slope
-//   dwait_new_1_dwait = where(wait_new_0 < 0, 0, 1)
+//   dwait_new_1_dwait = where(wait_new_0 >= 0, 1, 0)
 //   wait_new_slope = where(u > 1.0, 0, 1)
 //   dwait_new_dwait = dwait_new_1_dwait*wait_new_slope
 //   dv_next_dv = du_dv*(1 - s)
@@ -37,7 +37,7 @@
 namespace rnncc {
 
 // One step of one channel.
-// Operations: 6; functions: 1 clip, 2 gt, 1 lt, 1 spike_fast_sigmoid, 3 where.
+// Operations: 6; functions: 1 at_least, 1 clip, 2 gt, 1 spike_fast_sigmoid, 2 where.
 template <typename real>
 RNNCC_FN void refractory_lif_step(
     // states
@@ -54,13 +54,13 @@ RNNCC_FN void refractory_lif_step(
   const real s_0 = u - 1.0f;
   s = heaviside(s_0);
   const real wait_new_0 = wait - 1.0f;
-  const real wait_new_1 = (wait_new_0 < 0.0f ? real(0.0) : wait_new_0);
+  const real wait_new_1 = at_least(wait_new_0, real(0.0));
   wait_new = (u > 1.0f ? real(3.0) : wait_new_1);
   v_next = u * (1.0f - s);
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 5; functions: 2 gt, 1 lt, 3 where.
+// Operations: 5; functions: 1 ge, 2 gt, 3 where.
 template <typename real>
 RNNCC_FN void refractory_lif_jacobian(
     // states
@@ -76,7 +76,7 @@ RNNCC_FN void refractory_lif_jacobian(
   const real wait_new_0 = wait - 1.0f;
   const real u_slope = (wait > 0.5f ? real(0.0) : real(1.0));
   const real du_dv = u_0 * u_slope;
-  const real dwait_new_1_dwait = (wait_new_0 < 0.0f ? real(0.0) : real(1.0));
+  const real dwait_new_1_dwait = (wait_new_0 >= 0.0f ? real(1.0) : real(0.0));
   const real wait_new_slope = (u > 1.0f ? real(0.0) : real(1.0));
   const real dwait_new_dwait = dwait_new_1_dwait * wait_new_slope;
   const real dv_next_dv = du_dv * (1.0f - s);
@@ -85,7 +85,7 @@ RNNCC_FN void refractory_lif_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 13; functions: 1 abs, 1 ge, 2 gt, 1 le, 1 lt, 5 where.
+// Operations: 13; functions: 1 abs, 2 ge, 2 gt, 1 le, 5 where.
 template <typename real>
 RNNCC_FN void refractory_lif_adjoint(
     // states
@@ -103,7 +103,7 @@ RNNCC_FN void refractory_lif_adjoint(
   const real s_0 = u - 1.0f;
   const real wait_new_0 = wait - 1.0f;
   const real g_wait_new_arg2 = (u > 1.0f ? real(0.0) : up_wait);
-  const real g_wait_new_1_arg2 = (wait_new_0 < 0.0f ? real(0.0) : g_wait_new_arg2);
+  const real g_wait_new_1_arg0 = (wait_new_0 >= 0.0f ? g_wait_new_arg2 : real(0.0));
   const real g_s = up_s - u * up_v;
   const real g_s_0 = g_s / ((25.0f * abs(s_0) + 1.0f) * (25.0f * abs(s_0) + 1.0f));
   const real g_u = g_s_0 + up_v * (1.0f - s);
@@ -111,7 +111,7 @@ RNNCC_FN void refractory_lif_adjoint(
   const real g_u_0 = g_u_arg2 * v;
   const real g_u_0_arg0 = (beta >= 0.0f ? (beta <= 1.0f ? g_u_0 : real(0.0)) : real(0.0));
   d_v = g_u_arg2 * u_0;
-  d_wait = g_wait_new_1_arg2;
+  d_wait = g_wait_new_1_arg0;
   d_I = g_u_arg2;
   d_beta = g_u_0_arg0;
 }

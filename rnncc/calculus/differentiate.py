@@ -115,9 +115,9 @@ def adjoint(program: Program) -> AdjointIR:
 
 # functions with an infinite derivative where they are finite, those that are infinite themselves at
 # a finite argument, and all whose derivative is infinite somewhere or overflows
-ROOTS = frozenset("sqrt pow acosh".split())
+ROOTS = frozenset("sqrt pow asin acos acosh".split())
 INFINITE = frozenset("div log log1p log2 rsqrt pow atanh".split())
-POLES = ROOTS | INFINITE | frozenset("exp exp2 expm1 exprel sinh cosh".split())
+POLES = ROOTS | INFINITE | frozenset("exp exp2 expm1 exprel sinh cosh remainder".split())
 
 
 class _Flow(NamedTuple):

@@ -12,7 +12,8 @@ from rnncc.ir.program import Fission, Let, Program
 CHEAP = frozenset(
     """
     where relu abs sign floor round maximum minimum clip div sqrt rsqrt
-    gt ge lt le eq ne both either negate absent stop_gradient forward_as finite_part
+    gt ge lt le eq ne both either negate absent stop_gradient forward_as finite_part pivot softsign
+    at_least at_most
     """.split()
 )
 MOST_PARTS = 4

@@ -22,7 +22,8 @@ from rnncc.ir.program import (
     show,
 )
 
-JUMPS = tuple(functions.TABLE[name].symbol for name in ("sign", "floor", "round"))
+STEPS = ("sign", "floor", "round", "remainder", "floor_divide")
+JUMPS = tuple(functions.TABLE[name].symbol for name in STEPS)
 PROBED_CHANNELS = 24
 LONGEST_WITNESS = 60  # operations
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import sympy
 from sympy import Expr
 
-from rnncc.ir.functions import TABLE, Comparison, Opaque, product, row_of
+from rnncc.ir.functions import SURROGATES, TABLE, Comparison, Opaque, product, row_of
 
 ADD, MUL, UNARY, ATOM = 1, 2, 3, 4
 LARGEST_PRODUCT = 4
@@ -195,6 +195,6 @@ class TorchPrinter(Printer):
         if row is None:  # R @ e over groups of channels
             return f"_mix({', '.join(self.text(arg) for arg in expr.args)})"
         texts = [self.value(arg) for arg in expr.args]
-        if row.name.startswith("spike_"):  # its slope is a number
+        if row.name.removeprefix("spike_") in SURROGATES:  # its slope is a number
             texts = [self.text(a) for a in expr.args]
         return row.torch.format(*texts)

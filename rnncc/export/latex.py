@@ -182,8 +182,9 @@ class LatexPrinter(Printer):
 
     FUNCTIONS: ClassVar = {
         **{name: f"\\{name}" for name in "exp log tanh sin cos sinh cosh".split()},
-        **{"log2": r"\log_2", "atan": r"\arctan"},
+        **{"log2": r"\log_2", "atan": r"\arctan", "asin": r"\arcsin", "acos": r"\arccos"},
         **{"sigmoid": r"\sigma", "maximum": r"\max", "minimum": r"\min"},
+        **{"at_least": r"\max", "at_most": r"\min"},
     }
     OPERATORS: ClassVar = {
         **{"gt": ">", "ge": r"\ge", "lt": "<", "le": r"\le", "eq": "=", "ne": r"\ne"},
@@ -323,6 +324,15 @@ class LatexPrinter(Printer):
 
     def _stop_gradient(self, x: Expr) -> tuple[str, int]:
         return self.visit(x)
+
+    def _pivot(self, x: Expr) -> tuple[str, int]:
+        return self.visit(x)
+
+    def _remainder(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return rf"{self.bracket(a, MUL)} \bmod {self.bracket(b, UNARY)}", ADD
+
+    def _floor_divide(self, a: Expr, b: Expr) -> tuple[str, int]:
+        return self._floor(_over(a, b))
 
     def _finite_part(self, x: Expr) -> tuple[str, int]:
         return self.visit(x)

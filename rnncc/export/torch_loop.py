@@ -72,6 +72,24 @@ def _heaviside(u: Tensor, integral: Tensor) -> Tensor:
     return (u > 0).to(u.dtype) + torch.where(torch.isfinite(surrogate), surrogate, 0.0)
 
 
+class _Integral(torch.autograd.Function):
+    """Of a surrogate d(u), all but its value."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, d: Tensor) -> Tensor:
+        ctx.save_for_backward(d)
+        ctx.shape = u.shape
+        return torch.zeros(torch.broadcast_shapes(u.shape, d.shape), dtype=u.dtype, device=u.device)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (d,) = ctx.saved_tensors
+        return (gradient * d).sum_to_size(ctx.shape), None
+
+
+_integral: Callable[[Tensor, Tensor], Tensor] = _Integral.apply
+
+
 class _ForwardAs(torch.autograd.Function):
     """The value of a with the gradient of b, whatever its value is."""
 
@@ -131,16 +149,23 @@ def _exprel_slope(x: Tensor) -> Tensor:
     return torch.where(near, series, closed)
 
 
+def _atan2_slope(a: Tensor, b: Tensor) -> Tensor:
+    square = a * a + b * b
+    return torch.where(square == 0, 0.0, a / square)
+
+
 _SLOPE = [k / math.factorial(k + 1) for k in range(1, 17)]
 
 
 # names that the text of functions.TABLE uses, beside torch
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "_heaviside": _heaviside,
+    "_integral": _integral,
     "_forward_as": _forward_as,
     "_mix": _mix,
     "_exprel": _exprel,
     "_exprel_slope": _exprel_slope,
+    "_atan2_slope": _atan2_slope,
 }
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import sympy
 from sympy import Expr, Float, Integer
 
+from rnncc.ir.inverses import inverse_rows
 from rnncc.ir.surrogates import SURROGATES as SURROGATES
-from rnncc.ir.surrogates import detached_rows, spike_rows
+from rnncc.ir.surrogates import detached_rows, own_rows, spike_rows
 from rnncc.ir.table import MIXING as MIXING
 from rnncc.ir.table import TABLE as TABLE
 from rnncc.ir.table import Comparison as Comparison
@@ -22,10 +23,13 @@ from rnncc.ir.table import MatVec as MatVec
 from rnncc.ir.table import Mean as Mean
 from rnncc.ir.table import Opaque as Opaque
 from rnncc.ir.table import Pull as Pull
+from rnncc.ir.table import Remainder as Remainder
 from rnncc.ir.table import Shift as Shift
 from rnncc.ir.table import call as call
+from rnncc.ir.table import divide as divide
 from rnncc.ir.table import row as row
 from rnncc.ir.table import row_of as row_of
+from rnncc.ir.units import unit_rows
 
 
 def _stable_sigmoid(x: float) -> float:
@@ -89,25 +93,8 @@ def _smooth_rows() -> None:
         "torch.erf({0})",
         math.erf,
     )
-    _inverse_rows()
     row("pow", _pull_power, "torch.pow({0}, {1})", math.pow)
     row("div", _pull_quotient, "({0}) / ({1})", lambda a, b: a / b)
-
-
-def _inverse_rows() -> None:
-    """Inverses of the circular and hyperbolic functions, and base 2."""
-    ln2 = Float(math.log(2))
-    row("atan", lambda g, y, x: (divide(g, 1 + x**2),), "torch.atan({0})", math.atan)
-    row("asinh", lambda g, y, x: (g * call("rsqrt", 1 + x**2),), "torch.asinh({0})", math.asinh)
-    row(
-        "acosh",
-        lambda g, y, x: (g * call("rsqrt", x**2 - 1),),
-        "torch.acosh({0})",
-        math.acosh,
-    )
-    row("atanh", lambda g, y, x: (divide(g, (1 - x) * (1 + x)),), "torch.atanh({0})", math.atanh)
-    row("log2", lambda g, y, x: (divide(g, ln2 * x),), "torch.log2({0})", math.log2)
-    row("exp2", lambda g, y, x: (ln2 * g * y,), "torch.exp2({0})", lambda x: 2.0**x)
 
 
 def _pull_exprel_slope(g: Any, y: Any, x: Expr) -> tuple[Any]:
@@ -182,6 +169,17 @@ def _kinked_rows() -> None:
         lambda x, lo, hi: min(max(x, lo), hi),
         smooth=False,
     )
+    for name, within, beyond, torch, value in (
+        ("at_least", "ge", "lt", "torch.clamp({0}, min={1})", max),
+        ("at_most", "le", "gt", "torch.clamp({0}, max={1})", min),
+    ):
+
+        def pull(
+            g: Any, y: Any, x: Any, bound: Any, within: str = within, beyond: str = beyond
+        ) -> tuple[Any, Any]:
+            return tuple(_where(call(side, x, bound), g, 0) for side in (within, beyond))
+
+        row(name, pull, torch, value, smooth=False)
 
 
 def _step_rows() -> None:
@@ -208,12 +206,36 @@ def _step_rows() -> None:
         lambda x: float(round(x)),
         smooth=False,
     )
+    _remainder_rows()
     # what a sum of exponentials is taken relative to; whatever it is, the result is the same
+    row("pivot", lambda g, y, x: (None,), "({0}).detach()", lambda x: x, smooth=False)
     row(
         "finite_part",
         lambda g, y, x: (None,),
         "torch.where(torch.isinf({0}), 0.0, {0}).detach()",
         lambda x: 0.0 if math.isinf(x) else x,
+        smooth=False,
+    )
+
+
+def _remainder_rows() -> None:
+    """Python's, with the sign of the divisor."""
+    row(
+        "remainder",
+        lambda g, y, a, b: (g, -g * call("floor_divide", a, b)),
+        "torch.remainder({0}, {1})",
+        lambda a, b: a % b,
+        base=Remainder,
+        operator="%",
+        smooth=False,
+    )
+    row(
+        "floor_divide",
+        lambda g, y, a, b: (Integer(0), Integer(0)),
+        'torch.div({0}, {1}, rounding_mode="floor")',
+        lambda a, b: a // b,
+        base=Remainder,
+        operator="//",
         smooth=False,
     )
 
@@ -268,11 +290,6 @@ COMPARISONS = {
 }
 
 
-def divide(a: Any, b: Any) -> Expr:
-    """a / b as arithmetic; lowering names the quotient, so that its derivative needs no square."""
-    return sympy.sympify(a) / b
-
-
 def powers(below: tuple[Expr, ...]) -> list[tuple[Expr, Expr]]:
     """(b, n) for each factor b**n of what a `div` divides by: one value, or b, n, b, n, ..."""
     return (
@@ -286,8 +303,11 @@ def product(below: tuple[Expr, ...]) -> Expr:
 
 
 _smooth_rows()
+inverse_rows()
+unit_rows()
 _kinked_rows()
 _step_rows()
 _condition_rows()
 spike_rows()
+own_rows()
 detached_rows()

@@ -52,6 +52,18 @@ def spike_rows() -> None:
         )
 
 
+def own_rows() -> None:
+    """A step whose derivative a cell computes itself, and differentiates if asked to."""
+    row(
+        "spike_own",
+        lambda g, y, u, d: (g * d, None),
+        "_heaviside({0}, _integral({0}, {1}))",
+        lambda u, d: float(u > 0),
+        smooth=False,
+        slope=lambda y, u, d: (Integer(0), None),
+    )
+
+
 def detached_rows() -> None:
     """Functions whose gradient isn't that of their value; a solver has the value's slope."""
     row(

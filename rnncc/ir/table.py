@@ -36,6 +36,16 @@ class Comparison(Opaque):
         return f"{left} {self.operator} {right}"
 
 
+class Remainder(Opaque):
+    """% and //, which print as such."""
+
+    operator = ""
+
+    def _sympystr(self, printer: Any) -> str:
+        left, right = (printer.parenthesize(arg, 100) for arg in self.args)
+        return f"({left} {self.operator} {right})"
+
+
 class MatVec(Opaque):
     """R @ e: mixes each group of k consecutive channels."""
 
@@ -123,3 +133,8 @@ def call(name: str, *args: Any) -> Expr:
 def row_of(expr: Any) -> Function | None:
     """The row of an opaque application, None for arithmetic."""
     return TABLE.get(type(expr).__name__) if isinstance(expr, Opaque) else None
+
+
+def divide(a: Any, b: Any) -> Expr:
+    """a / b as arithmetic; lowering names the quotient, so that its derivative needs no square."""
+    return sympy.sympify(a) / b

@@ -6,6 +6,7 @@ Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from linecache import getline
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 from rnncc.errors import CellError, Problem
 from rnncc.ir.init import SHAPING, Init
-from rnncc.lang.numbers import number, shown
+from rnncc.lang.numbers import number, shown, truth
 from rnncc.lang.symbols import (
     TRACER,
     Condition,
@@ -75,6 +76,9 @@ class State(Role):
     size: Size = None
     delay: int | str | None = None
 
+    def __post_init__(self) -> None:
+        _take_numbers(self, "init")
+
 
 @dataclass(frozen=True)
 class Input(Role):
@@ -115,6 +119,16 @@ class Matrix(Role):
 
     block: int | None = None
     init: Init | None = None
+
+    def __post_init__(self) -> None:
+        _take_numbers(self, "block")
+
+
+def _take_numbers(role: Role, option: str) -> None:
+    """Python's number for one of NumPy."""
+    found = number(getattr(role, option))
+    if found is not None:
+        object.__setattr__(role, option, found)
 
 
 # --- cells -----------------------------------------------------------------------------------
@@ -239,7 +253,6 @@ sqrt = _unary("sqrt", "The square root.")
 rsqrt = _unary("rsqrt", "1 / sqrt(x).")
 sigmoid = _unary("sigmoid", "The logistic function 1 / (1 + exp(-x)).")
 tanh = _unary("tanh", "The hyperbolic tangent.")
-softplus = _unary("softplus", "log(1 + exp(x)), without a threshold.")
 logsigmoid = _unary("logsigmoid", "log(sigmoid(x)), finite for every finite x.")
 relu = _unary("relu", "max(x, 0); derivative 0 at 0, as in PyTorch.")
 abs_ = _unary("abs", "The absolute value; derivative 0 at 0.")
@@ -274,8 +287,19 @@ def silu(x: Any) -> Any:
     return x * sigmoid(x)
 
 
-def gelu(x: Any) -> Any:
-    """x * Phi(x) with the exact Gaussian distribution function."""
+def softplus(x: Any, beta: Any = 1.0) -> Any:
+    """log(1 + exp(beta * x)) / beta, without a threshold."""
+    if number(beta) == 1:
+        return _apply("softplus", x)
+    return _apply("softplus", beta * x) / beta
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """x * Phi(x) with the exact Gaussian distribution function, or that of "tanh"."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'approximate is "none" or "tanh", got {approximate!r}')
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
     return 0.5 * x * (1 + erf(x * 0.7071067811865476))
 
 
@@ -289,11 +313,15 @@ def minimum(a: Any, b: Any) -> Any:
     return _apply("minimum", a, b)
 
 
-def clip(x: Any, lo: Any, hi: Any) -> Any:
+def clip(x: Any, lo: Any, hi: Any = None) -> Any:
     """x limited to [lo, hi], either of which may be None; the gradient passes at the limits."""
+    lo = None if number(lo) == -math.inf else lo
+    hi = None if number(hi) == math.inf else hi
+    if not any(isinstance(each, Symbolic) for each in (x, lo, hi)):
+        return _apply("clip", x, -math.inf if lo is None else lo, math.inf if hi is None else hi)
     if hi is None:
-        return x if lo is None else where(x < lo, lo, x)
-    return where(x > hi, hi, x) if lo is None else _apply("clip", x, lo, hi)
+        return x if lo is None else _apply("at_least", x, lo)
+    return _apply("at_most", x, hi) if lo is None else _apply("clip", x, lo, hi)
 
 
 def where(condition: Any, a: Any, b: Any) -> Any:
@@ -301,7 +329,7 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     if any(isinstance(arg, Elementwise) for arg in (condition, a, b)):
         return elementwise(where, condition, a, b)
     if not isinstance(condition, Condition):
-        if TRACER.get() is None or isinstance(condition, bool):
+        if TRACER.get() is None or truth(condition) is not None:
             return a if condition else b
         fail(
             f"where is given '{condition}'",
@@ -326,8 +354,7 @@ def spike(
     from rnncc.ir import functions
 
     if callable(surrogate):
-        derivative = _apply("stop_gradient", surrogate(u))
-        return _apply("forward_as", spike(u), derivative * u)
+        return _apply("spike_own", u, surrogate(u))
     if surrogate not in functions.SURROGATES:
         fail(
             f"spike has no surrogate '{surrogate}'",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
+from rnncc.lang.foreign import called, corrected, is_function
 
 # of math, NumPy and PyTorch, where rnncc has another name
 PAST = "State(delay=4), whose past is h.ago(k)"
@@ -24,29 +24,8 @@ OTHER_FIXES = {
     **dict.fromkeys(("tuple", "list"), "vector(...) of it, for arithmetic element by element"),
 }
 
-ALIASES = {
-    **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
-    **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},
-    **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
-    **{"arctanh": "atanh", "expit": "sigmoid", "special_expit": "sigmoid"},
-}
-TEXTS: dict[str, Callable[..., str]] = {
-    "pow": "({0}) ** ({1})".format,
-    "power": "({0}) ** ({1})".format,
-    "float_power": "({0}) ** ({1})".format,
-    "square": "({0}) ** 2".format,
-    "reciprocal": "1 / ({0})".format,
-    "hypot": "sqrt(({0}) ** 2 + ({1}) ** 2)".format,
-    "add": "({0}) + ({1})".format,
-    "sub": "({0}) - ({1})".format,
-    "mul": "({0}) * ({1})".format,
-    "div": "({0}) / ({1})".format,
-    "neg": "-({0})".format,
-}
-
+LIBRARIES = ("rnncc.", "torch.", "numpy.", "sympy.")
 TESTING = (ast.If, ast.While, ast.Assert)
-NO_FUNCTIONS = ("cell", "compile", "constant", "normal", "spaced", "uniform")
-OF_LISTS = ("softmax", "logsumexp")
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
 
@@ -62,8 +41,8 @@ class Place:
 
     @classmethod
     def of(cls, frame: FrameType | None) -> Place | None:
-        """The innermost that isn't rnncc's own, from a frame outward."""
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("rnncc."):
+        """The innermost that is neither rnncc's own nor of a library, from a frame outward."""
+        while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(LIBRARIES):
             frame = frame.f_back
         if frame is None:
             return None
@@ -122,7 +101,7 @@ def call(place: Place | None) -> str:
     path = place.path(_is_call) if place else []
     for node in reversed(path):
         if isinstance(node, ast.Call):
-            return _called(node)
+            return "" if place and _is_own(node.func, place.scope) else called(node)
         if isinstance(node, ast.stmt):
             break
     return ""
@@ -137,19 +116,38 @@ def method(place: Place | None) -> str:
     outer = path[path.index(node) - 1]
     if not isinstance(outer, ast.Call) or outer.func is not node:
         return ""
-    return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
+    return called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
 
 
-def foreign(place: Place) -> str:
-    """The same where a function of another module has raised an exception of its own."""
+def mistaken(place: Place) -> str:
+    """The same where a function has raised an exception of its own, of another module or rnncc."""
     node = written(place, ast.Call)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+    if not isinstance(node, ast.Call):
         return ""
+    if _is_own(node.func, place.scope):
+        return corrected(node)
     root: ast.expr = node.func
     while isinstance(root, ast.Attribute):
         root = root.value
     owner = place.scope.get(root.id) if isinstance(root, ast.Name) else None
-    return _called(node) if isinstance(owner, ModuleType) else ""
+    return called(node) if isinstance(owner, ModuleType) and root is not node.func else ""
+
+
+def missing(place: Place, name: str | None) -> str:
+    """What to write where a function is called whose name is not defined; empty if unknown."""
+    for node in reversed(place.path(lambda node: isinstance(node, ast.Call))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+            return called(node)
+    return ""
+
+
+def _is_own(func: ast.expr, scope: Mapping[str, Any]) -> bool:
+    """Whether a call is of rnncc's own function, by its plain name."""
+    import rnncc
+
+    if not isinstance(func, ast.Name) or not is_function(func.id):
+        return False
+    return scope.get(func.id) is getattr(rnncc, func.id)
 
 
 def flat(place: Place | None, states: Sequence[str]) -> str:
@@ -238,9 +236,9 @@ def _decides(node: ast.AST) -> bool:
 
 
 def _is_call(node: ast.AST) -> bool:
-    """Of a function of another module, or of float."""
+    """Of a function of another module, of a module such as nn.ReLU(), or of float."""
     return isinstance(node, ast.Call) and (
-        isinstance(node.func, ast.Attribute) or ast.unparse(node.func) == "float"
+        isinstance(node.func, (ast.Attribute, ast.Call)) or ast.unparse(node.func) == "float"
     )
 
 
@@ -273,31 +271,3 @@ def _after(parent: Any, node: ast.AST) -> list[ast.stmt]:
         if isinstance(block, list) and node in block:
             return block[block.index(node) + 1 :]
     return []
-
-
-def _called(node: ast.Call) -> str:
-    import rnncc
-
-    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    args = [ast.unparse(arg) for arg in node.args]
-    named = {k.arg: ast.unparse(k.value) for k in node.keywords}
-    args += [named[key] for key in ("input", "other", "exponent") if key in named]
-    own = ALIASES.get(name, name)
-    if own not in OF_LISTS and any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args):
-        return ""
-    if own == "clip" and args:
-        low, high = named.get("min", "None"), named.get("max", "None")
-        args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]
-    if name in ("float", "float32", "float64") and args:
-        return f"{args[0]}, without {name}"
-    if name in TEXTS and args:
-        return _plain(TEXTS[name](*args, *("1",) * 2))
-    known = own in rnncc.__all__ and own not in NO_FUNCTIONS
-    if args and known and inspect.isfunction(getattr(rnncc, own)):
-        return f"{own}({', '.join(args)}), with rnncc's own {own} (from rnncc import {own})"
-    return ""
-
-
-def _plain(text: str) -> str:
-    """Without parentheses that aren't needed."""
-    return ast.unparse(ast.parse(text, mode="eval"))

@@ -9,23 +9,8 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from rnncc.lang.dsl import (
-    _apply,
-    abs_,
-    atan,
-    exp,
-    expm1,
-    floor,
-    log,
-    maximum,
-    sign,
-    softplus,
-    sqrt,
-    tanh,
-    where,
-)
-
-HALF_PI = 1.5707963267948966
+from rnncc.lang.dsl import _apply, abs_, exp, floor, log, maximum, sign, where
+from rnncc.lang.numbers import number
 
 
 def hardsigmoid(x: Any) -> Any:
@@ -45,7 +30,8 @@ def leaky_relu(x: Any, slope: Any = 0.01) -> Any:
 
 def elu(x: Any, alpha: Any = 1.0) -> Any:
     """x above 0, alpha * (exp(x) - 1) at 0 and below."""
-    return where(x > 0, x, alpha * expm1(where(x > 0, 0.0, x)))
+    whole = _apply("elu", x)
+    return whole if number(alpha) == 1 else where(x > 0, x, alpha * whole)
 
 
 def selu(x: Any) -> Any:
@@ -55,12 +41,12 @@ def selu(x: Any) -> Any:
 
 def mish(x: Any) -> Any:
     """x * tanh(softplus(x)); arXiv:1908.08681."""
-    return x * tanh(softplus(x))
+    return _apply("mish", x)
 
 
 def softsign(x: Any) -> Any:
     """x / (1 + abs(x))."""
-    return x / (1 + abs_(x))
+    return _apply("softsign", x)
 
 
 def ceil(x: Any) -> Any:
@@ -80,27 +66,22 @@ def log10(x: Any) -> Any:
 
 def asin(x: Any) -> Any:
     """The inverse of the sine, from -pi/2 to pi/2."""
-    return 2 * atan(x / (1 + sqrt(1 - x) * sqrt(1 + x)))
+    return _apply("asin", x)
 
 
 def acos(x: Any) -> Any:
     """The inverse of the cosine, from 0 to pi."""
-    return 2 * atan(sqrt(1 - x) / sqrt(1 + x))
+    return _apply("acos", x)
 
 
 def atan2(y: Any, x: Any) -> Any:
     """The angle of the point (x, y), from -pi to pi; 0 with derivative 0 at the origin."""
-    steep = abs_(y) > abs_(x)
-    above, below = where(steep, x, y), where(steep, y, x)
-    nowhere = below == 0
-    near = atan(where(nowhere, 0.0, above) / where(nowhere, 1.0, below))
-    left = where(x < 0, where(y < 0, -2 * HALF_PI, 2 * HALF_PI), 0.0)
-    return where(steep, sign(y) * HALF_PI - near, left + near)
+    return _apply("atan2", y, x)
 
 
 def logsumexp(values: Iterable[Any]) -> Any:
     """log(exp(a) + exp(b) + ...) of a sequence, relative to its maximum: it can't overflow."""
-    values, top = _values("logsumexp", values)
+    values, top = _values("logsumexp", values, "finite_part")
     total = sum(exp(value - top) for value in values)
     some = total > 0
     nothing = log(_apply("finite_part", total))  # -infinity, where all of them are
@@ -109,18 +90,18 @@ def logsumexp(values: Iterable[Any]) -> Any:
 
 def softmax(values: Iterable[Any]) -> list[Any]:
     """exp(a) / (exp(a) + exp(b) + ...) for each of a sequence, as a list."""
-    values, top = _values("softmax", values)
+    values, top = _values("softmax", values, "pivot")
     parts = [exp(value - top) for value in values]
     total = sum(parts)
     return [part / total for part in parts]
 
 
-def _values(function: str, values: Iterable[Any]) -> tuple[list[Any], Any]:
+def _values(function: str, values: Iterable[Any], top: str) -> tuple[list[Any], Any]:
     """The sequence, and its maximum without a derivative: neither result depends on it."""
     found = list(values)
     if not found:
         raise ValueError(f"{function}() takes at least one value, got an empty sequence")
-    return found, _apply("finite_part", functools.reduce(maximum, found))
+    return found, _apply(top, functools.reduce(maximum, found))
 
 
 def stop_gradient(x: Any) -> Any:

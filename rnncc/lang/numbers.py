@@ -29,6 +29,13 @@ def number(operand: Any) -> int | float | None:
     return item if isinstance(item, (int, float)) else None  # no float64 holds a long double
 
 
+def truth(operand: Any) -> bool | None:
+    """Python's truth value for one, or for one of NumPy; else None."""
+    numpy: Any = sys.modules.get("numpy")
+    is_numpys = numpy is not None and isinstance(operand, numpy.bool_)
+    return bool(operand) if isinstance(operand, bool) or is_numpys else None
+
+
 def is_finite(value: float) -> bool:
     """Whether it is a finite float64; a whole number may be too large to be one."""
     try:

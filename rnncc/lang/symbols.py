@@ -164,14 +164,30 @@ def _binary(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
         if name == "pow":
             return power(a, b)
         x, y = lift(a), lift(b)
-        if name == "truediv" and not isinstance(b, Symbolic) and y.is_zero:
-            fail("division by the constant 0", "", "divide by something else")
+        if name == "truediv":
+            _refuse_zero(b)
         result = apply(x, y)
         if gathers(result, [x, y], name in ("mul", "truediv")):
             result = apply(_apart(a), _apart(b))
         return Value(result)
 
     return method
+
+
+def _remainder(name: str, reflected: bool = False) -> Callable[[Any, Any], Any]:
+    def method(self: Value, other: Any) -> Any:
+        if isinstance(other, Elementwise):
+            return NotImplemented
+        a, b = (other, self) if reflected else (self, other)
+        _refuse_zero(b)
+        return Value(opaque(name, lift(a), lift(b)))
+
+    return method
+
+
+def _refuse_zero(divisor: Any) -> None:
+    if not isinstance(divisor, Symbolic) and lift(divisor).is_zero:
+        fail("division by the constant 0", "", "divide by something else")
 
 
 def _apart(operand: Any) -> Any:
@@ -201,6 +217,9 @@ class Value(Symbolic):
     __pow__, __rpow__ = _binary("pow"), _binary("pow", reflected=True)
     __gt__, __ge__, __lt__, __le__ = (_compare(n) for n in ("gt", "ge", "lt", "le"))
     __eq__, __ne__ = _compare("eq"), _compare("ne")
+    __mod__, __rmod__ = _remainder("remainder"), _remainder("remainder", reflected=True)
+    __floordiv__ = _remainder("floor_divide")
+    __rfloordiv__ = _remainder("floor_divide", reflected=True)
 
     def __neg__(self) -> Value:
         return Value(-lift(self))
@@ -223,17 +242,20 @@ class Value(Symbolic):
     def __ceil__(self) -> Value:
         return -Value(opaque("floor", -lift(self)))
 
-    def __floordiv__(self, other: Any) -> Value:
-        return Value(lift(self / other)).__floor__()
+    def __trunc__(self) -> Value:
+        return Value(opaque("sign", lift(self)) * lift(abs(self).__floor__()))
 
-    def __rfloordiv__(self, other: Any) -> Value:
-        return Value(lift(other / self)).__floor__()
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
 
-    def __mod__(self, other: Any) -> Any:
-        return self - other * (self // other)
+    def _combine(self, _: Any = None) -> NoReturn:
+        fail(
+            f"the value '{self.expr}' is combined as a condition",
+            "&, |, ^ and ~ take comparisons, and bind more tightly than these.",
+            "put each comparison in parentheses: (h > 0) & (h < 1)",
+        )
 
-    def __rmod__(self, other: Any) -> Any:
-        return other - self * (other // self)
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _combine
 
     def __matmul__(self, other: Any) -> NoReturn:
         fail(

@@ -20,7 +20,7 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.instead import Place, foreign, yielded
+from rnncc.lang.instead import Place, missing, mistaken, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
@@ -220,9 +220,10 @@ class _Recorder:
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
-            fix = "define the name, or import the function from rnncc"
+            found = place and missing(place, error.name)
+            fix = found or "define the name, or import the function from rnncc"
         elif place is not None:
-            fix = foreign(place) or fix
+            fix = mistaken(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
 

@@ -19,6 +19,7 @@ MOST_STAGES = 64  # so many groups of copies can be waited for
 # Sums over time: of up to so many params in registers, of up to so many in shared memory; of more
 # again in registers, as far as they go: as in backward.h.
 PARAMS_IN_REGISTERS, PARAMS_IN_SHARED = 16, 64
+MOST_TENSORS = 63  # kMostTensors of templates/include/rnncc/cuda/ring.h
 MOST_OF_RING = 64 * 2**10  # bytes: kMostOfRing of templates/include/rnncc/cuda/direct.h
 SCANS = ("scan", "scan_back", "compare_back")
 BYTES_OF_BORDER = 96  # up to so many, 8 of them are read ahead, else 4: as in queue.h
@@ -61,7 +62,9 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     wanted = 1 - (-BYTES_AHEAD * spec.group // block)
     found = stages or max(2, min(wanted, BYTES_OF_RING // (WARP * block), MOST_STAGES))
     states = spec.size * real * back
-    if spec.one_pass and WARP * (block + states) * found > MOST_OF_RING:
+    tensors = len(spec.inputs) + len(spec.outputs) * back
+    large = WARP * (block + states) * found > MOST_OF_RING or tensors > MOST_TENSORS
+    if spec.one_pass and large:
         return Ring(0, 0, spec.ahead)  # read straight from memory
     return Ring(WARP * (block + states), found, (found - 1) * spec.ahead)
 

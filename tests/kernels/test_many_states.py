@@ -8,6 +8,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+import rnncc
+from rnncc import Input, Param, State, cell, tanh
 from rnncc.errors import ArgumentError
 from tests.support.emulated import emulated
 from tests.support.many import MANY
@@ -75,3 +77,23 @@ def test_jacobians_of_too_many_entries_are_refused() -> None:
     call = random_call("head", (1, 3, 16), torch.float64)
     with pytest.raises(ArgumentError, match="jacobians: the Jacobian of 'head' has more than 64"):
         compiled("head").jacobians(**call.arguments)
+
+
+@cell
+def wide(h: State(size=9), x: Input(size=66), a: Param):
+    h = tanh(a * h + x[:9])
+    return {"h": h, "y": x * h[0]}
+
+
+def test_a_step_may_read_and_write_more_than_64_tensors(target: None) -> None:
+    x, a = torch.randn(2, 7, 5, 66).double().requires_grad_(), torch.randn(5).double()
+    a.requires_grad_()
+    h, rows = torch.zeros(2, 5, 9).double(), []
+    for t in range(7):
+        h = torch.tanh(a[:, None] * h + x[:, t, :, :9])
+        rows.append(x[:, t] * h[..., :1])
+    expected, got = torch.stack(rows, 1), rnncc.compile(wide)(x, a)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(got)
+    slopes = [torch.autograd.grad(y, [x, a], upstream) for y in (got, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-11, atol=1e-11)

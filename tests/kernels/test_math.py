@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch.testing import assert_close
 
+from rnncc.cache import cpu_identity
 from rnncc.export.torch_loop import FUNCTIONS
-from tests.support.headers import HEADERS, compile_source
+from tests.support.headers import ARCHITECTURE, HEADERS, compile_source
 
 Array = NDArray[Any]
 DTYPES = (np.float32, np.float64)
@@ -78,7 +79,13 @@ UNARY = {
     "asinh": Accuracy(np.arcsinh, (*WIDE, (-1e12, 1e12)), 4, 4),
     "acosh": Accuracy(np.arccosh, ((1.0, 1.01), (1.0, 20.0), (1.0, 1e12)), 4, 4, reach=False),
     "atanh": Accuracy(np.arctanh, ((-1.0, 1.0),), 4, 4, reach=False),
+    "asin": Accuracy(np.arcsin, ((-1.0, 1.0), (0.99, 1.0)), 4, 4, reach=False),
+    "acos": Accuracy(np.arccos, ((-1.0, 1.0), (0.99, 1.0)), 4, 4, reach=False),
+    "elu": Accuracy(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), WIDE, 2, 2.5),
+    "mish": Accuracy(lambda x: x * np.tanh(softplus(x)), WIDE, 6, 6, reach=False),
+    "softsign": Accuracy(lambda x: x / (1 + abs(x)), WIDE, 2, 2),
     "finite_part": Accuracy(lambda x: x, WIDE, 0, 0),
+    "pivot": Accuracy(lambda x: x, WIDE, 0, 0),
     "stop_gradient": Accuracy(lambda x: x, WIDE, 0, 0),
     "sqrt": Accuracy(np.sqrt, POSITIVE, 0.51, 0.51, reach=False),
     "rsqrt": Accuracy(lambda x: 1 / np.sqrt(x), POSITIVE, 1.6, 1.6, reach=False),
@@ -96,8 +103,22 @@ UNARY = {
     "cosh": Accuracy(np.cosh, WIDE, 2, 2),
     "erf": Accuracy(np.vectorize(math.erf, otypes=[np.float64]), ((-7.0, 7.0),), 1.5, 11),
 }
-BINARY = ("maximum", "minimum", "pow", "forward_as")
-NEAR_ZERO = ("log1p", "expm1", "tanh", "sinh", "sin", "erf", "atan", "asinh", "atanh")
+REMAINDERS = ("remainder", "floor_divide")
+BINARY = (
+    "maximum",
+    "minimum",
+    "at_least",
+    "at_most",
+    "pow",
+    "forward_as",
+    "atan2",
+    "atan2_slope",
+    *REMAINDERS,
+)
+NEAR_ZERO = (
+    *("log1p", "expm1", "tanh", "sinh", "sin", "erf", "atan", "asinh", "atanh", "asin", "elu"),
+    "softsign",
+)
 
 
 def harness() -> str:
@@ -127,6 +148,16 @@ def compilers() -> list[str]:
     return [name for name in ("g++", "clang++") if shutil.which(name)]
 
 
+def widths() -> list[str]:
+    """Flags of a processor's widest vectors, as kernels are built with, and of AVX2."""
+    if "-march=native" not in ARCHITECTURE or "avx512f" not in cpu_identity():
+        return [ARCHITECTURE]
+    return [f"{ARCHITECTURE} -mprefer-vector-width=512", "-march=haswell"]
+
+
+each_width = pytest.mark.parametrize("width", widths())
+
+
 class Library:
     """The harness as functions of NumPy arrays."""
 
@@ -143,13 +174,14 @@ class Library:
         return out[:size]
 
 
-@pytest.fixture(scope="module", params=compilers() or [""])
+@pytest.fixture(scope="module", params=itertools.product(compilers() or [""], widths()), ids=str)
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    if not request.param:
+    compiler, width = request.param
+    if not compiler:
         pytest.skip("no C++ compiler: set CXX, or install g++ or clang++")
     folder = tmp_path_factory.mktemp("math")
     (folder / "harness.cpp").write_text(harness())
-    compile_source(request.param, folder / "harness.cpp", folder / "harness.so")
+    compile_source(compiler, folder / "harness.cpp", folder / "harness.so", *width.split())
     return Library(folder / "harness.so")
 
 
@@ -194,6 +226,34 @@ def test_pow_stays_within_one_ulp(library: Library, dtype: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_atan2_is_right_in_every_quadrant(library: Library, dtype: type[Any]) -> None:
+    random = np.random.default_rng(7)
+    y, x = (np.exp(random.uniform(-20, 20, 20_000)) * random.choice([-1, 1], 20_000) for _ in "yx")
+    y, x = y.astype(dtype), x.astype(dtype)
+    exact = np.arctan2(y, x, dtype=np.longdouble)
+    assert worst_ulp(library("atan2", y, x), exact) <= 4
+    wide = [v.astype(np.longdouble) for v in (y, x)]
+    assert worst_ulp(library("atan2_slope", y, x), wide[0] / (wide[0] ** 2 + wide[1] ** 2)) <= 4
+    some = [0.0, -0.0, 1.0, -1.0, INF, -INF]
+    y, x = (np.array(v, dtype=dtype) for v in zip(*itertools.product(some, some), strict=True))
+    got, exact = library("atan2", y, x), np.arctan2(y, x)
+    np.testing.assert_allclose(got, exact, rtol=2 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(exact))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_remainders_are_exact(library: Library, dtype: type[Any]) -> None:
+    random = np.random.default_rng(7)
+    x = (np.exp(random.uniform(-9, 30, 20_000)) * random.choice([-1, 1], 20_000)).astype(dtype)
+    y = random.uniform(-9, 9, 20_000).astype(dtype)
+    x[::3], y[::3] = np.round(x[::3]) / 10, np.round(y[::3]) + 0.5  # near whole quotients
+    np.testing.assert_array_equal(library("remainder", x, y), np.remainder(x, y))
+    few = abs(x / y) < 0.1 / np.finfo(dtype).eps  # beyond, NumPy rounds it
+    x, y = x[few], y[few]
+    np.testing.assert_array_equal(library("floor_divide", x, y), np.floor_divide(x, y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*UNARY, *BINARY, "clip"])
 def test_simd_loop_equals_scalar_calls(library: Library, name: str, dtype: type[Any]) -> None:
     x = samples(UNARY.get(name, UNARY["exp"]), dtype)[::7]
@@ -219,7 +279,13 @@ SPECIAL: dict[str, dict[float, float]] = {
     "asinh": {INF: INF, -INF: -INF, 0: 0},
     "acosh": {INF: INF, 1: 0, 0.5: NAN, -2: NAN, -INF: NAN},
     "atanh": {INF: NAN, -INF: NAN, 0: 0, 1: INF, -1: -INF, 2: NAN},
+    "asin": {0: 0, 1: math.pi / 2, -1: -math.pi / 2, 1.5: NAN, INF: NAN, -INF: NAN},
+    "acos": {0: math.pi / 2, 1: 0, -1: math.pi, -1.5: NAN, INF: NAN, -INF: NAN},
+    "elu": {0: 0, 2: 2, INF: INF, -INF: -1, -1e30: -1},
+    "mish": {0: 0, INF: INF, -INF: NAN, 1e4: 1e4, -1e4: 0},
+    "softsign": {0: 0, 1: 0.5, -3: -0.75, INF: NAN, -INF: NAN, 1e30: 1},
     "finite_part": {INF: 0, -INF: 0, 0: 0, -2: -2},
+    "pivot": {INF: INF, -INF: -INF, 0: 0, -2: -2},
     "stop_gradient": {INF: INF, -INF: -INF, 0: 0, -2: -2},
     "sqrt": {INF: INF, -INF: NAN, 0: 0, 4: 2, -1: NAN},
     "rsqrt": {INF: 0, 0: INF, 4: 0.5, -1: NAN},
@@ -318,16 +384,21 @@ def test_pow_agrees_with_c_at_special_values(library: Library, dtype: type[Any])
         np.testing.assert_allclose(library("pow", x, y), np.power(x, y), rtol=2e-7)
 
 
-HOT = {
-    **{f: f"rnncc::{f}(x[i])" for f in "exp log sigmoid tanh softplus logsigmoid".split()},
-    "maximum": "rnncc::maximum(x[i], y[i])",
-    "where": "x[i] > y[i] ? rnncc::exp(x[i]) : x[i] * y[i]",
-    "gru": "(1 - rnncc::sigmoid(x[i])) * y[i] + rnncc::sigmoid(x[i]) * rnncc::tanh(y[i])",
+# as loops over channels have them
+LOOPS = {
+    **{(name, t): f"rnncc::{name}(x[i])" for name in UNARY for t in C_TYPE.values()},
+    **{(name, t): f"rnncc::{name}(x[i], y[i])" for name in BINARY for t in C_TYPE.values()},
+    **{("where", t): "x[i] > y[i] ? rnncc::exp(x[i]) : x[i] * y[i]" for t in C_TYPE.values()},
+    ("gru", "float"): "(1 - rnncc::sigmoid(x[i])) * y[i] + rnncc::sigmoid(x[i]) * x[i]",
 }
+COPIES = ("forward_as", "stop_gradient", "pivot")
+OTHERS = {("pow", "double"), *itertools.product(COPIES, C_TYPE.values())}  # pow: the C library's
+LOOPS = {key: text for key, text in LOOPS.items() if key not in OTHERS}
 
 
+@each_width
 @pytest.mark.parametrize("compiler", compilers())
-def test_hot_functions_vectorise_with_gcc(compiler: str, tmp_path: Path) -> None:
+def test_every_function_vectorises_with_gcc(compiler: str, width: str, tmp_path: Path) -> None:
     version = subprocess.run(
         [*shlex.split(compiler), "--version"], capture_output=True, text=True, check=True
     )
@@ -335,14 +406,13 @@ def test_hot_functions_vectorise_with_gcc(compiler: str, tmp_path: Path) -> None
         pytest.skip("only g++ reports what it vectorised")
     loops = [
         f"void {name}_{t}(const {t}* x, const {t}* y, {t}* out) "
-        f'{{ _Pragma("omp simd") for (int i = 0; i < {LANES}; ++i) out[i] = {text}; }}'
-        for (name, text), t in itertools.product(HOT.items(), C_TYPE.values())
+        f'{{ (void)y; _Pragma("omp simd") for (int i = 0; i < {LANES}; ++i) out[i] = {text}; }}'
+        for (name, t), text in LOOPS.items()
     ]
     source = tmp_path / "hot.cpp"
     source.write_text("\n".join([*HEADERS, *loops]) + "\n")
-    report = compile_source(
-        compiler, source, tmp_path / "hot.so", "-fopt-info-vec", "-Wno-unused-parameter"
-    )
+    report = compile_source(compiler, source, tmp_path / "hot.so", "-fopt-info-vec", *width.split())
     found = {int(n) for n in re.findall(r"hot\.cpp:(\d+):.*loop vectorized", report)}
     first = len(HEADERS) + 1
-    assert found == set(range(first, len(loops) + first)), report
+    left = [key for n, key in enumerate(LOOPS, start=first) if n not in found]
+    assert left == [], report

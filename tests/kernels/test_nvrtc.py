@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rnncc import ArgumentError, BuildError
+from rnncc import ArgumentError, BuildError, paths
+from rnncc.ir.functions import TABLE, Comparison
 from rnncc.runtime.cpu.build import IO_TYPES
 from rnncc.runtime.cuda import nvrtc
 
@@ -207,6 +209,36 @@ def test_a_refusal_is_reported_even_where_nothing_can_be_written(
     monkeypatch.setenv("RNNCC_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(BuildError, match=r"Full source: not saved, .* can't be written: Not a dir"):
         nvrtc.compile("tiny", "syntax error;", "float32")
+
+
+def every_function() -> str:
+    """A kernel for each function of the table, in each precision."""
+    headers = (paths.headers() / "rnncc" / name for name in ("cuda/math.h", "common/functions.h"))
+    lines = [line for h in headers for line in h.read_text(encoding="utf-8").splitlines()]
+    kernels = [line for line in lines if not line.startswith(("#include", "#pragma once"))]
+    for (name, row), t in itertools.product(TABLE.items(), ("float", "double")):
+        if not issubclass(row.symbol, Comparison) and name not in ("where", "div"):
+            arguments = ", ".join(f"{a}[i]" for a in "xyz"[: row.arity])
+            called = "heaviside(x[i])" if name.startswith("spike_") else f"{name}({arguments})"
+            kernels += [
+                f'extern "C" __global__ void {name}_{t}'
+                f"(const {t}* x, const {t}* y, const {t}* z, {t}* out) {{",
+                f"  const int i = threadIdx.x; out[i] = rnncc::{called};",
+                "}",
+            ]
+    return "\n".join(kernels)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ["sm_90", pytest.param("sm_80", marks=pytest.mark.slow)])
+def test_every_function_compiles_without_a_warning_or_a_spill(arch: str) -> None:
+    made = nvrtc.compile("functions", every_function(), "float32", arch)
+    assert made.warnings == ()
+    assert {"exp_float", "remainder_double", "spike_atan_float"} <= {
+        f.kernel for f in made.resources
+    }
+    assert not any(found.spill_stores or found.spill_loads for found in made.resources)
+    assert max(found.registers for found in made.resources) <= 64
 
 
 HOMELESS = """

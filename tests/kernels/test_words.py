@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rnncc.ir.functions import TABLE, Opaque
 from rnncc.nn.vectors import elements, join, joined, states_of
 from tests.support.runs import (
     Call,
@@ -30,7 +31,8 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "segments": {"solver": "segmented", "segment": 8},
     "newton": {"solver": "newton", "iterations": 40},
 }
-DAILY = ("mixture", "learned_start", "delta_rule", "echo")
+DAILY = ("mixture", "learned_start", "delta_rule", "echo", "every_kink")
+EVERY = ("every_smooth", "every_kink", "every_surrogate")  # of the table's functions
 each_word = pytest.mark.parametrize(
     "word", [w if w in DAILY else pytest.param(w, marks=pytest.mark.slow) for w in WORDS]
 )
@@ -102,3 +104,9 @@ def test_a_layer_without_a_projection_is_the_loop(word: str, target: str) -> Non
     expected, _ = run(word, wide, tuple(join(spec, "state", starts)))
     for got, row in zip(y, expected, strict=True):
         assert_close(got, row, torch.float32, word)
+
+
+def test_every_function_has_a_part_in_a_word() -> None:
+    lets = [let for word in EVERY for let in compiled(word).stages.program.lets]
+    used = {type(o).__name__ for let in lets for o in let.expr.atoms(Opaque)}
+    assert used == TABLE.keys() - {"exprel_slope", "atan2_slope", "absent"}

@@ -98,12 +98,17 @@ EXPRESSIONS: dict[str, tuple[Expr, str]] = {
         for name in (
             "exp log log1p expm1 exprel exprel_slope sqrt rsqrt sigmoid tanh softplus logsigmoid "
             "sin cos sinh cosh erf relu abs sign floor round atan asinh acosh log2 exp2 "
-            "finite_part stop_gradient"
+            "finite_part pivot stop_gradient elu mish softsign"
         ).split()
     },
     "minimum": (call("minimum", x, y), "minimum(x, y)"),
-    "atanh": (call("atanh", x / 4), "atanh(x / 4.0f)"),
+    **{name: (call(name, x / 4), f"{name}(x / 4.0f)") for name in ("atanh", "asin", "acos")},
+    **{
+        name: (call(name, x, y - 5), f"{name}(x, y - 5.0f)")
+        for name in ("atan2", "atan2_slope", "remainder", "floor_divide", "at_least", "at_most")
+    },
     "forward_as": (call("forward_as", x, y + 1), "forward_as(x, y + 1.0f)"),
+    "spike_own": (call("spike_own", x - y, call("exp", x)), "heaviside(x - y)"),
     **{
         f"spike_{name}": (call(f"spike_{name}", x, Float(2)), "heaviside(x)")
         for name in functions.SURROGATES

@@ -206,6 +206,17 @@ def test_a_number_of_numpy_is_its_exact_value(number: object, tmp_path: Path) ->
         assert str(found) == str(trace(cell)), operation
 
 
+def test_options_and_conditions_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    before = "import numpy as np\n"
+    signature = (
+        "h: State(init=np.float32(0.5)), x: Input, R: Matrix(block=np.int64(2)), k=np.int64(3)"
+    )
+    body = "return where(np.bool_(True), k * (R @ h), x) + x"
+    ir = trace(cell_from(tmp_path, source_of(body, signature, before)), {})
+    assert (ir.initial, ir.constants, ir.params[0].block) == ((0.5,), {"k": 3}, 2)
+    assert str(ir.lets[-1].expr) == "x + 3*(R @ h)"
+
+
 def test_a_constant_may_be_a_number_of_numpy(tmp_path: Path) -> None:
     cell = cell_from(tmp_path, source_of("return k * h + x", "h: State, x: Input, k=2.0"))
     found = trace(cell, {"k": numpy.float32(0.1)}).constants["k"]

@@ -151,6 +151,12 @@ def test_two_letters_of_an_argument_are_a_letter_and_its_gate(tmp_path: Path) ->
         ("relu(h) * x * a", r"a\,x_t\,\max(0, h_{t-1})"),
         ("maximum(h, x) * a", r"a\,\max(h_{t-1}, x_t)"),
         ("abs(h) * x * a", r"a\,x_t\,\left|h_{t-1}\right|"),
+        ("(h + x) % a", r"(h_{t-1} + x_t) \bmod a"),
+        (
+            "a * (x // h % 2)",
+            r"a\,\left(\left\lfloor \frac{x_t}{h_{t-1}} \right\rfloor \bmod 2\right)",
+        ),
+        ("atan2(asin(h), x) * a", r"a\,\mathrm{atan2}(\arcsin(h_{t-1}), x_t)"),
         ("floor(h) * x * a", r"a\,x_t\,\left\lfloor h_{t-1} \right\rfloor"),
         ("spike(h - x, slope=3) * a", r"a\,\Theta(h_{t-1} - x_t)"),
         ("h ** a * x", r"x_t\,h_{t-1}^a"),

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from rnncc.export.torch_loop import plain_step
-from rnncc.ir.program import CellIR
 from rnncc.lang.trace import trace
 from tests.support.cells import cell_from
-from tests.support.special import ALL_ROWS, by_torch, differences, most_points, points, source
+from tests.support.special import (
+    ALL_ROWS,
+    by_torch,
+    differences,
+    groups,
+    most_points,
+    points,
+    source,
+)
 
 # a surrogate is the derivative of its integral there, which cancels far out
-ROWS = [row for row in ALL_ROWS if not row.text.startswith("spike")]
+GROUPS = [[row for row in group if not row.text.startswith("spike")] for group in groups()]
 
 
-@pytest.fixture(scope="module")
-def ir(tmp_path_factory: pytest.TempPathFactory) -> CellIR:
-    return trace(cell_from(tmp_path_factory.mktemp("special"), source(ROWS)))
-
-
+@pytest.mark.parametrize("group", range(len(GROUPS)))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_plain_step_has_pytorchs_derivatives(dtype: torch.dtype, ir: CellIR) -> None:
-    at = [points(row, dtype, most_points()) for row in ROWS]
+def test_the_plain_step_has_pytorchs_derivatives(
+    dtype: torch.dtype, group: int, tmp_path: Path
+) -> None:
+    rows, count = GROUPS[group], most_points()
+    step = plain_step(trace(cell_from(tmp_path, source(rows))), dtype)
+    at = [points(row, dtype, count) for row in rows]
     leaves = [[x.clone().requires_grad_() for x in some] for some in at]
-    step = plain_step(ir, dtype)
-    _, ys = step(torch.zeros(most_points(), dtype=dtype), *(x for some in leaves for x in some))
+    _, ys = step(torch.zeros(count, dtype=dtype), *(x for some in leaves for x in some))
     wrong: dict[str, list[str]] = {}
-    for row, some, leaf, y in zip(ROWS, at, leaves, ys, strict=True):
+    for row, some, leaf, y in zip(rows, at, leaves, ys, strict=True):
         found = torch.autograd.grad(y, leaf, torch.ones_like(y), allow_unused=True)
         slopes = [torch.zeros_like(x) if g is None else g for g, x in zip(found, leaf, strict=True)]
         wrong |= differences(row, some, [y.detach(), *slopes], 1.0)
@@ -35,7 +43,7 @@ def test_the_plain_step_has_pytorchs_derivatives(dtype: torch.dtype, ir: CellIR)
 
 
 def test_a_wrong_derivative_is_noticed() -> None:
-    row = next(row for row in ROWS if row.text == "x / p")
+    row = next(row for row in ALL_ROWS if row.text == "x / p")
     at = points(row, torch.float32, most_points())
     y, dx, dp = by_torch(row, at, 1.0)
     assert differences(row, at, [y, dx, dp], 1.0) == {}

@@ -195,7 +195,7 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
         each: getattr(functional, each)
         for each in ("hardtanh", "leaky_relu", "elu", "selu", "mish", "softsign")
     },
-    "mod": lambda a, b: a - b * torch.floor(a / b),
+    "mod": torch.remainder,
     "stop_gradient": lambda x: x.detach(),
     "forward_as": lambda a, b: a.detach() + b - b.detach(),
     "softmax": lambda *args: torch.stack(torch.broadcast_tensors(*args)).softmax(0)[0],

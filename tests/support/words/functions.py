@@ -169,7 +169,11 @@ def stairs(h: State, x: Input, a: Param):
 
 
 def stairs_step(h: Any, v: Any) -> Any:
-    new = torch.tanh(v.a * h[0] + v.x) + 0.1 * torch.ceil(2 * h[0]) - 0.05 * torch.floor(v.x / 0.7)
+    new = (
+        torch.tanh(v.a * h[0] + v.x)
+        + 0.1 * torch.ceil(2 * h[0])
+        - 0.05 * torch.div(v.x, 0.7, rounding_mode="floor")
+    )
     return (new,), (new,)
 
 

@@ -188,6 +188,133 @@ WHERE = {
         lambda h, x, a: h**2 * a + x,
     ),
     "float": ("return float(h) * a + x", "float(h)", "h", lambda h, x, a: h * a + x),
+    # --- names and arguments that PyTorch has ---
+    "a remainder of C": (
+        "return torch.fmod(h + x, a)",
+        "torch.fmod(h + x, a)",
+        "h + x - a * trunc((h + x) / a)",
+        lambda h, x, a: torch.fmod(h + x, a),
+    ),
+    "a remainder": (
+        "return torch.remainder(h + x, a)",
+        "torch.remainder(h + x, a)",
+        "(h + x) % a",
+        lambda h, x, a: torch.remainder(h + x, a),
+    ),
+    "a rounded quotient": (
+        "return torch.div(h + x, a, rounding_mode='floor')",
+        "torch.div(h + x, a, rounding_mode='floor')",
+        "(h + x) // a",
+        lambda h, x, a: torch.div(h + x, a, rounding_mode="floor"),
+    ),
+    "one written in Python": (
+        "return torch.nn.functional.leaky_relu(h + x, negative_slope=0.2) * a",
+        "torch.nn.functional.leaky_relu(h + x, negative_slope=0.2)",
+        "leaky_relu(h + x, slope=0.2)",
+        lambda h, x, a: torch.nn.functional.leaky_relu(h + x, 0.2) * a,
+    ),
+    "a module": (
+        "return torch.nn.Hardtanh(-1.5, 1)(h + x) * a",
+        "torch.nn.Hardtanh(-1.5, 1)(h + x)",
+        "hardtanh(h + x, -1.5, 1)",
+        lambda h, x, a: torch.nn.functional.hardtanh(h + x, -1.5, 1) * a,
+    ),
+    "bounds by PyTorch's names": (
+        "return hardtanh(h + x, min_val=-1.5, max_val=1) * a",
+        "hardtanh(h + x, min_val=-1.5, max_val=1)",
+        "hardtanh(h + x, lo=-1.5, hi=1)",
+        lambda h, x, a: torch.nn.functional.hardtanh(h + x, -1.5, 1) * a,
+    ),
+    "one bound by PyTorch's name": (
+        "return clip(h + x, max=1) * a",
+        "clip(h + x, max=1)",
+        "clip(h + x, None, 1)",
+        lambda h, x, a: torch.clamp(h + x, max=1) * a,
+    ),
+    "a name that isn't defined": (
+        "return clamp_min(h + x, 0.5) * a",
+        "clamp_min(h + x, 0.5)",
+        "clip(h + x, 0.5, None)",
+        lambda h, x, a: torch.clamp(h + x, min=0.5) * a,
+    ),
+    "decimals": (
+        "return torch.round(h * a + x, decimals=1)",
+        "torch.round(h * a + x, decimals=1)",
+        "round(h * a + x, digits=1)",
+        lambda h, x, a: torch.round(h * a + x, decimals=1),
+    ),
+    "conditions": (
+        "return where(torch.logical_xor(h > 0, x > a), h, x)",
+        "torch.logical_xor(h > 0, x > a)",
+        "(h > 0) ^ (x > a)",
+        lambda h, x, a: h if (h > 0) != (x > a) else x,
+    ),
+    "a condition as a number": (
+        "return float(h > 0) * a + x",
+        "float(h > 0)",
+        "where(h > 0, 1.0, 0.0)",
+        lambda h, x, a: float(h > 0) * a + x,
+    ),
+    "detach": (
+        "return h.detach() * a + x",
+        "h.detach()",
+        "stop_gradient(h)",
+        lambda h, x, a: h * a + x,
+    ),
+    "a gradient without its name": (
+        "return forward_as(round(h), a * h) + x",
+        "forward_as(round(h), a * h)",
+        "forward_as(round(h), gradient_of=a * h)",
+        lambda h, x, a: torch.round(h) + x,
+    ),
+    "the largest of three": (
+        "return maximum(h, x, a) * a",
+        "maximum(h, x, a)",
+        "maximum(maximum(h, x), a)",
+        lambda h, x, a: max(h, x, a) * a,
+    ),
+    "softmax of arguments": (
+        "return softmax(h, x)[0] * a",
+        "softmax(h, x)",
+        "softmax([h, x])",
+        lambda h, x, a: torch.stack([h, x]).softmax(0)[0] * a,
+    ),
+    "log_softmax": (
+        "return torch.nn.functional.log_softmax([h, x], dim=0)[0] * a",
+        "torch.nn.functional.log_softmax([h, x], dim=0)",
+        "[v - logsumexp([h, x]) for v in [h, x]]",
+        lambda h, x, a: torch.stack([h, x]).log_softmax(0)[0] * a,
+    ),
+    "a tangent": (
+        "return torch.tan(h) * a + x",
+        "torch.tan(h)",
+        "sin(h) / cos(h)",
+        lambda h, x, a: torch.tan(h) * a + x,
+    ),
+    "a mixture": (
+        "return torch.lerp(h, x, a)",
+        "torch.lerp(h, x, a)",
+        "h + a * (x - h)",
+        lambda h, x, a: torch.lerp(h, x, a),
+    ),
+    "a bent line": (
+        "return torch.nn.functional.hardswish(h + x) * a",
+        "torch.nn.functional.hardswish(h + x)",
+        "(h + x) * hardsigmoid(h + x)",
+        lambda h, x, a: torch.nn.functional.hardswish(h + x) * a,
+    ),
+    "an approximate gelu": (
+        "return torch.nn.functional.gelu(h + x, approximate='tanh') * a",
+        "torch.nn.functional.gelu(h + x, approximate='tanh')",
+        "gelu(h + x, approximate='tanh')",
+        lambda h, x, a: torch.nn.functional.gelu(h + x, approximate="tanh") * a,
+    ),
+    "a steeper softplus": (
+        "return torch.nn.functional.softplus(h, beta=2) * a + x",
+        "torch.nn.functional.softplus(h, beta=2)",
+        "softplus(h, beta=2)",
+        lambda h, x, a: torch.nn.functional.softplus(h, beta=2) * a + x,
+    ),
 }
 OTHER = {
     "assert": "leave the assert out: a symbol has no value to check",
@@ -198,6 +325,9 @@ OTHER = {
         for case, name in (
             *(("math", "tanh"), ("NumPy", "maximum"), ("PyTorch", "clip")),
             *(("PyTorch's functional", "softplus"), ("a method", "clip")),
+            *(("one written in Python", "leaky_relu"), ("a module", "hardtanh")),
+            *(("decimals", "round"), ("detach", "stop_gradient")),
+            *(("an approximate gelu", "gelu"), ("a steeper softplus", "softplus")),
         )
     },
 }

@@ -105,7 +105,11 @@ SYMBOLS = {
         "return float(h) * a",
         fix="h, without float",
     ),
-    "int": numberless("a function that needs a number (math.*, float)", "return int(h) * a"),
+    "int": numberless(
+        "a function that needs a number (math.*, float)",
+        "return int(h) * a",
+        fix=own("trunc(h)", "trunc"),
+    ),
     "math.tanh": numberless(
         "a function that needs a number (math.*, float)",
         "return math.tanh(h) * a + x",
@@ -216,6 +220,12 @@ SYMBOLS = {
         "Its first argument is a comparison.",
         "where(h > 0, a, b)",
         "return where(h, a, x)",
+    ),
+    "& before a comparison": Case(
+        "the value 'x' is combined as a condition",
+        "&, |, ^ and ~ take comparisons, and bind more tightly than these.",
+        "put each comparison in parentheses: (h > 0) & (h < 1)",
+        "return where(h > 0 & x > 0, a, h)",
     ),
     "& of a value": Case(
         "'x' is combined with a condition",

@@ -71,13 +71,20 @@ TRACES = {
     ),
     # --- the author's own exceptions ---
     "an unknown function": raw(
-        "NameError: name 'swish' is not defined",
-        "u = a * h\nreturn swish(u) + x",
+        "NameError: name 'sech' is not defined",
+        "u = a * h\nreturn sech(u) + x",
         "define the name, or import the function from rnncc",
         line=BODY_LINE + 1,
     ),
     "a missing argument": raw(
-        "TypeError: tanh() missing 1 required positional argument: 'x'", "return tanh() * a"
+        "TypeError: tanh() missing 1 required positional argument: 'x'",
+        "return tanh() * a",
+        "tanh(x)",
+    ),
+    "an argument of another name": raw(
+        "TypeError: spike() got an unexpected keyword argument 'alpha'",
+        "return spike(h, alpha=a) + x",
+        "spike(u, surrogate='fast_sigmoid', slope=25.0)",
     ),
     "an exception in a helper": raw(
         "ValueError: mine",

@@ -24,6 +24,8 @@ template <typename T> RNNCC_FN bool absent(T gradient) {
 template <typename T> RNNCC_FN T stop_gradient(T x) { return x; }
 template <typename T> RNNCC_FN T forward_as(T value, T) { return value; }
 
+template <typename T> RNNCC_FN T pivot(T x) { return x; }
+
 // 0 in the place of an infinity.
 template <typename T> RNNCC_FN T finite_part(T x) { return abs(x) == Real<T>::infinity ? T(0) : x; }
 
@@ -39,6 +41,20 @@ template <typename T> RNNCC_FN T minimum(T a, T b) {
 
 // The bounds go first: where they are constants, their test for NaN folds away.
 template <typename T> RNNCC_FN T clip(T x, T lo, T hi) { return minimum(hi, maximum(lo, x)); }
+
+template <typename T> RNNCC_FN T elu(T x) { return x > T(0) ? x : expm1(x); }
+template <typename T> RNNCC_FN T mish(T x) { return x * tanh(softplus(x)); }
+template <typename T> RNNCC_FN T softsign(T x) { return x / (T(1) + abs(x)); }
+
+// a / (a^2 + b^2) without a square, 0 at the origin. An infinite a gives NaN, as in PyTorch.
+template <typename T> RNNCC_FN T atan2_slope(T a, T b) {
+  const T p = abs(a), q = abs(b), larger = p > q ? p : q, smaller = p > q ? q : p;
+  return larger == T(0) && smaller == T(0) ? T(0)
+                                           : (a / larger) / (larger + smaller * (smaller / larger));
+}
+
+template <typename T> RNNCC_FN T at_least(T x, T lo) { return maximum(lo, x); }
+template <typename T> RNNCC_FN T at_most(T x, T hi) { return minimum(hi, x); }
 
 // (exp(x) - 1) / x; near 0, where expm1 may flush to zero, 1 + x / 2.
 template <typename T> RNNCC_FN T exprel_of(T x) {

@@ -31,6 +31,25 @@ template <typename T> RNNCC_FN T atan(T x) {
   return copy_sign(y, x);
 }
 
+template <typename T> RNNCC_FN T asin(T x) {
+  return T(2) * atan(x / (T(1) + sqrt((T(1) - x) * (T(1) + x))));
+}
+
+template <typename T> RNNCC_FN T acos(T x) { return T(2) * atan(sqrt((T(1) - x) / (T(1) + x))); }
+
+// The angle of a point in the first octant, then by its signs, those of zeros too.
+template <typename T> RNNCC_FN T atan2(T y, T x) {
+  const T pi_lo = T(sizeof(T) == 4 ? -8.742277657347586e-8 : 1.2246467991473532e-16);
+  const T half_pi = T(1.5707963267948966), half_pi_lo = pi_lo / T(2), pi = T(3.1415926535897931);
+  T a = abs(y), b = abs(x);
+  bool steep = a > b, left = copy_sign(T(1), x) < T(0);
+  T below = steep ? a : b, ratio = (steep ? b : a) / below;
+  ratio = a == b ? (a == T(0) ? T(0) : T(1)) : ratio;
+  T angle = atan(ratio);
+  angle = steep ? half_pi - (angle - half_pi_lo) : angle;
+  return copy_sign(left ? pi - (angle - pi_lo) : angle, y);
+}
+
 template <typename T> RNNCC_FN T asinh(T x) {
   T a = abs(x), z = a * a;
   T y = log1p(a + z / (T(1) + sqrt(T(1) + z)));
@@ -47,5 +66,27 @@ template <typename T> RNNCC_FN T atanh(T x) {
   T a = abs(x);
   return copy_sign(T(0.5) * log1p(T(2) * a / (T(1) - a)), x);
 }
+
+// x less a whole multiple of y, of the sign of y: exact, by what division and a fused multiply-add
+// leave, twice 53 digits of the quotient. Beyond these the result is NaN, not a wrong number.
+RNNCC_FN double less_multiple(double x, double y) {
+  return abs(x) < abs(y) ? x : __builtin_fma(-floor(x / y), y, x);
+}
+
+RNNCC_FN double remainder(double x, double y) {
+  double r = less_multiple(less_multiple(x, y), y);
+  r = r != 0 && (r < 0) != (y < 0) ? r + y : r;
+  return abs(r) <= abs(y) ? r : Real<double>::nan;
+}
+
+// Of the true quotient: that of 1 / 0.1 rounds to 10, which is one too many.
+RNNCC_FN double floor_divide(double x, double y) {
+  double n = floor(x / y), r = n == 0 ? x : __builtin_fma(-n, y, x);
+  n = r != 0 && (r < 0) != (y < 0) ? n - 1 : n;
+  return y == 0 ? x / y : (abs(x) < Real<double>::infinity ? n : Real<double>::nan);
+}
+
+RNNCC_FN float remainder(float x, float y) { return float(remainder(double(x), double(y))); }
+RNNCC_FN float floor_divide(float x, float y) { return float(floor_divide(double(x), double(y))); }
 
 }  // namespace rnncc

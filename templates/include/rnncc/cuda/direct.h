@@ -56,7 +56,8 @@ template <typename Of, int stages, int more> struct FeedOf<false, Of, stages, mo
   typedef Direct<Of> Type;
 };
 template <typename Of, int stages, int more = 0> struct Choose {
-  static constexpr bool kFits = !kOnePass || stages * (Layout<Of>::kBytes + more) <= kMostOfRing;
+  static constexpr int kRing = stages * (Layout<Of>::kBytes + more);
+  static constexpr bool kFits = !kOnePass || (Of::kTensors <= kMostTensors && kRing <= kMostOfRing);
   typedef typename FeedOf<kFits, Of, stages, more>::Type Feed;
 };
 

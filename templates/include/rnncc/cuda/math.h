@@ -73,6 +73,12 @@ RNNCC_FN float exp2(float x) { return ::exp2f(x); }
 RNNCC_LONG double exp2(double x) { return ::exp2(x); }
 RNNCC_FN float atan(float x) { return ::atanf(x); }
 RNNCC_LONG double atan(double x) { return ::atan(x); }
+RNNCC_FN float asin(float x) { return ::asinf(x); }
+RNNCC_LONG double asin(double x) { return ::asin(x); }
+RNNCC_FN float acos(float x) { return ::acosf(x); }
+RNNCC_LONG double acos(double x) { return ::acos(x); }
+RNNCC_LONG float atan2(float y, float x) { return ::atan2f(y, x); }
+RNNCC_LONG double atan2(double y, double x) { return ::atan2(y, x); }
 RNNCC_FN float asinh(float x) { return ::asinhf(x); }
 RNNCC_LONG double asinh(double x) { return ::asinh(x); }
 RNNCC_FN float acosh(float x) { return ::acoshf(x); }
@@ -145,5 +151,21 @@ template <typename T> RNNCC_FN T softplus(T x) {
 }
 
 template <typename T> RNNCC_FN T logsigmoid(T x) { return -softplus(-x); }
+
+RNNCC_LONG float truncated_remainder(float x, float y) { return ::fmodf(x, y); }
+RNNCC_LONG double truncated_remainder(double x, double y) { return ::fmod(x, y); }
+
+// x less a whole multiple of y, of the sign of y.
+template <typename T> RNNCC_FN T remainder(T x, T y) {
+  const T r = truncated_remainder(x, y);
+  return r != T(0) && (r < T(0)) != (y < T(0)) ? r + y : r;
+}
+
+// Of the true quotient: that of 1 / 0.1 rounds to 10, which is one too many.
+template <typename T> RNNCC_FN T floor_divide(T x, T y) {
+  const T r = truncated_remainder(x, y);
+  const T n = round((x - r) / y) - (r != T(0) && (r < T(0)) != (y < T(0)) ? T(1) : T(0));
+  return y == T(0) ? x / y : n;
+}
 
 }  // namespace rnncc

@@ -38,6 +38,8 @@ constexpr int stages_of(int bytes) {
   return found < 2 ? 2 : found;
 }
 
+constexpr int kMostTensors = 63;  // of a ring, which has a bit for each
+
 // A bit for each tensor.
 template <bool few> struct Bits {
   typedef uint32_t type;
@@ -136,7 +138,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
   // In half precision no copy is small enough for one scalar of an input that all channels share.
   static constexpr int kHeld = kIo == 2 ? L::table.shared : 0;
   typedef typename Bits<Of::kTensors <= 32>::type Mask;
-  static_assert(Of::kTensors < 64, "a bit for each tensor");
+  static_assert(Of::kTensors <= kMostTensors, "a bit for each tensor");
 
   unsigned char* memory;  // of this warp
   int slot;               // bytes from there: the stage to be filled next

@@ -38,17 +38,41 @@ RNNCC_FN uint64_t address_of(const void* pointer) {
 #endif
 }
 
+// A bit for each of many tensors.
+template <int count> struct ManyBits {
+  uint64_t words[(count + 63) / 64];
+};
+
+template <typename Mask> RNNCC_FN void set_bit(Mask& mask, int t, bool on) {
+  mask |= Mask(on) << t;
+}
+template <typename Mask> RNNCC_FN bool has_bit(const Mask& mask, int t) { return mask >> t & 1; }
+template <int count> RNNCC_FN void set_bit(ManyBits<count>& mask, int t, bool on) {
+  mask.words[t / 64] |= uint64_t(on) << t % 64;
+}
+template <int count> RNNCC_FN bool has_bit(const ManyBits<count>& mask, int t) {
+  return mask.words[t / 64] >> t % 64 & 1;
+}
+template <int count> RNNCC_FN ManyBits<count> kept(ManyBits<count> mask) { return mask; }
+
+template <bool many, typename Of> struct BitsOf {
+  typedef typename Bits<Of::kTensors <= 32>::type type;
+};
+template <typename Of> struct BitsOf<true, Of> {
+  typedef ManyBits<Of::kTensors> type;
+};
+
 template <typename Of> struct Writer {
   typedef Layout<Of> L;
   io* at[Of::kTensors];      // of the next step
   int64_t on[Of::kTensors];  // to the one after
-  typedef typename Bits<Of::kTensors <= 32>::type Mask;
+  typedef typename BitsOf<(Of::kTensors > 64), Of>::type Mask;
   Mask given;  // a bit for each tensor that is written
   bool together[Of::kTensors];
 
   // From a step of the run on, forward in time or, with -1, backward; unless `active`, nothing.
   RNNCC_MEMBER void aim(const Args& a, const Run& r, int step, int way, bool active) {
-    given = 0;
+    given = Mask();
 #pragma unroll
     for (int t = 0; t < Of::kTensors; ++t) {
       const auto& tensor = L::table.tensors[t];
@@ -58,7 +82,7 @@ template <typename Of> struct Writer {
       const int64_t apart = view.time * int(sizeof(io));
       at[t] = place_of(a, view, {t, 0, tensor.width}, r, step);
       on[t] = way < 0 ? kept(-view.time) : view.time;
-      given |= Mask(active && view.data) << t;
+      set_bit(given, t, active && view.data);
       if (tensor.width == 1) continue;
       together[t] = view.channel == 1 && (address_of(at[t]) | apart) % bytes == 0;
     }
@@ -71,7 +95,7 @@ template <typename Of> struct Writer {
     for (int t = 0; t < Of::kTensors; ++t) {
       const auto& tensor = L::table.tensors[t];
       if (tensor.shared) continue;  // these are summed over channels
-      if (given >> t & 1) {
+      if (has_bit(given, t)) {
         if (tensor.width == 1) from_real(values[tensor.first], *at[t]);
         else if (together[t]) write_together(at[t], values + tensor.first, tensor.width);
         else write_each(at[t], values + tensor.first, tensor.width, Of::view(a, t).channel);
