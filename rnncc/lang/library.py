@@ -24,6 +24,8 @@ from rnncc.lang.dsl import (
     tanh,
     where,
 )
+from rnncc.lang.symbols import fail
+from rnncc.lang.vectors import VectorValue, name_scalars, vector
 
 HALF_PI = 1.5707963267948966
 
@@ -107,10 +109,16 @@ def logsumexp(values: Iterable[Any]) -> Any:
     return where(some, top + log(where(some, total, 1.0)), nothing)
 
 
-def softmax(values: Iterable[Any]) -> list[Any]:
-    """exp(a) / (exp(a) + exp(b) + ...) for each of a sequence, as a list."""
-    values, top = _values("softmax", values)
-    parts = [exp(value - top) for value in values]
+def softmax(values: Iterable[Any]) -> Any:
+    """exp(a) / (exp(a) + exp(b) + ...) for each of a sequence, as a list; of a vector a vector."""
+    each, top = _values("softmax", values)
+    is_vector = isinstance(values, VectorValue)
+    if is_vector:
+        name_scalars([top])  # what each element reads is computed once
+    parts = [exp(value - top) for value in each]
+    if is_vector:
+        name_scalars(parts)
+        return vector(parts) / sum(parts)
     total = sum(parts)
     return [part / total for part in parts]
 
@@ -118,6 +126,12 @@ def softmax(values: Iterable[Any]) -> list[Any]:
 def _values(function: str, values: Iterable[Any]) -> tuple[list[Any], Any]:
     """The sequence, and its maximum without a derivative: neither result depends on it."""
     found = list(values)
+    if isinstance(values, VectorValue) and len(values.shape) > 1:
+        fail(
+            f"{function} is given a vector of shape {list(values.shape)}",
+            "It takes the values of one list or vector.",
+            f"[{function}(row) for row in h], or of one row {function}(h[0])",
+        )
     if not found:
         raise ValueError(f"{function}() takes at least one value, got an empty sequence")
     return found, _apply("finite_part", functools.reduce(maximum, found))

@@ -62,6 +62,24 @@ def test_dot_where_and_comparisons_go_over_elements(tmp_path: Path) -> None:
     assert "h_1" not in found["h_2_next"]
 
 
+def test_functions_of_several_values_take_a_vector(tmp_path: Path) -> None:
+    body = "p = softmax(a * h)\nm = maximum(*h)\nreturn p * x + m"
+    found = lets(tmp_path, body)
+    assert found["m"] == "maximum(maximum(h_0, h_1), h_2)"
+    assert sum("exp(" in text for text in found.values()) == 3
+    assert {"p_0", "p_1", "p_2"} <= found.keys()
+    assert any("log(" in text for text in lets(tmp_path, "return a * logsumexp(h) + x").values())
+
+
+def test_a_matrix_is_transposed(tmp_path: Path) -> None:
+    found = lets(
+        tmp_path, "return A.T @ h + x", "h: State(size=2), x: Input, A: Param(size=(2, 2))"
+    )
+    assert found["h_0_next"] == "A_0_0*h_0 + A_1_0*h_1 + x"
+    assert found["h_1_next"] == "A_0_1*h_0 + A_1_1*h_1 + x"
+    assert "h_0_next" in lets(tmp_path, "return h.T * a + x")
+
+
 def test_what_all_elements_read_is_computed_once(tmp_path: Path) -> None:
     found = lets(tmp_path, "return h * exp(-x) + a")
     assert sum("exp" in text for text in found.values()) == 1

@@ -93,7 +93,7 @@ WHERE = {
     "max of a list": (
         "us = [h, x, a * x]\nreturn max(us)",
         "max(us)",
-        "functools.reduce(maximum, us)",
+        "maximum(*us)",
         lambda h, x, a: max(h, x, a * x),
     ),
     "an if with assignments": (
