@@ -25,6 +25,7 @@ from rnncc.nn.arguments import (
 )
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_values
+from rnncc.nn.initialize import fill
 from rnncc.nn.named import Takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
@@ -36,7 +37,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
-from rnncc.nn.vectors import fill_vector, learned_of, split
+from rnncc.nn.vectors import learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
@@ -147,7 +148,7 @@ class CellLayer(nn.Module):
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
             for vector, param in learned_of(spec):
                 own = getattr(self, direction.params[vector.name])
-                fill_vector(own.data, vector, param.init)
+                fill(own.data, param.init, rank=len(vector.shape))
 
     def forward(
         self,

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.init import Init
 from rnncc.ir.spec import KernelSpec, ParamSpec
 from rnncc.ir.vector import Role, Vector, grouped
-from rnncc.nn.initialize import fill
 from rnncc.nn.refusal import show
 
 
@@ -63,12 +61,6 @@ def elements(name: str, value: Tensor, shape: tuple[int, ...]) -> Sequence[Tenso
             f"dimension{'s' if len(shape) > 1 else ''}.\nFix: {name} of [..., N, {sizes}]"
         )
     return value.flatten(-len(shape)).unbind(-1)
-
-
-def fill_vector(tensor: Tensor, vector: Vector, init: Init) -> None:
-    """Fill the tensor of a learned value in place, each scalar by itself."""
-    for element in elements(vector.name, tensor, vector.shape):
-        fill(element, init)
 
 
 def join(spec: KernelSpec, role: Role, rows: Sequence[Tensor]) -> list[Tensor]:
