@@ -13,7 +13,7 @@ from torch import Tensor
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
 from rnncc.ir.vector import Role
-from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
+from rnncc.nn.refusal import STRIDED, check_dense, fix_of_state, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
 from rnncc.nn.vectors import elements, join, split, starts_of, states_of
 from rnncc.runtime.backend import DEFAULTS
@@ -291,11 +291,13 @@ def broadcast(
         try:
             shape = torch.broadcast_shapes(shape, whole)
         except RuntimeError:
+            one_more = i.shared and x.shape[-1] == 1
+            agree = f"make {name} agree in every dimension, or 1 there"
             raise refuse(
                 name,
                 show(x),
                 f"{wanted} that broadcasts to {list(shape)}, as the inputs before it",
-                f"make {name} agree in every dimension, or 1 there",
+                f"{name}.squeeze(-1)" if one_more else agree,
             ) from None
     channels = None if all(i.shared for i in described) else shape[-1]
     return shape[:-2], shape[-2], channels
@@ -387,10 +389,7 @@ def stack_states(
             )
         expected = (*leading, channels, *state.shape)
         if tuple(value.shape) != expected:
-            one_more = tuple(value.shape) == (1, *expected)  # of torch.nn.GRU's layers
-            fix = "one state per sequence"
-            if one_more:
-                fix = f"{name}[0]" if len(names) == 1 else f"{name}=tuple(s[0] for s in {name})"
+            fix = fix_of_state(name, value, expected, len(names) == 1)
             raise refuse(label, show(value), f"{list(expected)}", fix)
         flat = value.to(compute).reshape(math.prod(leading), channels, *state.shape)
         rows += elements(label, flat, state.shape)

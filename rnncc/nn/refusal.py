@@ -34,6 +34,28 @@ def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
 
 
+def fix_of_state(name: str, value: Tensor, expected: tuple[int, ...], alone: bool) -> str:
+    """What to do with a state of another shape, as torch.nn.GRU takes or returns it, perhaps.
+
+    Args:
+        alone: there is one state; else `name` is a tuple of them.
+    """
+    shape = tuple(value.shape)
+    if shape == (1, *expected):
+        return f"{name}[0]" if alone else f"{name}=tuple(s[0] for s in {name})"
+    for k, size in enumerate(shape):
+        if size == 1 and (*shape[:k], *shape[k + 1 :]) == expected:
+            each = f"s.squeeze({k}) for s in {name}"
+            return f"{name}.squeeze({k})" if alone else f"{name}=tuple({each})"
+    try:
+        value.expand(expected)
+    except RuntimeError:
+        fix = "one state per sequence"
+        turned = name == "state" and shape[1:] == expected[1:]
+        return fix + turned * "; batch_first= says which dimension of x is that of sequences"
+    return f"one for all: {name}.expand{expected}" if alone else "one state per sequence"
+
+
 def check_dtype(dtype: Any) -> None:
     """One that the recurrence can be computed in."""
     if dtype not in COMPUTE:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec, ParamSpec
 from rnncc.ir.vector import Role, Vector, grouped
-from rnncc.nn.refusal import show
+from rnncc.nn.refusal import refuse, show
 
 
 def states_of(spec: KernelSpec) -> tuple[Vector, ...]:
@@ -44,10 +44,24 @@ def split(spec: KernelSpec, bound: Mapping[str, Any], plain: str = "") -> dict[s
     found: dict[str, Any] = {}
     for name, value in bound.items():
         if name in of and name != plain:
+            _check_param(of[name], value)
             found |= zip(of[name].members, elements(name, value, of[name].shape), strict=True)
         else:
             found[name] = value
     return found
+
+
+def _check_param(vector: Vector, value: Tensor) -> None:
+    """That of a param: a dimension of channels, and those of the vector."""
+    sizes = ", ".join(map(str, vector.shape))
+    if vector.role == "param" and value.dim() != 1 + len(vector.shape):
+        same = tuple(value.shape) == vector.shape
+        raise refuse(
+            vector.name,
+            show(value),
+            f"[N, {sizes}], or [1, {sizes}] if all channels share it",
+            f"{vector.name}.expand(N, {sizes})" if same else f"{vector.name} of [N, {sizes}]",
+        )
 
 
 def elements(name: str, value: Tensor, shape: tuple[int, ...]) -> Sequence[Tensor]:

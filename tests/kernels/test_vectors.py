@@ -254,3 +254,10 @@ def test_a_tensor_without_the_vectors_dimension_is_refused() -> None:
         compiled("mixing")(e[..., :2], w, g)
     with pytest.raises(ArgumentError, match=r"h0 \(h\): got .* expected \[2, 3, 3\]"):
         compiled("mixing")(e, w, g, h0=(h[..., 0], c))
+    message = (
+        r"w: got float64 \[3\] on cpu, expected \[N, 3\], or \[1, 3\] if all channels share it"
+    )
+    with pytest.raises(ArgumentError, match=message + r".\nFix: w.expand\(N, 3\)"):
+        compiled("mixing")(e, w[0], g)
+    with pytest.raises(ArgumentError, match=r"w: got [^\n]*\nFix: w of \[N, 3\]"):
+        compiled("mixing")(e, w[None], g)
