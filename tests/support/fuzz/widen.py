@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tests.support.fuzz.cells import Argument, RandomCell
 from tests.support.fuzz.several import Shape, shape
-from tests.support.fuzz.tree import Node, apply, name
+from tests.support.fuzz.tree import CONDITIONS, Node, apply, name
 
 SHARE = 0.4  # of all cells
 MOST = 24  # values of a group, nearly always
@@ -58,12 +58,13 @@ class _Vectors:
             shapes[params[0]] = (self.size, self.size)
         if not shapes:
             return cell
-        self.shapes = dict(shapes)
+        self.shapes, self.conditions = dict(shapes), set[str]()
         lets = []
         for let in cell.lets:
             node = self.any_of(let.node)
             if found := shape(node, self.shapes):
                 self.shapes[let.name] = found
+                self.conditions |= {let.name} if node.op in CONDITIONS else set()
             lets.append(replace(let, node=node))
         next_ = {n: self.next_of(n, body) for n, body in cell.next.items()}
         outputs = {n: self.any_of(body) for n, body in cell.outputs.items()}
@@ -123,6 +124,8 @@ class _Vectors:
 
     def _one_of(self, vector: str) -> Node:
         row = self._row(vector)
+        if vector in self.conditions:
+            return Node("item", (row,), (self.rng.randrange(self.size),))
         kind = self.rng.choice(["item", "item", "sum", "dot", "logsumexp_of", "largest", "softmax"])
         place = (self.rng.randrange(self.size),)
         if kind == "item":
@@ -130,7 +133,7 @@ class _Vectors:
         if kind == "softmax":
             return Node("item", (Node("softmax_of", (row,)),), place)
         if kind == "dot":
-            other = self._row(self.rng.choice(sorted(self.shapes)))
+            other = self._row(self.rng.choice(sorted(self.shapes.keys() - self.conditions)))
             return Node("dot", (row, other))
         if kind == "sum":
             return Node("sum", (row,))
@@ -139,6 +142,8 @@ class _Vectors:
     def _many_of(self, vector: str) -> Node:
         kind = self.rng.choices(["it", "one", "softmax_of", "turned", "mix"], [70, 12, 6, 6, 6])[0]
         row = self._row(vector)
+        if vector in self.conditions:
+            return row
         if kind == "one":
             return self._one_of(vector)
         if kind == "mix":
