@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec, ParamSpec
-from rnncc.ir.vector import Role, Vector, grouped
+from rnncc.ir.vector import Role, Vector, grouped, places
 from rnncc.nn.refusal import refuse, show
 
 
@@ -28,6 +28,15 @@ def learned_of(spec: KernelSpec) -> list[tuple[Vector, ParamSpec]]:
 def starts_of(spec: KernelSpec) -> tuple[Vector, ...]:
     """The learned starts that users see."""
     return grouped([s.name for s in spec.starts], spec.vectors, "param")
+
+
+def label(vectors: Sequence[Vector], scalar: str) -> str:
+    """The name of a scalar in messages: that of an element is `A[0, 1]`."""
+    for v in vectors:
+        if scalar in v.members and v.shape:
+            place = list(places(v.shape))[v.members.index(scalar)]
+            return f"{v.name}[{', '.join(map(str, place))}]"
+    return scalar
 
 
 def split(spec: KernelSpec, bound: Mapping[str, Any], plain: str = "") -> dict[str, Any]:
@@ -70,8 +79,9 @@ def elements(name: str, value: Tensor, shape: tuple[int, ...]) -> Sequence[Tenso
         return (value,)
     if tuple(value.shape[-len(shape) :]) != shape:
         sizes = ", ".join(map(str, shape))
+        counted = f"{sizes} value{'s' if shape != (1,) else ''}"
         raise ArgumentError(
-            f"{name}: got {show(value)}, expected {sizes} values of each channel in the last "
+            f"{name}: got {show(value)}, expected {counted} of each channel in the last "
             f"dimension{'s' if len(shape) > 1 else ''}.\nFix: {name} of [..., N, {sizes}]"
         )
     return value.flatten(-len(shape)).unbind(-1)

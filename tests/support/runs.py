@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,14 +26,7 @@ from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
 from tests.support.words import WORDS
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = [path.stem for path in shipped()]
-VECTORS = [  # cells whose own functions take vectors, which tests/kernels/test_vectors.py holds
-    name
-    for name in SHIPPED
-    if '"vectors"' in (ROOT / "generated" / name / "cell.json").read_text(encoding="utf-8")
-]
-SCALAR = [name for name in SHIPPED if name not in VECTORS]
 # One cell for each feature that a kernel can have. They take all tests; test_library.py has those
 # that all the others take.
 CORE = [
