@@ -108,6 +108,14 @@ def test_a_delay_carries_its_past(tmp_path: Path) -> None:
     assert [v.shape for v in ir.vectors] == [(3,)]
 
 
+def test_a_state_may_hold_the_past_of_an_input(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return {'p': x, 'y': p.ago(3)}", "p: State(delay=3), x: Input")
+    assert {n: str(e) for n, e in ir.next.items()} == {
+        "p": "x", "p_1ago": "p", "p_2ago": "p_1ago", "p_3ago": "p_2ago",
+    }  # fmt: skip
+    assert [str(e) for e in ir.outputs.values()] == ["p_3ago"]
+
+
 def test_a_constant_sets_the_delay(tmp_path: Path) -> None:
     c = rnncc.compile(cell_from(tmp_path, source_of("return h.ago(tau) + x", LINE)), tau=4)
     assert [s.name for s in c.spec.states] == ["h", "h_1ago", "h_2ago", "h_3ago", "h_4ago"]
