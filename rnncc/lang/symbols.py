@@ -224,12 +224,16 @@ class Value(Symbolic):
         return -Value(opaque("floor", -lift(self)))
 
     def __floordiv__(self, other: Any) -> Value:
+        if isinstance(other, Elementwise):
+            return NotImplemented
         return Value(lift(self / other)).__floor__()
 
     def __rfloordiv__(self, other: Any) -> Value:
         return Value(lift(other / self)).__floor__()
 
     def __mod__(self, other: Any) -> Any:
+        if isinstance(other, Elementwise):
+            return NotImplemented
         return self - other * (self // other)
 
     def __rmod__(self, other: Any) -> Any:

@@ -202,6 +202,8 @@ SEVERAL = "h: State(size=3), d: State(delay=2), e: Input(size=3), x: Input, A: P
         "return h @ A * [1, 2, 3] + logsumexp(e), -d.ago(2) + x",
         "a, b, c = 2 ** (h % 1.5) - e\nreturn (c, a, b), minimum(x, *abs(A[0])) * A[1] @ A[2] + "
         "d.ago(2)",
+        "v = x % (1.5 + h * h) + 7 % (2 + e * e)\n"
+        "return x // (3 + v) - A @ v, x * 2 ** h[0] + d.ago(2)",
         "z = [clip(v, -1, w) for v, w in zip(h, e)]\nreturn z, sum(sum(A)) * x + d.ago(2)",
     ],
 )
