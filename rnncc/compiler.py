@@ -125,7 +125,11 @@ class CompiledCell:
         return jacobians(self.kernel, args, kwargs, h0=h0)
 
     def layer(
-        self, input_size: int | None = None, hidden_size: int | None = None, **options: Any
+        self,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        **options: Any,
     ) -> CellLayer:
         """An nn.Module with input projection, like torch.nn.GRU, batch first.
 
@@ -133,7 +137,7 @@ class CompiledCell:
         """
         from rnncc.nn.layer import CellLayer
 
-        return CellLayer(input_size, hidden_size, kernel=self.kernel, **options)
+        return CellLayer(input_size, hidden_size, num_layers, kernel=self.kernel, **options)
 
     def explain(
         self,

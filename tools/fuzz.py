@@ -2,6 +2,7 @@
 
     make fuzz SECONDS=600            # SEED=..., JOBS=..., CELLS=...
     make fuzz SEED=20261127 CASE=17  # one case of a run once more
+    make fuzz ARGS=--wide            # only cells with vectors, delays or learned starts
 
 A case is a cell, three calls of it, and other ways to make some of them: in chunks, as a layer,
 from the generated package, with one more output, at another scale, with a NaN. The seed and the
@@ -41,7 +42,7 @@ THREADS = 2  # that the planner sees: of a process when it first uses rnncc
 def main() -> int:
     options = _parser().parse_args()
     if options.worker:
-        return work(options.seed)
+        return work(options.seed, options.wide)
     run = Run(options)
     try:
         run.all()
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", default="", help="of the run; drawn and printed by default")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes at once")
     add("--case", type=int, action="append", metavar="I", help="only this case; repeatable")
+    add("--wide", action="store_true", help="only cells with vectors, delays or learned starts")
     add("--json", action="store_true", help="print the results as JSON; the rest goes to stderr")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 # --- the process that runs cases ---------------------------------------------------------------
 
 
-def work(seed: str) -> int:
+def work(seed: str, wide: bool) -> int:
     """Run the cases whose numbers come in, a line each; answer with a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what anything prints is no answer
@@ -79,7 +81,7 @@ def work(seed: str) -> int:
 
     seen: set[tuple[str, str]] = set()
     for line in sys.stdin:
-        outcome = run_case(f"{seed}/{int(line)}")
+        outcome = run_case(f"{seed}/{int(line)}", wide=wide)
         found = []
         for finding in outcome.findings:
             smaller = finding
@@ -104,8 +106,8 @@ def work(seed: str) -> int:
 class Worker:
     """A process for cases, begun anew after a while or when one of them ends it."""
 
-    def __init__(self, seed: str, cache: str) -> None:
-        self.seed, self.left = seed, 0
+    def __init__(self, seed: str, cache: str, wide: bool = False) -> None:
+        self.seed, self.left, self.wide = seed, 0, wide
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         self.env = {**os.environ, "PYTHONPATH": paths, "RNNCC_CACHE_DIR": cache}
         self.process: subprocess.Popen[str] | None = None
@@ -131,6 +133,7 @@ class Worker:
         if self.process is None or self.left <= 0:
             self.end()
             command = [sys.executable, __file__, "--worker", "--seed", self.seed]
+            command += ["--wide"] if self.wide else []
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, text=True, env=self.env
@@ -176,7 +179,9 @@ class Run:
         self.began, self.lock, self.given = time.monotonic(), threading.Lock(), 0
         self.out: IO[str] = sys.stderr if self.options.json else sys.stdout
         self.cache = tempfile.TemporaryDirectory(prefix="rnncc-fuzz-kernels-")
-        self.workers = [Worker(self.seed, self.cache.name) for _ in range(self.options.jobs)]
+        self.workers = [
+            Worker(self.seed, self.cache.name, self.options.wide) for _ in range(self.options.jobs)
+        ]
 
     def say(self, text: str) -> None:
         print(text, file=self.out, flush=True)
@@ -228,7 +233,8 @@ class Run:
         if smaller:
             self.say(f"--- smaller: {smaller['what']}")
             self._show(smaller)
-        self.say(f"--- once more: make fuzz SEED={self.seed} CASE={case}\n")
+        wide = " ARGS=--wide" if self.options.wide else ""
+        self.say(f"--- once more: make fuzz SEED={self.seed} CASE={case}{wide}\n")
 
     def _show(self, finding: dict[str, Any]) -> None:
         if "cell" in finding:

@@ -37,7 +37,7 @@ def measure(compiled: rnncc.CompiledCell, shape: tuple[int, int, int]) -> list[d
     arguments = random_arguments(compiled.kernel.spec, shape)
     loops = {name: fused_loop(compiled, name) for name in ("auto", "sequential")}
     solves: list[Solve] = []
-    compiled(**arguments, observe=solves.append)
+    fused_loop(compiled, observe=solves.append)(arguments)
     found = []
     for direction, run in DIRECTIONS.items():
         runs = {name: run(loop, arguments) for name, loop in loops.items()}

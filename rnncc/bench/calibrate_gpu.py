@@ -213,7 +213,7 @@ def _directions(compiled: CompiledCell, job: Job, place: Place) -> Iterator[Time
     )
     found: list[Solve] = []
     with torch.no_grad():
-        compiled(**arguments, **job.options, observe=found.append)
+        workload.fused_loop(compiled, **job.options, observe=found.append)(arguments)
     loop = workload.fused_loop(compiled, **job.options)
     names = ("forward",) if as_modelled(compiled, found[0]) else ()
     for direction in (*names, "backward"):

@@ -128,7 +128,7 @@ def measure(
         loops["compiled"] = chunked(cell, io)
     each = solver_loops(compiled, arguments) if solvers else {}
     chosen: list[Solve] = []
-    compiled(**arguments, observe=chosen.append)
+    fused_loop(compiled, observe=chosen.append)(arguments)
     for direction, run in (("forward", forward), ("forward+backward", forward_backward)):
         moved = bytes_moved(spec, shape, direction, io.itemsize)
         runs = {name: run(loop, arguments) for name, loop in {**loops, **each}.items()}

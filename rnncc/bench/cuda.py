@@ -21,6 +21,7 @@ from rnncc.bench.timing import Place, Run, Sample
 from rnncc.compiler import CompiledCell
 from rnncc.ir.spec import KernelSpec, ParamSpec
 from rnncc.nn.status import Solve
+from rnncc.nn.vectors import join, joined
 from rnncc.runtime.kernel import COMPUTE
 
 DIRECTIONS = ("forward", "forward+backward", "decode")
@@ -199,7 +200,7 @@ class Case:
     def solver(self, arguments: dict[str, Tensor]) -> str:
         """The one that `auto` takes in the forward."""
         found: list[Solve] = []
-        self.compiled(**arguments, observe=found.append)
+        workload.fused_loop(self.compiled, observe=found.append)(arguments)
         return found[0].solver
 
     # --- time --------------------------------------------------------------------------------
@@ -268,16 +269,18 @@ class Case:
         """One step of the kernel, from given states."""
         batch, _, channels = self.shape
         compiled, kind = self.compiled, COMPUTE[self.dtype]
-        states = tuple(
+        states = [
             torch.full((batch, channels), float(state.init), dtype=kind, device=self.device)
             if not isinstance(state.init, ParamSpec)
             else arguments[state.init.name].expand(batch, channels)
             for state in compiled.spec.states
-        )
+        ]
+        given = joined(compiled.spec, arguments)
+        h0 = tuple(join(compiled.spec, "state", states))
 
         def run() -> Any:
             with torch.no_grad():
-                return compiled(**arguments, h0=states, return_state=True)
+                return compiled(**given, h0=h0, return_state=True)
 
         return run
 

@@ -21,6 +21,7 @@ from rnncc.ir.program import (
     Structure,
     show,
 )
+from rnncc.ir.vector import Vector
 
 STEPS = ("sign", "floor", "round", "remainder", "floor_divide")
 JUMPS = tuple(functions.TABLE[name].symbol for name in STEPS)
@@ -111,6 +112,12 @@ def _refuse_large(cell: CellIR, group: int) -> None:
         return
     matrices = ", ".join(f"{a.name}: block={a.block}" for a in cell.of_kind("matrix") if a.block)
     counted = f"{len(cell.states)} state{'s' if len(cell.states) > 1 else ''}"
+    fix = "fewer states" if group == 1 else "a smaller block, one block for all, or fewer states"
+    largest = max((s.vector for s in cell.states if s.vector), key=_count, default=None)
+    if largest is not None:
+        counted = f"{len(cell.states)} values of states"
+        option = "delay" if largest.delay else "size"
+        fix = f"a smaller {option}= of '{largest.name}', which has {_count(largest)} of them"
     seen = f"groups of {group} channels ({matrices}) with {counted} give blocks of {size}"
     if group == 1:
         seen = f"{counted} give blocks of {size}"
@@ -121,9 +128,13 @@ def _refuse_large(cell: CellIR, group: int) -> None:
         seen,
         "One thread of a fused solver takes a block, so channels x states must be <= "
         f"{LARGEST_GROUP}.",
-        "fewer states" if group == 1 else "a smaller block, one block for all, or fewer states",
+        fix,
     )
     raise StructureError([problem])
+
+
+def _count(vector: Vector) -> int:
+    return len(vector.members)
 
 
 def _refuse_coupled(

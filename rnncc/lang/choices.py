@@ -122,7 +122,8 @@ class _Values(ast.NodeTransformer):
         if isinstance(args[0], (ast.Tuple, ast.List)):
             args = list(args[0].elts)
         if len(args) == 1:
-            return ast.Call(ast.parse("functools.reduce", mode="eval").body, [own, *args], [])
+            each = args[0] if isinstance(args[0], ast.Starred) else ast.Starred(args[0])
+            return ast.Call(own, [each], [])
         larger: ast.expr = functools.reduce(lambda a, b: ast.Call(own, [a, b], []), args)
         return larger
 

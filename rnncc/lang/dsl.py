@@ -5,9 +5,10 @@ Nothing here imports SymPy before a cell is traced, so that `import rnncc` stays
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from linecache import getline
 from types import CodeType
@@ -303,14 +304,24 @@ def gelu(x: Any, approximate: str = "none") -> Any:
     return 0.5 * x * (1 + erf(x * 0.7071067811865476))
 
 
-def maximum(a: Any, b: Any) -> Any:
-    """The larger; at a tie each side gets half the gradient, as in PyTorch."""
-    return _apply("maximum", a, b)
+def maximum(a: Any, *others: Any) -> Any:
+    """The largest of two or more; at a tie each side gets half the gradient, as in PyTorch."""
+    return _of_several("maximum", a, others)
 
 
-def minimum(a: Any, b: Any) -> Any:
-    """The smaller; at a tie each side gets half the gradient, as in PyTorch."""
-    return _apply("minimum", a, b)
+def minimum(a: Any, *others: Any) -> Any:
+    """The smallest of two or more; at a tie each side gets half the gradient, as in PyTorch."""
+    return _of_several("minimum", a, others)
+
+
+def _of_several(name: str, a: Any, others: Sequence[Any]) -> Any:
+    if not others:
+        fail(
+            f"{name} is given '{a}' alone",
+            "It takes two values or more.",
+            f"{name}(*h) for the elements of a vector h",
+        )
+    return functools.reduce(functools.partial(_apply, name), others, a)
 
 
 def clip(x: Any, lo: Any, hi: Any = None) -> Any:

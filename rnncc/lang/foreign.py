@@ -86,7 +86,7 @@ def corrected(node: ast.Call) -> str:
     if isinstance(node.args[0] if node.args else None, (ast.List, ast.Tuple)):
         args = [ast.unparse(each) for each in node.args[0].elts]  # type: ignore[attr-defined]
     if name in ("maximum", "minimum") and len(args) > 1 and not named:
-        return _nested(name, args)
+        return f"{name}({', '.join(args)})"
     if name in OF_LISTS and len(args) > 1:
         return f"{name}([{', '.join(args)}])"
     if text := _call(name, args, named):
@@ -153,10 +153,3 @@ def _call(own: str, args: Sequence[str], named: Mapping[str, str]) -> str:
         plain = plain[:1]
     more = [f"{key}={value}" for key, value in list(given.items())[len(plain) :]]
     return f"{own}({', '.join([*plain, *more])})"
-
-
-def _nested(name: str, args: Sequence[str]) -> str:
-    text = args[0]
-    for arg in args[1:]:
-        text = f"{name}({text}, {arg})"
-    return text

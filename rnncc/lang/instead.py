@@ -107,8 +107,12 @@ def call(place: Place | None) -> str:
     return ""
 
 
-def method(place: Place | None) -> str:
-    """What to write where a method of a symbol is called; empty if unknown."""
+def method(place: Place | None, texts: Mapping[str, str] | None = None) -> str:
+    """What to write where a method of a symbol is called; empty if unknown.
+
+    Args:
+        texts: of methods that rnncc has in other words, with {0} for the symbol.
+    """
     path = place.path(lambda node: isinstance(node, ast.Attribute)) if place else []
     node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
     if node is None:
@@ -116,6 +120,8 @@ def method(place: Place | None) -> str:
     outer = path[path.index(node) - 1]
     if not isinstance(outer, ast.Call) or outer.func is not node:
         return ""
+    if texts and node.attr in texts:
+        return texts[node.attr].format(ast.unparse(node.value))
     return called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from rnncc.lang.dsl import _apply, abs_, exp, floor, log, maximum, sign, where
 from rnncc.lang.numbers import number
+from rnncc.lang.symbols import fail
+from rnncc.lang.vectors import VectorValue, name_scalars, vector
 
 
 def hardsigmoid(x: Any) -> Any:
@@ -88,10 +90,16 @@ def logsumexp(values: Iterable[Any]) -> Any:
     return where(some, top + log(where(some, total, 1.0)), nothing)
 
 
-def softmax(values: Iterable[Any]) -> list[Any]:
-    """exp(a) / (exp(a) + exp(b) + ...) for each of a sequence, as a list."""
-    values, top = _values("softmax", values, "pivot")
-    parts = [exp(value - top) for value in values]
+def softmax(values: Iterable[Any]) -> Any:
+    """exp(a) / (exp(a) + exp(b) + ...) for each of a sequence, as a list; of a vector a vector."""
+    each, top = _values("softmax", values, "pivot")
+    is_vector = isinstance(values, VectorValue)
+    if is_vector:
+        name_scalars([top])  # what each element reads is computed once
+    parts = [exp(value - top) for value in each]
+    if is_vector:
+        name_scalars(parts)
+        return vector(parts) / sum(parts)
     total = sum(parts)
     return [part / total for part in parts]
 
@@ -99,6 +107,12 @@ def softmax(values: Iterable[Any]) -> list[Any]:
 def _values(function: str, values: Iterable[Any], top: str) -> tuple[list[Any], Any]:
     """The sequence, and its maximum without a derivative: neither result depends on it."""
     found = list(values)
+    if isinstance(values, VectorValue) and len(values.shape) > 1:
+        fail(
+            f"{function} is given a vector of shape {list(values.shape)}",
+            "It takes the values of one list or vector.",
+            f"[{function}(row) for row in h], or of one row {function}(h[0])",
+        )
     if not found:
         raise ValueError(f"{function}() takes at least one value, got an empty sequence")
     return found, _apply(top, functools.reduce(maximum, found))

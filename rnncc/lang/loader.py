@@ -8,13 +8,17 @@ import importlib.machinery
 import importlib.util
 import linecache
 import os
+import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
 from rnncc import paths
 from rnncc.errors import CellError, LoadError, Problem, shorten
-from rnncc.lang.dsl import Cell
+from rnncc.lang.dsl import Cell, Input, Matrix, Param, State
+
+ROLES = {role.__name__: role for role in (State, Input, Param, Matrix)}
 
 
 def find(where: str) -> Cell:
@@ -141,5 +145,20 @@ def _problem(file: Path, error: BaseException) -> Problem:
         file.stem,
         f"the file does not run: {type(error).__name__}: {message}",
         "",
-        "correct that line; `rnncc new NAME` shows a cell that works",
+        _options(message) or "correct that line; `rnncc new NAME` shows a cell that works",
     )
+
+
+def _options(message: str) -> str:
+    """What a role takes, where it is given an option that it doesn't."""
+    found = re.match(
+        r"(State|Input|Param|Matrix)\.__init__\(\) got an unexpected \w+ .* '(\w+)'", message
+    )
+    if found is None:
+        return ""
+    role, option = found.groups()
+    if role == "Matrix" and option in ("size", "shape"):
+        return "Matrix(block=k) mixes k channels, Param(size=(n, m)) is a matrix in each channel"
+    if role == "Input" and option == "delay":
+        return "p: State(delay=3) with {'p': x, ...} returned: p.ago(3) is x of 4 steps ago"
+    return f"{role} takes {', '.join(f.name for f in fields(ROLES[role]))}"

@@ -54,7 +54,7 @@ def read_return(
     if not any(state.head_shape for state in states):
         _refuse_nested(cell, recorder, [s.name for s in states], returned)
     given = _as_dict(cell, states, returned)
-    _check_keys(cell, [s.name for s in states], given, returned)
+    _check_keys(cell, states, given, returned)
     _check_shapes(cell, states, given)
     named: dict[str, Expr] = {}
     found: list[Vector] = []
@@ -113,11 +113,12 @@ def _with_past(
     }
 
 
-def _check_keys(cell: Cell, states: Sequence[str], given: dict[str, Any], returned: Any) -> None:
+def _check_keys(cell: Cell, states: Sequence[Vector], given: dict[str, Any], returned: Any) -> None:
     problems = Problems(cell)
+    names = [s.name for s in states]
     line = return_line(cell)
     keys = "dict has the keys" if isinstance(returned, dict) else "namedtuple has the fields"
-    for name in states:
+    for name in names:
         if name not in given:
             problems.add(
                 f"the state '{name}' is never assigned",
@@ -125,6 +126,14 @@ def _check_keys(cell: Cell, states: Sequence[str], given: dict[str, Any], return
                 f'return {{"{name}": ..., ...}} with the next value of every state',
                 line,
             )
+    scalars = {member: s.name for s in states if s.shape for member in s.members}
+    for key in given.keys() & scalars.keys() - set(names):
+        problems.add(
+            f"the returned key '{key}' is the name of a value of '{scalars[key]}'",
+            "Values of a vector and of a delay have names of their own in the kernels.",
+            f"rename it, for example '{key}_'",
+            line,
+        )
     problems.raise_any()
 
 
@@ -144,6 +153,8 @@ def _check_shapes(cell: Cell, states: Sequence[Vector], given: dict[str, Any]) -
 
 
 def _size(shape: tuple[int, ...]) -> str:
+    if shape == (1,):
+        return "1 value in a list"
     return f"{'x'.join(map(str, shape))} values" if shape else "one value"
 
 

@@ -306,6 +306,12 @@ def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
         start = _start(role)
         if start is not None:
             yield from _faults_of_init(f"{name}{START}", "init", start.init, start.shared, True)
+            if start.size is not None and start.size != role.size:
+                yield (
+                    f"'{name}' has init=Param(size={start.size!r})",
+                    "A learned start has the size of its state.",
+                    f"State(size={start.size!r}, init=Param)",
+                )
         elif isinstance(role.init, Init):
             seen = f"'{name}' has init={role.init}"
             expected = "The init of a State is a number, or a Param if it is learned."

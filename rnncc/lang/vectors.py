@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rnncc.ir.vector import Vector, places
+from rnncc.lang import instead
 from rnncc.lang.numbers import number
-from rnncc.lang.symbols import Elementwise, MatrixValue, Symbolic, Value, fail
+from rnncc.lang.symbols import Condition, Elementwise, MatrixValue, Symbolic, Value, fail
 
 LISTS = (list, tuple)
+METHODS = {  # of arrays and tensors, in the words of a cell
+    "sum": "sum({0})",
+    "mean": "sum({0}) / len({0})",
+    "max": "maximum(*{0})",
+    "min": "minimum(*{0})",
+    "t": "{0}.T",
+    "transpose": "{0}.T",
+    "tolist": "list({0})",
+    "copy": "{0}",
+    "clone": "{0}",
+}
 
 
 class Delayed(Value):
@@ -24,6 +37,13 @@ class Delayed(Value):
         """The value of so many steps before; of 0 it is the state itself."""
         past: list[Value] = self.__dict__["past"]
         return past[_steps(str(self.expr), steps, len(past) - 1)]
+
+    def __getitem__(self, place: Any) -> NoReturn:
+        fail(
+            f"'{self.expr}', a state with delay={len(self.__dict__['past']) - 1}, is indexed",
+            "It is its newest value; older ones have an age.",
+            f"{self.expr}.ago({place if isinstance(place, int) else 1})",
+        )
 
 
 class VectorValue(Elementwise):
@@ -49,7 +69,30 @@ class VectorValue(Elementwise):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return iter(self.items)
 
+    @property
+    def T(self) -> VectorValue:  # noqa: N802
+        """The transposed matrix; a plain vector is its own."""
+        if len(self.shape) == 1:
+            return self
+        return VectorValue([VectorValue(column) for column in zip(*self.items, strict=True)])
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") or name not in METHODS:
+            super().__getattr__(name)
+        place = instead.Place.of(sys._getframe(1))
+        fail(
+            f"'.{name}' is accessed on a vector",
+            "A vector has a len and elements, and .T as a matrix.",
+            instead.method(place, METHODS) or METHODS[name].format("h"),
+        )
+
     def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, tuple) and len(place) > len(self.shape):
+            fail(
+                f"a vector of shape {list(self.shape)} is indexed by {place}",
+                "It has as many indices as sizes.",
+                "h[0]" if len(self.shape) == 1 else "h[0, 0]",
+            )
         if isinstance(place, tuple) and place:
             first = self[place[0]]
             return first[place[1:] if len(place) > 2 else place[1]] if place[1:] else first
@@ -89,6 +132,14 @@ class VectorValue(Elementwise):
         )
 
     def __bool__(self) -> bool:
+        conditions = isinstance(elements(self)[0], Condition) if self.items else False
+        fix = conditions and instead.decision(instead.Place.of(sys._getframe(1)), True)
+        if fix:
+            fail(
+                f"Python decides on '{self}' (if, while, and, or, not)",
+                "A comparison of vectors is a condition for each element.",
+                fix,
+            )
         self.misused()
 
     def __matmul__(self, other: Any) -> Any:
@@ -190,9 +241,9 @@ def elementwise(apply: Callable[..., Any], *args: Any) -> Any:
         fail(
             f"vectors of the shapes {sizes} are combined",
             "Element by element takes equal shapes, or a vector and one value.",
-            "a slice of the longer, h[:n], or a list written out",
+            "a slice of the longer, h[:n]; one list of both is [*a, *b]",
         )
-    _name_scalars(args)
+    name_scalars(args)
     columns = [
         [arg] * len(_first(rows)) if row is None else row.items
         for arg, row in zip(args, rows, strict=True)
@@ -204,7 +255,7 @@ def _first(rows: Sequence[VectorValue | None]) -> VectorValue:
     return next(row for row in rows if row is not None)
 
 
-def _name_scalars(values: Sequence[Any]) -> None:
+def name_scalars(values: Sequence[Any]) -> None:
     """What every element reads is computed once, in a let of its own."""
     for value in values:
         if isinstance(value, Value):
@@ -233,7 +284,7 @@ def matmul(a: Any, b: Any) -> Any:
             "lists of numbers, an array of NumPy, or vectors, of sizes that fit",
         )
     for value in (*_leaves(left), *_leaves(right)):
-        _name_scalars([value])
+        name_scalars([value])
     matrix = len(right.shape) > 1
     columns = (
         [list(column) for column in zip(*right.items, strict=True)] if matrix else [right.items]

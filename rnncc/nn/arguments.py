@@ -12,10 +12,10 @@ from torch import Tensor
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec, ParamSpec
-from rnncc.ir.vector import Role
-from rnncc.nn.refusal import STRIDED, check_dense, refuse, refuse_device, show
+from rnncc.ir.vector import Role, Vector
+from rnncc.nn.refusal import STRIDED, check_dense, fix_of_state, refuse, refuse_device, show
 from rnncc.nn.sequences import read_sequences
-from rnncc.nn.vectors import elements, join, split, starts_of, states_of
+from rnncc.nn.vectors import elements, join, label, split, starts_of, states_of
 from rnncc.runtime.backend import DEFAULTS
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
@@ -65,7 +65,7 @@ def prepare(
     names = [i.name for i in spec.inputs]
     inputs = [bound[name] for name in names]
     dtype = common_dtype(names, inputs)
-    leading, steps, channels = broadcast(spec.inputs, inputs)
+    leading, steps, channels = broadcast(spec.inputs, inputs, spec.vectors)
     channels = _check_params(spec, bound, channels)
     check_groups(spec, channels)
     inputs = [
@@ -276,13 +276,14 @@ def _bind(
 
 
 def broadcast(
-    described: Sequence[InputSpec], inputs: Sequence[Tensor]
+    described: Sequence[InputSpec], inputs: Sequence[Tensor], vectors: Sequence[Vector] = ()
 ) -> tuple[tuple[int, ...], int, int | None]:
     """(leading dimensions, T, N) that all inputs broadcast to; N is None if all are shared."""
     shape: tuple[int, ...] = ()
     for i, x in zip(described, inputs, strict=True):
-        name, wanted = i.name, "[..., T]" if i.shared else "[..., T, N]"
+        wanted = "[..., T]" if i.shared else "[..., T, N]"
         if x.dim() < (1 if i.shared else 2):
+            name = label(vectors, i.name)
             raise refuse(name, show(x), f"{wanted}", f"give {name} a time dimension")
         whole = (*x.shape, 1) if i.shared else tuple(x.shape)
         if not shape:
@@ -292,11 +293,14 @@ def broadcast(
         try:
             shape = torch.broadcast_shapes(shape, whole)
         except RuntimeError:
+            name = label(vectors, i.name)
+            one_more = i.shared and x.shape[-1] == 1 and name == i.name
+            agree = f"make {name} agree in every dimension, or 1 there"
             raise refuse(
                 name,
                 show(x),
                 f"{wanted} that broadcasts to {list(shape)}, as the inputs before it",
-                f"make {name} agree in every dimension, or 1 there",
+                f"{name}.squeeze(-1)" if one_more else agree,
             ) from None
     channels = None if all(i.shared for i in described) else shape[-1]
     return shape[:-2], shape[-2], channels
@@ -312,10 +316,10 @@ def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None)
             continue
         size = _channels_of_param(param.name, value, param.block)
         if not given:
-            channels, given = size, f"{param.name} has"
+            channels, given = size, f"{label(spec.vectors, param.name)} has"
         if size != channels:
             raise refuse(
-                param.name,
+                label(spec.vectors, param.name),
                 show(value),
                 f"{_param_shape(param.block, channels)}: {given} {channels} channels",
                 "give params and inputs the same number of channels",
@@ -323,11 +327,12 @@ def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None)
     for param in learned:
         value = bound[param.name]
         if param.shared and value.numel() != 1:
+            name = label(spec.vectors, param.name)
             raise refuse(
-                param.name,
+                name,
                 show(value),
                 "one value for all channels, [1]",
-                f"declare '{param.name}' as Param for one value per channel",
+                f"declare '{name.partition('[')[0]}' as Param for one value per channel",
             )
     return 1 if channels is None else channels
 
@@ -388,10 +393,8 @@ def stack_states(
             )
         expected = (*leading, channels, *state.shape)
         if tuple(value.shape) != expected:
-            one_more = tuple(value.shape) == (1, *expected)  # of torch.nn.GRU's layers
-            fix = "one state per sequence"
-            if one_more:
-                fix = f"{name}[0]" if len(names) == 1 else f"{name}=tuple(s[0] for s in {name})"
+            now = (*leading, channels, *state.head_shape)
+            fix = fix_of_state(name, value, expected, now, len(names) == 1)
             raise refuse(label, show(value), f"{list(expected)}", fix)
         flat = value.to(compute).reshape(math.prod(leading), channels, *state.shape)
         rows += elements(label, flat, state.shape)

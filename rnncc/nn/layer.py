@@ -25,7 +25,8 @@ from rnncc.nn.arguments import (
 )
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_values
-from rnncc.nn.named import Takes, time_first, time_last
+from rnncc.nn.initialize import fill
+from rnncc.nn.named import OWN, Takes, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
@@ -36,7 +37,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
-from rnncc.nn.vectors import fill_vector, learned_of, split
+from rnncc.nn.vectors import learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import Sequences
@@ -83,8 +84,8 @@ class CellLayer(nn.Module):
         self,
         input_size: int | None = None,
         hidden_size: int | None = None,
-        *,
         num_layers: int = 1,
+        *,
         bias: bool = True,
         batch_first: bool = True,
         dropout: float = 0.0,
@@ -148,12 +149,19 @@ class CellLayer(nn.Module):
             reset_projection(getattr(self, direction.projection), spec, self.hidden_size)
             for vector, param in learned_of(spec):
                 own = getattr(self, direction.params[vector.name])
-                fill_vector(own.data, vector, param.init)
+                fill(own.data, param.init, rank=len(vector.shape))
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """As `forward`, with any input called x: there it is the name of the first."""
+        if "x" in named and (args or self.input_size is None):
+            own = {n: named.pop(n) for n in [*named] if n not in OWN}
+            values, named["state"] = self._takes.bind(args, named.get("state"), own)
+            args = tuple(values.values())
+        return super().__call__(*args, **named)
 
     def forward(
         self,
         x: Tensor | PackedSequence | None = None,
-        /,
         *args: Tensor | PackedSequence | States,
         state: States | None = None,
         lengths: Any = None,
@@ -165,8 +173,9 @@ class CellLayer(nn.Module):
         """Run over a sequence: `layer(x)`, `layer(x, state)`, `layer(x, state=state, dt=dt)`.
 
         Args:
-            args: x, [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence;
-                without a projection the inputs, in the cell's order; then state.
+            x: [..., T, input_size], [T, input_size] for one sequence, or a PackedSequence; without
+                a projection the first input.
+            args: without a projection the other inputs, in the cell's order; then state.
             state: the states to continue from, [..., N] each, as returned; None for the inits.
                 Those of a PackedSequence are in the batch's own order, not sorted.
             lengths: [...] ints, the steps of each sequence of a padded batch. Outputs after the end
@@ -388,5 +397,5 @@ class CellLayer(nn.Module):
         return {**self.__dict__, "last_solve": None}
 
 
-OPTIONS = options_of(CellLayer.__init__)
+OPTIONS = ("input_size", "hidden_size", "num_layers", *options_of(CellLayer.__init__))
 SHOWN = {"num_layers": 1, "batch_first": True, "dropout": 0.0, "bidirectional": False}

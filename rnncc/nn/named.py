@@ -13,7 +13,11 @@ from rnncc.ir.spec import KernelSpec
 from rnncc.ir.vector import grouped
 
 # What users of torch.nn.GRU, and of a cell's own function, may call an argument of a layer.
-OTHERS = {"h0": "state", "hx": "state", "h_0": "state", "input": "x", "mask": "lengths"}
+OTHERS = {
+    **dict.fromkeys(("h0", "hx", "h_0"), "state"),
+    **dict.fromkeys(("mask", "attention_mask", "key_padding_mask"), "lengths"),
+    "input": "x",
+}
 OWN = ("state", "lengths", "cu_seqlens", "reset", "return_states")
 
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import InputSpec, KernelSpec
+from rnncc.ir.vector import Vector
 from rnncc.nn.arguments import broadcast, cast, check_tensor, common_dtype, fit
 from rnncc.nn.initialize import fill
 from rnncc.nn.refusal import refuse, show
+from rnncc.nn.vectors import label
 from rnncc.runtime.kernel import COMPUTE
 
 
@@ -46,6 +48,7 @@ class Layout(NamedTuple):
         packed: how many are in one tensor: all unshared ones, or none if one of them is given.
         alone: the projected ones among the listed, in the order of the rows.
         sizes: the rows of the packed ones, if there are any, and of each of `alone`.
+        vectors: those of the cell.
     """
 
     channels: int
@@ -55,6 +58,7 @@ class Layout(NamedTuple):
     packed: int
     alone: list[InputSpec]
     sizes: list[int]
+    vectors: tuple[Vector, ...]
 
     @classmethod
     def of(cls, spec: KernelSpec, channels: int, absent: bool = False) -> Layout:
@@ -71,6 +75,7 @@ class Layout(NamedTuple):
             packed,
             alone,
             sizes + [rows_of(i, channels) for i in alone],
+            spec.vectors,
         )
 
 
@@ -164,11 +169,11 @@ def extent(layout: Layout, tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], 
     Raises:
         ArgumentError: they don't broadcast to one shape of the layer's channels.
     """
-    leading, steps, channels = broadcast(layout.given, tensors)
+    leading, steps, channels = broadcast(layout.given, tensors, layout.vectors)
     if channels not in (None, 1, layout.channels):
         odd = next(k for k, i in enumerate(layout.given) if not i.shared and _last(tensors[k]) > 1)
         raise refuse(
-            layout.given[odd].name,
+            label(layout.vectors, layout.given[odd].name),
             show(tensors[odd]),
             f"[..., T, {layout.channels}], a value for each channel of the layer",
             f"layer({channels}, projection=None) where the layer is made",

@@ -34,6 +34,36 @@ def refuse(name: str, seen: str, expected: str, fix: str) -> ArgumentError:
     return ArgumentError(f"{name}: got {seen}, expected {expected}.\nFix: {fix}")
 
 
+Shape = tuple[int, ...]
+
+
+def fix_of_state(name: str, value: Tensor, expected: Shape, now: Shape, alone: bool) -> str:
+    """What to do with a state of another shape, as torch.nn.GRU takes or returns it, perhaps.
+
+    Args:
+        now: the shape without the past, of a state with a delay.
+        alone: there is one state; else `name` is a tuple of them.
+    """
+    shape = tuple(value.shape)
+    if now != expected and shape == now:
+        ages = expected[-1]
+        text = f"the values of 0 to {ages - 1} steps ago, in the last dimension"
+        return f"{text}; all alike: {name}.unsqueeze(-1).expand{expected}" if alone else text
+    if shape == (1, *expected):
+        return f"{name}[0]" if alone else f"{name}=tuple(s[0] for s in {name})"
+    for k, size in enumerate(shape):
+        if size == 1 and (*shape[:k], *shape[k + 1 :]) == expected:
+            each = f"s.squeeze({k}) for s in {name}"
+            return f"{name}.squeeze({k})" if alone else f"{name}=tuple({each})"
+    try:
+        value.expand(expected)
+    except RuntimeError:
+        fix = "one state per sequence"
+        turned = name == "state" and shape[1:] == expected[1:]
+        return fix + turned * "; batch_first= says which dimension of x is that of sequences"
+    return f"one for all: {name}.expand{expected}" if alone else "one state per sequence"
+
+
 def check_dtype(dtype: Any) -> None:
     """One that the recurrence can be computed in."""
     if dtype not in COMPUTE:

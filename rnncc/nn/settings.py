@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from typing import Any, NamedTuple
@@ -30,11 +31,14 @@ def read_sizes(spec: KernelSpec, input_size: Any, hidden_size: Any, projection: 
             without a projection.
     """
     if projection is not None and projection != LINEAR:
+        plain = isinstance(projection, (str, bool))
         raise refuse(
             "projection",
-            repr(projection) if isinstance(projection, str) else type(projection).__name__,
+            repr(projection) if plain else type(projection).__name__,
             f"'{LINEAR}', or None for inputs that are given as they are",
-            "layer.projection = module, once the layer is made",
+            f"projection={f'{LINEAR!r}' if projection is True else None}"
+            if plain
+            else "layer.projection = module, once the layer is made",
         )
     if projection is None:
         _check_names(spec)
@@ -100,7 +104,8 @@ def check_stack(
     if not number or not 0 <= dropout <= 1:
         raise refuse("dropout", repr(dropout), "a probability, from 0 to 1", "dropout=0.1")
     if not isinstance(batch_first, bool):
-        raise refuse("batch_first", repr(batch_first), "True or False", "batch_first=True")
+        fix = f"batch_first={bool(batch_first)}"
+        raise refuse("batch_first", repr(batch_first), "True or False", fix)
     if dropout and num_layers == 1:
         warnings.warn(
             f"dropout: got {dropout!r} with num_layers=1, but it acts between stacked layers only, "
@@ -114,10 +119,21 @@ def check_stack(
             "a projection, which makes the inputs of a layer from the outputs below",
             "leave num_layers out, and call one layer after another",
         )
-    if num_layers > 1 and len(spec.outputs) > 1:
+    outputs = grouped(spec.outputs, spec.vectors, "output")
+    if num_layers > 1 and len(outputs) > 1:
         raise refuse(
             "num_layers",
-            f"{num_layers} for '{spec.name}', which has the outputs {', '.join(spec.outputs)}",
+            f"{num_layers} for '{spec.name}', which has the outputs "
+            f"{', '.join(v.name for v in outputs)}",
             "a cell with one, which the next layer reads",
             "leave num_layers out, and call one layer after another",
+        )
+    if num_layers > 1 and outputs[0].shape:
+        name, shape = outputs[0].name, list(outputs[0].shape)
+        raise refuse(
+            "num_layers",
+            f"{num_layers} for '{spec.name}', whose output {name} has {shape} values per channel",
+            "one value, which the next layer reads",
+            f"leave num_layers out, and call a layer of {math.prod(shape)} * hidden_size features "
+            f"on y.flatten({-1 - len(shape)})",
         )

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.init import Init
 from rnncc.ir.spec import KernelSpec, ParamSpec
-from rnncc.ir.vector import Role, Vector, grouped
-from rnncc.nn.initialize import fill
-from rnncc.nn.refusal import show
+from rnncc.ir.vector import Role, Vector, grouped, places
+from rnncc.nn.refusal import refuse, show
 
 
 def states_of(spec: KernelSpec) -> tuple[Vector, ...]:
@@ -32,6 +30,15 @@ def starts_of(spec: KernelSpec) -> tuple[Vector, ...]:
     return grouped([s.name for s in spec.starts], spec.vectors, "param")
 
 
+def label(vectors: Sequence[Vector], scalar: str) -> str:
+    """The name of a scalar in messages: that of an element is `A[0, 1]`."""
+    for v in vectors:
+        if scalar in v.members and v.shape:
+            place = list(places(v.shape))[v.members.index(scalar)]
+            return f"{v.name}[{', '.join(map(str, place))}]"
+    return scalar
+
+
 def split(spec: KernelSpec, bound: Mapping[str, Any], plain: str = "") -> dict[str, Any]:
     """Inputs and params by name, each vector as its scalars, without a copy.
 
@@ -46,10 +53,24 @@ def split(spec: KernelSpec, bound: Mapping[str, Any], plain: str = "") -> dict[s
     found: dict[str, Any] = {}
     for name, value in bound.items():
         if name in of and name != plain:
+            _check_param(of[name], value)
             found |= zip(of[name].members, elements(name, value, of[name].shape), strict=True)
         else:
             found[name] = value
     return found
+
+
+def _check_param(vector: Vector, value: Tensor) -> None:
+    """That of a param: a dimension of channels, and those of the vector."""
+    sizes = ", ".join(map(str, vector.shape))
+    if vector.role == "param" and value.dim() != 1 + len(vector.shape):
+        same = tuple(value.shape) == vector.shape
+        raise refuse(
+            vector.name,
+            show(value),
+            f"[N, {sizes}], or [1, {sizes}] if all channels share it",
+            f"{vector.name}.expand(N, {sizes})" if same else f"{vector.name} of [N, {sizes}]",
+        )
 
 
 def elements(name: str, value: Tensor, shape: tuple[int, ...]) -> Sequence[Tensor]:
@@ -58,17 +79,12 @@ def elements(name: str, value: Tensor, shape: tuple[int, ...]) -> Sequence[Tenso
         return (value,)
     if tuple(value.shape[-len(shape) :]) != shape:
         sizes = ", ".join(map(str, shape))
+        counted = f"{sizes} value{'s' if shape != (1,) else ''}"
         raise ArgumentError(
-            f"{name}: got {show(value)}, expected {sizes} values of each channel in the last "
+            f"{name}: got {show(value)}, expected {counted} of each channel in the last "
             f"dimension{'s' if len(shape) > 1 else ''}.\nFix: {name} of [..., N, {sizes}]"
         )
     return value.flatten(-len(shape)).unbind(-1)
-
-
-def fill_vector(tensor: Tensor, vector: Vector, init: Init) -> None:
-    """Fill the tensor of a learned value in place, each scalar by itself."""
-    for element in elements(vector.name, tensor, vector.shape):
-        fill(element, init)
 
 
 def join(spec: KernelSpec, role: Role, rows: Sequence[Tensor]) -> list[Tensor]:

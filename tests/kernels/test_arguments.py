@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a state without its batch": (
         lambda: gru(h0=torch.zeros(N)),
-        "h0: got float32 [8] on cpu, expected [2, 8].\nFix: one state per sequence",
+        "h0: got float32 [8] on cpu, expected [2, 8].\nFix: one for all: h0.expand(2, 8)",
     ),
     "a state of another precision": (
         lambda: gru(h0=torch.zeros(B, N, dtype=torch.float64)),

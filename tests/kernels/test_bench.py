@@ -345,7 +345,7 @@ def test_necessary_bytes_are_those_of_the_tensors() -> None:
 
 
 @pytest.mark.usefixtures("emulation")
-@pytest.mark.parametrize("name", ["lif", "clocked", "block_elman"])
+@pytest.mark.parametrize("name", ["lif", "clocked", "block_elman", "attention"])
 def test_cells_of_every_kind_can_be_timed(name: str) -> None:
     for t in measured(name, (2, 40, 8)):
         assert set(t.baselines) == {LOOP, "nn.GRU", "nn.LSTM"}
@@ -452,6 +452,13 @@ def test_the_cpus_bench_takes_other_dtypes(monkeypatch: pytest.MonkeyPatch) -> N
     result = call("elman", "--shape", "2x20x8", "--dtype", "bfloat16")
     assert result.exit_code == 0
     assert result.stdout.startswith("elman, bfloat16, ")
+
+
+def test_the_cpus_bench_takes_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "MOST_ROUNDS", 3)
+    result = call("hmm_forward", "--shape", "2x20x8")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("hmm_forward, float32, ")
 
 
 def test_without_a_gpu_its_bench_exits_with_3(monkeypatch: pytest.MonkeyPatch) -> None:

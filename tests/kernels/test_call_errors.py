@@ -214,8 +214,9 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "an option of a layer, misspelt": (
         lambda: compiled("elman").layer(3, 4, bidirection=True),
         ArgumentError,
-        "bidirection: no option has this name, expected one of num_layers, bias, batch_first, "
-        f"dropout, bidirectional, projection, device, dtype, kernel, {OF_THE_SOLVER}",
+        "bidirection: no option has this name, expected one of input_size, hidden_size, "
+        "num_layers, bias, batch_first, dropout, bidirectional, projection, device, dtype, "
+        f"kernel, {OF_THE_SOLVER}",
         "bidirectional=...",
     ),
     "an option of a plan, misspelt": (

@@ -711,13 +711,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "the state of one direction for two": (
         lambda: layer_of("para_gru", bidirectional=True)(torch.rand(2, 5, 3), torch.rand(2, 8)),
-        "state: got float32 [2, 8] on cpu, expected [2, 2, 8].\nFix: one state per sequence",
+        "state: got float32 [2, 8] on cpu, expected [2, 2, 8].\n"
+        "Fix: one for all: state.expand(2, 2, 8)",
     ),
     "the state of a padded batch for joined sequences": (
         lambda: layer_of("para_gru")(
             torch.rand(1, 5, 3), torch.rand(1, 8), cu_seqlens=[0, 2, 4, 5]
         ),
-        "state: got float32 [1, 8] on cpu, expected [3, 8].\nFix: one state per sequence",
+        "state: got float32 [1, 8] on cpu, expected [3, 8].\nFix: one for all: state.expand(3, 8)",
     ),
 }
 

@@ -12,12 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import rnncc
+from rnncc import Input, State, cell, tanh
 from rnncc.errors import ArgumentError
 from rnncc.nn.layer import CellLayer
 from tests.support.runs import compiled
 from tests.support.tolerances import assert_close
 
 N = 4
+
+
+@cell
+def doubled(h: State(size=2), x: Input):
+    return tanh(h + x)
 
 
 def layer_of(name: str = "para_gru", **options: Any) -> CellLayer:
@@ -64,6 +71,7 @@ def test_each_layer_reads_the_outputs_below(name: str, bidirectional: bool) -> N
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_shapes_are_those_of_torch_gru(bidirectional: bool) -> None:
+    assert compiled("para_gru").layer(3, N, 2).num_layers == nn.GRU(3, N, 2).num_layers
     options: dict[str, Any] = {"num_layers": 2, "bidirectional": bidirectional}
     theirs, x = nn.GRU(3, N, batch_first=True, **options), torch.randn(2, 7, 3)
     for ours, seen in zip(layer_of(**options)(x), theirs(x), strict=True):
@@ -233,9 +241,34 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: compiled("pair").layer(3, N, num_layers=2),
         "num_layers: got 2 for 'pair', which has the outputs",
     ),
+    "a stack of a cell with vectors for outputs": (
+        lambda: rnncc.compile(doubled).layer(3, N, num_layers=2),
+        "num_layers: got 2 for 'doubled', whose output h has [2] values per channel, expected one "
+        "value, which the next layer reads.\nFix: leave num_layers out, and call a layer of 2 * "
+        "hidden_size features on y.flatten(-2)",
+    ),
+    "an order that is a number": (
+        lambda: layer_of(batch_first=0),
+        "batch_first: got 0, expected True or False.\nFix: batch_first=False",
+    ),
+    "a state with a batch of one more": (
+        lambda: layer_of()(torch.rand(2, 7, 3), torch.rand(2, 1, N)),
+        "state: got float32 [2, 1, 4] on cpu, expected [2, 4].\nFix: state.squeeze(1)",
+    ),
+    "a state of the other order": (
+        lambda: layer_of()(torch.rand(7, 2, 3), torch.rand(2, N)),
+        "state: got float32 [2, 4] on cpu, expected [7, 4].\nFix: one state per sequence; "
+        "batch_first= says which dimension of x is that of sequences",
+    ),
+    "states with a batch of one more": (
+        lambda: layer_of("lstm")(torch.rand(2, 7, 3), (torch.rand(2, 1, N), torch.rand(2, 1, N))),
+        "state (c): got float32 [2, 1, 4] on cpu, expected [2, 4].\n"
+        "Fix: state=tuple(s.squeeze(1) for s in state)",
+    ),
     "the state of one layer for two": (
         lambda: layer_of(num_layers=2)(torch.rand(2, 7, 3), torch.rand(2, N)),
-        "state: got float32 [2, 4] on cpu, expected [2, 2, 4].\nFix: one state per sequence",
+        "state: got float32 [2, 4] on cpu, expected [2, 2, 4].\n"
+        "Fix: one for all: state.expand(2, 2, 4)",
     ),
     "features that come first": (
         lambda: layer_of(batch_first=False)(torch.rand(3, 2, 7)),
@@ -259,6 +292,10 @@ def test_what_does_not_fit_is_refused_in_words(call: Any, message: str) -> None:
 
 
 def test_the_fixes_of_the_refusals_work() -> None:
+    layer_of(num_layers=2)(torch.rand(2, 7, 3), torch.rand(2, N).expand(2, 2, 4))
+    layer_of(batch_first=False)(torch.rand(7, 2, 3), torch.rand(2, N))
+    y, _ = rnncc.compile(doubled).layer(3, N)(torch.rand(2, 7, 3))
+    rnncc.compile(doubled).layer(2 * N, N)(y.flatten(-2))
     layer_of(num_layers=2, dropout=0.1)(torch.rand(2, 7, 3))
     x = torch.rand(3, 2, 7)
     assert layer_of(batch_first=False)(x.transpose(0, -1))[0].shape == (7, 2, N)

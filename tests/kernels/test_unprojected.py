@@ -281,6 +281,26 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "z: not an input that is given by name.\n"
         "Fix: the layer of 'driven' takes, in order or by name: u, x, dt",
     ),
+    "an input that is misspelt": (
+        lambda: layer_of(driven)(uu=1, x=values()["x"], dt=values()["dt"]),
+        "uu: not an input that is given by name.\n"
+        "Fix: u=..., or the layer of 'driven' takes, in order or by name: u, x, dt",
+    ),
+    "an input of another layer": (
+        lambda: layer_of(leaky)(x=torch.rand(2, 7, N)),
+        "x: not an input that is given by name.\n"
+        "Fix: the layer of 'leaky' takes, in order or by name: u",
+    ),
+    "a shared input with channels": (
+        lambda: layer_of(driven)(**values() | {"dt": torch.rand(2, 7, 1)}),
+        "dt: got float32 [2, 7, 1] on cpu, expected [..., T] that broadcasts to [2, 7, 4], as the "
+        "inputs before it.\nFix: dt.squeeze(-1)",
+    ),
+    "a projection that is a bool": (
+        lambda: compiled(leaky).layer(N, projection=False),
+        "projection: got False, expected 'linear', or None for inputs that are given as they are.\n"
+        "Fix: projection=None",
+    ),
     "an input given twice": (
         lambda: layer_of(driven)(*values().values(), x=values()["x"]),
         "x: given twice.\nFix: by its place or by its name",
@@ -342,6 +362,7 @@ def test_what_does_not_fit_is_refused_in_words(call: Any, message: str) -> None:
 
 
 def test_the_fixes_of_the_refusals_work() -> None:
+    layer_of(driven)(**values() | {"dt": torch.rand(2, 7, 1).squeeze(-1)})
     u = torch.rand(2, 7, 3)
     assert compiled(leaky).layer(3, projection=None)(u)[0].shape == u.shape
     assert layer_of(leaky).to(torch.float64)(torch.rand(2, 7, N).double())[0].dtype == torch.float64

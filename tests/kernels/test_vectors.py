@@ -248,9 +248,35 @@ def test_the_plain_module_is_the_layer() -> None:
             assert_alike([*several(y2), *several(h2)], [*several(y), *several(h)])
 
 
+def test_a_state_without_its_past_is_refused_with_one_that_has_it() -> None:
+    u, a, h0 = (v.detach() for v in leaves("delayed", torch.float64))
+    message = (
+        r"h0: got float64 \[2, 3\] on cpu, expected \[2, 3, 4\].\nFix: the values of 0 to 3 steps "
+        r"ago, in the last dimension; all alike: h0.unsqueeze\(-1\).expand\(2, 3, 4\)"
+    )
+    with pytest.raises(ArgumentError, match=message):
+        compiled("delayed")(u, a, h0=h0[..., 0])
+    line = h0[..., 0].unsqueeze(-1).expand(2, 3, 4)
+    assert_alike([compiled("delayed")(u, a, h0=line)], delayed_loop(u, a, line)[0])
+
+
 def test_a_tensor_without_the_vectors_dimension_is_refused() -> None:
     e, w, g, h, c = leaves("mixing", torch.float64)
     with pytest.raises(ArgumentError, match=r"e: got float64 \[2, 9, 3, 2\].*expected 3 values"):
         compiled("mixing")(e[..., :2], w, g)
     with pytest.raises(ArgumentError, match=r"h0 \(h\): got .* expected \[2, 3, 3\]"):
         compiled("mixing")(e, w, g, h0=(h[..., 0], c))
+    message = (
+        r"w: got float64 \[3\] on cpu, expected \[N, 3\], or \[1, 3\] if all channels share it"
+    )
+    with pytest.raises(ArgumentError, match=message + r".\nFix: w.expand\(N, 3\)"):
+        compiled("mixing")(e, w[0], g)
+    with pytest.raises(
+        ArgumentError, match=r"w\[0\]: got float64 \[2\] on cpu, expected \[3\]: the in"
+    ):
+        compiled("mixing")(e, w[:2], g)
+    square = compiled("square").layer(N, projection=None, dtype=torch.float64)
+    with pytest.raises(ArgumentError, match=r"x\[0\]: got float64 \[2, 9, 2\] on cpu, expected"):
+        square(e[:, :, :2, :2])
+    with pytest.raises(ArgumentError, match=r"w: got [^\n]*\nFix: w of \[N, 3\]"):
+        compiled("mixing")(e, w[None], g)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from rnncc.ir.program import CellIR
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import cells_of
 from rnncc.lang.trace import trace
+from tests.support.rows import Row, apart, dot, moved_on, on_rows, vectors_of, whole
 
 SIGNATURE = "h: State, x: Input, a: Param"
 IMPORTS = "from rnncc import *\nfrom rnncc import abs, cell\n"
@@ -46,11 +48,18 @@ def traced(folder: Path, body: str, signature: str = SIGNATURE, before: str = ""
 # --- the function itself, on tensors ---------------------------------------------------------
 
 
+def _softmax(values: Sequence[Tensor]) -> Any:
+    found = torch.stack(torch.broadcast_tensors(*values)).softmax(0).unbind()
+    return Row(found) if isinstance(values, Row) else list(found)
+
+
 class _Matrix:
     def __init__(self, blocks: Tensor) -> None:
         self.blocks = blocks
 
-    def __matmul__(self, vector: Tensor) -> Tensor:
+    def __matmul__(self, vector: Any) -> Any:
+        if isinstance(vector, Row):
+            return NotImplemented
         groups, k, _ = self.blocks.shape
         columns = vector.expand(*vector.shape[:-1], groups * k).unflatten(-1, (groups, k))
         return torch.einsum("gij,...gj->...gi", self.blocks, columns).flatten(-2)
@@ -94,6 +103,12 @@ def _on_numbers_too(function: Callable[..., Tensor]) -> Callable[..., Any]:
     return wrapped
 
 
+def _of_several(function: Callable[..., Tensor]) -> Callable[..., Any]:
+    """Of two values, or of more from left to right."""
+    pair = on_rows(_on_numbers_too(function))
+    return lambda *args: functools.reduce(pair, args)
+
+
 F = torch.nn.functional
 TORCH: dict[str, Callable[..., Any]] = {
     name: _on_numbers_too(getattr(torch, name))
@@ -117,12 +132,14 @@ TORCH: dict[str, Callable[..., Any]] = {
     "mish": _on_numbers_too(F.mish),
     "softsign": _on_numbers_too(F.softsign),
     "atan2": _on_numbers_too(torch.atan2),
-    "softmax": lambda values: list(torch.stack(torch.broadcast_tensors(*values)).softmax(0)),
+    "softmax": _softmax,
     "logsumexp": lambda values: torch.stack(torch.broadcast_tensors(*values)).logsumexp(0),
+    "dot": dot,
+    "vector": Row,
     "stop_gradient": lambda x: x.detach(),
     "forward_as": lambda value, gradient_of: value.detach() + gradient_of - gradient_of.detach(),
-    "maximum": _on_numbers_too(torch.maximum),
-    "minimum": _on_numbers_too(torch.minimum),
+    "maximum": _of_several(torch.maximum),
+    "minimum": _of_several(torch.minimum),
     "clip": _on_numbers_too(torch.clamp),
     "where": _on_numbers_too(torch.where),
     "spike": _spike,
@@ -136,7 +153,8 @@ def on_tensors(cell: Cell) -> Callable[..., Any]:
     for name, value in list(names.items()):
         known = [t for r, t in TORCH.items() if value is getattr(rnncc, r)]
         if known:
-            names[name] = known[0]
+            takes_rows = name in ("softmax", "logsumexp", "dot", "vector", "maximum", "minimum")
+            names[name] = known[0] if takes_rows else on_rows(known[0])
         elif isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
             names[name] = _moved(value, names)
     return _moved(function, names)
@@ -154,20 +172,26 @@ def run_step(
     cell: Cell, ir: CellIR, values: Mapping[str, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """One step: next states and outputs, from states, inputs [..., N] and params by name."""
-    states = [a.name for a in ir.states]
+    states = {v.name: v for v in vectors_of(ir, "state")}
     matrices = {a.name for a in ir.params if a.block}
-    like = values[states[0]]
+    like = values[ir.states[0].name]
     arguments = {n: _Matrix(v) if n in matrices else v for n, v in values.items()}
-    result = on_tensors(cell)(**arguments, **ir.constants)
+    result = on_tensors(cell)(**whole(ir, arguments), **ir.constants)
     if not isinstance(result, dict):
         several = result if isinstance(result, (tuple, list)) else (result,)
+        if len(states) == 1 and ir.states[0].vector and not isinstance(result, tuple):
+            several = (result,)
         result = dict(zip(states, several, strict=True))
-    whole = {
-        n: v.expand_as(like) if isinstance(v, Tensor) else torch.full_like(like, v)
-        for n, v in result.items()
-    }
-    outputs = [whole[n] for n in whole if n not in states] or [whole[states[-1]]]
-    return [whole[n] for n in states], outputs
+    found: dict[str, Any] = {}
+    for name, state in states.items():
+        found |= moved_on(state, result[name], values)
+    found = {n: _expanded(v, like) for n, v in found.items()}
+    outputs = [_expanded(v, like) for n in result if n not in states for v in apart(result[n])]
+    return [found[a.name] for a in ir.states], outputs or [found[n] for n in ir.outputs]
+
+
+def _expanded(value: Any, like: Tensor) -> Tensor:
+    return value.expand_as(like) if isinstance(value, Tensor) else torch.full_like(like, value)
 
 
 def run_loop(

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,14 +27,7 @@ from tests.support.small import SMALL
 from tests.support.tolerances import TOLERANCES, assert_close, limits
 from tests.support.words import WORDS
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = [path.stem for path in shipped()]
-VECTORS = [  # cells whose own functions take vectors, which tests/kernels/test_vectors.py holds
-    name
-    for name in SHIPPED
-    if '"vectors"' in (ROOT / "generated" / name / "cell.json").read_text(encoding="utf-8")
-]
-SCALAR = [name for name in SHIPPED if name not in VECTORS]
 # One cell for each feature that a kernel can have. They take all tests; test_library.py has those
 # that all the others take.
 CORE = [
@@ -48,9 +40,7 @@ CELLS = [*CORE, *SMALL]
 # without a function whose derivative is chosen. One with kinks is among them: no draw lies on them.
 CHOSEN = re.compile(r"\b(spike|stop_gradient|forward_as)\(")
 SMOOTH_SHIPPED = [
-    name
-    for name in SHIPPED
-    if not CHOSEN.search((ROOT / "cells" / f"{name}.py").read_text(encoding="utf-8"))
+    path.stem for path in shipped() if not CHOSEN.search(path.read_text(encoding="utf-8"))
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 DEVICE = "cpu"  # where calls run; arguments and results are on the CPU wherever that is

@@ -176,7 +176,7 @@ def test_a_function_shows_the_options_of_a_call_that_it_hands_on() -> None:
 
 def test_an_option_that_there_is_not_is_refused() -> None:
     with pytest.raises(
-        ArgumentError, match="odd: no option has this name, expected one of num_layers"
+        ArgumentError, match="odd: no option has this name, expected one of input_size"
     ):
         compiled("para_gru").layer(3, 4, odd=1)
     with pytest.raises(ArgumentError, match=r"Fix: segment=\.\.\."):

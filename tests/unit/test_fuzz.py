@@ -19,9 +19,12 @@ from tests.support.fuzz.calls import RandomCall, Setting, random_call, random_le
 from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import random_cell
 from tests.support.fuzz.judge import Question, error_of, judge
+from tests.support.fuzz.layers import random_form
 from tests.support.fuzz.loop import Probe, by_loop
+from tests.support.fuzz.several import SEVERAL
 from tests.support.fuzz.shrink import shrink
 from tests.support.fuzz.tree import Evaluation, Node, apply, name, nodes, text_of
+from tests.support.fuzz.widen import widened
 
 CELLS = 200
 NOT_FUNCTIONS = {
@@ -61,6 +64,42 @@ def test_every_role_and_form_of_a_cell_is_drawn() -> None:
     assert {a.given for a in arguments if a.shared} == {True, False}
     assert {h.times for c in cells() for h in c.helpers} == {1, 2, 3}
     assert any(c.changed for c in cells())
+
+
+def test_vectors_delays_and_learned_starts_are_drawn() -> None:
+    wide = [widened(f"unit/{i}", c, 1.0) for i, c in enumerate(cells()[:60])]
+    drawn = {n.op for c in wide for body in c.bodies for n in nodes(body)}
+    assert drawn >= SEVERAL
+    arguments = [a for c in wide for a in c.arguments]
+    assert {(a.kind, len(a.size)) for a in arguments if a.size} == {
+        *(("state", 1), ("input", 1), ("param", 1), ("param", 2))
+    }
+    assert {a.learned for a in arguments} == {"", "own", "shared"}
+    assert any(a.delay for a in arguments)
+    assert any(a.delay and a.size and a.learned for a in arguments)
+    assert any(c.shapes[o] for c in wide for o in c.outputs)
+    some = [widened(f"unit/{i}", c) for i, c in enumerate(cells())]
+    assert 0.2 < sum(c is not plain for c, plain in zip(some, cells(), strict=True)) / CELLS < 0.6
+
+
+def test_layers_of_every_form_are_drawn() -> None:
+    setting = Setting("float32", "-O0", False)
+    wide = [widened(f"unit/{i}", c) for i, c in enumerate(cells())]
+    forms = [random_form(c, random_call(f"unit/{i}", c, setting, 1000)) for i, c in enumerate(wide)]
+    for field in ("projected", "both", "batch_first"):
+        assert {getattr(form, field) for form in forms} == {True, False}
+    assert {form.levels for form in forms} == {1, 2, 3}
+
+
+def test_the_text_of_an_operation_on_vectors_has_its_value() -> None:
+    h, a = name("h"), name("a")
+    mixed = Node("matvec", (h,), ((1, 2), (0.5, 0)))
+    tree = Node("dot", (mixed * a, Node("turned", (h,)))) + Node("ago", (name("d"),), 2)
+    one, two, three = (torch.tensor([v], dtype=torch.float64) for v in (0.5, -2.0, 3.0))
+    values = {"h": (one, two), "a": (three, one), "d.ago(2)": three}
+    assert text_of(tree) == "(dot((([[1, 2], [0.5, 0]] @ h) * a), h[::-1]) + d.ago(2))"
+    found = Evaluation(torch.float64, 1)(tree, values)
+    assert float(found) == (0.5 - 4) * 3 * -2 + 0.25 * 0.5 * 0.5 + 3
 
 
 def test_every_option_of_a_call_is_drawn() -> None:

@@ -33,7 +33,7 @@ from tests.support.cells import (
     source_of,
     traced,
 )
-from tests.support.runs import SCALAR
+from tests.support.runs import SHIPPED
 
 THREE = "h: State, x: Input, q: Input"
 
@@ -315,7 +315,7 @@ def grid(ir: CellIR, values: Sequence[float] = KINKS) -> Points:
 # --- facts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_derivatives_of_a_shipped_cell_equal_autograd(name: str) -> None:
     cell, ir = find(name), trace(find(name))
     points = random_points(ir)
@@ -325,7 +325,7 @@ def test_the_derivatives_of_a_shipped_cell_equal_autograd(name: str) -> None:
     assert differences(got, wanted) == []
 
 
-@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_derivatives_are_not_trivially_zero(name: str) -> None:
     ir = trace(find(name))
     got = by_text(ir, random_points(ir, 200))
@@ -391,7 +391,7 @@ def test_the_jacobian_sees_through_what_gradients_do_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("size", [100.0, -100.0])
-@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_slopes_in_float32_are_finite_at_large_pre_activations(name: str, size: float) -> None:
     ir = trace(find(name))
     points = random_points(ir, count=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from rnncc.cli.main import main
 from rnncc.codegen.module import class_name
 from rnncc.compiler import CompiledCell
 from rnncc.export.torch_module import module_source
+from rnncc.ir.spec import ParamSpec
+from rnncc.ir.vector import Vector, grouped
 from rnncc.lang.dsl import Cell
 from rnncc.lang.loader import find
 from rnncc.nn.initialize import fill
 from rnncc.nn.layer import CellLayer
 from rnncc.nn.projection import projected, rows_of
+from rnncc.nn.vectors import elements, learned_of
 from tests.support.cells import cell_from, gradients, run_loop, source_of
-from tests.support.runs import SCALAR, compiled, fitting
+from tests.support.rows import stacked, vectors_of
+from tests.support.runs import SHIPPED, compiled, fitting
 from tests.support.small import SMALL
 
 WIDTH = 3
@@ -56,18 +61,26 @@ def assert_is_the_layer(written: Cell, c: CompiledCell, channels: int) -> None:
     for i in c.spec.inputs:
         if not i.projected:
             size = (2, 3) if i.shared else (2, 3, channels)
-            given[i.name] = values[i.name] = fill(torch.empty(size, dtype=torch.float64), i.typical)
+            values[i.name] = fill(torch.empty(size, dtype=torch.float64), i.typical)
+    for vector in grouped([*values], c.spec.vectors, "input"):
+        given[vector.name] = stacked(vector, [values[m] for m in vector.members])
     rows = plain.get_submodule("projection")(x)
     taken = projected(c.spec)
     pieces = rows.split([rows_of(i, channels) for i in taken], -1) if taken else []
     for i, piece in zip(taken, pieces, strict=True):
         values[i.name] = piece.squeeze(-1) if i.shared else piece
     params = [p for n, p in plain.named_parameters() if not n.startswith("projection.")]
-    values |= dict(zip((p.name for p in c.spec.params), params, strict=True))
-    start = [torch.full((2, channels), s.init, dtype=torch.float64) for s in c.spec.states]
+    for (vector, _), whole in zip(learned_of(c.spec), params, strict=True):
+        scalars = elements(vector.name, whole, vector.shape)
+        values |= dict(zip(vector.members, scalars, strict=True))
+    start = [_start(s.init, values, (2, channels)) for s in c.spec.states]
+    values = {n: v for n, v in values.items() if n not in {s.name for s in c.spec.starts}}
     outputs, states = run_loop(written, c.stages.cell, values, start)
     y, h = plain(x, **given)
-    got, expected = [*flat(y), *flat(h)], [*outputs, *states]
+    ir = c.stages.cell
+    expected = _as_called(vectors_of(ir, "output"), outputs)
+    expected += _as_called(vectors_of(ir, "state"), states)
+    got = [*flat(y), *flat(h)]
     leaves, weights = [x, *plain.parameters()], [torch.randn_like(v) for v in expected]
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
@@ -79,7 +92,21 @@ def assert_is_the_layer(written: Cell, c: CompiledCell, channels: int) -> None:
     assert type(last) is type(h)
 
 
-@pytest.mark.parametrize("name", SCALAR)
+def _start(init: Any, values: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    if isinstance(init, ParamSpec):
+        return values[init.name].expand(size)
+    return torch.full(size, init, dtype=torch.float64)
+
+
+def _as_called(vectors: Sequence[Vector], scalars: Sequence[Tensor]) -> list[Tensor]:
+    """A tensor for each vector, its sizes last."""
+    found, left = [], list(scalars)
+    for vector in vectors:
+        found.append(stacked(vector, [left.pop(0) for _ in vector.members]))
+    return found
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_plain_module_of_a_shipped_cell_is_its_layer(name: str) -> None:
     assert_is_the_layer(find(name), compiled(name), fitting(name, 2))
 
@@ -104,6 +131,18 @@ ODD: dict[str, tuple[str, str]] = {
         "return kernel * h + x * projection + hidden_size * parameters",
         "h: State, x: Input, kernel: Param, projection: Param, hidden_size: Param, "
         "parameters: Param(shared=True, init=3 * normal(0, 1) ** 2 - 1)",
+    ),
+    "vectors with draws of every kind": (
+        "return {'h': A @ h + w * e, 'c': R @ c + sum(h), 'y': dot(w, h) + c, 'z': softmax(h)}",
+        "h: State(size=3, init=Param(init=spaced(-1, 1))), c: State(init=Param(shared=True)), "
+        "e: Input(size=3), w: Param(size=3, init=spaced(0.1, 0.9)), R: Matrix(block=2), "
+        "A: Param(size=(3, 3), init=log(uniform(0.5, 2)))",
+    ),
+    "delays with learned starts": (
+        "return {'h': 0.5 * h.ago(2) + x, 's': s + s.ago(1) * m, 'y': h}",
+        "h: State(delay=2, init=Param(init=normal(0, 1))), x: Input, "
+        "s: State(size=2, delay=1, init=Param(init=constant(0.5))), "
+        "m: Input(size=2, projected=False)",
     ),
     "numbers in place of values": (
         "return {'h': maximum(h, 0.1) + x, 'c': 0.25, 'y': where(h > 0.5, 1, c), 'z': 0.1}",

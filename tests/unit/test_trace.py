@@ -26,7 +26,7 @@ from tests.support.cells import (
     source_of,
     traced,
 )
-from tests.support.runs import SCALAR
+from tests.support.runs import SHIPPED
 
 CELLS = [path.stem for path in shipped()]
 STATES = "a: State, b: State, x: Input"
@@ -190,7 +190,28 @@ def test_states_that_are_swapped_unchanged_or_shared_are_traced_right(
     assert_traced_faithfully(tmp_path, body, STATES)
 
 
-@pytest.mark.parametrize("name", SCALAR)
+SEVERAL = "h: State(size=3), d: State(delay=2), e: Input(size=3), x: Input, A: Param(size=(3, 3))"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = tanh(A @ h + e)\nreturn {'h': y, 'd': x + d.ago(2) * sum(y), 's': y[:0:-1]}",
+        "p = softmax(h)\nreturn {'h': where(p > 0.3, e, A.T @ p), 'd': dot(p, h) + d.ago(2) * x}",
+        "h += e\nm = maximum(*h) + A[0] @ h\nreturn [*(A @ h)[1:], m], d + x * d.ago(1) + d.ago(2)",
+        "return h @ A * [1, 2, 3] + logsumexp(e), -d.ago(2) + x",
+        "a, b, c = 2 ** (h % 1.5) - e\nreturn (c, a, b), minimum(x, *abs(A[0])) * A[1] @ A[2] + "
+        "d.ago(2)",
+        "v = x % (1.5 + h * h) + 7 % (2 + e * e)\n"
+        "return x // (3 + v) - A @ v, x * 2 ** h[0] + d.ago(2)",
+        "z = [clip(v, -1, w) for v, w in zip(h, e)]\nreturn z, sum(sum(A)) * x + d.ago(2)",
+    ],
+)
+def test_vectors_and_delays_are_traced_right(body: str, tmp_path: Path) -> None:
+    assert_traced_faithfully(tmp_path, body, SEVERAL)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_trace_of_a_shipped_cell_computes_the_same_as_its_function(name: str) -> None:
     ir = trace(find(name))
     values, start = random_values(ir, (2, 5, 2 * group_size(ir)))

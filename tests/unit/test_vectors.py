@@ -62,6 +62,24 @@ def test_dot_where_and_comparisons_go_over_elements(tmp_path: Path) -> None:
     assert "h_1" not in found["h_2_next"]
 
 
+def test_functions_of_several_values_take_a_vector(tmp_path: Path) -> None:
+    body = "p = softmax(a * h)\nm = maximum(*h)\nreturn p * x + m"
+    found = lets(tmp_path, body)
+    assert found["m"] == "maximum(maximum(h_0, h_1), h_2)"
+    assert sum("exp(" in text for text in found.values()) == 3
+    assert {"p_0", "p_1", "p_2"} <= found.keys()
+    assert any("log(" in text for text in lets(tmp_path, "return a * logsumexp(h) + x").values())
+
+
+def test_a_matrix_is_transposed(tmp_path: Path) -> None:
+    found = lets(
+        tmp_path, "return A.T @ h + x", "h: State(size=2), x: Input, A: Param(size=(2, 2))"
+    )
+    assert found["h_0_next"] == "A_0_0*h_0 + A_1_0*h_1 + x"
+    assert found["h_1_next"] == "A_0_1*h_0 + A_1_1*h_1 + x"
+    assert "h_0_next" in lets(tmp_path, "return h.T * a + x")
+
+
 def test_what_all_elements_read_is_computed_once(tmp_path: Path) -> None:
     found = lets(tmp_path, "return h * exp(-x) + a")
     assert sum("exp" in text for text in found.values()) == 1
@@ -88,6 +106,14 @@ def test_a_delay_carries_its_past(tmp_path: Path) -> None:
     assert ir.initial == (0.9, 0.9, 0.9)
     assert list(ir.outputs) == ["h"]
     assert [v.shape for v in ir.vectors] == [(3,)]
+
+
+def test_a_state_may_hold_the_past_of_an_input(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "return {'p': x, 'y': p.ago(3)}", "p: State(delay=3), x: Input")
+    assert {n: str(e) for n, e in ir.next.items()} == {
+        "p": "x", "p_1ago": "p", "p_2ago": "p_1ago", "p_3ago": "p_2ago",
+    }  # fmt: skip
+    assert [str(e) for e in ir.outputs.values()] == ["p_3ago"]
 
 
 def test_a_constant_sets_the_delay(tmp_path: Path) -> None:

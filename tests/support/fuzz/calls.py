@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.support.fuzz.cells import RandomCell
+from tests.support.fuzz.cells import MOST_OF_A_BLOCK, Argument, RandomCell
 from tests.support.fuzz.tree import nodes
 
 COMPUTE = {"float32": "float32", "float64": "float64", "bfloat16": "float32", "float16": "float32"}
@@ -127,7 +127,8 @@ def long_call(call: RandomCall, cell: RandomCell, budget: int) -> RandomCall:
 
 def operations(cell: RandomCell) -> int:
     """Of a step."""
-    return sum(1 for body in cell.bodies for _ in nodes(body))
+    largest = max((n for a in cell.arguments for n in a.size), default=1)
+    return largest * sum(1 for body in cell.bodies for _ in nodes(body))
 
 
 def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> RandomCall:
@@ -158,6 +159,8 @@ def random_call(seed: str, cell: RandomCell, setting: Setting, budget: int) -> R
     )
     compute = COMPUTE[setting.dtype]
     options = _options(rng, solver, steps)
+    if cell.values > MOST_OF_A_BLOCK:  # one pass only
+        options = {k: v for k, v in options.items() if k in ("checkpoint", "reverse")}
     without, ignored = _unwanted(rng, cell)
     lengths = cu_seqlens = None
     if kind == "lengths":
@@ -199,7 +202,7 @@ def _layouts(rng: random.Random, cell: RandomCell, is_full: bool) -> dict[str, s
         for a in inputs
         if rng.random() < 0.4
     }
-    others = [a.name for a in cell.of("param", "matrix")] + [f"h0 {s.name}" for s in cell.states]
+    others = [*learned_of(cell)] + [f"h0 {s.name}" for s in cell.states]
     return found | {n: "every second" for n in others if rng.random() < 0.08}
 
 
@@ -224,9 +227,8 @@ def _options(rng: random.Random, solver: str, steps: int) -> dict[str, Any]:
 
 
 def _unwanted(rng: random.Random, cell: RandomCell) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    leaves = [a.name for a in cell.of("input", "param", "matrix")] + [
-        f"h0 {s.name}" for s in cell.states
-    ]
+    leaves = [a.name for a in cell.of("input")] + [*learned_of(cell)]
+    leaves += [f"h0 {s.name}" for s in cell.states]
     results = [f"output {o}" for o in cell.output_names]
     results += [f"{what} {s.name}" for what in ("last", "states") for s in cell.states]
     without = [leaf for leaf in leaves if rng.random() < 0.25] if rng.random() < 0.35 else []
@@ -242,24 +244,37 @@ def random_leaves(cell: RandomCell, call: RandomCall) -> dict[str, Tensor]:
     inputs, params, states = call.scales
     io, leaves = getattr(torch, call.dtype), {}
     for a in cell.of("input"):
-        shape = base_shape(call, call.layouts.get(a.name, "plain"), a.shared)
+        shape = base_shape(call, call.layouts.get(a.name, "plain"), a.shared, a.size)
         leaves[a.name] = (inputs * normal(call.seed, a.name, shape)).to(io)
-    for a in cell.of("param", "matrix"):
-        shape = _stretched(call, a.name, param_shape(call.channels, a.shared, a.block))
-        drawn = params * normal(call.seed, a.name, shape)
+    for leaf, a in learned_of(cell).items():
+        if leaf in cell.starts and call.h0 != "none":
+            continue
+        shared = a.learned == "shared" or a.shared
+        shape = _stretched(call, leaf, param_shape(call.channels, shared, a.block, a.extra))
+        drawn = (states if a.learned else params) * normal(call.seed, leaf, shape)
         drawn = drawn * 0.7 / math.sqrt(a.block) if a.block else drawn
-        leaves[a.name] = drawn.to(getattr(torch, call.params))
+        leaves[leaf] = drawn.to(getattr(torch, call.params))
     if call.h0 != "none":
         for s in cell.states:
-            size = _stretched(call, f"h0 {s.name}", (*state_leading(call), call.channels))
+            whole = (*state_leading(call), call.channels, *s.extra)
+            size = _stretched(call, f"h0 {s.name}", whole)
             leaves[f"h0 {s.name}"] = (states * normal(call.seed, f"h0 {s.name}", size)).to(
                 getattr(torch, call.h0)
             )
     return leaves
 
 
-def param_shape(channels: int, shared: bool, block: int) -> tuple[int, ...]:
-    return (channels // block, block, block) if block else (1,) if shared else (channels,)
+def learned_of(cell: RandomCell) -> dict[str, Argument]:
+    """Params and matrices, then the states whose start is learned, by the leaf's name."""
+    return {a.name: a for a in cell.of("param", "matrix")} | cell.starts
+
+
+def param_shape(
+    channels: int, shared: bool, block: int, size: tuple[int, ...] = ()
+) -> tuple[int, ...]:
+    if block:
+        return (channels // block, block, block)
+    return (1 if shared else channels, *size)
 
 
 def state_leading(call: RandomCall) -> tuple[int, ...]:
@@ -280,11 +295,13 @@ VIEWS = (*ONE_TO_ONE, "expanded")
 LAYOUTS = (*VIEWS, "one batch", "one step", "one channel")
 
 
-def base_shape(call: RandomCall, layout: str, shared: bool) -> tuple[int, ...]:
+def base_shape(
+    call: RandomCall, layout: str, shared: bool, size: tuple[int, ...] = ()
+) -> tuple[int, ...]:
     """Of the leaf from which an input is made."""
-    last = () if shared else (call.channels,)
+    last = size if shared else (call.channels, *size)
     if layout == "transposed" and not shared:
-        return (*call.leading, call.channels, call.steps)
+        return (*call.leading, call.channels, call.steps, *size)
     if layout in ("time first", "transposed"):
         return (call.steps, *call.leading, *last)
     if layout == "every second":
@@ -295,20 +312,23 @@ def base_shape(call: RandomCall, layout: str, shared: bool) -> tuple[int, ...]:
     if layout == "one step":
         return (*call.leading, 1, *last)
     if layout == "one channel" and not shared:
-        return (*call.leading, call.steps, 1)
+        return (*call.leading, call.steps, 1, *size)
     return (*call.leading, call.steps, *last)
 
 
-def as_given(call: RandomCall, layout: str, shared: bool, leaf: Tensor) -> Tensor:
+def as_given(
+    call: RandomCall, layout: str, shared: bool, leaf: Tensor, size: tuple[int, ...] = ()
+) -> Tensor:
     """The input that is made from a leaf: a view of it."""
     if layout == "transposed" and not shared:
-        return leaf.transpose(-1, -2)
+        return leaf.transpose(-1 - len(size), -2 - len(size))
     if layout in ("time first", "transposed"):
         return leaf.movedim(0, len(call.leading))
     if layout == "every second":
         return leaf[..., ::2]
     if layout == "expanded":
-        return leaf.expand(*call.leading, call.steps, *(() if shared else (call.channels,)))
+        last = size if shared else (call.channels, *size)
+        return leaf.expand(*call.leading, call.steps, *last)
     return leaf
 
 
@@ -317,7 +337,7 @@ def inputs_of(
 ) -> dict[str, Tensor]:
     """As they are given."""
     return {
-        a.name: as_given(call, call.layouts.get(a.name, "plain"), a.shared, leaves[a.name])
+        a.name: as_given(call, call.layouts.get(a.name, "plain"), a.shared, leaves[a.name], a.size)
         for a in cell.of("input")
     }
 

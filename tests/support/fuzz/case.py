@@ -37,6 +37,7 @@ from tests.support.fuzz.judge import Question, judge, less_finite
 from tests.support.fuzz.layers import by_layer
 from tests.support.fuzz.poison import poisoned
 from tests.support.fuzz.shrink import shrink
+from tests.support.fuzz.widen import SHARE, widened
 
 CALLS = 3
 BUDGET, LONG = 4_000, 80_000  # operations x steps of a loop; the last call of some cells is long
@@ -88,13 +89,20 @@ class Outcome:
         self.states[state] = self.states.get(state, 0) + 1
 
 
-def run_case(seed: str, cell: RandomCell | None = None, call: RandomCall | None = None) -> Outcome:
+def run_case(
+    seed: str,
+    cell: RandomCell | None = None,
+    call: RandomCall | None = None,
+    wide: bool = False,
+) -> Outcome:
     """Run the case of a seed.
 
     Args:
         cell, call: in the place of those that the seed gives.
+        wide: every cell has vectors, delays or learned starts, not only some.
     """
-    outcome = Outcome(seed, cell or random_cell(seed), random_setting(seed))
+    drawn = cell or widened(seed, random_cell(seed), 1.0 if wide else SHARE)
+    outcome = Outcome(seed, drawn, random_setting(seed))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rnncc-fuzz-")))
         stack.enter_context(quick_builds(outcome.setting.level))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from tests.support.fuzz.several import shape
 from tests.support.fuzz.tree import OPERATORS, Node, names_in, text_of
 
 IMPORTS = "from collections import namedtuple\n\nfrom rnncc import *\nfrom rnncc import abs, cell\n"
@@ -22,6 +24,8 @@ class Argument:
         init: of a state, or the value of a constant.
         block: of a matrix.
         given: of an input: a layer is given it by name.
+        size, delay: of vectors and states with a past.
+        learned: of a state: "own" if each channel learns its start, "shared" if all learn one.
     """
 
     name: str
@@ -31,6 +35,18 @@ class Argument:
     init: float = 0.0
     block: int = 0
     given: bool = False
+    size: tuple[int, ...] = ()
+    delay: int = 0
+    learned: str = ""
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """The dimensions behind the channels."""
+        return (*self.size, self.delay + 1) if self.delay else self.size
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.extra)
 
     @property
     def text(self) -> str:
@@ -39,6 +55,9 @@ class Argument:
             return f"{self.name}={self.init!r}"
         options = [f"block={self.block}"] if self.block else []
         options += ["shared=True"] if self.shared else []
+        if self.size:
+            options.append(f"size={self.size[0] if len(self.size) == 1 else self.size}")
+        options += [f"delay={self.delay}"] if self.delay else []
         if self.kind == "state" and self.init:
             options.append(f"init={self.init!r}")
         options += [self.options] if self.options else []
@@ -122,12 +141,40 @@ class RandomCell:
         return self.of("state")
 
     @property
+    def starts(self) -> dict[str, Argument]:
+        """The states whose start is learned, by the name of it."""
+        return {f"{a.name}_init": a for a in self.states if a.learned}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of arguments, lets and outputs, without the past."""
+        found = {a.name: a.size for a in self.arguments}
+        for let in self.lets:
+            found[let.name] = shape(let.node, found)
+        last = self.states[-1]
+        outputs = {n: shape(body, found) for n, body in self.outputs.items()}
+        return found | (outputs or {last.name: last.size})
+
+    def extra(self, named: str) -> tuple[int, ...]:
+        """The dimensions behind the channels of a leaf, or of a result."""
+        kind, _, of = named.removeprefix("gradient of ").rpartition(" ")
+        if kind == "output":
+            return self.shapes[of]
+        own = self.starts.get(of) or next((a for a in self.arguments if a.name == of), None)
+        return own.extra if own else ()
+
+    @property
     def output_names(self) -> list[str]:
         return list(self.outputs) or [self.states[-1].name]
 
     @property
     def group(self) -> int:
         return max((a.block for a in self.of("matrix")), default=1)
+
+    @property
+    def values(self) -> int:
+        """Of the states of a group."""
+        return self.group * sum(a.values for a in self.states)
 
     @property
     def bodies(self) -> Iterator[Node]:

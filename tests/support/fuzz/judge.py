@@ -131,12 +131,17 @@ def until_infinite(question: Question, results: Results) -> Results:
     """NaN from the first step on at which a row of the loop's results isn't finite."""
     names, found = held_till_infinite(question), dict(results)
     if names:
-        fine = torch.stack([question.expected[n].isfinite().all(-1) for n in names]).all(0)
+        time = len(question.call.leading)
+        fine = torch.stack(
+            [question.expected[n].isfinite().flatten(time + 1).all(-1) for n in names]
+        ).all(0)
         is_reverse = bool(question.call.options.get("reverse"))
         steps = fine.flip(-1) if is_reverse else fine
         before = steps.long().cumprod(-1).bool()
         before = before.flip(-1) if is_reverse else before
-        found |= {n: results[n].where(before.unsqueeze(-1), torch.nan) for n in names}
+        for n in names:
+            behind = (1,) * (results[n].dim() - before.dim())
+            found[n] = results[n].where(before.reshape(*before.shape, *behind), torch.nan)
     return found
 
 

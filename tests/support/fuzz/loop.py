@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.support.fuzz.calls import RandomCall, given, inputs_of
 from tests.support.fuzz.cells import RandomCell
+from tests.support.fuzz.several import joined, split
 from tests.support.fuzz.tree import Evaluation
 
 
@@ -48,7 +50,9 @@ def by_loop(
         evaluation.rough = torch.Generator().manual_seed(probe.seed) if probe.unit else None
     inputs = inputs_of(cell, call, leaves) if inputs is None else inputs
     rows = _rows(cell, call, inputs)
-    fixed = {a.name: given(call, a.name, leaves) for a in cell.of("param", "matrix")}
+    fixed: dict[str, Any] = {
+        a.name: split(given(call, a.name, leaves), a.size) for a in cell.of("param", "matrix")
+    }
     changed = dict(cell.changed)
     for a in cell.of("constant"):
         fixed[a.name] = torch.tensor(changed.get(a.name, a.init), dtype=dtype)
@@ -64,14 +68,12 @@ def _is_plain(call: RandomCall) -> bool:
 
 
 def _rows(cell: RandomCell, call: RandomCall, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """[B, T, N] of each input, [B, T, 1] of those that channels share."""
+    """[B, T, N, *size] of each input, N = 1 of those that channels share."""
     found = {}
     for a in cell.of("input"):
-        x = inputs[a.name].unsqueeze(-1) if a.shared else inputs[a.name]
-        width = 1 if a.shared else call.channels
-        found[a.name] = x.expand(*call.leading, call.steps, width).reshape(
-            call.batch, call.steps, width
-        )
+        x = inputs[a.name].unsqueeze(len(call.leading) + 1) if a.shared else inputs[a.name]
+        rest = (call.steps, 1 if a.shared else call.channels, *a.size)
+        found[a.name] = x.expand(*call.leading, *rest).reshape(call.batch, *rest)
     return found
 
 
@@ -82,7 +84,7 @@ class _Walk:
         call: RandomCall,
         evaluation: Evaluation,
         inputs: Mapping[str, Tensor],
-        fixed: Mapping[str, Tensor],
+        fixed: Mapping[str, Any],
     ) -> None:
         self.cell, self.call, self.evaluation = cell, call, evaluation
         self.inputs, self.fixed = inputs, fixed
@@ -92,30 +94,53 @@ class _Walk:
         ]
 
     def step(self, states: dict[str, Tensor], at: Mapping[str, Tensor]) -> list[Tensor]:
-        """Outputs, then next states, [..., N]; the states are replaced."""
-        values = {**self.fixed, **at, **states}
+        """Outputs, then next states, [..., N, ...]; the states are replaced."""
+        values = {**self.fixed, **self.arguments(at)}
+        for s in self.cell.states:
+            ages = states[s.name].unbind(-1) if s.delay else [states[s.name]]
+            past = {f"{s.name}.ago({k})": split(h, s.size) for k, h in enumerate(ages)}
+            values |= {**past, s.name: past[f"{s.name}.ago(0)"]}
         for let in self.cell.lets:
             values[let.name] = self.evaluation(let.node, values)
         new = {n: self.evaluation(body, values) for n, body in self.cell.next.items()}
         outputs = [self.evaluation(body, values) for body in self.cell.outputs.values()]
         last = self.cell.states[-1].name
-        like = states[last]
-        if not all(v.isfinite().all() for v in new.values()):
+        like = self._like(states)
+        whole = {n: joined(v, like) for n, v in new.items()}
+        outputs = [joined(v, like) for v in outputs] or [whole[last]]
+        if not all(v.isfinite().all() for v in whole.values()):
             # a reset may drop the state; docs/numerics.md lets its NaN reach the step's gradients
             self.evaluation.note_other_values()
-        states.update({n: v.expand_as(like) for n, v in new.items()})
-        outputs = [v.expand_as(like) for v in outputs] or [states[last]]
+        for s in self.cell.states:
+            head = whole[s.name]
+            older = states[s.name][..., :-1] if s.delay else head
+            states[s.name] = torch.cat([head.unsqueeze(-1), older], -1) if s.delay else head
         return [*outputs, *(states[s.name] for s in self.cell.states)]
+
+    def _like(self, states: Mapping[str, Tensor]) -> Tensor:
+        """One value of each channel."""
+        first = self.cell.states[0]
+        like = states[first.name]
+        for _ in first.extra:
+            like = like[..., 0]
+        return like
+
+    def arguments(self, at: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The inputs of a step."""
+        return {a.name: split(at[a.name], a.size) for a in self.cell.of("input")}
 
     def init(self, leaves: Mapping[str, Tensor], size: tuple[int, ...]) -> dict[str, Tensor]:
         """All states before the first step."""
-        dtype = self.evaluation.dtype
-        return {
-            s.name: given(self.call, f"h0 {s.name}", leaves).reshape(size)
-            if f"h0 {s.name}" in leaves
-            else torch.full(size, s.init, dtype=dtype)
-            for s in self.cell.states
-        }
+        dtype, found = self.evaluation.dtype, {}
+        for s in self.cell.states:
+            whole = (*size, *s.extra)
+            if f"h0 {s.name}" in leaves:
+                found[s.name] = given(self.call, f"h0 {s.name}", leaves).reshape(whole)
+            elif s.learned:
+                found[s.name] = given(self.call, f"{s.name}_init", leaves).expand(whole)
+            else:
+                found[s.name] = torch.full(whole, s.init, dtype=dtype)
+        return found
 
     def together(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
         call = self.call
@@ -146,7 +171,10 @@ class _Walk:
                 found[row, t] = self.step(states, {n: x[row, t] for n, x in self.inputs.items()})
             for n, h in states.items():
                 ends[n].append(h)
-        nothing = [torch.zeros(call.channels, dtype=self.evaluation.dtype)] * len(self.columns)
+        dtype = self.evaluation.dtype
+        nothing = [
+            torch.zeros(call.channels, *self.cell.extra(n), dtype=dtype) for n in self.columns
+        ]
         whole = [
             torch.stack([
                 torch.stack([found.get((b, t), nothing)[k] for t in range(call.steps)])
@@ -163,9 +191,9 @@ class _Walk:
     ) -> dict[str, Tensor]:
         call = self.call
         results = {
-            name: v.reshape(*call.leading, call.steps, call.channels)
+            name: v.reshape(*call.leading, *v.shape[1:])
             for name, v in zip(self.columns, whole, strict=True)
             if call.return_states or not name.startswith("states ")
         }
-        ends = {f"last {n}": h.reshape(*leading, call.channels) for n, h in last.items()}
+        ends = {f"last {n}": h.reshape(*leading, *h.shape[1:]) for n, h in last.items()}
         return results | ends

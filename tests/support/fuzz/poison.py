@@ -59,6 +59,8 @@ def _others(
     cell: RandomCell, name: str, value: Tensor, row: int, group: slice, batch: int
 ) -> Tensor | None:
     """Where nothing may change: other rows, and other groups of the same; None if unknown."""
+    behind = len(cell.extra(name))
+    value = value.flatten(value.dim() - behind)[..., 0] if behind else value
     if name.startswith("gradient of "):
         leaf = name.removeprefix("gradient of ")
         argument = next((a for a in cell.arguments if a.name == leaf), None)
@@ -76,7 +78,7 @@ def _others(
 
 
 def _same(name: str, before: Tensor, after: Tensor, where: Tensor, exact: bool) -> bool:
-    a, b = before[where], after[where]
+    a, b = before[where], after[where]  # of a vector, all values there
     same = (a == b) | (a.isnan() & b.isnan())
     if exact or not a.numel():
         return bool(same.all())

@@ -23,7 +23,7 @@ from tests.support.fuzz.cells import RandomCell
 from tests.support.fuzz.draw import BOLD, Taste, expression
 from tests.support.fuzz.judge import Question, Results
 from tests.support.fuzz.loop import Probe, by_loop
-from tests.support.fuzz.tree import Node, apply, name, renamed, text_of
+from tests.support.fuzz.tree import Node, apply, name, text_of
 
 SMALL = 2.0**-20  # the states of a scaled cell
 
@@ -64,6 +64,7 @@ def by_kernel(
         a.name: inputs[a.name] if a.kind == "input" else given(call, a.name, leaves)
         for a in cell.of("input", "param", "matrix")
     }
+    arguments |= {n: given(call, n, leaves) for n in cell.starts if n in leaves}
     options = {**sequences_of(call), **call.options, "return_state": True}
     if call.h0 != "none":
         states = tuple(given(call, f"h0 {s.name}", leaves) for s in cell.states)
@@ -123,12 +124,13 @@ def in_chunks(cell: RandomCell, plain: Question, run: Callable[..., Any]) -> Ite
             begins = any(n.startswith("h0 ") for n in own)
             part = replace(call, steps=end - first, layouts={}, h0="given" if begins else "none")
             for a in cell.of("input"):
-                own[a.name] = inputs[a.name].narrow(-1 if a.shared else -2, first, end - first)
+                own[a.name] = inputs[a.name].narrow(len(call.leading), first, end - first)
             found = by_kernel(cell, part, run, own)
             own |= {f"h0 {s.name}": found[f"last {s.name}"] for s in cell.states}
             parts.append(found)
         along = [n for n in parts[0] if not n.startswith("last ")]
-        return {**parts[1], **{n: torch.cat([part[n] for part in parts], -2) for n in along}}
+        time = len(call.leading)
+        return {**parts[1], **{n: torch.cat([part[n] for part in parts], time) for n in along}}
 
     yield plain.alike(f"in chunks, cut at {cut}", kernel)
 
@@ -160,7 +162,9 @@ def imported(c: rnncc.CompiledCell, folder: Path) -> ModuleType:
 def with_an_output_more(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question]:
     """Into which no gradient flows, and whose derivative may be infinite."""
     rng = random.Random(f"more {plain.call.seed}")
-    readable = [a.name for a in cell.of("state", "input", "param")]
+    readable = [a.name for a in cell.of("state", "input", "param") if not a.size]
+    if not readable:
+        return
     more = expression(rng, Taste(BOLD, 2, readable))
     outputs = dict(cell.outputs)
     if not outputs:
@@ -184,7 +188,11 @@ def scaled(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question
     names = {s.name: name(s.name) * (1 / SMALL) for s in cell.states}
 
     def at_scale(node: Node) -> Node:
-        return renamed(node, names)
+        if node.op == "ago":
+            return node * (1 / SMALL)
+        if node.op == "name":
+            return names.get(node.value, node)
+        return replace(node, args=tuple(map(at_scale, node.args)))
 
     other = replace(
         cell,
@@ -198,7 +206,8 @@ def scaled(cell: RandomCell, plain: Question, folder: Path) -> Iterator[Question
     c = compiled(other, folder)
 
     def kernel(leaves: Results) -> Results:
-        own = {n: t * SMALL if n.startswith("h0 ") else t for n, t in leaves.items()}
+        small = {n for n in leaves if n.startswith("h0 ") or n in cell.starts}
+        own = {n: t * SMALL if n in small else t for n, t in leaves.items()}
         found = by_kernel(other, plain.call, c, own)
         return {
             n: t / SMALL if n[:4] != "outp" or not cell.outputs else t for n, t in found.items()

@@ -9,6 +9,7 @@ from functools import partial
 
 from tests.support.fuzz.calls import RandomCall
 from tests.support.fuzz.cells import RandomCell
+from tests.support.fuzz.several import ONE
 from tests.support.fuzz.tree import CONDITIONS, Node, lift, names_in, renamed
 
 Fails = Callable[[RandomCell, RandomCall], bool]
@@ -74,6 +75,9 @@ def _cells(cell: RandomCell) -> Iterator[RandomCell]:
         yield replace(cell, outputs={n: b for n, b in cell.outputs.items() if n != out})
     for a in cell.arguments:
         yield _without(cell, a.name)
+        if a.learned:
+            plain = replace(a, learned="", options="")
+            yield replace(cell, arguments=tuple(plain if b is a else b for b in cell.arguments))
     for let in cell.lets:
         rest = tuple(other for other in cell.lets if other is not let)
         yield _mapped(replace(cell, lets=rest), partial(renamed, names={let.name: let.node}))
@@ -100,6 +104,9 @@ def _without(cell: RandomCell, argument: str) -> RandomCell:
     def replaced(node: Node) -> Node:
         if node.op == "mix" and node.args[0].value == argument:
             return replaced(node.args[1])
+        first = node.args[0] if node.args else node
+        if (node.op == "ago" or node.op in ONE) and first.value == argument:
+            return lift(0.5)
         if node.op == "name" and node.value == argument:
             return lift(0.5)
         return replace(node, args=tuple(map(replaced, node.args)))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tests.support.fuzz import several
+from tests.support.fuzz.several import SEVERAL
 
 SLOPES = {"fast_sigmoid": 25.0, "atan": 4.0, "sigmoid": 3.0, "triangle": 1.5}
 COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -106,6 +109,8 @@ def text_of(node: Node) -> str:
     parts = [text_of(arg) for arg in node.args]
     if node.op == "name":
         return str(node.value)
+    if node.op in SEVERAL:
+        return several.text(node, parts)
     if node.op == "number":
         return f"({node.value!r})" if node.value < 0 else repr(node.value)
     if node.op in BETWEEN:
@@ -247,22 +252,33 @@ class Evaluation:
     _numbers: dict[float, Tensor] = field(default_factory=dict)
     _sides: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, node: Node, values: Mapping[str, Tensor]) -> Tensor:
+    def __call__(self, node: Node, values: Mapping[str, Any]) -> Any:
+        """A tensor [..., N], of a vector a tuple of them."""
         if node.op == "name":
             return values[node.value]
         if node.op == "number":
             if node.value not in self._numbers:
                 self._numbers[node.value] = torch.tensor(float(node.value), dtype=self.dtype)
             return self._numbers[node.value]
+        if node.op == "ago":
+            return values[f"{node.args[0].value}.ago({node.value})"]
         args = [self(arg, values) for arg in node.args]
+        if node.op in SEVERAL:
+            return several.value(node, args, lambda op, *each: self._one(Node(op), each))
+        if node.op == "call":
+            return self._called(node.value, args)
+        if node.op == "mix":
+            matrix, vector = args
+            return several.elementwise(lambda each: self._mixed(matrix, each), [vector])
+        return several.elementwise(lambda *each: self._one(node, each), args)
+
+    def _one(self, node: Node, given: Sequence[Tensor]) -> Tensor:
+        """An operation on one value each."""
+        args = list(given)
         if self.margin is not None and node.op in JUMPS:
             self._watch(node.op, [arg.detach() for arg in args])
         if _has_other_values(node.op, args):
             self.note_other_values()
-        if node.op == "call":
-            return self._called(node.value, args)
-        if node.op == "mix":
-            return self._mixed(*args)
         if node.op in ("total", "squares"):
             return functools.reduce(torch.add, [a * a if node.op == "squares" else a for a in args])
         if node.op == "spike":
@@ -297,7 +313,7 @@ class Evaluation:
             self._sides[op] = FUNCTION_UNITS if up else -FUNCTION_UNITS
         return self._sides[op]
 
-    def _called(self, function: str, args: list[Tensor]) -> Tensor:
+    def _called(self, function: str, args: list[Any]) -> Any:
         parameters, body, times = self.functions[function]
         own = dict(zip(parameters, args, strict=True))
         for _ in range(times):

@@ -78,26 +78,44 @@ RUN_FIX = "Fix: correct that line; `rnncc new NAME` shows a cell that works"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "seen"),
+    ("text", "line", "seen", "fix"),
     [
-        ("import rnncc\nx = 1 / 0\n", 2, "ZeroDivisionError: division by zero"),
-        ("def f(:\n", 1, "SyntaxError: invalid syntax"),
-        ("x = 1\nraise SystemExit('no')\n", 2, "SystemExit: no"),
-        (
-            "from rnncc import State, cell\n@cell\ndef f(h: State(first=1)):\n    return h\n",
-            3,
-            "TypeError: State.__init__() got an unexpected keyword argument 'first'",
+        ("import rnncc\nx = 1 / 0\n", 2, "ZeroDivisionError: division by zero", RUN_FIX),
+        ("def f(:\n", 1, "SyntaxError: invalid syntax", RUN_FIX),
+        ("x = 1\nraise SystemExit('no')\n", 2, "SystemExit: no", RUN_FIX),
+        *(
+            (
+                f"from rnncc import *\n\ndef f(h: {role}({option}=3)): ...\n",
+                3,
+                f"TypeError: {role}.__init__() got an unexpected keyword argument '{option}'",
+                f"Fix: {fix}",
+            )
+            for role, option, fix in (
+                ("State", "first", "State takes init, size, delay"),
+                ("Param", "block", "Param takes shared, init, size"),
+                (
+                    "Matrix",
+                    "size",
+                    "Matrix(block=k) mixes k channels, Param(size=(n, m)) is a matrix in each "
+                    "channel",
+                ),
+                (
+                    "Input",
+                    "delay",
+                    "p: State(delay=3) with {'p': x, ...} returned: p.ago(3) is x of 4 steps ago",
+                ),
+            )
         ),
     ],
 )
 def test_a_file_that_does_not_run_is_an_error_at_its_line(
-    text: str, line: int, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, line: int, seen: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text(text)
     with pytest.raises(CellError) as caught:
         loader.find("broken.py")
-    expected = f"broken.py:{line}: cell 'broken': the file does not run: {seen}.\n{RUN_FIX}"
+    expected = f"broken.py:{line}: cell 'broken': the file does not run: {seen}.\n{fix}"
     assert str(caught.value) == expected
 
 

@@ -93,7 +93,7 @@ WHERE = {
     "max of a list": (
         "us = [h, x, a * x]\nreturn max(us)",
         "max(us)",
-        "functools.reduce(maximum, us)",
+        "maximum(*us)",
         lambda h, x, a: max(h, x, a * x),
     ),
     "an if with assignments": (
@@ -266,12 +266,6 @@ WHERE = {
         "forward_as(round(h), a * h)",
         "forward_as(round(h), gradient_of=a * h)",
         lambda h, x, a: torch.round(h) + x,
-    ),
-    "the largest of three": (
-        "return maximum(h, x, a) * a",
-        "maximum(h, x, a)",
-        "maximum(maximum(h, x), a)",
-        lambda h, x, a: max(h, x, a) * a,
     ),
     "softmax of arguments": (
         "return softmax(h, x)[0] * a",

@@ -99,6 +99,12 @@ SYMBOLS = {
         "assert h > 0\nreturn a * h + x",
         "leave the assert out: a symbol has no value to check",
     ),
+    "maximum of one value": Case(
+        "maximum is given 'a*h' alone",
+        "It takes two values or more.",
+        "maximum(*h) for the elements of a vector h",
+        "return maximum(a * h) + x",
+    ),
     "max": branch("x > h", "return max(h, x) * a", "maximum(h, x)"),
     "float": numberless(
         "a function that needs a number (math.*, float)",

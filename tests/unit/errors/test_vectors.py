@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import rnncc
-from rnncc.errors import CellError
+from rnncc.errors import CellError, StructureError
 from rnncc.lang import sizes, vectors
 from tests.support.cells import cell_from, source_of
 from tests.support.refusals import missed
@@ -61,6 +61,48 @@ CASES = {
         "vectors of the shapes [2] and [3] are combined",
         "h[:n]",
     ),
+    "lists that are joined by +": (
+        VECTOR,
+        "return h[1:] + [x]",
+        "vectors of the shapes [1] and [2] are combined",
+        "one list of both is [*a, *b]",
+    ),
+    "two indices of a plain vector": (
+        VECTOR,
+        "return h + h[0, 1] + x",
+        "a vector of shape [3] is indexed by (0, 1)",
+        "h[0]",
+    ),
+    "a method of arrays": (
+        VECTOR,
+        "return h - (2 * h).mean() + x",
+        "'.mean' is accessed on a vector.\nA vector has a len and elements",
+        "sum(2 * h) / len(2 * h)",
+    ),
+    "softmax of a matrix": (
+        "h: State(size=(3, 2)), x: Input",
+        "return softmax(h) + x",
+        "softmax is given a vector of shape [3, 2]",
+        "[softmax(row) for row in h]",
+    ),
+    "the maximum of one vector": (
+        VECTOR,
+        "return h - maximum(h) + x",
+        "maximum is given '[h_0, h_1, h_2]' alone",
+        "maximum(*h) for the elements of a vector h",
+    ),
+    "Python's max of a vector": (
+        VECTOR,
+        "return h - max(h) + x",
+        "Python decides on 'h_1 > h_0'",
+        "maximum(*h)",
+    ),
+    "a chain of comparisons": (
+        VECTOR,
+        "return where(0 < h < 1, h, x)",
+        "Python decides on '[h_0 > 0, h_1 > 0, h_2 > 0]'",
+        "(0 < h) & (h < 1)",
+    ),
     "rows of two lengths": (
         VECTOR,
         "return [[1, 2, 3], [1, 2], [1, 2, 3]] @ h + x",
@@ -85,6 +127,24 @@ CASES = {
         "return h[0] + x",
         "the next value of 'h' has one value, the state 3 values",
         "return [...] with 3 values",
+    ),
+    "the element of a vector of one": (
+        "h: State(size=1), x: Input",
+        "return tanh(h[0]) + x",
+        "the next value of 'h' has one value, the state 1 value in a list",
+        "return [...] with 1 value in a list",
+    ),
+    "a key that is the name of an element": (
+        "h: State(size=2), x: Input",
+        "return {'h': h + x, 'h_0': 2 * x}",
+        "the returned key 'h_0' is the name of a value of 'h'",
+        "rename it, for example 'h_0_'",
+    ),
+    "a start of another size": (
+        "h: State(init=Param(size=2)), x: Input",
+        "return h + x",
+        "'h' has init=Param(size=2)",
+        "State(size=2, init=Param)",
     ),
     "a vector for a plain state": (
         "h: State, x: Input",
@@ -112,6 +172,12 @@ CASES = {
         "'h' has delay=4, but 'h.ago(4)' is not used",
         "a delay= of the largest k",
     ),
+    "a delay that is indexed": (
+        DELAY,
+        "return h[3] + h.ago(4) + x",
+        "'h', a state with delay=4, is indexed",
+        "h.ago(3)",
+    ),
     "the past of a plain state": (
         "h: State, x: Input",
         "return h.ago(1) + x",
@@ -126,6 +192,49 @@ def refuse(case: str, folder: Path) -> str:
     with pytest.raises(CellError) as caught:
         rnncc.compile(cell_from(folder, source_of(body, signature)))
     return str(caught.value)
+
+
+# instead of a body, what its fix says
+APPLIED = {
+    "lists that are joined by +": "return [*h[1:], x + h[0]]",
+    "two indices of a plain vector": "return h + h[0] + x",
+    "a method of arrays": "return h - sum(2 * h) / len(2 * h) + x",
+    "softmax of a matrix": "return vector([softmax(row) for row in h]) + x",
+    "the maximum of one vector": "return h - maximum(*h) + x",
+    "Python's max of a vector": "return h - maximum(*h) + x",
+    "a chain of comparisons": "return where((0 < h) & (h < 1), h, x)",
+    "the element of a vector of one": "return [tanh(h[0]) + x]",
+    "a key that is the name of an element": "return {'h': h + x, 'h_0_': 2 * x}",
+    "a delay that is indexed": "return h.ago(3) + h.ago(4) + x",
+}
+
+
+@pytest.mark.parametrize("case", APPLIED)
+def test_the_fix_of_a_refusal_works(case: str, tmp_path: Path) -> None:
+    rnncc.compile(cell_from(tmp_path, source_of(APPLIED[case], CASES[case][0])))
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "seen", "fix"),
+    [
+        ("h: State(size=65), x: Input", "h + x", "65 values of states", "size= of 'h'"),
+        ("h: State(delay=64), x: Input", "h.ago(64) + x", "65 values of states", "delay= of 'h'"),
+        (
+            "h: State(size=33), x: Input, R: Matrix(block=2)",
+            "R @ h + x",
+            "groups of 2 channels (R: block=2) with 33 values of states give blocks of 66",
+            "size= of 'h', which has 33",
+        ),
+    ],
+)
+def test_more_values_than_a_block_holds_are_refused(
+    signature: str, body: str, seen: str, fix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError) as caught:
+        rnncc.compile(cell_from(tmp_path, source_of(f"return {body}", signature)))
+    said, fixed = str(caught.value).split("Fix: ")
+    assert seen in said
+    assert fix in fixed
 
 
 @pytest.mark.parametrize("case", CASES)
