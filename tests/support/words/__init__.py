@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rnncc import Cell
-from tests.support.words import assigned, functions, vectors
+from tests.support.words import assigned, functions, shipped, vectors
 
 Step = Callable[[Any, Any], tuple[tuple[Any, ...], tuple[Any, ...]]]
 WORDS: dict[str, tuple[Cell, Step]] = {
-    pair[0].name: pair for pair in (*functions.PAIRS, *assigned.PAIRS, *vectors.PAIRS)
+    pair[0].name: pair
+    for pair in (*functions.PAIRS, *assigned.PAIRS, *vectors.PAIRS, *shipped.PAIRS)
 }
