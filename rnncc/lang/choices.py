@@ -9,6 +9,7 @@ from typing import Any
 
 Known = Callable[[ast.expr], bool]  # whether an expression is a condition, as far as that is known
 LARGER = {"max": "maximum", "min": "minimum"}
+ALL: dict[str, type[ast.boolop]] = {"any": ast.Or, "all": ast.And}
 
 
 class UnableError(Exception):
@@ -115,6 +116,9 @@ class _Values(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = getattr(node.func, "id", "")
+        listed = node.args[0] if node.args else None
+        if name in ALL and isinstance(listed, (ast.Tuple, ast.List)) and listed.elts:
+            return condition(ast.BoolOp(ALL[name](), list(listed.elts)), self.known)
         if name not in LARGER or not node.args:
             return self.generic_visit(node)
         own = ast.Name(LARGER[name])

@@ -167,14 +167,19 @@ class Cell:
         )
 
 
-def cell(function: Callable[..., Any]) -> Cell:
+def cell(function: Callable[..., Any] | None = None) -> Cell:
     """Mark a plain function as a recurrence: annotations give the roles, the body one step.
 
     Returns:
         A `Cell`, for `rnncc.compile` and `rnncc compile`.
     """
+    if function is None:
+        raise TypeError("@cell takes no arguments.\nFix: @cell, without parentheses")
     if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-        raise TypeError(f"@cell goes above a plain function (def), got {function!r}")
+        raise TypeError(
+            f"@cell goes above a plain function, got {function!r}.\n"
+            f"Fix: @cell above def {getattr(function, '__name__', 'name')}(...):"
+        )
     return Cell(function)
 
 

@@ -12,7 +12,7 @@ from linecache import getlines
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
+from rnncc.lang.choices import ALL, LARGER, UnableError, choice, names, turns, values
 
 # of math, NumPy and PyTorch, where rnncc has another name
 PAST = "State(delay=4), whose past is h.ago(k)"
@@ -24,11 +24,15 @@ OTHER_FIXES = {
     **dict.fromkeys(("tuple", "list"), "vector(...) of it, for arithmetic element by element"),
 }
 
+TURNS = "a fixed number of turns: range(10), or range(n) with n=10 among the arguments"
+
 ALIASES = {
     **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
     **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},
     **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
     **{"arctanh": "atanh", "expit": "sigmoid", "special_expit": "sigmoid"},
+    **{"detach": "stop_gradient", "int": "trunc", "fix": "trunc"},
+    **dict.fromkeys(("array", "asarray", "stack"), "vector"),
 }
 TEXTS: dict[str, Callable[..., str]] = {
     "pow": "({0}) ** ({1})".format,
@@ -42,11 +46,18 @@ TEXTS: dict[str, Callable[..., str]] = {
     "mul": "({0}) * ({1})".format,
     "div": "({0}) / ({1})".format,
     "neg": "-({0})".format,
+    **{"zeros_like": "0.0".format, "ones_like": "1.0".format, "full_like": "{1}".format},
+    **{"clone": "{0}".format, "isnan": "({0}) != ({0})".format},
+    **{"logical_and": "({0}) & ({1})".format, "logical_or": "({0}) | ({1})".format},
+    **{"logical_xor": "({0}) ^ ({1})".format, "logical_not": "~({0})".format},
+    **{"gt": "({0}) > ({1})".format, "ge": "({0}) >= ({1})".format},
+    **{"lt": "({0}) < ({1})".format, "le": "({0}) <= ({1})".format},
 }
 
 TESTING = (ast.If, ast.While, ast.Assert)
 NO_FUNCTIONS = ("cell", "compile", "constant", "normal", "spaced", "uniform")
-OF_LISTS = ("softmax", "logsumexp")
+OF_LISTS = ("softmax", "logsumexp", "vector")
+OUTSIDE = ("rnncc", "numpy", "sympy", "torch")  # whose own frames are no author's
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
 
@@ -62,8 +73,8 @@ class Place:
 
     @classmethod
     def of(cls, frame: FrameType | None) -> Place | None:
-        """The innermost that isn't rnncc's own, from a frame outward."""
-        while frame is not None and frame.f_globals.get("__name__", "").startswith("rnncc."):
+        """The innermost of the author's, from a frame outward."""
+        while frame is not None and _owner(frame) in OUTSIDE:
             frame = frame.f_back
         if frame is None:
             return None
@@ -102,6 +113,16 @@ class Place:
         return isinstance(node, ast.stmt) and _begin(node)[0] <= self.line <= _end(node)[0]
 
 
+def _is_own(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("rnncc.")
+
+
+def _owner(frame: FrameType) -> str:
+    """The package that a frame's module lies in."""
+    package, _, rest = str(frame.f_globals.get("__name__", "")).partition(".")
+    return package if rest else ""
+
+
 def decision(place: Place | None, is_condition: bool) -> str:
     """What to write where Python decides on a symbol; empty if the source doesn't show it.
 
@@ -119,10 +140,13 @@ def decision(place: Place | None, is_condition: bool) -> str:
 
 def call(place: Place | None) -> str:
     """What to write where a function of another library is given a symbol; empty if unknown."""
-    path = place.path(_is_call) if place else []
+    if place is None:
+        return ""
+    path = place.path(_is_call)
     for node in reversed(path):
         if isinstance(node, ast.Call):
-            return _called(node)
+            function = place.scope.get(node.func.id) if isinstance(node.func, ast.Name) else None
+            return "" if _is_own(function) else _called(node)
         if isinstance(node, ast.stmt):
             break
     return ""
@@ -135,7 +159,7 @@ def method(place: Place | None) -> str:
     if node is None:
         return ""
     outer = path[path.index(node) - 1]
-    if not isinstance(outer, ast.Call) or outer.func is not node:
+    if not isinstance(outer, ast.Call) or outer.func is not node or _is_of_module(node, place):
         return ""
     return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
 
@@ -143,13 +167,54 @@ def method(place: Place | None) -> str:
 def foreign(place: Place) -> str:
     """The same where a function of another module has raised an exception of its own."""
     node = written(place, ast.Call)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return ""
-    root: ast.expr = node.func
+    is_foreign = isinstance(node, ast.Call) and _is_of_module(node.func, place)
+    return _called(node) if is_foreign else ""  # type: ignore[arg-type]
+
+
+def _is_of_module(node: ast.expr, place: Place | None) -> bool:
+    """A name behind that of a module, as np.clip."""
+    root = node
     while isinstance(root, ast.Attribute):
         root = root.value
-    owner = place.scope.get(root.id) if isinstance(root, ast.Name) else None
-    return _called(node) if isinstance(owner, ModuleType) else ""
+    owner = place.scope.get(root.id) if place and isinstance(root, ast.Name) else None
+    return root is not node and isinstance(owner, ModuleType)
+
+
+def apart(place: Place | None) -> str:
+    """The `h > 0 & x > 0` that Python reads as `h > (0 & x) > 0`, in parentheses; else empty."""
+    node = written(place, ast.Compare)
+    if not isinstance(node, ast.Compare):
+        return ""
+    text = ast.unparse(node.left)
+    for sign, right in zip(node.ops, node.comparators, strict=True):
+        compared = ast.unparse(ast.Compare(ast.Name(""), [sign], [ast.Name("")])).strip()
+        if isinstance(right, ast.BinOp) and isinstance(right.op, (ast.BitAnd, ast.BitOr)):
+            joined = "&" if isinstance(right.op, ast.BitAnd) else "|"
+            left, rest = ast.unparse(right.left), ast.unparse(right.right)
+            text += f" {compared} {left}) {joined} ({rest}"
+        else:
+            text += f" {compared} {ast.unparse(right)}"
+    return f"({text})" if ") " in text else ""
+
+
+def without_gradient(place: Place | None) -> str:
+    """The assignments under `with torch.no_grad()`, by stop_gradient; empty if there are others."""
+    node = written(place, ast.With)
+    lines = node.body if isinstance(node, ast.With) else []
+    if not lines or not all(isinstance(n, ast.Assign) and len(n.targets) == 1 for n in lines):
+        return ""
+    return "\n".join(
+        f"{ast.unparse(n.targets[0])} = stop_gradient({ast.unparse(n.value)})"
+        for n in lines
+        if isinstance(n, ast.Assign)
+    )
+
+
+def in_order(place: Place | None) -> str:
+    """The return of a set, without its braces; empty if the source doesn't show it."""
+    node = written(place, ast.Return)
+    value = node.value if isinstance(node, ast.Return) else None
+    return f"return {', '.join(map(ast.unparse, value.elts))}" if isinstance(value, ast.Set) else ""
 
 
 def flat(place: Place | None, states: Sequence[str]) -> str:
@@ -168,6 +233,18 @@ def flat(place: Place | None, states: Sequence[str]) -> str:
     output = "y" if "y" not in states else "output"
     pairs = [*zip(states, texts, strict=True), (output, ast.unparse(y))]
     return "return {" + ", ".join(f'"{name}": {text}' for name, text in pairs) + "}"
+
+
+def unknown(error: NameError) -> str:
+    """What to do about a name that isn't there, or has no value yet."""
+    import rnncc
+
+    (name,) = re.findall(r"'(\w+)'", str(error))[:1] or [""]
+    if isinstance(error, UnboundLocalError):
+        return f"give {name} a value above this line"
+    if name in rnncc.__all__:
+        return f"from rnncc import {name}"
+    return "define the name, or import the function from rnncc"
 
 
 def yielded(code: CodeType) -> tuple[int, str]:
@@ -233,14 +310,14 @@ def _decides(node: ast.AST) -> bool:
     if isinstance(node, ast.Compare):
         return len(node.ops) > 1 or isinstance(node.ops[0], (ast.In, ast.NotIn))
     is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    largest = is_call and node.func.id in LARGER  # type: ignore[attr-defined]
-    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or largest
+    decides = is_call and node.func.id in (*LARGER, *ALL)  # type: ignore[attr-defined]
+    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or decides
 
 
 def _is_call(node: ast.AST) -> bool:
-    """Of a function of another module, or of float."""
+    """Of a function of another module, or of one that needs a number."""
     return isinstance(node, ast.Call) and (
-        isinstance(node.func, ast.Attribute) or ast.unparse(node.func) == "float"
+        isinstance(node.func, ast.Attribute) or ast.unparse(node.func) in ("float", "int", "range")
     )
 
 
@@ -283,13 +360,18 @@ def _called(node: ast.Call) -> str:
     named = {k.arg: ast.unparse(k.value) for k in node.keywords}
     args += [named[key] for key in ("input", "other", "exponent") if key in named]
     own = ALIASES.get(name, name)
-    if own not in OF_LISTS and any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args):
+    is_list = any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args)
+    if name == "range":
+        return TURNS
+    if name == "sum" and is_list:
+        return f"sum({args[0]})"
+    if name in ("float", "float32", "float64", "asarray", "array") and args and not is_list:
+        return f"{args[0]}, without {name}"
+    if is_list != (own in OF_LISTS) and (is_list or own == "vector"):
         return ""
     if own == "clip" and args:
         low, high = named.get("min", "None"), named.get("max", "None")
         args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]
-    if name in ("float", "float32", "float64") and args:
-        return f"{args[0]}, without {name}"
     if name in TEXTS and args:
         return _plain(TEXTS[name](*args, *("1",) * 2))
     known = own in rnncc.__all__ and own not in NO_FUNCTIONS

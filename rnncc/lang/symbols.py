@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sympy import Expr
 
 
+SIZED = "State(size=n), Input(size=n), Param(size=n) for n values of a channel"
 OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 
 
@@ -75,14 +76,25 @@ class Symbolic:
         fail(
             f"'{self.expr}' is iterated over",
             "A symbol is one value of one channel.",
-            "give each state, input or param its own argument",
+            f"give each value its own argument, or {SIZED}",
         )
 
     def __len__(self) -> int:
         self.__iter__()
 
     def __getitem__(self, _: Any) -> NoReturn:
-        self.__iter__()
+        fail(
+            f"'{self.expr}' is indexed",
+            "A symbol is one value of one channel.",
+            f"leave the index out, or {SIZED}",
+        )
+
+    def __setitem__(self, _: Any, __: Any) -> NoReturn:
+        fail(
+            f"an element of '{self.expr}' is assigned",
+            "A symbol is one value of one channel, and isn't changed in place.",
+            "assign to the name, without an index",
+        )
 
     @classmethod
     def __torch_function__(cls, func: Any, _: Any, args: Any = (), __: Any = None) -> NoReturn:
@@ -110,7 +122,9 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            instead.PAST if name == "ago" else instead.method(_place()) or OWN_FUNCTIONS,
+            instead.PAST
+            if name == "ago"
+            else instead.method(_place()) or instead.call(_place()) or OWN_FUNCTIONS,
         )
 
 
@@ -243,6 +257,15 @@ class Value(Symbolic):
         )
 
     __rmatmul__ = __matmul__
+
+    def _combine(self, _: Any) -> NoReturn:
+        fail(
+            f"&, | or ^ is applied to '{self.expr}'",
+            "&, | and ^ combine comparisons, and bind more tightly than they do.",
+            instead.apart(_place()) or "put each comparison in parentheses: (h > 0) & (h < 1)",
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _combine
 
 
 class Condition(Symbolic):

@@ -20,7 +20,7 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.instead import Place, foreign, yielded
+from rnncc.lang.instead import Place, foreign, unknown, without_gradient, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
@@ -132,7 +132,7 @@ class _Recorder:
         self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
-        before = sys.gettrace()
+        before, self._gradients = sys.gettrace(), _has_gradients()
         sys.settrace(self._enter)
         try:
             returned = self._call(arguments)
@@ -155,6 +155,8 @@ class _Recorder:
         return self._step if frame.f_code is self.cell.code else None
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
+        if self._gradients and not _has_gradients():
+            self._refuse_no_grad(Place.at(frame, frame.f_lasti, frame.f_lineno))
         if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
                 if (
@@ -165,6 +167,13 @@ class _Recorder:
             if event == "return":
                 self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
         return self._step
+
+    def _refuse_no_grad(self, place: Place) -> None:
+        self.tracer.fail(
+            "a part of the body is under torch.no_grad",
+            "Gradients are derived from the expressions, not recorded by PyTorch.",
+            without_gradient(place) or "stop_gradient(e), for an expression e",
+        )
 
     def _in_comprehension(self, offset: int) -> bool:
         """Nothing is bound there: its variables are no locals, though they lie among them."""
@@ -202,7 +211,7 @@ class _Recorder:
             lets[place] = Let(name, lets[place].expr, value.line, note)
             self.tracer.names[value.expr] = symbol
         else:
-            lets.append(Let(name, value.expr, value.line, note))
+            self.tracer.add(Let(name, value.expr, value.line, note))
         value.expr = symbol
 
     def _explain(self, error: Exception) -> CellError:
@@ -220,11 +229,17 @@ class _Recorder:
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
-            fix = "define the name, or import the function from rnncc"
+            fix = unknown(error)
         elif place is not None:
             fix = foreign(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
+
+
+def _has_gradients() -> bool:
+    """Whether PyTorch records gradients, as it does if it isn't there."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.is_grad_enabled()
 
 
 def _comment(file: str, line: int) -> str:

@@ -89,7 +89,21 @@ TRACES = {
         "return deep(h) * a + x",
         before="def deep(v):\n    return deep(v) + 1\n",
     ),
+    "no gradients": Case(
+        "a part of the body is under torch.no_grad",
+        "Gradients are derived from the expressions, not recorded by PyTorch.",
+        "stop_gradient(e), for an expression e",
+        "with torch.no_grad():\n    return a * h + x",
+        line=BODY_LINE + 1,
+        before="import torch\n",
+    ),
     # --- the return ---
+    "a set": Case(
+        "it returns a set",
+        "The next values are in the order of the states, and a set has no order.",
+        "return a * h + x",
+        "return {a * h + x}",
+    ),
     "a generator": Case(
         "it is a generator (yield)",
         "A call of a cell is one step, and returns the next states.",
