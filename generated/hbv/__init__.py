@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "31eb8e2a5c7bfc29")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e83f94933d913377")
 
 
 @_takes_options

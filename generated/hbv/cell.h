@@ -151,10 +151,9 @@ RNNCC_FN void hbv_jacobian(
   const real drecharge_ds = drecharge_1_ds + dwet_ds;
   const real dheld_ds = dsoil_ds * (soil == FC ? real(0.5) : (soil > FC ? real(0.0) : real(1.0)));
   const real devaporated_0_ds = dheld_ds / (FC * LP);
-  const real devaporated_1_ds = devaporated_0_ds *
-                                (evaporated_0 == 1.0f
-                                     ? real(0.5)
-                                     : (evaporated_0 > 1.0f ? real(0.0) : real(1.0)));
+  const real devaporated_1_ds =
+      devaporated_0_ds *
+      (evaporated_0 == 1.0f ? real(0.5) : (evaporated_0 > 1.0f ? real(0.0) : real(1.0)));
   const real devaporated_ds = E * devaporated_1_ds;
   const real percolated_slope =
       (filled == PERC ? real(0.5) : (filled > PERC ? real(0.0) : real(1.0)));
@@ -229,9 +228,9 @@ RNNCC_FN void hbv_adjoint(
   const real g_filled = g_percolated_arg0 + g_upper;
   const real g_evaporated = -g_s_new_arg2;
   const real g_evaporated_1 = E * g_evaporated;
-  const real g_evaporated_1_arg0 = (evaporated_0 == 1.0f
-                                        ? 0.5f * g_evaporated_1
-                                        : (evaporated_0 > 1.0f ? real(0.0) : g_evaporated_1));
+  const real g_evaporated_1_arg0 =
+      (evaporated_0 == 1.0f ? 0.5f * g_evaporated_1
+                            : (evaporated_0 > 1.0f ? real(0.0) : g_evaporated_1));
   const real g_evaporated_0_arg0 = g_evaporated_1_arg0 / (FC * LP);
   const real g_evaporated_0_arg1 = -evaporated_0 * g_evaporated_1_arg0 / FC;
   const real g_evaporated_0_arg3 = -evaporated_0 * g_evaporated_1_arg0 / LP;
