@@ -260,7 +260,7 @@ class Value(Symbolic):
 
     def _combine(self, _: Any) -> NoReturn:
         fail(
-            f"&, | or ^ is applied to '{self.expr}'",
+            f"the value '{self.expr}' is taken for a condition",
             "&, | and ^ combine comparisons, and bind more tightly than they do.",
             instead.apart(_place()) or "put each comparison in parentheses: (h > 0) & (h < 1)",
         )

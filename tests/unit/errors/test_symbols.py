@@ -148,13 +148,13 @@ SYMBOLS = {
         "h[0] = x\nreturn a * h",
     ),
     "& of values": Case(
-        "&, | or ^ is applied to 'x'",
+        "the value 'x' is taken for a condition",
         "&, | and ^ combine comparisons, and bind more tightly than they do.",
         "(h > 0) & (x > 1)",
         "return where(h > 0 & x > 1, a, h)",
     ),
     "& of values without a comparison": Case(
-        "&, | or ^ is applied to 'h'",
+        "the value 'h' is taken for a condition",
         "&, | and ^ combine comparisons, and bind more tightly than they do.",
         "put each comparison in parentheses: (h > 0) & (h < 1)",
         "return h & x",
