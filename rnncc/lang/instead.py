@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 from rnncc.lang.choices import ALL, LARGER, UnableError, choice, names, turns, values
+from rnncc.lang.elsewhere import called
 
 # of math, NumPy and PyTorch, where rnncc has another name
 PAST = "State(delay=4), whose past is h.ago(k)"
@@ -24,39 +24,7 @@ OTHER_FIXES = {
     **dict.fromkeys(("tuple", "list"), "vector(...) of it, for arithmetic element by element"),
 }
 
-TURNS = "a fixed number of turns: range(10), or range(n) with n=10 among the arguments"
-
-ALIASES = {
-    **{"fabs": "abs", "absolute": "abs", "clamp": "clip", "max": "maximum", "min": "minimum"},
-    **{"fmax": "maximum", "fmin": "minimum", "swish": "silu", "amax": "maximum", "amin": "minimum"},
-    **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
-    **{"arctanh": "atanh", "expit": "sigmoid", "special_expit": "sigmoid"},
-    **{"detach": "stop_gradient", "int": "trunc", "fix": "trunc"},
-    **dict.fromkeys(("array", "asarray", "stack"), "vector"),
-}
-TEXTS: dict[str, Callable[..., str]] = {
-    "pow": "({0}) ** ({1})".format,
-    "power": "({0}) ** ({1})".format,
-    "float_power": "({0}) ** ({1})".format,
-    "square": "({0}) ** 2".format,
-    "reciprocal": "1 / ({0})".format,
-    "hypot": "sqrt(({0}) ** 2 + ({1}) ** 2)".format,
-    "add": "({0}) + ({1})".format,
-    "sub": "({0}) - ({1})".format,
-    "mul": "({0}) * ({1})".format,
-    "div": "({0}) / ({1})".format,
-    "neg": "-({0})".format,
-    **{"zeros_like": "0.0".format, "ones_like": "1.0".format, "full_like": "{1}".format},
-    **{"clone": "{0}".format, "isnan": "({0}) != ({0})".format},
-    **{"logical_and": "({0}) & ({1})".format, "logical_or": "({0}) | ({1})".format},
-    **{"logical_xor": "({0}) ^ ({1})".format, "logical_not": "~({0})".format},
-    **{"gt": "({0}) > ({1})".format, "ge": "({0}) >= ({1})".format},
-    **{"lt": "({0}) < ({1})".format, "le": "({0}) <= ({1})".format},
-}
-
 TESTING = (ast.If, ast.While, ast.Assert)
-NO_FUNCTIONS = ("cell", "compile", "constant", "normal", "spaced", "uniform")
-OF_LISTS = ("softmax", "logsumexp", "vector")
 OUTSIDE = ("rnncc", "numpy", "sympy", "torch")  # whose own frames are no author's
 
 Span = tuple[tuple[int, int], tuple[int, int]]  # line and column of its first and last place
@@ -146,7 +114,7 @@ def call(place: Place | None) -> str:
     for node in reversed(path):
         if isinstance(node, ast.Call):
             function = place.scope.get(node.func.id) if isinstance(node.func, ast.Name) else None
-            return "" if _is_own(function) else _called(node)
+            return "" if _is_own(function) else called(node, place.scope)
         if isinstance(node, ast.stmt):
             break
     return ""
@@ -156,19 +124,20 @@ def method(place: Place | None) -> str:
     """What to write where a method of a symbol is called; empty if unknown."""
     path = place.path(lambda node: isinstance(node, ast.Attribute)) if place else []
     node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
-    if node is None:
+    if node is None or place is None:
         return ""
     outer = path[path.index(node) - 1]
     if not isinstance(outer, ast.Call) or outer.func is not node or _is_of_module(node, place):
         return ""
-    return _called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
+    every = [node.value, *outer.args]
+    return called(ast.Call(ast.Name(node.attr), every, outer.keywords), place.scope)
 
 
 def foreign(place: Place) -> str:
     """The same where a function of another module has raised an exception of its own."""
     node = written(place, ast.Call)
     is_foreign = isinstance(node, ast.Call) and _is_of_module(node.func, place)
-    return _called(node) if is_foreign else ""  # type: ignore[arg-type]
+    return called(node, place.scope) if is_foreign else ""  # type: ignore[arg-type]
 
 
 def _is_of_module(node: ast.expr, place: Place | None) -> bool:
@@ -233,18 +202,6 @@ def flat(place: Place | None, states: Sequence[str]) -> str:
     output = "y" if "y" not in states else "output"
     pairs = [*zip(states, texts, strict=True), (output, ast.unparse(y))]
     return "return {" + ", ".join(f'"{name}": {text}' for name, text in pairs) + "}"
-
-
-def unknown(error: NameError) -> str:
-    """What to do about a name that isn't there, or has no value yet."""
-    import rnncc
-
-    (name,) = re.findall(r"'(\w+)'", str(error))[:1] or [""]
-    if isinstance(error, UnboundLocalError):
-        return f"give {name} a value above this line"
-    if name in rnncc.__all__:
-        return f"from rnncc import {name}"
-    return "define the name, or import the function from rnncc"
 
 
 def yielded(code: CodeType) -> tuple[int, str]:
@@ -350,36 +307,3 @@ def _after(parent: Any, node: ast.AST) -> list[ast.stmt]:
         if isinstance(block, list) and node in block:
             return block[block.index(node) + 1 :]
     return []
-
-
-def _called(node: ast.Call) -> str:
-    import rnncc
-
-    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-    args = [ast.unparse(arg) for arg in node.args]
-    named = {k.arg: ast.unparse(k.value) for k in node.keywords}
-    args += [named[key] for key in ("input", "other", "exponent") if key in named]
-    own = ALIASES.get(name, name)
-    is_list = any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args)
-    if name == "range":
-        return TURNS
-    if name == "sum" and is_list:
-        return f"sum({args[0]})"
-    if name in ("float", "float32", "float64", "asarray", "array") and args and not is_list:
-        return f"{args[0]}, without {name}"
-    if is_list != (own in OF_LISTS) and (is_list or own == "vector"):
-        return ""
-    if own == "clip" and args:
-        low, high = named.get("min", "None"), named.get("max", "None")
-        args = [*args, low, high][:3] if len(args) == 1 else [*args, high][:3]
-    if name in TEXTS and args:
-        return _plain(TEXTS[name](*args, *("1",) * 2))
-    known = own in rnncc.__all__ and own not in NO_FUNCTIONS
-    if args and known and inspect.isfunction(getattr(rnncc, own)):
-        return f"{own}({', '.join(args)}), with rnncc's own {own} (from rnncc import {own})"
-    return ""
-
-
-def _plain(text: str) -> str:
-    """Without parentheses that aren't needed."""
-    return ast.unparse(ast.parse(text, mode="eval"))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rnncc.lang import instead
+from rnncc.lang import elsewhere, instead
 from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
 from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product
 from rnncc.lang.tracer import TRACER as TRACER
@@ -26,10 +26,11 @@ OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on
 
 
 def _refuse_conversion(wanted: str) -> NoReturn:
+    name = wanted.rpartition(".")[2] if wanted.startswith(("torch.", "numpy.")) else ""
     fail(
         f"{wanted} is applied to a symbol",
         "A cell's body runs once on symbols, which have no number yet.",
-        instead.call(_place()) or OWN_FUNCTIONS,
+        instead.call(_place()) or elsewhere.named(name) or OWN_FUNCTIONS,
     )
 
 
@@ -249,6 +250,12 @@ class Value(Symbolic):
     def __rmod__(self, other: Any) -> Any:
         return other - self * (other // self)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __matmul__(self, other: Any) -> NoReturn:
         fail(
             f"the operator @ on '{self.expr}'",
@@ -262,10 +269,14 @@ class Value(Symbolic):
         fail(
             f"the value '{self.expr}' is taken for a condition",
             "&, | and ^ combine comparisons, and bind more tightly than they do.",
-            instead.apart(_place()) or "put each comparison in parentheses: (h > 0) & (h < 1)",
+            instead.apart(_place())
+            or "(h > 0) & (h < 1), each comparison in parentheses; ** for powers",
         )
 
     __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _combine
+
+    def __invert__(self) -> NoReturn:
+        self._combine(None)
 
 
 class Condition(Symbolic):

@@ -20,7 +20,8 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.instead import Place, foreign, unknown, without_gradient, yielded
+from rnncc.lang.elsewhere import misfit, unknown
+from rnncc.lang.instead import Place, foreign, without_gradient, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
@@ -231,7 +232,8 @@ class _Recorder:
         if isinstance(error, NameError):
             fix = unknown(error)
         elif place is not None:
-            fix = foreign(place) or fix
+            found = misfit(error) if isinstance(error, TypeError) else ""
+            fix = found or foreign(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rnncc.ir.vector import Vector, places
+from rnncc.lang import instead
 from rnncc.lang.numbers import number
-from rnncc.lang.symbols import Elementwise, MatrixValue, Symbolic, Value, fail
+from rnncc.lang.symbols import Condition, Elementwise, MatrixValue, Symbolic, Value, fail
 
 LISTS = (list, tuple)
 
@@ -81,15 +83,17 @@ class VectorValue(Elementwise):
         """The values that many steps before."""
         return VectorValue([item.ago(steps) for item in self.items])
 
-    def misused(self) -> NoReturn:
+    def misused(self, fix: str = "") -> NoReturn:
         fail(
             f"the vector {self} is used as one value",
             "It has several values in each channel.",
-            "an element, h[0], or sum(h), or a list of results for a next state",
+            fix or "an element, h[0], or sum(h), or a list of results for a next state",
         )
 
     def __bool__(self) -> bool:
-        self.misused()
+        compared = all(isinstance(item, Condition) for item in self.items)
+        place = instead.Place.of(sys._getframe(1))
+        self.misused(instead.decision(place, is_condition=True) if compared else "")
 
     def __matmul__(self, other: Any) -> Any:
         return matmul(self, other)

@@ -248,6 +248,24 @@ WHERE = {
         "h * a != h * a",
         lambda h, x, a: h,
     ),
+    "a step": (
+        "return torch.heaviside(h, 0.5) * a + x",
+        "torch.heaviside(h, 0.5)",
+        "where(h > 0, 1.0, where(h == 0, 0.5, 0.0))",
+        lambda h, x, a: (0.5 if h == 0 else float(h > 0)) * a + x,
+    ),
+    "a product of a list": (
+        "return np.prod([a, h, 2.0]) + x",
+        "np.prod([a, h, 2.0])",
+        "math.prod([a, h, 2.0])",
+        lambda h, x, a: a * h * 2 + x,
+    ),
+    "arguments that rnncc has not": (
+        "return torch.nn.functional.silu(h, True) * a + x",
+        "torch.nn.functional.silu(h, True)",
+        "silu(h)",
+        lambda h, x, a: torch.nn.functional.silu(h) * a + x,
+    ),
     "a function for and": (
         "return where(torch.logical_and(h > 0, x < 1), a * h, x)",
         "torch.logical_and(h > 0, x < 1)",
@@ -265,7 +283,7 @@ OTHER = {
             *(("math", "tanh"), ("NumPy", "maximum"), ("PyTorch", "clip")),
             *(("PyTorch's functional", "softplus"), ("a method", "clip"), ("int", "trunc")),
             *(("PyTorch's own Python", "relu"), ("NumPy's own Python", "clip")),
-            ("an array of them", "vector"),
+            *(("an array of them", "vector"), ("arguments that rnncc has not", "silu")),
         )
     },
 }
@@ -404,6 +422,23 @@ def test_a_helper_may_decide_as_well(tmp_path: Path) -> None:
             "y = stop_gradient(a * h)",
         ),
         ("y = u + x\nu = a * h\nreturn y + u", "y = u + x", "give u a value above this line"),
+        (
+            "tanh = tanh(a * h)\nreturn tanh + x",
+            "tanh = ",
+            "another name for what is assigned to tanh, which hides rnncc's own",
+        ),
+        ("return clip(a * h, 0) + x", "clip(a * h, 0)", "clip(x, lo, hi)"),
+        ("return softmax(a * h, x)[0]", "softmax(a * h, x)", "softmax([a, b]), of one list"),
+        (
+            "return a * h + x + torch.randn_like(h)",
+            " + torch.randn_like(h)",
+            "an input that is given at each step, noise: Input(projected=False)",
+        ),
+        (
+            "act = torch.nn.Tanh()\nreturn act(a * h + x)",
+            "act = torch.nn.Tanh()",
+            "rnncc's own tanh (from rnncc import tanh)",
+        ),
         ("h[0] = a * h + x\nreturn h", "h[0]", "assign to the name, without an index"),
         (
             "return a * h[0] + x",
@@ -421,8 +456,53 @@ def test_what_works_elsewhere_in_python_is_told_apart(
         "range(h)": "range(10)",
         "y = u + x": "u = a * h\ny = u + x",
         "h[0]": "h",
+        "tanh = ": "t = ",
+        "clip(a * h, 0)": "clip(a * h, 0, 1)",
+        "softmax(a * h, x)": "softmax([a * h, x])",
+        " + torch.randn_like(h)": "",
+        "act = torch.nn.Tanh()": "act = tanh",
     }.get(part, fix)
-    assert traced(tmp_path, body.replace(part, applied), before=IMPORTS).next
+    applied = body.replace(part, applied).replace("return tanh + x", "return t + x")
+    assert traced(tmp_path, applied, before=IMPORTS).next
+
+
+@pytest.mark.parametrize(
+    ("body", "part", "fix"),
+    [
+        ("return [h[0] + a * h.mean(), x]", "h.mean()", "sum(h) / len(h)"),
+        ("return [h[0] + a * h.sum(), x]", "h.sum()", "sum(h)"),
+        ("return [h[1] + a * torch.mean(h), x]", "torch.mean(h)", "sum(h) / len(h)"),
+        ("return [h[0] + a, torch.max(h) + x]", "torch.max(h)", "functools.reduce(maximum, h)"),
+        ("return a * h if h > x else x + 0 * h", "a * h if h > x else x + 0 * h",
+         "where(h > x, a * h, x + 0 * h)"),
+    ],
+)  # fmt: skip
+def test_a_vector_has_the_sums_and_the_choices_of_its_own(
+    body: str, part: str, fix: str, tmp_path: Path
+) -> None:
+    signature = "h: State(size=2), x: Input, a: Param"
+    assert fix_of(tmp_path, body, signature) == fix
+    assert traced(tmp_path, body.replace(part, fix), signature, IMPORTS).next
+
+
+def test_softmax_of_a_vector_takes_no_dimension(tmp_path: Path) -> None:
+    body, signature = "return torch.softmax(h, 0)", "h: State(size=2, init=1), x: Input"
+    fix = fix_of(tmp_path, body + " * x", signature)
+    assert fix == "softmax(h), with rnncc's own softmax (from rnncc import softmax)"
+    assert traced(tmp_path, "return [p * x for p in softmax(h)]", signature).next
+
+
+def test_divmod_is_that_of_python(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "q, r = divmod(h, a)\nu, v = divmod(2.0, x)\nreturn q + r + u - v")
+    step = plain_step(ir)
+    for h, x in ((1.7, -0.3), (-2.2, 0.9)):
+        (found,), _ = step(*(torch.tensor(v, dtype=torch.float64) for v in (h, x, 0.6)))
+        (q, r), (u, v) = divmod(h, 0.6), divmod(2.0, x)
+        torch.testing.assert_close(float(found), q + r + u - v)
+
+
+def test_the_largest_by_a_key_gets_the_general_fix(tmp_path: Path) -> None:
+    assert fix_of(tmp_path, "return max(h, x, key=abs) * a").startswith("where(condition, a, b)")
 
 
 def test_a_loop_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

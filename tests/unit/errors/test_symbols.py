@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rnncc.errors import CellError, RnnccError
-from rnncc.lang import dsl, instead, symbols, trace
+from rnncc.lang import dsl, elsewhere, instead, symbols, trace
 from tests.support.cells import BODY_LINE, cell_from, source_of
 from tests.support.refusals import (
     BODY,
@@ -120,7 +120,7 @@ SYMBOLS = {
     "range": numberless(
         "a function that needs a number (math.*, float)",
         "return sum(range(h)) * a + x",
-        fix=instead.TURNS,
+        fix=elsewhere.TURNS,
     ),
     "torch.tanh": numberless(
         "torch.tanh",
@@ -156,7 +156,7 @@ SYMBOLS = {
     "& of values without a comparison": Case(
         "the value 'h' is taken for a condition",
         "&, | and ^ combine comparisons, and bind more tightly than they do.",
-        "put each comparison in parentheses: (h > 0) & (h < 1)",
+        "(h > 0) & (h < 1), each comparison in parentheses; ** for powers",
         "return h & x",
     ),
     "indexing": Case(

@@ -77,7 +77,9 @@ TRACES = {
         line=BODY_LINE + 1,
     ),
     "a missing argument": raw(
-        "TypeError: tanh() missing 1 required positional argument: 'x'", "return tanh() * a"
+        "TypeError: tanh() missing 1 required positional argument: 'x'",
+        "return tanh() * a",
+        fix="tanh(x)",
     ),
     "an exception in a helper": raw(
         "ValueError: mine",
