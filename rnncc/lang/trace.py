@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import io
+import random
 import sys
 import tokenize
 from collections.abc import Callable, Collection, Iterable, Mapping
 from linecache import getline
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import sympy
@@ -20,13 +21,15 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.elsewhere import misfit, unknown
+from rnncc.lang.elsewhere import NOISE, misfit, unknown
 from rnncc.lang.instead import Place, foreign, without_gradient, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value
 from rnncc.lang.vectors import VectorValue, element_names, elements, symbol_of
+
+DRAWING = frozenset({"rand", "randn", "random", "randint"})
 
 
 def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
@@ -134,6 +137,7 @@ class _Recorder:
 
     def run(self, arguments: dict[str, Any]) -> Any:
         before, self._gradients = sys.gettrace(), _has_gradients()
+        drawn = _random_state(self.cell.code)
         sys.settrace(self._enter)
         try:
             returned = self._call(arguments)
@@ -143,6 +147,8 @@ class _Recorder:
             raise self._explain(error) from error
         finally:
             sys.settrace(before)
+        if drawn != _random_state(self.cell.code):
+            self._refuse_noise()
         if self.tracer.refused:
             raise CellError(self.tracer.refused)
         return returned
@@ -168,6 +174,14 @@ class _Recorder:
             if event == "return":
                 self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
         return self._step
+
+    def _refuse_noise(self) -> None:
+        self.tracer.returned = return_line(self.cell)
+        self.tracer.fail(
+            "the body draws random numbers",
+            "It runs once on symbols, so that they would be the same in each step and call.",
+            f"{NOISE}; constants are drawn outside of the cell",
+        )
 
     def _refuse_no_grad(self, place: Place) -> None:
         self.tracer.fail(
@@ -242,6 +256,18 @@ def _has_gradients() -> bool:
     """Whether PyTorch records gradients, as it does if it isn't there."""
     torch = sys.modules.get("torch")
     return torch is None or torch.is_grad_enabled()
+
+
+def _random_state(code: CodeType) -> object:
+    """That of Python's, NumPy's and PyTorch's generators, if the body may draw from them."""
+    if DRAWING.isdisjoint(code.co_names):
+        return None
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    return (
+        random.getstate(),
+        numpy and repr(numpy.random.get_state()[2]) + repr(numpy.random.get_state()[1].tobytes()),
+        torch and torch.get_rng_state().tolist(),
+    )
 
 
 def _comment(file: str, line: int) -> str:
