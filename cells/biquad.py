@@ -4,7 +4,7 @@ f is the logit of the cutoff as a part of Nyquist's frequency, Q = 0.5 + softplu
 sample to sample. s1 and s2 are the stores of the transposed direct form II, which stays calm while
 coefficients move. At any constant f and r the filter is stable; fast sweeps have no such proof.
 Field: time series, dynamical systems.
-Source: Bristow-Johnson 1998, Cookbook formulae for audio EQ biquad filter coefficients (LPF).
+Source: Bristow-Johnson, Audio EQ Cookbook, W3C Note 2021, w3.org/TR/audio-eq-cookbook (LPF).
 """
 
 import math

@@ -4,7 +4,8 @@ g is the attenuation in dB: a smooth branching detector in the log domain, behin
 with a soft knee. Threshold and knee are in dB, attack and release in samples. Below 1e-5 (-100 dB)
 x counts as that and passes no gradient to g. Its choice of attack or release has no gradient.
 Field: time series, dynamical systems.
-Source: Giannoulis, Massberg and Reiss 2012, Digital dynamic range compressor design, JAES.
+Source: Giannoulis, Massberg and Reiss 2012, Digital dynamic range compressor design - a tutorial
+and analysis, JAES 60(6): 399-408.
 """
 
 import math

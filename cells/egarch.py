@@ -1,8 +1,9 @@
 """EGARCH(1, 1): the logarithm of the variance of returns, which falls and rises with them.
 
 r is a return, h the logarithm of its variance as known before it; the output is that of the next.
-Losses (gamma < 0) may raise the variance more than gains. A logarithm needs no bound on params but
-|beta| < 1. Where h is low by mistake, a return counts exp(-h / 2) times: start near the data's own.
+alpha and gamma are the paper's gamma and theta: losses (gamma < 0) may raise the variance more than
+gains. A logarithm needs no bound on params but |beta| < 1. Where h is low by mistake, a return
+counts exp(-h / 2) times: start near the data's own.
 Field: time series.
 Source: Nelson 1991, doi:10.2307/2938260.
 """

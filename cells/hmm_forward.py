@@ -1,8 +1,9 @@
 """Forward algorithm of a hidden Markov model of three states; the output is a log-likelihood.
 
 a is the logarithm of the probability of each hidden state, given what was seen so far, e that of
-what is seen now in each. A has the logits of the transitions, row i from state i. The output is
-the log-probability of what is seen, given the past: its sum over time is the sequence's.
+what is seen now in each. A has the logits of the transitions, row i from state i; before the first
+of them all states are alike. The output is the log-probability of what is seen, given the past: its
+sum over time is the sequence's.
 Field: time series, language models.
 Source: Rabiner 1989, doi:10.1109/5.18626, equations 19 to 21, scaled as in section V.A.
 """

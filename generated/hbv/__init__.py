@@ -3,10 +3,12 @@
 """HBV: rain to runoff by three buckets, the model of a catchment; the output is the runoff.
 
 s is the soil's moisture, u and l what the upper and lower zones store, P rain and E potential
-evaporation, all in mm (per day). Snow comes before it, the routing (a convolution) behind. Stores
-stay at 0 or above by a one-sided clip; where one runs dry, no gradient passes.
+evaporation, all in mm (per day). Snow comes before it, the routing (a convolution) behind. What the
+soil can't hold goes on to the upper zone. Stores stay at 0 or above; where one runs dry, no
+gradient passes.
 Field: time series, dynamical systems.
-Source: Bergstrom 1976, SMHI RHO 7; as in Seibert and Vis 2012, doi:10.5194/hess-16-3315-2012.
+Source: Bergstrom 1976, SMHI RHO 7; as in Seibert and Vis 2012, doi:10.5194/hess-16-3315-2012; the
+order of a day's steps as in Feng et al. 2022, doi:10.1029/2022WR032404.
 
 `HBV` is the layer, `hbv` the recurrence alone. Kernels are built at first use.
 """
@@ -23,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a34ee19a30a5f4df")
+_KERNEL = Kernel.read(_folder_of(__spec__), "72345ef9b34729b2")
 
 
 @_takes_options

@@ -4,35 +4,44 @@
 // HBV: rain to runoff by three buckets, the model of a catchment; the output is the runoff.
 //
 // s is the soil's moisture, u and l what the upper and lower zones store, P rain and E potential
-// evaporation, all in mm (per day). Snow comes before it, the routing (a convolution) behind. Stores
-// stay at 0 or above by a one-sided clip; where one runs dry, no gradient passes.
+// evaporation, all in mm (per day). Snow comes before it, the routing (a convolution) behind. What the
+// soil can't hold goes on to the upper zone. Stores stay at 0 or above; where one runs dry, no
+// gradient passes.
 // Field: time series, dynamical systems.
-// Source: Bergstrom 1976, SMHI RHO 7; as in Seibert and Vis 2012, doi:10.5194/hess-16-3315-2012.
+// Source: Bergstrom 1976, SMHI RHO 7; as in Seibert and Vis 2012, doi:10.5194/hess-16-3315-2012; the
+// order of a day's steps as in Feng et al. 2022, doi:10.1029/2022WR032404.
 //
 // The recurrence:
-//   recharge = P*pow(clip(s/FC, 1.0e-6, 1), beta)
-//   evaporated = E*minimum(s/(FC*LP), 1)
+//   wet = P*pow(clip(s/FC, 1.0e-6, 1), beta)
+//   soil = P + s - wet
+//   recharge = wet + relu(-FC + soil)
+//   held = minimum(soil, FC)
+//   evaporated = E*minimum(held/(FC*LP), 1)
 //   filled = recharge + u
 //   percolated = minimum(filled, PERC)
 //   upper = filled - percolated
 //   lower = l + percolated
-//   quick = minimum(k0*relu(-UZL + filled) + k1*upper, upper)
+//   quick = minimum(k0*relu(-UZL + upper) + k1*upper, upper)
 //   slow = k2*lower
-//   s_new = at_least(P - evaporated - recharge + s, 0)
-//   u_new = at_least(-quick + upper, 0)
+//   s_new = at_least(-evaporated + held, 0)
+//   u_next = -quick + upper
 //   l_next = lower - slow
 //   y = quick + slow
 //   s' = s_new
-//   u' = u_new
+//   u' = u_next
 //   l' = l_next
 //   output: y
 //
 // Its Jacobian:
-//   drecharge_0_ds = 1/FC
-//   drecharge_1_ds = drecharge_0_ds*where(recharge_0 >= 1.0e-6, where(recharge_0 <= 1, 1, 0), 0)
-//   drecharge_2_ds = drecharge_1_ds*where(beta == 0, 0, beta*pow(recharge_1, beta - 1))
-//   drecharge_ds = P*drecharge_2_ds
-//   devaporated_0_ds = 1/(FC*LP)
+//   dwet_0_ds = 1/FC
+//   dwet_1_ds = dwet_0_ds*where(wet_0 >= 1.0e-6, where(wet_0 <= 1, 1, 0), 0)
+//   dwet_2_ds = dwet_1_ds*where(beta == 0, 0, beta*pow(wet_1, beta - 1))
+//   dwet_ds = P*dwet_2_ds
+//   dsoil_ds = 1 - dwet_ds
+//   drecharge_1_ds = dsoil_ds*where(recharge_0 <= 0, 0, 1)
+//   drecharge_ds = drecharge_1_ds + dwet_ds
+//   dheld_ds = dsoil_ds*where(soil == FC, 0.5, where(soil > FC, 0, 1))
+//   devaporated_0_ds = dheld_ds/(FC*LP)
 //   devaporated_1_ds = devaporated_0_ds*where(evaporated_0 == 1, 0.5, where(evaporated_0 > 1, 0, 1))
 //   devaporated_ds = E*devaporated_1_ds
 //   percolated_slope = where(filled == PERC, 0.5, where(filled > PERC, 0, 1))
@@ -40,28 +49,26 @@
 //   dupper_ds = -dpercolated_ds + drecharge_ds
 //   dupper_du = 1 - percolated_slope
 //   quick_1_slope = where(quick_0 <= 0, 0, 1)
-//   dquick_1_ds = drecharge_ds*quick_1_slope
+//   dquick_1_ds = dupper_ds*quick_1_slope
+//   dquick_1_du = dupper_du*quick_1_slope
 //   dquick_2_ds = dquick_1_ds*k0 + dupper_ds*k1
-//   dquick_2_du = dupper_du*k1 + k0*quick_1_slope
+//   dquick_2_du = dquick_1_du*k0 + dupper_du*k1
 //   quick_slope = where(quick_2 == upper, 0.5, where(quick_2 > upper, 0, 1))
 //   quick_slope_ = where(quick_2 == upper, 0.5, where(upper > quick_2, 0, 1))
 //   dquick_ds = dquick_2_ds*quick_slope + dupper_ds*quick_slope_
 //   dquick_du = dquick_2_du*quick_slope + dupper_du*quick_slope_
 //   dslow_ds = dpercolated_ds*k2
 //   dslow_du = k2*percolated_slope
-//   ds_new_0_ds = -devaporated_ds - drecharge_ds + 1
+//   ds_new_0_ds = -devaporated_ds + dheld_ds
 //   ds_new_ds = ds_new_0_ds*where(s_new_0 >= 0, 1, 0)
-//   du_new_0_ds = -dquick_ds + dupper_ds
-//   du_new_0_du = -dquick_du + dupper_du
-//   u_new_slope = where(u_new_0 >= 0, 1, 0)
-//   du_new_ds = du_new_0_ds*u_new_slope
-//   du_new_du = du_new_0_du*u_new_slope
+//   du_next_ds = -dquick_ds + dupper_ds
+//   du_next_du = -dquick_du + dupper_du
 //   dl_next_ds = dpercolated_ds - dslow_ds
 //   dl_next_du = -dslow_du + percolated_slope
 //   dl_next_dl = 1 - k2
 //   d s' / d s = ds_new_ds
-//   d u' / d s = du_new_ds
-//   d u' / d u = du_new_du
+//   d u' / d s = du_next_ds
+//   d u' / d u = du_next_du
 //   d l' / d s = dl_next_ds
 //   d l' / d u = dl_next_du
 //   d l' / d l = dl_next_dl
@@ -75,7 +82,7 @@
 namespace rnncc {
 
 // One step of one channel.
-// Operations: 17; functions: 2 at_least, 1 clip, 2 div, 3 minimum, 1 pow, 1 relu.
+// Operations: 19; functions: 1 at_least, 1 clip, 2 div, 4 minimum, 1 pow, 2 relu.
 template <typename real>
 RNNCC_FN void hbv_step(
     // states
@@ -85,35 +92,39 @@ RNNCC_FN void hbv_step(
     // params
     real FC, real LP, real beta, real PERC, real UZL, real k0, real k1, real k2,
     // next states and lets
-    real& recharge_0, real& recharge_1, real& recharge_2, real& evaporated_0, real& evaporated_1,
-    real& filled, real& upper, real& lower, real& quick_1, real& s_new_0, real& s_new,
-    real& u_new_0, real& u_new, real& l_next, real& y) {
-  recharge_0 = s / FC;
-  recharge_1 = clip(recharge_0, real(1e-06), real(1.0));
-  recharge_2 = pow(recharge_1, beta);
-  const real recharge = P * recharge_2;
-  evaporated_0 = s / (FC * LP);
+    real& wet_0, real& wet_1, real& wet_2, real& soil, real& evaporated_0, real& evaporated_1,
+    real& filled, real& upper, real& lower, real& quick_1, real& s_new_0, real& s_new, real& u_next,
+    real& l_next, real& y) {
+  wet_0 = s / FC;
+  wet_1 = clip(wet_0, real(1e-06), real(1.0));
+  wet_2 = pow(wet_1, beta);
+  const real wet = P * wet_2;
+  soil = P + s - wet;
+  const real recharge_0 = soil - FC;
+  const real recharge_1 = relu(recharge_0);
+  const real recharge = recharge_1 + wet;
+  const real held = minimum(soil, FC);
+  evaporated_0 = held / (FC * LP);
   evaporated_1 = minimum(evaporated_0, real(1.0));
   const real evaporated = E * evaporated_1;
   filled = recharge + u;
   const real percolated = minimum(filled, PERC);
   upper = filled - percolated;
   lower = l + percolated;
-  const real quick_0 = filled - UZL;
+  const real quick_0 = upper - UZL;
   quick_1 = relu(quick_0);
   const real quick_2 = k0 * quick_1 + k1 * upper;
   const real quick = minimum(quick_2, upper);
   const real slow = k2 * lower;
-  s_new_0 = P - evaporated - recharge + s;
+  s_new_0 = held - evaporated;
   s_new = at_least(s_new_0, real(0.0));
-  u_new_0 = upper - quick;
-  u_new = at_least(u_new_0, real(0.0));
+  u_next = upper - quick;
   l_next = lower - slow;
   y = quick + slow;
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 42; functions: 5 eq, 3 ge, 4 gt, 2 le, 1 pow, 14 where.
+// Operations: 45; functions: 6 eq, 2 ge, 5 gt, 3 le, 1 pow, 16 where.
 template <typename real>
 RNNCC_FN void hbv_jacobian(
     // states
@@ -123,25 +134,26 @@ RNNCC_FN void hbv_jacobian(
     // params
     real FC, real LP, real beta, real PERC, real UZL, real k0, real k1, real k2,
     // lets of the step
-    real recharge_0, real recharge_1, real recharge_2, real evaporated_0, real evaporated_1,
-    real filled, real upper, real lower, real quick_1, real s_new_0, real u_new_0,
+    real wet_0, real wet_1, real wet_2, real soil, real evaporated_0, real evaporated_1,
+    real filled, real upper, real lower, real quick_1, real s_new_0,
     // entries
     real& J_s_s, real& J_u_s, real& J_u_u, real& J_l_s, real& J_l_u, real& J_l_l) {
-  const real quick_0 = filled - UZL;
+  const real recharge_0 = soil - FC;
+  const real quick_0 = upper - UZL;
   const real quick_2 = k0 * quick_1 + k1 * upper;
-  const real drecharge_0_ds = 1.0f / FC;
-  const real drecharge_1_ds = drecharge_0_ds *
-                              (recharge_0 >= real(1e-06)
-                                   ? (recharge_0 <= 1.0f ? real(1.0) : real(0.0))
-                                   : real(0.0));
-  const real drecharge_2_ds =
-      drecharge_1_ds * (beta == 0.0f ? real(0.0) : beta * pow(recharge_1, beta - 1.0f));
-  const real drecharge_ds = P * drecharge_2_ds;
-  const real devaporated_0_ds = 1.0f / (FC * LP);
-  const real devaporated_1_ds = devaporated_0_ds *
-                                (evaporated_0 == 1.0f
-                                     ? real(0.5)
-                                     : (evaporated_0 > 1.0f ? real(0.0) : real(1.0)));
+  const real dwet_0_ds = 1.0f / FC;
+  const real dwet_1_ds =
+      dwet_0_ds * (wet_0 >= real(1e-06) ? (wet_0 <= 1.0f ? real(1.0) : real(0.0)) : real(0.0));
+  const real dwet_2_ds = dwet_1_ds * (beta == 0.0f ? real(0.0) : beta * pow(wet_1, beta - 1.0f));
+  const real dwet_ds = P * dwet_2_ds;
+  const real dsoil_ds = 1.0f - dwet_ds;
+  const real drecharge_1_ds = dsoil_ds * (recharge_0 <= 0.0f ? real(0.0) : real(1.0));
+  const real drecharge_ds = drecharge_1_ds + dwet_ds;
+  const real dheld_ds = dsoil_ds * (soil == FC ? real(0.5) : (soil > FC ? real(0.0) : real(1.0)));
+  const real devaporated_0_ds = dheld_ds / (FC * LP);
+  const real devaporated_1_ds =
+      devaporated_0_ds *
+      (evaporated_0 == 1.0f ? real(0.5) : (evaporated_0 > 1.0f ? real(0.0) : real(1.0)));
   const real devaporated_ds = E * devaporated_1_ds;
   const real percolated_slope =
       (filled == PERC ? real(0.5) : (filled > PERC ? real(0.0) : real(1.0)));
@@ -149,9 +161,10 @@ RNNCC_FN void hbv_jacobian(
   const real dupper_ds = drecharge_ds - dpercolated_ds;
   const real dupper_du = 1.0f - percolated_slope;
   const real quick_1_slope = (quick_0 <= 0.0f ? real(0.0) : real(1.0));
-  const real dquick_1_ds = drecharge_ds * quick_1_slope;
+  const real dquick_1_ds = dupper_ds * quick_1_slope;
+  const real dquick_1_du = dupper_du * quick_1_slope;
   const real dquick_2_ds = dquick_1_ds * k0 + dupper_ds * k1;
-  const real dquick_2_du = dupper_du * k1 + k0 * quick_1_slope;
+  const real dquick_2_du = dquick_1_du * k0 + dupper_du * k1;
   const real quick_slope =
       (quick_2 == upper ? real(0.5) : (quick_2 > upper ? real(0.0) : real(1.0)));
   const real quick_slope_ =
@@ -160,26 +173,23 @@ RNNCC_FN void hbv_jacobian(
   const real dquick_du = dquick_2_du * quick_slope + dupper_du * quick_slope_;
   const real dslow_ds = dpercolated_ds * k2;
   const real dslow_du = k2 * percolated_slope;
-  const real ds_new_0_ds = 1.0f - devaporated_ds - drecharge_ds;
+  const real ds_new_0_ds = dheld_ds - devaporated_ds;
   const real ds_new_ds = ds_new_0_ds * (s_new_0 >= 0.0f ? real(1.0) : real(0.0));
-  const real du_new_0_ds = dupper_ds - dquick_ds;
-  const real du_new_0_du = dupper_du - dquick_du;
-  const real u_new_slope = (u_new_0 >= 0.0f ? real(1.0) : real(0.0));
-  const real du_new_ds = du_new_0_ds * u_new_slope;
-  const real du_new_du = du_new_0_du * u_new_slope;
+  const real du_next_ds = dupper_ds - dquick_ds;
+  const real du_next_du = dupper_du - dquick_du;
   const real dl_next_ds = dpercolated_ds - dslow_ds;
   const real dl_next_du = percolated_slope - dslow_du;
   const real dl_next_dl = 1.0f - k2;
   J_s_s = ds_new_ds;
-  J_u_s = du_new_ds;
-  J_u_u = du_new_du;
+  J_u_s = du_next_ds;
+  J_u_u = du_next_du;
   J_l_s = dl_next_ds;
   J_l_u = dl_next_du;
   J_l_l = dl_next_dl;
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 50; functions: 1 both, 7 eq, 4 ge, 5 gt, 2 le, 1 log, 1 pow, 17 where.
+// Operations: 56; functions: 1 both, 9 eq, 3 ge, 7 gt, 3 le, 1 log, 1 pow, 21 where.
 template <typename real>
 RNNCC_FN void hbv_adjoint(
     // states
@@ -189,19 +199,19 @@ RNNCC_FN void hbv_adjoint(
     // params
     real FC, real LP, real beta, real PERC, real UZL, real k0, real k1, real k2,
     // lets of the step
-    real recharge_0, real recharge_1, real recharge_2, real evaporated_0, real evaporated_1,
-    real filled, real upper, real lower, real quick_1, real s_new_0, real u_new_0,
+    real wet_0, real wet_1, real wet_2, real soil, real evaporated_0, real evaporated_1,
+    real filled, real upper, real lower, real quick_1, real s_new_0,
     // upstream gradients
     real up_s, real up_u, real up_l, real up_y,
     // gradients
     real& d_s, real& d_u, real& d_l, real& d_P, real& d_E, real& d_FC, real& d_LP, real& d_beta,
     real& d_PERC, real& d_UZL, real& d_k0, real& d_k1, real& d_k2) {
-  const real quick_0 = filled - UZL;
+  const real recharge_0 = soil - FC;
+  const real quick_0 = upper - UZL;
   const real quick_2 = k0 * quick_1 + k1 * upper;
-  const real g_u_new_arg0 = (u_new_0 >= 0.0f ? up_u : real(0.0));
   const real g_s_new_arg0 = (s_new_0 >= 0.0f ? up_s : real(0.0));
   const real g_slow = up_y - up_l;
-  const real g_quick = up_y - g_u_new_arg0;
+  const real g_quick = up_y - up_u;
   const real g_quick_arg0 =
       (quick_2 == upper ? 0.5f * g_quick : (quick_2 > upper ? real(0.0) : g_quick));
   const real g_quick_arg1 =
@@ -209,41 +219,43 @@ RNNCC_FN void hbv_adjoint(
   const real g_quick_1 = g_quick_arg0 * k0;
   const real g_quick_0 = (quick_0 <= 0.0f ? real(0.0) : g_quick_1);
   const real g_lower = g_slow * k2 + up_l;
-  const real g_upper = g_quick_arg0 * k1 + g_quick_arg1 + g_u_new_arg0;
+  const real g_upper = g_quick_0 + g_quick_arg0 * k1 + g_quick_arg1 + up_u;
   const real g_percolated = g_lower - g_upper;
   const real g_percolated_arg0 =
       (filled == PERC ? 0.5f * g_percolated : (filled > PERC ? real(0.0) : g_percolated));
   const real g_percolated_arg1 =
       (filled == PERC ? 0.5f * g_percolated : (PERC > filled ? real(0.0) : g_percolated));
-  const real g_filled = g_percolated_arg0 + g_quick_0 + g_upper;
+  const real g_filled = g_percolated_arg0 + g_upper;
   const real g_evaporated = -g_s_new_arg0;
   const real g_evaporated_1 = E * g_evaporated;
-  const real g_evaporated_1_arg0 = (evaporated_0 == 1.0f
-                                        ? 0.5f * g_evaporated_1
-                                        : (evaporated_0 > 1.0f ? real(0.0) : g_evaporated_1));
+  const real g_evaporated_1_arg0 =
+      (evaporated_0 == 1.0f ? 0.5f * g_evaporated_1
+                            : (evaporated_0 > 1.0f ? real(0.0) : g_evaporated_1));
   const real g_evaporated_0_arg0 = g_evaporated_1_arg0 / (FC * LP);
   const real g_evaporated_0_arg1 = -evaporated_0 * g_evaporated_1_arg0 / FC;
   const real g_evaporated_0_arg3 = -evaporated_0 * g_evaporated_1_arg0 / LP;
-  const real g_recharge = g_filled - g_s_new_arg0;
-  const real g_recharge_2 = P * g_recharge;
-  const real g_recharge_2_arg0 =
-      (beta == 0.0f ? real(0.0) : beta * g_recharge_2 * pow(recharge_1, beta - 1.0f));
-  const real g_recharge_2_arg1 = g_recharge_2 * recharge_2 *
-                                 log(((recharge_1 == 0.0f) && (beta >= 0.0f) ? real(1.0)
-                                                                             : recharge_1));
-  const real g_recharge_1_arg0 = (recharge_0 >= real(1e-06)
-                                      ? (recharge_0 <= 1.0f ? g_recharge_2_arg0 : real(0.0))
-                                      : real(0.0));
-  const real g_recharge_0_arg0 = g_recharge_1_arg0 / FC;
-  const real g_recharge_0_arg1 = -g_recharge_0_arg0 * recharge_0;
-  d_s = g_evaporated_0_arg0 + g_recharge_0_arg0 + g_s_new_arg0;
+  const real g_held = g_evaporated_0_arg0 + g_s_new_arg0;
+  const real g_held_arg0 = (soil == FC ? 0.5f * g_held : (soil > FC ? real(0.0) : g_held));
+  const real g_held_arg1 = (soil == FC ? 0.5f * g_held : (FC > soil ? real(0.0) : g_held));
+  const real g_recharge_0 = (recharge_0 <= 0.0f ? real(0.0) : g_filled);
+  const real g_soil = g_held_arg0 + g_recharge_0;
+  const real g_wet = g_filled - g_soil;
+  const real g_wet_2 = P * g_wet;
+  const real g_wet_2_arg0 = (beta == 0.0f ? real(0.0) : beta * g_wet_2 * pow(wet_1, beta - 1.0f));
+  const real g_wet_2_arg1 =
+      g_wet_2 * wet_2 * log(((wet_1 == 0.0f) && (beta >= 0.0f) ? real(1.0) : wet_1));
+  const real g_wet_1_arg0 =
+      (wet_0 >= real(1e-06) ? (wet_0 <= 1.0f ? g_wet_2_arg0 : real(0.0)) : real(0.0));
+  const real g_wet_0_arg0 = g_wet_1_arg0 / FC;
+  const real g_wet_0_arg1 = -g_wet_0_arg0 * wet_0;
+  d_s = g_soil + g_wet_0_arg0;
   d_u = g_filled;
   d_l = g_lower;
-  d_P = g_recharge * recharge_2 + g_s_new_arg0;
+  d_P = g_soil + g_wet * wet_2;
   d_E = evaporated_1 * g_evaporated;
-  d_FC = g_evaporated_0_arg1 + g_recharge_0_arg1;
+  d_FC = g_evaporated_0_arg1 + g_held_arg1 - g_recharge_0 + g_wet_0_arg1;
   d_LP = g_evaporated_0_arg3;
-  d_beta = g_recharge_2_arg1;
+  d_beta = g_wet_2_arg1;
   d_PERC = g_percolated_arg1;
   d_UZL = -g_quick_0;
   d_k0 = g_quick_arg0 * quick_1;
@@ -307,31 +319,29 @@ struct Lane : Cell {
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
-    real out_recharge_0, out_recharge_1, out_recharge_2, out_evaporated_0, out_evaporated_1,
-        out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_new_0,
-        out_u_new, out_l_next, out_y;
+    real out_wet_0, out_wet_1, out_wet_2, out_soil, out_evaporated_0, out_evaporated_1, out_filled,
+        out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_next, out_l_next, out_y;
     rnncc::hbv_step<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7],
         // results
-        out_recharge_0, out_recharge_1, out_recharge_2, out_evaporated_0, out_evaporated_1,
-        out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_new_0,
-        out_u_new, out_l_next, out_y);
+        out_wet_0, out_wet_1, out_wet_2, out_soil, out_evaporated_0, out_evaporated_1, out_filled,
+        out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_next, out_l_next, out_y);
     next[0] = out_s_new;
-    next[1] = out_u_new;
+    next[1] = out_u_next;
     next[2] = out_l_next;
     if (write) y[0] = out_y;
-    if (store) k[0] = out_recharge_0;
-    if (store) k[1] = out_recharge_1;
-    if (store) k[2] = out_recharge_2;
-    if (store) k[3] = out_evaporated_0;
-    if (store) k[4] = out_evaporated_1;
-    if (store) k[5] = out_filled;
-    if (store) k[6] = out_upper;
-    if (store) k[7] = out_lower;
-    if (store) k[8] = out_quick_1;
-    if (store) k[9] = out_s_new_0;
-    if (store) k[10] = out_u_new_0;
+    if (store) k[0] = out_wet_0;
+    if (store) k[1] = out_wet_1;
+    if (store) k[2] = out_wet_2;
+    if (store) k[3] = out_soil;
+    if (store) k[4] = out_evaporated_0;
+    if (store) k[5] = out_evaporated_1;
+    if (store) k[6] = out_filled;
+    if (store) k[7] = out_upper;
+    if (store) k[8] = out_lower;
+    if (store) k[9] = out_quick_1;
+    if (store) k[10] = out_s_new_0;
   }
 
   // J[row * kStates + column] where it isn't zero, at a state h.
@@ -428,41 +438,42 @@ struct Lanes : Cell {
     const real* __restrict p_k0 = p + 5 * kRow;
     const real* __restrict p_k1 = p + 6 * kRow;
     const real* __restrict p_k2 = p + 7 * kRow;
-    real* __restrict k_recharge_0 = stored + 0 * kRow;
-    real* __restrict k_recharge_1 = stored + 1 * kRow;
-    real* __restrict k_recharge_2 = stored + 2 * kRow;
-    real* __restrict k_evaporated_0 = stored + 3 * kRow;
-    real* __restrict k_evaporated_1 = stored + 4 * kRow;
-    real* __restrict k_filled = stored + 5 * kRow;
-    real* __restrict k_upper = stored + 6 * kRow;
-    real* __restrict k_lower = stored + 7 * kRow;
-    real* __restrict k_quick_1 = stored + 8 * kRow;
-    real* __restrict k_s_new_0 = stored + 9 * kRow;
-    real* __restrict k_u_new_0 = stored + 10 * kRow;
+    real* __restrict k_wet_0 = stored + 0 * kRow;
+    real* __restrict k_wet_1 = stored + 1 * kRow;
+    real* __restrict k_wet_2 = stored + 2 * kRow;
+    real* __restrict k_soil = stored + 3 * kRow;
+    real* __restrict k_evaporated_0 = stored + 4 * kRow;
+    real* __restrict k_evaporated_1 = stored + 5 * kRow;
+    real* __restrict k_filled = stored + 6 * kRow;
+    real* __restrict k_upper = stored + 7 * kRow;
+    real* __restrict k_lower = stored + 8 * kRow;
+    real* __restrict k_quick_1 = stored + 9 * kRow;
+    real* __restrict k_s_new_0 = stored + 10 * kRow;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
-        real out_recharge_0, out_recharge_1, out_recharge_2, out_evaporated_0, out_evaporated_1,
-            out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_new_0,
-            out_u_new, out_l_next, out_y;
+        real out_wet_0, out_wet_1, out_wet_2, out_soil, out_evaporated_0, out_evaporated_1,
+            out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_next,
+            out_l_next, out_y;
         rnncc::hbv_step<real>(
             // arguments
             h_s[i], h_u[i], h_l[i], x_P[i], x_E[i], p_FC[i], p_LP[i], p_beta[i], p_PERC[i],
             p_UZL[i], p_k0[i], p_k1[i], p_k2[i],
             // results
-            out_recharge_0, out_recharge_1, out_recharge_2, out_evaporated_0, out_evaporated_1,
-            out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_new_0,
-            out_u_new, out_l_next, out_y);
+            out_wet_0, out_wet_1, out_wet_2, out_soil, out_evaporated_0, out_evaporated_1,
+            out_filled, out_upper, out_lower, out_quick_1, out_s_new_0, out_s_new, out_u_next,
+            out_l_next, out_y);
         next_s[i] = out_s_new;
-        next_u[i] = out_u_new;
+        next_u[i] = out_u_next;
         next_l[i] = out_l_next;
         if (write) y_0[i] = out_y;
-        if (store) k_recharge_0[i] = out_recharge_0;
-        if (store) k_recharge_1[i] = out_recharge_1;
-        if (store) k_recharge_2[i] = out_recharge_2;
+        if (store) k_wet_0[i] = out_wet_0;
+        if (store) k_wet_1[i] = out_wet_1;
+        if (store) k_wet_2[i] = out_wet_2;
+        if (store) k_soil[i] = out_soil;
         if (store) k_evaporated_0[i] = out_evaporated_0;
         if (store) k_evaporated_1[i] = out_evaporated_1;
         if (store) k_filled[i] = out_filled;
@@ -470,7 +481,6 @@ struct Lanes : Cell {
         if (store) k_lower[i] = out_lower;
         if (store) k_quick_1[i] = out_quick_1;
         if (store) k_s_new_0[i] = out_s_new_0;
-        if (store) k_u_new_0[i] = out_u_new_0;
       }
     }
   }
@@ -495,17 +505,17 @@ struct Lanes : Cell {
     const real* __restrict p_k0 = p + 5 * kRow;
     const real* __restrict p_k1 = p + 6 * kRow;
     const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_recharge_0 = stored + 0 * kRow;
-    const real* __restrict k_recharge_1 = stored + 1 * kRow;
-    const real* __restrict k_recharge_2 = stored + 2 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 3 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 4 * kRow;
-    const real* __restrict k_filled = stored + 5 * kRow;
-    const real* __restrict k_upper = stored + 6 * kRow;
-    const real* __restrict k_lower = stored + 7 * kRow;
-    const real* __restrict k_quick_1 = stored + 8 * kRow;
-    const real* __restrict k_s_new_0 = stored + 9 * kRow;
-    const real* __restrict k_u_new_0 = stored + 10 * kRow;
+    const real* __restrict k_wet_0 = stored + 0 * kRow;
+    const real* __restrict k_wet_1 = stored + 1 * kRow;
+    const real* __restrict k_wet_2 = stored + 2 * kRow;
+    const real* __restrict k_soil = stored + 3 * kRow;
+    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
+    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
+    const real* __restrict k_filled = stored + 6 * kRow;
+    const real* __restrict k_upper = stored + 7 * kRow;
+    const real* __restrict k_lower = stored + 8 * kRow;
+    const real* __restrict k_quick_1 = stored + 9 * kRow;
+    const real* __restrict k_s_new_0 = stored + 10 * kRow;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
@@ -515,9 +525,9 @@ struct Lanes : Cell {
         rnncc::hbv_jacobian<real>(
             // arguments
             h_s[i], h_u[i], h_l[i], x_P[i], x_E[i], p_FC[i], p_LP[i], p_beta[i], p_PERC[i],
-            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_recharge_0[i], k_recharge_1[i], k_recharge_2[i],
+            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_wet_0[i], k_wet_1[i], k_wet_2[i], k_soil[i],
             k_evaporated_0[i], k_evaporated_1[i], k_filled[i], k_upper[i], k_lower[i], k_quick_1[i],
-            k_s_new_0[i], k_u_new_0[i],
+            k_s_new_0[i],
             // results
             out_J_s_s, out_J_u_s, out_J_u_u, out_J_l_s, out_J_l_u, out_J_l_l);
         J[0 * kRow + i] = out_J_s_s;
@@ -545,17 +555,17 @@ struct Lanes : Cell {
     const real* __restrict p_k0 = p + 5 * kRow;
     const real* __restrict p_k1 = p + 6 * kRow;
     const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_recharge_0 = stored + 0 * kRow;
-    const real* __restrict k_recharge_1 = stored + 1 * kRow;
-    const real* __restrict k_recharge_2 = stored + 2 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 3 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 4 * kRow;
-    const real* __restrict k_filled = stored + 5 * kRow;
-    const real* __restrict k_upper = stored + 6 * kRow;
-    const real* __restrict k_lower = stored + 7 * kRow;
-    const real* __restrict k_quick_1 = stored + 8 * kRow;
-    const real* __restrict k_s_new_0 = stored + 9 * kRow;
-    const real* __restrict k_u_new_0 = stored + 10 * kRow;
+    const real* __restrict k_wet_0 = stored + 0 * kRow;
+    const real* __restrict k_wet_1 = stored + 1 * kRow;
+    const real* __restrict k_wet_2 = stored + 2 * kRow;
+    const real* __restrict k_soil = stored + 3 * kRow;
+    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
+    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
+    const real* __restrict k_filled = stored + 6 * kRow;
+    const real* __restrict k_upper = stored + 7 * kRow;
+    const real* __restrict k_lower = stored + 8 * kRow;
+    const real* __restrict k_quick_1 = stored + 9 * kRow;
+    const real* __restrict k_s_new_0 = stored + 10 * kRow;
     const real* __restrict M_0_0 = M + 0 * kRow;
     const real* __restrict M_1_0 = M + 1 * kRow;
     const real* __restrict M_1_1 = M + 2 * kRow;
@@ -577,9 +587,9 @@ struct Lanes : Cell {
         rnncc::hbv_jacobian<real>(
             // arguments
             h_s[i], h_u[i], h_l[i], x_P[i], x_E[i], p_FC[i], p_LP[i], p_beta[i], p_PERC[i],
-            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_recharge_0[i], k_recharge_1[i], k_recharge_2[i],
+            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_wet_0[i], k_wet_1[i], k_wet_2[i], k_soil[i],
             k_evaporated_0[i], k_evaporated_1[i], k_filled[i], k_upper[i], k_lower[i], k_quick_1[i],
-            k_s_new_0[i], k_u_new_0[i],
+            k_s_new_0[i],
             // results
             out_J_s_s, out_J_u_s, out_J_u_u, out_J_l_s, out_J_l_u, out_J_l_l);
         N_0_0[i] = first_step ? out_J_s_s : out_J_s_s * M_0_0[i];
@@ -609,17 +619,17 @@ struct Lanes : Cell {
     const real* __restrict p_k0 = p + 5 * kRow;
     const real* __restrict p_k1 = p + 6 * kRow;
     const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_recharge_0 = stored + 0 * kRow;
-    const real* __restrict k_recharge_1 = stored + 1 * kRow;
-    const real* __restrict k_recharge_2 = stored + 2 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 3 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 4 * kRow;
-    const real* __restrict k_filled = stored + 5 * kRow;
-    const real* __restrict k_upper = stored + 6 * kRow;
-    const real* __restrict k_lower = stored + 7 * kRow;
-    const real* __restrict k_quick_1 = stored + 8 * kRow;
-    const real* __restrict k_s_new_0 = stored + 9 * kRow;
-    const real* __restrict k_u_new_0 = stored + 10 * kRow;
+    const real* __restrict k_wet_0 = stored + 0 * kRow;
+    const real* __restrict k_wet_1 = stored + 1 * kRow;
+    const real* __restrict k_wet_2 = stored + 2 * kRow;
+    const real* __restrict k_soil = stored + 3 * kRow;
+    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
+    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
+    const real* __restrict k_filled = stored + 6 * kRow;
+    const real* __restrict k_upper = stored + 7 * kRow;
+    const real* __restrict k_lower = stored + 8 * kRow;
+    const real* __restrict k_quick_1 = stored + 9 * kRow;
+    const real* __restrict k_s_new_0 = stored + 10 * kRow;
     real* __restrict g_s = g + 0 * kRow;
     real* __restrict g_u = g + 1 * kRow;
     real* __restrict g_l = g + 2 * kRow;
@@ -644,9 +654,9 @@ struct Lanes : Cell {
         rnncc::hbv_adjoint<real>(
             // arguments
             h_s[i], h_u[i], h_l[i], x_P[i], x_E[i], p_FC[i], p_LP[i], p_beta[i], p_PERC[i],
-            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_recharge_0[i], k_recharge_1[i], k_recharge_2[i],
+            p_UZL[i], p_k0[i], p_k1[i], p_k2[i], k_wet_0[i], k_wet_1[i], k_wet_2[i], k_soil[i],
             k_evaporated_0[i], k_evaporated_1[i], k_filled[i], k_upper[i], k_lower[i], k_quick_1[i],
-            k_s_new_0[i], k_u_new_0[i], g_s[i], g_u[i], g_l[i], dy_0[i],
+            k_s_new_0[i], g_s[i], g_u[i], g_l[i], dy_0[i],
             // results
             out_d_s, out_d_u, out_d_l, out_d_P, out_d_E, out_d_FC, out_d_LP, out_d_beta, out_d_PERC,
             out_d_UZL, out_d_k0, out_d_k1, out_d_k2);

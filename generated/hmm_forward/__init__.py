@@ -3,8 +3,9 @@
 """Forward algorithm of a hidden Markov model of three states; the output is a log-likelihood.
 
 a is the logarithm of the probability of each hidden state, given what was seen so far, e that of
-what is seen now in each. A has the logits of the transitions, row i from state i. The output is
-the log-probability of what is seen, given the past: its sum over time is the sequence's.
+what is seen now in each. A has the logits of the transitions, row i from state i; before the first
+of them all states are alike. The output is the log-probability of what is seen, given the past: its
+sum over time is the sequence's.
 Field: time series, language models.
 Source: Rabiner 1989, doi:10.1109/5.18626, equations 19 to 21, scaled as in section V.A.
 
@@ -23,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8db7c981499a4ea2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "14221498c96b08fb")
 
 
 @_takes_options

@@ -129,12 +129,19 @@ def comment(text: str, indent: int = 0) -> str:
 
 
 def _folded(head: str, expr: str, indent: int) -> str:
-    """Behind `head`; below it where it fits in one line there, or else would be too wide."""
+    """Behind `head`; below it where it fits in one line there, saves lines or would be too wide."""
     pad, column = " " * indent, indent + len(head) + 1
     behind, below = _fold(expr, column, 1), _fold(expr, indent + 4, 1)
-    if len(below) == 1 or _width(behind, column) > WIDTH:
+    if len(below) == 1 or _saves(below, behind) or _width(behind, column) > WIDTH:
         return f"{pad}{head}\n" + "\n".join([" " * (indent + 4) + below[0], *below[1:]]) + ";"
     return f"{pad}{head} " + "\n".join(behind) + ";"
+
+
+def _saves(below: list[str], behind: list[str]) -> bool:
+    """Fewer lines, that of the head counted; or as many, for a choice in parentheses."""
+    in_parentheses = behind[0][0] == "(" and behind[-1][-1] == ")"
+    opens = in_parentheses and behind[1:] and behind[1].lstrip().startswith("? ")
+    return len(below) + 1 < len(behind) + bool(opens)
 
 
 def _width(lines: list[str], column: int) -> int:

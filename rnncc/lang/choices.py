@@ -9,6 +9,7 @@ from typing import Any
 
 Known = Callable[[ast.expr], bool]  # whether an expression is a condition, as far as that is known
 LARGER = {"max": "maximum", "min": "minimum"}
+ALL: dict[str, type[ast.boolop]] = {"any": ast.Or, "all": ast.And}
 
 
 class UnableError(Exception):
@@ -17,13 +18,13 @@ class UnableError(Exception):
 
 def names(scope: Mapping[str, Any], subject: ast.AST, is_condition: bool) -> Known:
     """What is known of expressions: what a name stands for, and what Python decided on."""
-    from rnncc.lang.symbols import Value
+    from rnncc.lang.symbols import Elementwise, Value
 
     def known(node: ast.expr) -> bool:
         if node is subject and not isinstance(node, (ast.BoolOp, ast.Compare)):
             return is_condition
         if isinstance(node, ast.Name):
-            return not isinstance(scope.get(node.id), Value)
+            return not isinstance(scope.get(node.id), (Elementwise, Value))
         operator = getattr(node, "op", None)
         logical = isinstance(operator, (ast.BitAnd, ast.BitOr, ast.BitXor, ast.Invert))
         return logical or isinstance(node, (ast.Compare, ast.Constant))
@@ -115,8 +116,13 @@ class _Values(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         name = getattr(node.func, "id", "")
+        listed = node.args[0] if node.args else None
+        if name in ALL and isinstance(listed, (ast.Tuple, ast.List)) and listed.elts:
+            return condition(ast.BoolOp(ALL[name](), list(listed.elts)), self.known)
         if name not in LARGER or not node.args:
             return self.generic_visit(node)
+        if node.keywords:  # the largest by another key
+            raise UnableError
         own = ast.Name(LARGER[name])
         args: list[ast.expr] = [self.visit(arg) for arg in node.args]
         if isinstance(args[0], (ast.Tuple, ast.List)):

@@ -182,14 +182,19 @@ class Cell:
         )
 
 
-def cell(function: Callable[..., Any]) -> Cell:
+def cell(function: Callable[..., Any] | None = None) -> Cell:
     """Mark a plain function as a recurrence: annotations give the roles, the body one step.
 
     Returns:
         A `Cell`, for `rnncc.compile` and `rnncc compile`.
     """
+    if function is None:
+        raise TypeError("@cell takes no arguments.\nFix: @cell, without parentheses")
     if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
-        raise TypeError(f"@cell goes above a plain function (def), got {function!r}")
+        raise TypeError(
+            f"@cell goes above a plain function, got {function!r}.\n"
+            f"Fix: @cell above def {getattr(function, '__name__', 'name')}(...):"
+        )
     return Cell(function)
 
 
@@ -281,27 +286,6 @@ def round_(x: Any, digits: int | None = None) -> Any:
 
 
 round_.__name__ = round_.__qualname__ = "round"
-
-
-def silu(x: Any) -> Any:
-    """x * sigmoid(x)."""
-    return x * sigmoid(x)
-
-
-def softplus(x: Any, beta: Any = 1.0) -> Any:
-    """log(1 + exp(beta * x)) / beta, without a threshold."""
-    if number(beta) == 1:
-        return _apply("softplus", x)
-    return _apply("softplus", beta * x) / beta
-
-
-def gelu(x: Any, approximate: str = "none") -> Any:
-    """x * Phi(x) with the exact Gaussian distribution function, or that of "tanh"."""
-    if approximate not in ("none", "tanh"):
-        raise ValueError(f'approximate is "none" or "tanh", got {approximate!r}')
-    if approximate == "tanh":
-        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + erf(x * 0.7071067811865476))
 
 
 def maximum(a: Any, *others: Any) -> Any:

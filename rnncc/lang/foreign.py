@@ -6,6 +6,11 @@ import ast
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+UNKNOWN = "define the name, or import the function from rnncc"
+TURNS = "a fixed number of turns: range(10), or range(n) with n=10 among the arguments"
+NOISE = "an input that is given at each step, noise: Input(projected=False)"
 
 # where rnncc has another name
 ALIASES = {
@@ -14,7 +19,8 @@ ALIASES = {
     **{"arctan": "atan", "arctan2": "atan2", "arcsinh": "asinh", "arccosh": "acosh"},
     **{"arctanh": "atanh", "arcsin": "asin", "arccos": "acos", "rint": "round", "fix": "trunc"},
     **{"expit": "sigmoid", "special_expit": "sigmoid", "detach": "stop_gradient", "int": "trunc"},
-    **{"hard_sigmoid": "hardsigmoid", "hard_tanh": "hardtanh", "stack": "vector"},
+    **{"hard_sigmoid": "hardsigmoid", "hard_tanh": "hardtanh"},
+    **dict.fromkeys(("array", "asarray", "stack"), "vector"),
 }
 KEYWORDS = {
     **{"min": "lo", "max": "hi", "min_val": "lo", "max_val": "hi", "a_min": "lo", "a_max": "hi"},
@@ -45,7 +51,10 @@ TEXTS = {
     "lerp": "({0}) + ({2}) * (({1}) - ({0}))",
     "isnan": "({0}) != ({0})",
     "copysign": "where(({1}) < 0, -abs({0}), abs({0}))",
-    "heaviside": "where(({0}) > 0, 1.0, 0.0)",
+    "heaviside": "where(({0}) > 0, 1.0, where(({0}) == 0, {1}, 0.0))",
+    **{"zeros_like": "0.0", "ones_like": "1.0", "full_like": "{1}", "clone": "{0}"},
+    **{"gt": "({0}) > ({1})", "ge": "({0}) >= ({1})"},
+    **{"lt": "({0}) < ({1})", "le": "({0}) <= ({1})"},
     "clamp_min": "clip({0}, {1}, None)",
     "clamp_max": "clip({0}, None, {1})",
     "relu6": "hardtanh({0}, 0, 6)",
@@ -58,24 +67,36 @@ TEXTS = {
     "logical_xor": "({0}) ^ ({1})",
     "logical_not": "~({0})",
 }
+OF_SEVERAL = {  # values in a vector
+    "sum": "sum({0})",
+    "mean": "sum({0}) / len({0})",
+    "max": "maximum(*{0})",
+    "min": "minimum(*{0})",
+}
+OF_NOISE = ("rand_like", "randn_like", "dropout", "bernoulli")
 
 
-def called(node: ast.Call) -> str:
-    """What to write instead of a call; empty if rnncc has nothing like it."""
+def called(node: ast.Call, scope: Mapping[str, Any]) -> str:
+    """What to write instead of a call; empty if rnncc has nothing like it.
+
+    Args:
+        scope: what names stand for there.
+    """
     name, args, named = _parts(node)
-    if name in ("float", "float32", "float64") and args:
+    if name == "range":
+        return TURNS
+    if name in OF_NOISE:
+        return NOISE
+    if name in OF_SEVERAL and args and _is_vector(node.args, scope):
+        return OF_SEVERAL[name].format(*args)
+    if any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args):
+        return _of_list(name, args, named)
+    if name in ("float", "float32", "float64", "array", "asarray") and args:
         condition = isinstance(node.args[0], ast.Compare)
         return f"where({args[0]}, 1.0, 0.0)" if condition else f"{args[0]}, without {name}"
-    own = ALIASES.get(name, name)
-    lists = any(isinstance(arg, (ast.List, ast.Tuple)) for arg in node.args)
-    if lists and own not in OF_LISTS and name != "log_softmax":
-        return ""
     if name in TEXTS:
         return _text(name, args, named)
-    if not is_function(own):
-        return ""
-    text = _call(own, args, named)
-    return text and f"{text}, with rnncc's own {own} (from rnncc import {own})"
+    return _own(name, args, named) if ALIASES.get(name) != "vector" else ""
 
 
 def corrected(node: ast.Call) -> str:
@@ -94,6 +115,22 @@ def corrected(node: ast.Call) -> str:
     known = inspect.signature(getattr(rnncc, name))
     plain = [p.replace(annotation=p.empty) for p in known.parameters.values()]
     return f"{name}{known.replace(parameters=plain, return_annotation=known.empty)}"
+
+
+def named(name: str) -> str:
+    """rnncc's function of that name; empty if there is none."""
+    own = ALIASES.get(name, name)
+    return f"rnncc's own {own} (from rnncc import {own})" if is_function(own) else ""
+
+
+def unknown(error: NameError) -> str:
+    """What to do about a name that isn't there, or has no value yet; empty if unknown."""
+    (name,) = re.findall(r"'(\w+)'", str(error))[:1] or [""]
+    is_own = is_function(name)
+    if isinstance(error, UnboundLocalError):
+        other = f"another name for what is assigned to {name}, which hides rnncc's own"
+        return other if is_own else f"give {name} a value above this line"
+    return f"from rnncc import {name}" if is_own else ""
 
 
 def is_function(name: str) -> bool:
@@ -116,6 +153,27 @@ def _parts(node: ast.Call) -> tuple[str, list[str], dict[str, str]]:
     return name, args, named
 
 
+def _is_vector(args: Sequence[ast.expr], scope: Mapping[str, Any]) -> bool:
+    from rnncc.lang.symbols import Elementwise
+
+    return any(isinstance(a, ast.Name) and isinstance(scope.get(a.id), Elementwise) for a in args)
+
+
+def _of_list(name: str, args: Sequence[str], named: Mapping[str, str]) -> str:
+    """A function that is given a list of symbols."""
+    if name in ("sum", "prod"):
+        return f"{'math.' if name == 'prod' else ''}{name}({args[0]})"
+    if name == "log_softmax":
+        return _text(name, args, named)
+    return _own(name, args, named) if ALIASES.get(name, name) in (*OF_LISTS, "dot") else ""
+
+
+def _own(name: str, args: Sequence[str], given: Mapping[str, str]) -> str:
+    own = ALIASES.get(name, name)
+    text = _call(own, args, given) if is_function(own) else ""
+    return text and f"{text}, with {named(own)}"
+
+
 def _of_class(name: str) -> str:
     import rnncc
 
@@ -126,7 +184,7 @@ def _of_class(name: str) -> str:
 def _text(name: str, args: Sequence[str], named: Mapping[str, str]) -> str:
     mode = named.get("rounding_mode", "None").strip("'\"")
     text = {"floor": "({0}) // ({1})", "trunc": "trunc(({0}) / ({1}))"}.get(mode, TEXTS[name])
-    if len(args) < 1 + max(int(n) for n in re.findall(r"\{(\d)\}", text)):
+    if len(args) < 1 + max(map(int, re.findall(r"\{(\d)\}", text)), default=-1):
         return ""
     return ast.unparse(ast.parse(text.format(*args), mode="eval"))  # no parentheses in vain
 

@@ -11,7 +11,7 @@ from linecache import getlines
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from rnncc.lang.choices import LARGER, UnableError, choice, names, turns, values
+from rnncc.lang.choices import ALL, LARGER, UnableError, choice, names, turns, values
 from rnncc.lang.foreign import called, corrected, is_function
 
 # of math, NumPy and PyTorch, where rnncc has another name
@@ -98,10 +98,12 @@ def decision(place: Place | None, is_condition: bool) -> str:
 
 def call(place: Place | None) -> str:
     """What to write where a function of another library is given a symbol; empty if unknown."""
-    path = place.path(_is_call) if place else []
+    if place is None:
+        return ""
+    path = place.path(_is_call)
     for node in reversed(path):
         if isinstance(node, ast.Call):
-            return "" if place and _is_own(node.func, place.scope) else called(node)
+            return "" if _is_own(node.func, place.scope) else called(node, place.scope)
         if isinstance(node, ast.stmt):
             break
     return ""
@@ -115,14 +117,15 @@ def method(place: Place | None, texts: Mapping[str, str] | None = None) -> str:
     """
     path = place.path(lambda node: isinstance(node, ast.Attribute)) if place else []
     node = next((n for n in reversed(path) if isinstance(n, ast.Attribute)), None)
-    if node is None:
+    if node is None or place is None:
         return ""
     outer = path[path.index(node) - 1]
-    if not isinstance(outer, ast.Call) or outer.func is not node:
+    if not isinstance(outer, ast.Call) or outer.func is not node or _is_of_module(node, place):
         return ""
     if texts and node.attr in texts:
         return texts[node.attr].format(ast.unparse(node.value))
-    return called(ast.Call(ast.Name(node.attr), [node.value, *outer.args], outer.keywords))
+    every = [node.value, *outer.args]
+    return called(ast.Call(ast.Name(node.attr), every, outer.keywords), place.scope)
 
 
 def mistaken(place: Place) -> str:
@@ -132,18 +135,14 @@ def mistaken(place: Place) -> str:
         return ""
     if _is_own(node.func, place.scope):
         return corrected(node)
-    root: ast.expr = node.func
-    while isinstance(root, ast.Attribute):
-        root = root.value
-    owner = place.scope.get(root.id) if isinstance(root, ast.Name) else None
-    return called(node) if isinstance(owner, ModuleType) and root is not node.func else ""
+    return called(node, place.scope) if _is_of_module(node.func, place) else ""
 
 
 def missing(place: Place, name: str | None) -> str:
     """What to write where a function is called whose name is not defined; empty if unknown."""
     for node in reversed(place.path(lambda node: isinstance(node, ast.Call))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
-            return called(node)
+            return called(node, place.scope)
     return ""
 
 
@@ -154,6 +153,52 @@ def _is_own(func: ast.expr, scope: Mapping[str, Any]) -> bool:
     if not isinstance(func, ast.Name) or not is_function(func.id):
         return False
     return scope.get(func.id) is getattr(rnncc, func.id)
+
+
+def _is_of_module(node: ast.expr, place: Place | None) -> bool:
+    """A name behind that of a module, as np.clip."""
+    root = node
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    owner = place.scope.get(root.id) if place and isinstance(root, ast.Name) else None
+    return root is not node and isinstance(owner, ModuleType)
+
+
+def apart(place: Place | None) -> str:
+    """The `h > 0 & x > 0` that Python reads as `h > (0 & x) > 0`, in parentheses; else empty."""
+    node = written(place, ast.Compare)
+    if not isinstance(node, ast.Compare):
+        return ""
+    text = ast.unparse(node.left)
+    for sign, right in zip(node.ops, node.comparators, strict=True):
+        compared = ast.unparse(ast.Compare(ast.Name(""), [sign], [ast.Name("")])).strip()
+        if isinstance(right, ast.BinOp) and isinstance(right.op, (ast.BitAnd, ast.BitOr)):
+            joined = "&" if isinstance(right.op, ast.BitAnd) else "|"
+            left, rest = ast.unparse(right.left), ast.unparse(right.right)
+            text += f" {compared} {left}) {joined} ({rest}"
+        else:
+            text += f" {compared} {ast.unparse(right)}"
+    return f"({text})" if ") " in text else ""
+
+
+def without_gradient(place: Place | None) -> str:
+    """The assignments under `with torch.no_grad()`, by stop_gradient; empty if there are others."""
+    node = written(place, ast.With)
+    lines = node.body if isinstance(node, ast.With) else []
+    if not lines or not all(isinstance(n, ast.Assign) and len(n.targets) == 1 for n in lines):
+        return ""
+    return "\n".join(
+        f"{ast.unparse(n.targets[0])} = stop_gradient({ast.unparse(n.value)})"
+        for n in lines
+        if isinstance(n, ast.Assign)
+    )
+
+
+def in_order(place: Place | None) -> str:
+    """The return of a set, without its braces; empty if the source doesn't show it."""
+    node = written(place, ast.Return)
+    value = node.value if isinstance(node, ast.Return) else None
+    return f"return {', '.join(map(ast.unparse, value.elts))}" if isinstance(value, ast.Set) else ""
 
 
 def flat(place: Place | None, states: Sequence[str]) -> str:
@@ -237,14 +282,15 @@ def _decides(node: ast.AST) -> bool:
     if isinstance(node, ast.Compare):
         return len(node.ops) > 1 or isinstance(node.ops[0], (ast.In, ast.NotIn))
     is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    largest = is_call and node.func.id in LARGER  # type: ignore[attr-defined]
-    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or largest
+    decides = is_call and node.func.id in (*LARGER, *ALL)  # type: ignore[attr-defined]
+    return isinstance(node, (ast.IfExp, ast.BoolOp)) or _is_not(node) or decides
 
 
 def _is_call(node: ast.AST) -> bool:
-    """Of a function of another module, of a module such as nn.ReLU(), or of float."""
+    """Of a function of another module, of a module such as nn.ReLU(), or of one that counts."""
     return isinstance(node, ast.Call) and (
-        isinstance(node.func, (ast.Attribute, ast.Call)) or ast.unparse(node.func) == "float"
+        isinstance(node.func, (ast.Attribute, ast.Call))
+        or ast.unparse(node.func) in ("float", "int", "range")
     )
 
 

@@ -9,10 +9,31 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from rnncc.lang.dsl import _apply, abs_, exp, floor, log, maximum, sign, where
+from rnncc.lang.dsl import _apply, abs_, erf, exp, floor, log, maximum, sigmoid, sign, tanh, where
 from rnncc.lang.numbers import number
 from rnncc.lang.symbols import fail
 from rnncc.lang.vectors import VectorValue, name_scalars, vector
+
+
+def silu(x: Any) -> Any:
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+
+
+def softplus(x: Any, beta: Any = 1.0) -> Any:
+    """log(1 + exp(beta * x)) / beta, without a threshold."""
+    if number(beta) == 1:
+        return _apply("softplus", x)
+    return _apply("softplus", beta * x) / beta
+
+
+def gelu(x: Any, approximate: str = "none") -> Any:
+    """x * Phi(x) with the exact Gaussian distribution function, or that of "tanh"."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'approximate is "none" or "tanh", got {approximate!r}')
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + erf(x * 0.7071067811865476))
 
 
 def hardsigmoid(x: Any) -> Any:

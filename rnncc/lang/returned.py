@@ -49,6 +49,7 @@ def read_return(
     Raises:
         CellError: a state is missing, or a value has not its state's size.
     """
+    _refuse_set(cell, recorder, returned)
     vectors = dict.fromkeys(a.vector for a in arguments if a.vector)
     states = grouped([a.name for a in arguments if a.kind == "state"], vectors, "state")
     if not any(state.head_shape for state in states):
@@ -73,6 +74,18 @@ def read_return(
         outputs = {name: next_[name] for name in last.heads}
         found += [Vector("output", last.name, last.heads, s)] if (s := last.head_shape) else []
     return Returned(next_, outputs, tuple(found))
+
+
+def _refuse_set(cell: Cell, recorder: Recorder, returned: Any) -> None:
+    if isinstance(returned, (set, frozenset)):
+        problems = Problems(cell)
+        problems.add(
+            "it returns a set",
+            "The next values are in the order of the states, and a set has no order.",
+            instead.in_order(recorder.returns) or "return h_new",
+            return_line(cell),
+        )
+        problems.raise_any()
 
 
 def _refuse_nested(cell: Cell, recorder: Recorder, states: list[str], returned: Any) -> None:

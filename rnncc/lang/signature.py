@@ -223,10 +223,19 @@ def _constant(
         problems.add(
             f"the argument '{parameter.name}' has a role and a default",
             "A default makes an argument a compile-time constant.",
-            f"no default and Param(init=constant({shown(parameter.default)})), or no role",
+            _with_default(_as_role(parameter.annotation), parameter.default),
             line,
         )
     return 0.0 if found is None else found
+
+
+def _with_default(role: Role | None, default: Any) -> str:
+    """What the author may have meant by a role with a default."""
+    if isinstance(role, Param) and number(default) is not None:
+        return f"no default and Param(init=constant({shown(default)})), or no role"
+    if isinstance(role, State) and number(default) is not None:
+        return f"no default and State(init={shown(default)}), or no role"
+    return "no default, or no role"
 
 
 def _as_role(annotation: Any) -> Role | None:
@@ -335,6 +344,13 @@ def _faults(name: str, role: Role) -> Iterator[tuple[str, str, str]]:
             )
         yield from _faults_of_init(name, "bias", role.bias, role.shared)
         yield from _faults_of_init(name, "typical", role.typical, True)
+    elif isinstance(role, Param) and type(role.shared) is not bool:
+        init = f"Param(init=constant({role.shared!r}))" if number(role.shared) is not None else ""
+        yield (
+            f"'{name}' has shared={shown(role.shared)}",
+            "shared must be True or False.",
+            init or "Param(shared=True)",
+        )
     elif isinstance(role, Param):
         yield from _faults_of_init(name, "init", role.init, role.shared, required=True)
     elif isinstance(role, Matrix):
@@ -354,7 +370,7 @@ def _faults_of_init(
         yield (
             f"'{name}' has {option}={shown}",
             f"{option}= takes {kinds}, with finite numbers.",
-            f"{option}=uniform(-1, 1)",
+            f"{option}=uniform(-1, 1)" if number(init) is None else f"{option}=constant({init})",
         )
     elif rule := init.broken_rule():
         yield f"'{name}' has {option}={init}", f"{rule}.", f"{option}={init.repaired()}"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rnncc.lang import instead
+from rnncc.lang import foreign, instead
 from rnncc.lang.numbers import UFUNCS, is_finite, number, shown
 from rnncc.lang.parts import LARGEST_POWER, gathers, is_large, is_product
 from rnncc.lang.tracer import TRACER as TRACER
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from sympy import Expr
 
 
+SIZED = "State(size=n), Input(size=n), Param(size=n) for n values of a channel"
 OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on symbols"
 
 
 def _refuse_conversion(wanted: str) -> NoReturn:
+    name = wanted.rpartition(".")[2] if wanted.startswith(("torch.", "numpy.")) else ""
     fail(
         f"{wanted} is applied to a symbol",
         "A cell's body runs once on symbols, which have no number yet.",
-        instead.call(_place()) or OWN_FUNCTIONS,
+        instead.call(_place()) or foreign.named(name) or OWN_FUNCTIONS,
     )
 
 
@@ -75,14 +77,25 @@ class Symbolic:
         fail(
             f"'{self.expr}' is iterated over",
             "A symbol is one value of one channel.",
-            "give each state, input or param its own argument",
+            f"give each value its own argument, or {SIZED}",
         )
 
     def __len__(self) -> int:
         self.__iter__()
 
     def __getitem__(self, _: Any) -> NoReturn:
-        self.__iter__()
+        fail(
+            f"'{self.expr}' is indexed",
+            "A symbol is one value of one channel.",
+            f"leave the index out, or {SIZED}",
+        )
+
+    def __setitem__(self, _: Any, __: Any) -> NoReturn:
+        fail(
+            f"an element of '{self.expr}' is assigned",
+            "A symbol is one value of one channel, and isn't changed in place.",
+            "assign to the name, without an index",
+        )
 
     @classmethod
     def __torch_function__(cls, func: Any, _: Any, args: Any = (), __: Any = None) -> NoReturn:
@@ -110,7 +123,9 @@ class Symbolic:
         fail(
             f"'.{name}' is accessed on a symbol",
             "A symbol has no attributes.",
-            instead.PAST if name == "ago" else instead.method(_place()) or OWN_FUNCTIONS,
+            instead.PAST
+            if name == "ago"
+            else instead.method(_place()) or instead.call(_place()) or OWN_FUNCTIONS,
         )
 
 
@@ -248,14 +263,8 @@ class Value(Symbolic):
     def __divmod__(self, other: Any) -> tuple[Any, Any]:
         return self // other, self % other
 
-    def _combine(self, _: Any = None) -> NoReturn:
-        fail(
-            f"the value '{self.expr}' is combined as a condition",
-            "&, |, ^ and ~ take comparisons, and bind more tightly than these.",
-            "put each comparison in parentheses: (h > 0) & (h < 1)",
-        )
-
-    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _combine
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
 
     def __matmul__(self, other: Any) -> NoReturn:
         fail(
@@ -265,6 +274,16 @@ class Value(Symbolic):
         )
 
     __rmatmul__ = __matmul__
+
+    def _combine(self, _: Any = None) -> NoReturn:
+        fail(
+            f"the value '{self.expr}' is taken for a condition",
+            "&, | and ^ combine comparisons, and bind more tightly than they do.",
+            instead.apart(_place())
+            or "(h > 0) & (h < 1), each comparison in parentheses; ** for powers",
+        )
+
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _combine
 
 
 class Condition(Symbolic):

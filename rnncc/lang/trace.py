@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import io
+import random
 import sys
 import tokenize
 from collections.abc import Callable, Collection, Iterable, Mapping
 from linecache import getline
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import sympy
@@ -20,12 +21,15 @@ from rnncc.ir.vector import places
 from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
-from rnncc.lang.instead import Place, missing, mistaken, yielded
+from rnncc.lang.foreign import NOISE, UNKNOWN, unknown
+from rnncc.lang.instead import Place, missing, mistaken, without_gradient, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
 from rnncc.lang.symbols import TRACER, Condition, MatrixValue, Tracer, Value
 from rnncc.lang.vectors import VectorValue, element_names, elements, symbol_of
+
+DRAWING = frozenset({"rand", "randn", "random", "randint"})
 
 
 def trace(cell: Cell, constants: Mapping[str, float] | None = None) -> CellIR:
@@ -132,7 +136,8 @@ class _Recorder:
         self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
-        before = sys.gettrace()
+        before, self._gradients = sys.gettrace(), _has_gradients()
+        drawn = _random_state(self.cell.code)
         sys.settrace(self._enter)
         try:
             returned = self._call(arguments)
@@ -142,6 +147,8 @@ class _Recorder:
             raise self._explain(error) from error
         finally:
             sys.settrace(before)
+        if drawn != _random_state(self.cell.code):
+            self._refuse_noise()
         if self.tracer.refused:
             raise CellError(self.tracer.refused)
         return returned
@@ -155,6 +162,8 @@ class _Recorder:
         return self._step if frame.f_code is self.cell.code else None
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
+        if self._gradients and not _has_gradients():
+            self._refuse_no_grad(Place.at(frame, frame.f_lasti, frame.f_lineno))
         if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
                 if (
@@ -165,6 +174,21 @@ class _Recorder:
             if event == "return":
                 self.returns = Place.at(frame, frame.f_lasti, frame.f_lineno)
         return self._step
+
+    def _refuse_noise(self) -> None:
+        self.tracer.returned = return_line(self.cell)
+        self.tracer.fail(
+            "the body draws random numbers",
+            "It runs once on symbols, so that they would be the same in each step and call.",
+            f"{NOISE}; constants are drawn outside of the cell",
+        )
+
+    def _refuse_no_grad(self, place: Place) -> None:
+        self.tracer.fail(
+            "a part of the body is under torch.no_grad",
+            "Gradients are derived from the expressions, not recorded by PyTorch.",
+            without_gradient(place) or "stop_gradient(e), for an expression e",
+        )
 
     def _in_comprehension(self, offset: int) -> bool:
         """Nothing is bound there: its variables are no locals, though they lie among them."""
@@ -202,7 +226,7 @@ class _Recorder:
             lets[place] = Let(name, lets[place].expr, value.line, note)
             self.tracer.names[value.expr] = symbol
         else:
-            lets.append(Let(name, value.expr, value.line, note))
+            self.tracer.add(Let(name, value.expr, value.line, note))
         value.expr = symbol
 
     def _explain(self, error: Exception) -> CellError:
@@ -220,12 +244,29 @@ class _Recorder:
         expected = "The body runs once on symbols of rnncc."
         fix = "use rnncc's functions (from rnncc import tanh, where, ...) and Python numbers"
         if isinstance(error, NameError):
-            found = place and missing(place, error.name)
-            fix = found or "define the name, or import the function from rnncc"
+            fix = unknown(error) or (place and missing(place, error.name)) or UNKNOWN
         elif place is not None:
             fix = mistaken(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
+
+
+def _has_gradients() -> bool:
+    """Whether PyTorch records gradients, as it does if it isn't there."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.is_grad_enabled()
+
+
+def _random_state(code: CodeType) -> object:
+    """That of Python's, NumPy's and PyTorch's generators, if the body may draw from them."""
+    if DRAWING.isdisjoint(code.co_names):
+        return None
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    return (
+        random.getstate(),
+        numpy and repr(numpy.random.get_state()[2]) + repr(numpy.random.get_state()[1].tobytes()),
+        torch and torch.get_rng_state().tolist(),
+    )
 
 
 def _comment(file: str, line: int) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rnncc.lang.symbols import Value
 
 
+MOST_LETS = 5000
+
+
 @dataclass
 class Tracer:
     """The context of a running trace: its cell, and the line that is running.
@@ -55,9 +58,19 @@ class Tracer:
         """Name a value that has no name from the author: what reads it reads a symbol."""
         if not value.expr.is_Atom:
             symbol = placeholder(len(self.lets))
-            self.lets.append(Let(symbol.name, value.expr, value.line))
+            self.add(Let(symbol.name, value.expr, value.line))
             value.expr = symbol
         return value.expr
+
+    def add(self, let: Let) -> None:
+        """Add a let; a body that makes too many may be a loop that never ends."""
+        self.lets.append(let)
+        if len(self.lets) > MOST_LETS:
+            self.fail(
+                f"the body has more than {MOST_LETS} values with a name",
+                "A loop is written out: each assignment in each turn is a value of its own.",
+                "a loop of few turns, for k in range(10), or steps of time instead of turns",
+            )
 
 
 TRACER: ContextVar[Tracer | None] = ContextVar("rnncc_tracer", default=None)

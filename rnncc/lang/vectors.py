@@ -124,11 +124,11 @@ class VectorValue(Elementwise):
         """The values that many steps before."""
         return VectorValue([item.ago(steps) for item in self.items])
 
-    def misused(self) -> NoReturn:
+    def misused(self, fix: str = "") -> NoReturn:
         fail(
             f"the vector {self} is used as one value",
             "It has several values in each channel.",
-            "an element, h[0], or sum(h), or a list of results for a next state",
+            fix or "an element, h[0], or sum(h), or a list of results for a next state",
         )
 
     def __bool__(self) -> bool:

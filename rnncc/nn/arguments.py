@@ -302,8 +302,7 @@ def broadcast(
                 f"{wanted} that broadcasts to {list(shape)}, as the inputs before it",
                 f"{name}.squeeze(-1)" if one_more else agree,
             ) from None
-    channels = None if all(i.shared for i in described) else shape[-1]
-    return shape[:-2], shape[-2], channels
+    return shape[:-2], shape[-2], None if all(i.shared for i in described) else shape[-1]
 
 
 def _check_params(spec: KernelSpec, bound: dict[str, Any], channels: int | None) -> int:

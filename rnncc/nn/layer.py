@@ -333,8 +333,7 @@ class CellLayer(nn.Module):
         for name, attribute in direction.params.items():
             found = own.get(attribute)
             bound[name] = getattr(self, attribute) if found is None else found
-        if kernel.spec.vectors:
-            bound = split(kernel.spec, bound)
+        bound = split(kernel.spec, bound) if kernel.spec.vectors else bound
         params = compute_params(kernel.spec, bound, dtype)
         initial, device = None, inputs[0].device
         if state is not None:

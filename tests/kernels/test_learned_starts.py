@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -152,10 +153,18 @@ WHOLE = [(b, 0, T) for b in range(B)]
 each_target = pytest.mark.parametrize("target", ["cpp", "emulated"], indirect=True)
 
 
+BUILDS = [
+    pytest.param(
+        *build,
+        id="-".join(map(str, build)),
+        marks=pytest.mark.slow if build == ("mixed", torch.float64, "emulated") else (),
+    )
+    for build in itertools.product(CELLS, [torch.float64, torch.float32], ["cpp", "emulated"])
+]
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("name", CELLS)
-@each_target
+@pytest.mark.parametrize(("name", "dtype", "target"), BUILDS, indirect=["target"])
 def test_results_and_gradients_are_those_of_a_plain_loop(
     target: str, name: str, dtype: torch.dtype, solver: str
 ) -> None:

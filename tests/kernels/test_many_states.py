@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+import itertools
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import torch
 import rnncc
 from rnncc import Input, Param, State, cell, tanh
 from rnncc.errors import ArgumentError
-from tests.support.emulated import emulated
 from tests.support.many import MANY
 from tests.support.runs import (
     assert_agree,
@@ -28,19 +26,27 @@ KINDS = [
     {"lengths": [37, 0, 18], "reverse": True},
     {"reset": torch.arange(3 * 37).reshape(3, 37) % 11 == 3},
 ]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+TARGETS = ["cpp", "emulated"]
+DAILY = [  # each takes a build; those of 64 values and of a full block of 16 take the longest
+    *itertools.product(["moog_saved"], DTYPES[:2], TARGETS),
+    ("moog_saved", torch.bfloat16, "cpp"),
+    *itertools.product(["delayed"], [torch.float32], TARGETS),
+    ("head", torch.float32, "emulated"),
+    ("values_64", torch.float32, "cpp"),
+]
+BUILDS = [
+    pytest.param(
+        *build,
+        id="-".join(map(str, build)),
+        marks=() if build in DAILY else pytest.mark.slow,
+    )
+    for build in itertools.product(MANY, DTYPES, TARGETS)
+]
 
 
-@pytest.fixture(params=["cpp", "emulated"])
-def target(request: pytest.FixtureRequest) -> Iterator[None]:
-    with emulated() if request.param == "emulated" else nullcontext():
-        yield
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", MANY)
-def test_one_pass_computes_what_the_oracle_does(
-    name: str, dtype: torch.dtype, target: None
-) -> None:
+@pytest.mark.parametrize(("name", "dtype", "target"), BUILDS, indirect=["target"])
+def test_one_pass_computes_what_the_oracle_does(name: str, dtype: torch.dtype, target: str) -> None:
     for kind in KINDS if dtype != torch.bfloat16 else KINDS[:1]:
         call = random_call(name, (3, 37, fitting(name, 5)), dtype, states=True, **kind)
         expected = by_oracle(name, call)

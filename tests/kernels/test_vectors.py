@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -83,6 +84,7 @@ CASES: dict[str, Case] = {
     "mixing": (mixing, mixing_loop, [(B, T, N, 3), (N, 3), (B, T, N)], [(B, N, 3), (B, N)]),
     "square": (square, square_loop, [(B, T, N, 2), (N, 2, 2)], [(B, N, 2, 2)]),
 }
+LONG = [("square", "emulated CUDA")]
 each_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -118,9 +120,17 @@ def assert_alike(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         torch.testing.assert_close(a, b, **limits)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@each_case
+BUILDS = [  # those of the emulation take the longest
+    pytest.param(
+        *build,
+        id="-".join(map(str, build)),
+        marks=pytest.mark.slow if build[::2] in LONG else (),
+    )
+    for build in itertools.product(CASES, DTYPES, TARGETS)
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "target"), BUILDS)
 def test_outputs_states_and_gradients_are_the_loops(
     name: str, dtype: torch.dtype, target: str
 ) -> None:

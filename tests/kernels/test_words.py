@@ -27,6 +27,7 @@ from tests.support.words import WORDS
 EVERY_TARGET = True  # see conftest.py
 SHAPE = (2, 40, 5)
 SOLVERS: dict[str, dict[str, Any]] = {
+    "auto": {},
     "one pass": {"solver": "sequential", "checkpoint": 8},
     "segments": {"solver": "segmented", "segment": 8},
     "newton": {"solver": "newton", "iterations": 40},
@@ -81,7 +82,7 @@ def test_every_solver_gives_outputs_states_and_gradients_of_the_loop(
     call = random_call(word, SHAPE, dtype, start=started, seed=1)
     expected, block = by_loop(word, call), compiled(word).structure.block
     for solver, choices in SOLVERS.items():
-        if solver == "one pass" or block <= 8:
+        if solver in ("auto", "one pass") or block <= 8:
             got = by_kernel(word, call, **choices)
             assert_agree(word, call, got, expected, f"{word} by {solver}")
 

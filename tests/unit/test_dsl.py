@@ -288,6 +288,16 @@ def test_a_function_outside_a_cell_refuses_anything_but_numbers(name: str) -> No
         function(*["text" for p in parameters if p.default is p.empty])
 
 
+def test_the_decorator_says_where_it_goes() -> None:
+    with pytest.raises(TypeError, match=r"@cell takes no arguments.\nFix: @cell, without paren"):
+        rnncc.cell()
+
+    async def odd() -> None: ...
+
+    with pytest.raises(TypeError, match=r"above a plain function.*\nFix: @cell above def odd"):
+        rnncc.cell(odd)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_has_a_docstring(name: str) -> None:
     assert len(getattr(rnncc, name).__doc__ or "") > 5

@@ -49,23 +49,25 @@ def egarch_1991(states: list[float], x: Values) -> tuple[list[float], float]:
 
 
 def hbv_1976(states: list[float], x: Values) -> tuple[list[float], float]:
-    """Bucket by bucket, by branches."""
+    """Bucket by bucket, by branches; what is above field capacity goes to the upper zone."""
     soil, upper, lower = states
     wetness = min(max(soil / x["FC"], 1e-6), 1.0)
     recharge = x["P"] * math.pow(wetness, x["beta"])
+    soil += x["P"] - recharge
+    if soil > x["FC"]:
+        recharge += soil - x["FC"]
+        soil = x["FC"]
     dry = soil < x["LP"] * x["FC"]
     evaporation = x["E"] * (soil / (x["LP"] * x["FC"]) if dry else 1.0)
-    soil = max(soil + x["P"] - recharge - evaporation, 0.0)
+    soil = max(soil - evaporation, 0.0)
     upper += recharge
-    fast = x["k0"] * (upper - x["UZL"]) if upper > x["UZL"] else 0.0
     percolation = x["PERC"] if upper > x["PERC"] else upper
     upper -= percolation
-    fast += x["k1"] * upper
-    fast = min(fast, upper)
-    upper = max(upper - fast, 0.0)
+    fast = x["k0"] * (upper - x["UZL"]) if upper > x["UZL"] else 0.0
+    fast = min(fast + x["k1"] * upper, upper)
     lower += percolation
     base = x["k2"] * lower
-    return [soil, upper, lower - base], fast + base
+    return [soil, upper - fast, lower - base], fast + base
 
 
 def refractory_lif(

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rnncc import Cell
-from tests.support.words import assigned, every, functions, large, vectors
+from tests.support.words import assigned, every, functions, large, shipped, vectors
 
 Step = Callable[[Any, Any], tuple[tuple[Any, ...], tuple[Any, ...]]]
-PARTS = (functions, assigned, vectors, large, every)
-WORDS: dict[str, tuple[Cell, Step]] = {
-    pair[0].name: pair for part in PARTS for pair in part.PAIRS
-}
+PARTS = (functions, assigned, vectors, large, every, shipped)
+WORDS: dict[str, tuple[Cell, Step]] = {pair[0].name: pair for part in PARTS for pair in part.PAIRS}

@@ -9,7 +9,7 @@ import torch
 
 from rnncc.errors import CellError
 from rnncc.export.torch_loop import plain_step
-from rnncc.lang import instead
+from rnncc.lang import instead, tracer
 from rnncc.lang.trace import trace
 from tests.support.cells import cell_from, traced
 
@@ -95,6 +95,24 @@ WHERE = {
         "max(us)",
         "maximum(*us)",
         lambda h, x, a: max(h, x, a * x),
+    ),
+    "any of a list": (
+        "return where(any([h > 0, x > 1]), a * h, x)",
+        "any([h > 0, x > 1])",
+        "(h > 0) | (x > 1)",
+        lambda h, x, a: a * h if h > 0 or x > 1 else x,
+    ),
+    "all of a list": (
+        "return where(all((h > 0, x < 1)), a * h, x)",
+        "all((h > 0, x < 1))",
+        "(h > 0) & (x < 1)",
+        lambda h, x, a: a * h if h > 0 and x < 1 else x,
+    ),
+    "& without parentheses": (
+        "return where(h > 0 & x < 1, a * h, x)",
+        "h > 0 & x < 1",
+        "(h > 0) & (x < 1)",
+        lambda h, x, a: a * h if h > 0 and x < 1 else x,
     ),
     "an if with assignments": (
         "if h > 0:\n    y = a * h\nelse:\n    y = x\nreturn y",
@@ -309,6 +327,72 @@ WHERE = {
         "softplus(h, beta=2)",
         lambda h, x, a: torch.nn.functional.softplus(h, beta=2) * a + x,
     ),
+    "int": (
+        "return int(h) * a + x",
+        "int(h)",
+        "trunc(h)",
+        lambda h, x, a: torch.trunc(h) * a + x,
+    ),
+    "PyTorch's own Python": (
+        "return torch.nn.functional.relu(h) * a + x",
+        "torch.nn.functional.relu(h)",
+        "relu(h)",
+        lambda h, x, a: torch.relu(h) * a + x,
+    ),
+    "NumPy's own Python": (
+        "return np.clip(h + x, -1, 1) * a",
+        "np.clip(h + x, -1, 1)",
+        "clip(h + x, -1, 1)",
+        lambda h, x, a: torch.clamp(h + x, -1, 1) * a,
+    ),
+    "an array of them": (
+        "w = np.array([a * h, x])\nreturn w[0] * w[1]",
+        "np.array([a * h, x])",
+        "vector([a * h, x])",
+        lambda h, x, a: a * h * x,
+    ),
+    "their sum": (
+        "return np.sum([a * h, x])",
+        "np.sum([a * h, x])",
+        "sum([a * h, x])",
+        lambda h, x, a: a * h + x,
+    ),
+    "zeros like it": (
+        "y = torch.zeros_like(h)\nfor w in (a, x):\n    y = y * h + w\nreturn y",
+        "torch.zeros_like(h)",
+        "0.0",
+        lambda h, x, a: a * h + x,
+    ),
+    "NaN": (
+        "return where(torch.isnan(h * a), x, h)",
+        "torch.isnan(h * a)",
+        "h * a != h * a",
+        lambda h, x, a: h,
+    ),
+    "a step": (
+        "return torch.heaviside(h, 0.5) * a + x",
+        "torch.heaviside(h, 0.5)",
+        "where(h > 0, 1.0, where(h == 0, 0.5, 0.0))",
+        lambda h, x, a: (0.5 if h == 0 else float(h > 0)) * a + x,
+    ),
+    "a product of a list": (
+        "return np.prod([a, h, 2.0]) + x",
+        "np.prod([a, h, 2.0])",
+        "math.prod([a, h, 2.0])",
+        lambda h, x, a: a * h * 2 + x,
+    ),
+    "arguments that rnncc has not": (
+        "return torch.nn.functional.silu(h, True) * a + x",
+        "torch.nn.functional.silu(h, True)",
+        "silu(h)",
+        lambda h, x, a: torch.nn.functional.silu(h) * a + x,
+    ),
+    "a function for and": (
+        "return where(torch.logical_and(h > 0, x < 1), a * h, x)",
+        "torch.logical_and(h > 0, x < 1)",
+        "(h > 0) & (x < 1)",
+        lambda h, x, a: a * h if h > 0 and x < 1 else x,
+    ),
 }
 OTHER = {
     "assert": "leave the assert out: a symbol has no value to check",
@@ -318,10 +402,12 @@ OTHER = {
         case: f"{WHERE[case][2]}, with rnncc's own {name} (from rnncc import {name})"
         for case, name in (
             *(("math", "tanh"), ("NumPy", "maximum"), ("PyTorch", "clip")),
-            *(("PyTorch's functional", "softplus"), ("a method", "clip")),
+            *(("PyTorch's functional", "softplus"), ("a method", "clip"), ("int", "trunc")),
             *(("one written in Python", "leaky_relu"), ("a module", "hardtanh")),
             *(("decimals", "round"), ("detach", "stop_gradient")),
             *(("an approximate gelu", "gelu"), ("a steeper softplus", "softplus")),
+            *(("PyTorch's own Python", "relu"), ("NumPy's own Python", "clip")),
+            *(("an array of them", "vector"), ("arguments that rnncc has not", "silu")),
         )
     },
 }
@@ -440,3 +526,127 @@ def test_a_helper_may_decide_as_well(tmp_path: Path) -> None:
     with pytest.raises(CellError) as caught:
         traced(tmp_path, "return larger(h, x) * a", before=source)
     assert caught.value.problems[0].fix == "where(u > v, u, v)"
+
+
+# --- Python's own habits ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "part", "fix"),
+    [
+        ("return {tanh(a * h + x)}", "return {tanh(a * h + x)}", "return tanh(a * h + x)"),
+        (
+            "y = x\nfor _ in range(h):\n    y = a * y + h\nreturn y",
+            "range(h)",
+            "a fixed number of turns: range(10), or range(n) with n=10 among the arguments",
+        ),
+        (
+            "with torch.no_grad():\n    y = a * h\nreturn y + x",
+            "with torch.no_grad():\n    y = a * h",
+            "y = stop_gradient(a * h)",
+        ),
+        ("y = u + x\nu = a * h\nreturn y + u", "y = u + x", "give u a value above this line"),
+        (
+            "tanh = tanh(a * h)\nreturn tanh + x",
+            "tanh = ",
+            "another name for what is assigned to tanh, which hides rnncc's own",
+        ),
+        ("return softmax(a * h, x)[0]", "softmax(a * h, x)", "softmax([a * h, x])"),
+        (
+            "return a * h + x + torch.randn_like(h)",
+            " + torch.randn_like(h)",
+            "an input that is given at each step, noise: Input(projected=False)",
+        ),
+        (
+            "act = torch.nn.Tanh()\nreturn act(a * h + x)",
+            "act = torch.nn.Tanh()",
+            "rnncc's own tanh (from rnncc import tanh)",
+        ),
+        ("h[0] = a * h + x\nreturn h", "h[0]", "assign to the name, without an index"),
+        (
+            "return a * h[0] + x",
+            "h[0]",
+            "leave the index out, or State(size=n), Input(size=n), Param(size=n) "
+            "for n values of a channel",
+        ),
+    ],
+)
+def test_what_works_elsewhere_in_python_is_told_apart(
+    body: str, part: str, fix: str, tmp_path: Path
+) -> None:
+    assert fix_of(tmp_path, body) == fix
+    applied = {
+        "range(h)": "range(10)",
+        "y = u + x": "u = a * h\ny = u + x",
+        "h[0]": "h",
+        "tanh = ": "t = ",
+        "clip(a * h, 0)": "clip(a * h, 0, 1)",
+        "softmax(a * h, x)": "softmax([a * h, x])",
+        " + torch.randn_like(h)": "",
+        "act = torch.nn.Tanh()": "act = tanh",
+    }.get(part, fix)
+    applied = body.replace(part, applied).replace("return tanh + x", "return t + x")
+    assert traced(tmp_path, applied, before=IMPORTS).next
+
+
+@pytest.mark.parametrize(
+    ("body", "part", "fix"),
+    [
+        ("return [h[0] + a * h.mean(), x]", "h.mean()", "sum(h) / len(h)"),
+        ("return [h[0] + a * h.sum(), x]", "h.sum()", "sum(h)"),
+        ("return [h[1] + a * torch.mean(h), x]", "torch.mean(h)", "sum(h) / len(h)"),
+        ("return [h[0] + a, torch.max(h) + x]", "torch.max(h)", "maximum(*h)"),
+        ("return a * h if h > x else x + 0 * h", "a * h if h > x else x + 0 * h",
+         "where(h > x, a * h, x + 0 * h)"),
+    ],
+)  # fmt: skip
+def test_a_vector_has_the_sums_and_the_choices_of_its_own(
+    body: str, part: str, fix: str, tmp_path: Path
+) -> None:
+    signature = "h: State(size=2), x: Input, a: Param"
+    assert fix_of(tmp_path, body, signature) == fix
+    assert traced(tmp_path, body.replace(part, fix), signature, IMPORTS).next
+
+
+def test_softmax_of_a_vector_takes_no_dimension(tmp_path: Path) -> None:
+    body, signature = "return torch.softmax(h, 0)", "h: State(size=2, init=1), x: Input"
+    fix = fix_of(tmp_path, body + " * x", signature)
+    assert fix == "softmax(h), with rnncc's own softmax (from rnncc import softmax)"
+    assert traced(tmp_path, "return [p * x for p in softmax(h)]", signature).next
+
+
+def test_divmod_is_that_of_python(tmp_path: Path) -> None:
+    ir = traced(tmp_path, "q, r = divmod(h, a)\nu, v = divmod(2.0, x)\nreturn q + r + u - v")
+    step = plain_step(ir)
+    for h, x in ((1.7, -0.3), (-2.2, 0.9)):
+        (found,), _ = step(*(torch.tensor(v, dtype=torch.float64) for v in (h, x, 0.6)))
+        (q, r), (u, v) = divmod(h, 0.6), divmod(2.0, x)
+        torch.testing.assert_close(float(found), q + r + u - v)
+
+
+def test_the_largest_by_a_key_gets_the_general_fix(tmp_path: Path) -> None:
+    assert fix_of(tmp_path, "return max(h, x, key=abs) * a").startswith("where(condition, a, b)")
+
+
+def test_a_loop_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracer, "MOST_LETS", 50)
+    body = "{}:\n    h = a * h + x\nreturn h"
+    with pytest.raises(CellError, match="the body has more than 50 values with a name") as caught:
+        traced(tmp_path, body.format("while True"))
+    fix = caught.value.problems[0].fix
+    assert fix == "a loop of few turns, for k in range(10), or steps of time instead of turns"
+    assert traced(tmp_path, body.format("for k in range(10)")).next
+
+
+def test_a_name_of_rnncc_that_was_not_imported_is_imported(tmp_path: Path) -> None:
+    source = "from rnncc import Input, State, cell\n@cell\ndef f(h: State, x: Input):\n    "
+    with pytest.raises(CellError) as caught:
+        trace(cell_from(tmp_path, f"{source}return tanh(h + x)\n"))
+    fix = caught.value.problems[0].fix
+    assert fix == "from rnncc import tanh"
+    assert trace(cell_from(tmp_path, f"{fix}\n{source}return tanh(h + x)\n")).next
+
+
+def test_a_cell_is_traced_where_no_gradients_are_recorded(tmp_path: Path) -> None:
+    with torch.no_grad():
+        assert traced(tmp_path, "return a * h + x").next

@@ -113,6 +113,32 @@ SIGNATURES = {
         "a: Input (or State, Param, Matrix(block=k))",
         "h: State, x: Input, a: float",
     ),
+    "a state with a default": bad_argument(
+        "the argument 'h' has a role and a default",
+        "A default makes an argument a compile-time constant.",
+        "no default and State(init=0.5), or no role",
+        "x: Input, h: State = 0.5",
+        "return h + x",
+    ),
+    "an input with a default": bad_argument(
+        "the argument 'x' has a role and a default",
+        "A default makes an argument a compile-time constant.",
+        "no default, or no role",
+        "h: State, x: Input = 0.0",
+        "return h + x",
+    ),
+    "a number for a param": bad_argument(
+        "'a' has shared=0.5",
+        "shared must be True or False.",
+        "Param(init=constant(0.5))",
+        "h: State, x: Input, a: Param(0.5)",
+    ),
+    "a word for a param": bad_argument(
+        "'a' has shared='yes'",
+        "shared must be True or False.",
+        "Param(shared=True)",
+        "h: State, x: Input, a: Param(shared='yes')",
+    ),
     "a role and a default": bad_argument(
         "the argument 'a' has a role and a default",
         "A default makes an argument a compile-time constant.",
@@ -170,7 +196,12 @@ SIGNATURES = {
     "a start that is NaN": bad_init(
         "'h' has init=nan", "h: State(init=float('nan')), x: Input, a: Param", "State"
     ),
-    "an init that is a number": bad_init("'a' has init=3", "h: State, x: Input, a: Param(init=3)"),
+    "an init that is a number": bad_argument(
+        "'a' has init=3",
+        "init= takes uniform, normal, constant or spaced, with finite numbers.",
+        "init=constant(3)",
+        "h: State, x: Input, a: Param(init=3)",
+    ),
     "a spaced matrix": bad_argument(
         "'R' has init=spaced(0, 1)",
         "init= takes uniform, normal or constant(...), with finite numbers.",
@@ -212,7 +243,7 @@ SIGNATURES = {
     "a bias that is a number": bad_argument(
         "'x' has bias=-1",
         "bias= takes uniform, normal, constant or spaced, with finite numbers.",
-        "bias=uniform(-1, 1)",
+        "bias=constant(-1)",
         "h: State, x: Input(bias=-1), a: Param",
     ),
     "a bias of what is not projected": bad_argument(

@@ -8,6 +8,7 @@ import pytest
 
 from rnncc.errors import CellError, RnnccError
 from rnncc.lang import dsl, instead, symbols, trace
+from rnncc.lang.foreign import TURNS
 from tests.support.cells import BODY_LINE, cell_from, source_of
 from tests.support.refusals import (
     BODY,
@@ -23,7 +24,8 @@ OWN_FUNCTIONS = "use rnncc's own functions (from rnncc import tanh, exp, ...) on
 BRANCH = "A cell's body runs once on symbols, so Python can't branch on their values."
 USE_WHERE = "where(condition, a, b); combine conditions with &, | and ~"
 ONE_VALUE = "A symbol is one value of one channel."
-BY_NAME = "give each state, input or param its own argument"
+SIZED = "State(size=n), Input(size=n), Param(size=n) for n values of a channel"
+BY_NAME = f"give each value its own argument, or {SIZED}"
 NUMBER = "A constant inside a cell is a Python number; a value for each channel is a Param."
 FLOAT = "float(...) for a single number, or an argument annotated Param"
 CONDITION = "A comparison is a condition, not a value."
@@ -123,7 +125,9 @@ SYMBOLS = {
         fix=own("tanh(h)", "tanh"),
     ),
     "range": numberless(
-        "a function that needs a number (math.*, float)", "return sum(range(h)) * a + x"
+        "a function that needs a number (math.*, float)",
+        "return sum(range(h)) * a + x",
+        fix=TURNS,
     ),
     "torch.tanh": numberless(
         "torch.tanh",
@@ -137,9 +141,34 @@ SYMBOLS = {
         "import numpy as np\n",
         fix=own("tanh(h)", "tanh"),
     ),
-    "np.asarray": numberless("NumPy", "return np.asarray(h) * a + x", "import numpy as np\n"),
+    "np.asarray": numberless(
+        "NumPy",
+        "return np.asarray(h) * a + x",
+        "import numpy as np\n",
+        fix="h, without asarray",
+    ),
     "len": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "return len(h) * a"),
-    "indexing": Case("'a*h' is iterated over", ONE_VALUE, BY_NAME, "return (a * h)[0] + x"),
+    "assigning an element": Case(
+        "an element of 'h' is assigned",
+        "A symbol is one value of one channel, and isn't changed in place.",
+        "assign to the name, without an index",
+        "h[0] = x\nreturn a * h",
+    ),
+    "& of values": Case(
+        "the value 'x' is taken for a condition",
+        "&, | and ^ combine comparisons, and bind more tightly than they do.",
+        "(h > 0) & (x > 1)",
+        "return where(h > 0 & x > 1, a, h)",
+    ),
+    "& of values without a comparison": Case(
+        "the value 'h' is taken for a condition",
+        "&, | and ^ combine comparisons, and bind more tightly than they do.",
+        "(h > 0) & (h < 1), each comparison in parentheses; ** for powers",
+        "return h & x",
+    ),
+    "indexing": Case(
+        "'a*h' is indexed", ONE_VALUE, f"leave the index out, or {SIZED}", "return (a * h)[0] + x"
+    ),
     "unpacking": Case("'h' is iterated over", ONE_VALUE, BY_NAME, "u, v = h\nreturn u * a + x"),
     "an attribute": Case(
         "'.T' is accessed on a symbol",
@@ -228,9 +257,9 @@ SYMBOLS = {
         "return where(h, a, x)",
     ),
     "& before a comparison": Case(
-        "the value 'x' is combined as a condition",
-        "&, |, ^ and ~ take comparisons, and bind more tightly than these.",
-        "put each comparison in parentheses: (h > 0) & (h < 1)",
+        "the value 'x' is taken for a condition",
+        "&, | and ^ combine comparisons, and bind more tightly than they do.",
+        "(h > 0) & (x > 0)",
         "return where(h > 0 & x > 0, a, h)",
     ),
     "& of a value": Case(

@@ -9,7 +9,7 @@ import pytest
 from rnncc.errors import CellError, RnnccError
 from rnncc.lang import trace
 from rnncc.lang.names import reserved, unreserved
-from tests.support.cells import BODY_LINE, DEF_LINE, SIGNATURE
+from tests.support.cells import BODY_LINE, DEF_LINE, SIGNATURE, cell_from, source_of
 from tests.support.refusals import (
     Case,
     bad_argument,
@@ -96,7 +96,36 @@ TRACES = {
         "return deep(h) * a + x",
         before="def deep(v):\n    return deep(v) + 1\n",
     ),
+    **{
+        f"random numbers of {module}": Case(
+            "the body draws random numbers",
+            "It runs once on symbols, so that they would be the same in each step and call.",
+            "an input that is given at each step, noise: Input(projected=False); "
+            "constants are drawn outside of the cell",
+            f"return a * h + x * {call}",
+            before=f"import {module}\n",
+        )
+        for module, call in (
+            ("random", "random.random()"),
+            ("numpy", "numpy.random.rand()"),
+            ("torch", "float(torch.randn(()))"),
+        )
+    },
+    "no gradients": Case(
+        "a part of the body is under torch.no_grad",
+        "Gradients are derived from the expressions, not recorded by PyTorch.",
+        "stop_gradient(e), for an expression e",
+        "with torch.no_grad():\n    return a * h + x",
+        line=BODY_LINE + 1,
+        before="import torch\n",
+    ),
     # --- the return ---
+    "a set": Case(
+        "it returns a set",
+        "The next values are in the order of the states, and a set has no order.",
+        "return a * h + x",
+        "return {a * h + x}",
+    ),
     "a generator": Case(
         "it is a generator (yield)",
         "A call of a cell is one step, and returns the next states.",
@@ -226,3 +255,10 @@ def test_every_place_that_reports_a_fault_has_a_case_here(
 def test_the_name_that_a_fix_proposes_can_be_taken(name: str) -> None:
     assert reserved(name)
     assert not reserved(unreserved(name))
+
+
+def test_noise_is_an_input_and_a_drawn_constant_stays(tmp_path: Path) -> None:
+    signature = "h: State, x: Input, noise: Input(projected=False), a: Param"
+    assert trace.trace(cell_from(tmp_path, source_of("return a * h + x + noise", signature))).next
+    before = "import random\nDRAWN = random.random()\n"
+    assert trace.trace(cell_from(tmp_path, source_of("return a * h + DRAWN * x", before=before)))
