@@ -102,7 +102,9 @@ CASES: dict[str, Case] = {
         {"reset": RESET},
     ),
 }
-each_case = pytest.mark.parametrize("case", CASES)
+LARGE = "two layers, both ways"  # by differences for each of its many weights
+MARKED = [pytest.param(c, marks=pytest.mark.slow) if c == LARGE else c for c in CASES]
+each_case = pytest.mark.parametrize("case", MARKED)
 
 
 def function_of(case: str) -> tuple[Function, list[Tensor]]:
