@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "14221498c96b08fb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "593b0455df66df87")
 
 
 @_takes_options

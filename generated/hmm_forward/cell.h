@@ -34,111 +34,75 @@
 //   output: y
 //
 // Its Jacobian:
-//   y_10_21_slope = where(y_6 > 0, 1, 0)
-//   dy_10_21_da_0 = y_10_21_slope*y_6_6
-//   dy_10_21_da_1 = y_10_21_slope*y_6_7
-//   dy_10_21_da_2 = y_10_21_slope*y_6_8
-//   y_10_22_slope = 1/y_10_21
-//   dy_10_22_da_0 = dy_10_21_da_0*y_10_22_slope
-//   dy_10_22_da_1 = dy_10_21_da_1*y_10_22_slope
-//   dy_10_22_da_2 = dy_10_21_da_2*y_10_22_slope
-//   y_10_26_slope = where(y_6 > 0, 1, 0)
-//   dy_10_26_da_0 = dy_10_22_da_0*y_10_26_slope
-//   dy_10_26_da_1 = dy_10_22_da_1*y_10_26_slope
-//   dy_10_26_da_2 = dy_10_22_da_2*y_10_26_slope
-//   y_11_21_slope = where(y_7 > 0, 1, 0)
-//   dy_11_21_da_0 = y_11_21_slope*y_7_6
-//   dy_11_21_da_1 = y_11_21_slope*y_7_7
-//   dy_11_21_da_2 = y_11_21_slope*y_7_8
-//   y_11_22_slope = 1/y_11_21
-//   dy_11_22_da_0 = dy_11_21_da_0*y_11_22_slope
-//   dy_11_22_da_1 = dy_11_21_da_1*y_11_22_slope
-//   dy_11_22_da_2 = dy_11_21_da_2*y_11_22_slope
-//   y_11_26_slope = where(y_7 > 0, 1, 0)
-//   dy_11_26_da_0 = dy_11_22_da_0*y_11_26_slope
-//   dy_11_26_da_1 = dy_11_22_da_1*y_11_26_slope
-//   dy_11_26_da_2 = dy_11_22_da_2*y_11_26_slope
-//   y_12_6_slope = where(y_8 > 0, 1, 0)
-//   dy_12_6_da_0 = y_12_6_slope*y_8_6
-//   dy_12_6_da_1 = y_12_6_slope*y_8_7
-//   dy_12_6_da_2 = y_12_6_slope*y_8_8
-//   y_12_7_slope = 1/y_12_6
-//   dy_12_7_da_0 = dy_12_6_da_0*y_12_7_slope
-//   dy_12_7_da_1 = dy_12_6_da_1*y_12_7_slope
-//   dy_12_7_da_2 = dy_12_6_da_2*y_12_7_slope
-//   y_12_11_slope = where(y_8 > 0, 1, 0)
-//   dy_12_11_da_0 = dy_12_7_da_0*y_12_11_slope
-//   dy_12_11_da_1 = dy_12_7_da_1*y_12_11_slope
-//   dy_12_11_da_2 = dy_12_7_da_2*y_12_11_slope
-//   dy_13_da_0 = dy_10_26_da_0*y_13
-//   dy_13_da_1 = dy_10_26_da_1*y_13
-//   dy_13_da_2 = dy_10_26_da_2*y_13
-//   dy_14_da_0 = dy_11_26_da_0*y_14
-//   dy_14_da_1 = dy_11_26_da_1*y_14
-//   dy_14_da_2 = dy_11_26_da_2*y_14
-//   dy_15_da_0 = dy_12_11_da_0*y_15
-//   dy_15_da_1 = dy_12_11_da_1*y_15
-//   dy_15_da_2 = dy_12_11_da_2*y_15
+//   y_9_0_slope = where(y_6 > 0, 1, 0)
+//   dy_9_0_da_0 = y_6_6*y_9_0_slope
+//   dy_9_0_da_1 = y_6_7*y_9_0_slope
+//   dy_9_0_da_2 = y_6_8*y_9_0_slope
+//   y_9_1_slope = 1/y_9_0
+//   dy_9_1_da_0 = dy_9_0_da_0*y_9_1_slope
+//   dy_9_1_da_1 = dy_9_0_da_1*y_9_1_slope
+//   dy_9_1_da_2 = dy_9_0_da_2*y_9_1_slope
+//   y_9_5_slope = where(y_6 > 0, 1, 0)
+//   dy_9_5_da_0 = dy_9_1_da_0*y_9_5_slope
+//   dy_9_5_da_1 = dy_9_1_da_1*y_9_5_slope
+//   dy_9_5_da_2 = dy_9_1_da_2*y_9_5_slope
+//   y_9_7_slope = where(y_7 > 0, 1, 0)
+//   dy_9_7_da_0 = y_7_6*y_9_7_slope
+//   dy_9_7_da_1 = y_7_7*y_9_7_slope
+//   dy_9_7_da_2 = y_7_8*y_9_7_slope
+//   y_9_8_slope = 1/y_9_7
+//   dy_9_8_da_0 = dy_9_7_da_0*y_9_8_slope
+//   dy_9_8_da_1 = dy_9_7_da_1*y_9_8_slope
+//   dy_9_8_da_2 = dy_9_7_da_2*y_9_8_slope
+//   y_9_12_slope = where(y_7 > 0, 1, 0)
+//   dy_9_12_da_0 = dy_9_8_da_0*y_9_12_slope
+//   dy_9_12_da_1 = dy_9_8_da_1*y_9_12_slope
+//   dy_9_12_da_2 = dy_9_8_da_2*y_9_12_slope
+//   y_10_0_slope = where(y_8 > 0, 1, 0)
+//   dy_10_0_da_0 = y_10_0_slope*y_8_6
+//   dy_10_0_da_1 = y_10_0_slope*y_8_7
+//   dy_10_0_da_2 = y_10_0_slope*y_8_8
+//   y_10_1_slope = 1/y_10_0
+//   dy_10_1_da_0 = dy_10_0_da_0*y_10_1_slope
+//   dy_10_1_da_1 = dy_10_0_da_1*y_10_1_slope
+//   dy_10_1_da_2 = dy_10_0_da_2*y_10_1_slope
+//   y_10_5_slope = where(y_8 > 0, 1, 0)
+//   dy_10_5_da_0 = dy_10_1_da_0*y_10_5_slope
+//   dy_10_5_da_1 = dy_10_1_da_1*y_10_5_slope
+//   dy_10_5_da_2 = dy_10_1_da_2*y_10_5_slope
+//   dy_13_da_0 = dy_9_5_da_0*y_13
+//   dy_13_da_1 = dy_9_5_da_1*y_13
+//   dy_13_da_2 = dy_9_5_da_2*y_13
+//   dy_14_da_0 = dy_9_12_da_0*y_14
+//   dy_14_da_1 = dy_9_12_da_1*y_14
+//   dy_14_da_2 = dy_9_12_da_2*y_14
+//   dy_15_da_0 = dy_10_5_da_0*y_15
+//   dy_15_da_1 = dy_10_5_da_1*y_15
+//   dy_15_da_2 = dy_10_5_da_2*y_15
 //   dy_16_da_0 = dy_13_da_0 + dy_14_da_0 + dy_15_da_0
 //   dy_16_da_1 = dy_13_da_1 + dy_14_da_1 + dy_15_da_1
 //   dy_16_da_2 = dy_13_da_2 + dy_14_da_2 + dy_15_da_2
-//   y_32_slope = where(y_16 > 0, 1, 0)
-//   dy_32_da_0 = dy_16_da_0*y_32_slope
-//   dy_32_da_1 = dy_16_da_1*y_32_slope
-//   dy_32_da_2 = dy_16_da_2*y_32_slope
-//   y_33_slope = 1/y_32
-//   dy_33_da_0 = dy_32_da_0*y_33_slope
-//   dy_33_da_1 = dy_32_da_1*y_33_slope
-//   dy_33_da_2 = dy_32_da_2*y_33_slope
+//   y_17_slope = where(y_16 > 0, 1, 0)
+//   dy_17_da_0 = dy_16_da_0*y_17_slope
+//   dy_17_da_1 = dy_16_da_1*y_17_slope
+//   dy_17_da_2 = dy_16_da_2*y_17_slope
+//   y_18_slope = 1/y_17
+//   dy_18_da_0 = dy_17_da_0*y_18_slope
+//   dy_18_da_1 = dy_17_da_1*y_18_slope
+//   dy_18_da_2 = dy_17_da_2*y_18_slope
 //   y_slope = where(y_16 > 0, 1, 0)
-//   dy_da_0 = dy_33_da_0*y_slope
-//   dy_da_1 = dy_33_da_1*y_slope
-//   dy_da_2 = dy_33_da_2*y_slope
-//   a_0_next_6_slope = where(y_6 > 0, 1, 0)
-//   da_0_next_6_da_0 = a_0_next_6_slope*y_6_6
-//   da_0_next_6_da_1 = a_0_next_6_slope*y_6_7
-//   da_0_next_6_da_2 = a_0_next_6_slope*y_6_8
-//   a_0_next_7_slope = 1/a_0_next_6
-//   da_0_next_7_da_0 = a_0_next_7_slope*da_0_next_6_da_0
-//   da_0_next_7_da_1 = a_0_next_7_slope*da_0_next_6_da_1
-//   da_0_next_7_da_2 = a_0_next_7_slope*da_0_next_6_da_2
-//   a_0_next_11_slope = where(y_6 > 0, 1, 0)
-//   da_0_next_11_da_0 = a_0_next_11_slope*da_0_next_7_da_0
-//   da_0_next_11_da_1 = a_0_next_11_slope*da_0_next_7_da_1
-//   da_0_next_11_da_2 = a_0_next_11_slope*da_0_next_7_da_2
-//   da_0_next_da_0 = da_0_next_11_da_0 - dy_da_0
-//   da_0_next_da_1 = da_0_next_11_da_1 - dy_da_1
-//   da_0_next_da_2 = da_0_next_11_da_2 - dy_da_2
-//   a_1_next_6_slope = where(y_7 > 0, 1, 0)
-//   da_1_next_6_da_0 = a_1_next_6_slope*y_7_6
-//   da_1_next_6_da_1 = a_1_next_6_slope*y_7_7
-//   da_1_next_6_da_2 = a_1_next_6_slope*y_7_8
-//   a_1_next_7_slope = 1/a_1_next_6
-//   da_1_next_7_da_0 = a_1_next_7_slope*da_1_next_6_da_0
-//   da_1_next_7_da_1 = a_1_next_7_slope*da_1_next_6_da_1
-//   da_1_next_7_da_2 = a_1_next_7_slope*da_1_next_6_da_2
-//   a_1_next_11_slope = where(y_7 > 0, 1, 0)
-//   da_1_next_11_da_0 = a_1_next_11_slope*da_1_next_7_da_0
-//   da_1_next_11_da_1 = a_1_next_11_slope*da_1_next_7_da_1
-//   da_1_next_11_da_2 = a_1_next_11_slope*da_1_next_7_da_2
-//   da_1_next_da_0 = da_1_next_11_da_0 - dy_da_0
-//   da_1_next_da_1 = da_1_next_11_da_1 - dy_da_1
-//   da_1_next_da_2 = da_1_next_11_da_2 - dy_da_2
-//   a_2_next_6_slope = where(y_8 > 0, 1, 0)
-//   da_2_next_6_da_0 = a_2_next_6_slope*y_8_6
-//   da_2_next_6_da_1 = a_2_next_6_slope*y_8_7
-//   da_2_next_6_da_2 = a_2_next_6_slope*y_8_8
-//   a_2_next_7_slope = 1/a_2_next_6
-//   da_2_next_7_da_0 = a_2_next_7_slope*da_2_next_6_da_0
-//   da_2_next_7_da_1 = a_2_next_7_slope*da_2_next_6_da_1
-//   da_2_next_7_da_2 = a_2_next_7_slope*da_2_next_6_da_2
-//   a_2_next_11_slope = where(y_8 > 0, 1, 0)
-//   da_2_next_11_da_0 = a_2_next_11_slope*da_2_next_7_da_0
-//   da_2_next_11_da_1 = a_2_next_11_slope*da_2_next_7_da_1
-//   da_2_next_11_da_2 = a_2_next_11_slope*da_2_next_7_da_2
-//   da_2_next_da_0 = da_2_next_11_da_0 - dy_da_0
-//   da_2_next_da_1 = da_2_next_11_da_1 - dy_da_1
-//   da_2_next_da_2 = da_2_next_11_da_2 - dy_da_2
+//   dy_da_0 = dy_18_da_0*y_slope
+//   dy_da_1 = dy_18_da_1*y_slope
+//   dy_da_2 = dy_18_da_2*y_slope
+//   da_0_next_da_0 = dy_9_5_da_0 - dy_da_0
+//   da_0_next_da_1 = dy_9_5_da_1 - dy_da_1
+//   da_0_next_da_2 = dy_9_5_da_2 - dy_da_2
+//   da_1_next_da_0 = dy_9_12_da_0 - dy_da_0
+//   da_1_next_da_1 = dy_9_12_da_1 - dy_da_1
+//   da_1_next_da_2 = dy_9_12_da_2 - dy_da_2
+//   da_2_next_da_0 = dy_10_5_da_0 - dy_da_0
+//   da_2_next_da_1 = dy_10_5_da_1 - dy_da_1
+//   da_2_next_da_2 = dy_10_5_da_2 - dy_da_2
 //   d a_0' / d a_0 = da_0_next_da_0
 //   d a_0' / d a_1 = da_0_next_da_1
 //   d a_0' / d a_2 = da_0_next_da_2
@@ -159,7 +123,7 @@ namespace rnncc {
 
 // One step of one channel.
 // A loop over channels may run it part by part, 1 to 4; part 0 is all of it.
-// Operations: 190; functions: 30 exp, 39 finite_part, 30 gt, 30 log, 45 maximum, 30 where.
+// Operations: 104; functions: 21 exp, 14 finite_part, 14 gt, 14 log, 14 maximum, 14 where.
 template <typename real, int part = 0>
 RNNCC_FN void hmm_forward_step(
     // states
@@ -170,82 +134,59 @@ RNNCC_FN void hmm_forward_step(
     real A_0_0, real A_0_1, real A_0_2, real A_1_0, real A_1_1, real A_1_2, real A_2_0, real A_2_1,
     real A_2_2,
     // next states and lets
-    real& y_0_3, real& y_0_4, real& y_0_5, real& y_0, real& y_1_2, real& y_1_6, real& y_1_9,
-    real& y_1, real& y_2_3, real& y_2_4, real& y_2_5, real& y_2, real& y_3_2, real& y_3_6,
-    real& y_3_9, real& y_3, real& y_4_3, real& y_4_4, real& y_4_5, real& y_4, real& y_5_2,
-    real& y_5_6, real& y_5_9, real& y_5, real& y_6_5, real& y_6_6, real& y_6_7, real& y_6_8,
+    real& y_0_2, real& y_0_3, real& y_0_4, real& y_0_5, real& y_0, real& y_1_0, real& y_1_3,
+    real& y_1, real& y_2_2, real& y_2_3, real& y_2_4, real& y_2_5, real& y_2, real& y_3_0,
+    real& y_3_3, real& y_3, real& y_4_2, real& y_4_3, real& y_4_4, real& y_4_5, real& y_4,
+    real& y_5_0, real& y_5_3, real& y_5, real& y_6_5, real& y_6_6, real& y_6_7, real& y_6_8,
     real& y_6, real& y_7_5, real& y_7_6, real& y_7_7, real& y_7_8, real& y_7, real& y_8_5,
-    real& y_8_6, real& y_8_7, real& y_8_8, real& y_8, real& y_9_5, real& y_9_6, real& y_9_9,
-    real& y_9_18, real& y_9_19, real& y_9_22, real& y_10_5, real& y_10_6, real& y_10_9,
-    real& y_10_20, real& y_10_21, real& y_10_24, real& y_11_5, real& y_11_6, real& y_11_9,
-    real& y_11_20, real& y_11_21, real& y_11_24, real& y_12_5, real& y_12_6, real& y_12_9,
-    real& y_13, real& y_14, real& y_15, real& y_22, real& y_23, real& y_26, real& y_32, real& y,
-    real& a_0_next_5, real& a_0_next_6, real& a_0_next_9, real& a_0_next, real& a_1_next_5,
-    real& a_1_next_6, real& a_1_next_9, real& a_1_next, real& a_2_next_5, real& a_2_next_6,
-    real& a_2_next_9, real& a_2_next) {
+    real& y_8_6, real& y_8_7, real& y_8_8, real& y_8, real& y_9_0, real& y_9_3, real& y_9_7,
+    real& y_9_10, real& y_10_0, real& y_10_3, real& y_13, real& y_14, real& y_15, real& y_17,
+    real& y, real& a_0_next, real& a_1_next, real& a_2_next) {
   if (part == 0 || part == 1) {
     const real y_0_0 = maximum(A_0_0, A_0_1);
     const real y_0_1 = maximum(y_0_0, A_0_2);
-    const real y_0_2 = finite_part(y_0_1);
+    y_0_2 = finite_part(y_0_1);
     y_0_3 = exp(A_0_0 - y_0_2);
     y_0_4 = exp(A_0_1 - y_0_2);
     y_0_5 = exp(A_0_2 - y_0_2);
     const real y_0_6 = y_0_3 + y_0_4 + y_0_5;
     y_0 = (y_0_6 > 0.0f ? y_0_6 : real(1.0));
-    const real y_1_0 = maximum(A_0_0, A_0_1);
-    const real y_1_1 = maximum(y_1_0, A_0_2);
-    y_1_2 = finite_part(y_1_1);
-    const real y_1_3 = exp(A_0_0 - y_1_2);
-    const real y_1_4 = exp(A_0_1 - y_1_2);
-    const real y_1_5 = exp(A_0_2 - y_1_2);
-    y_1_6 = y_1_3 + y_1_4 + y_1_5;
-    y_1_9 = finite_part(y_1_3 + y_1_4 + y_1_5);
+    y_1_0 = y_0_3 + y_0_4 + y_0_5;
+    y_1_3 = finite_part(y_0_3 + y_0_4 + y_0_5);
     const real y_2_0 = maximum(A_1_0, A_1_1);
     const real y_2_1 = maximum(y_2_0, A_1_2);
-    const real y_2_2 = finite_part(y_2_1);
+    y_2_2 = finite_part(y_2_1);
     y_2_3 = exp(A_1_0 - y_2_2);
     y_2_4 = exp(A_1_1 - y_2_2);
     y_2_5 = exp(A_1_2 - y_2_2);
     const real y_2_6 = y_2_3 + y_2_4 + y_2_5;
     y_2 = (y_2_6 > 0.0f ? y_2_6 : real(1.0));
-    const real y_3_0 = maximum(A_1_0, A_1_1);
-    const real y_3_1 = maximum(y_3_0, A_1_2);
-    y_3_2 = finite_part(y_3_1);
-    const real y_3_3 = exp(A_1_0 - y_3_2);
-    const real y_3_4 = exp(A_1_1 - y_3_2);
-    const real y_3_5 = exp(A_1_2 - y_3_2);
-    y_3_6 = y_3_3 + y_3_4 + y_3_5;
-    y_3_9 = finite_part(y_3_3 + y_3_4 + y_3_5);
+    y_3_0 = y_2_3 + y_2_4 + y_2_5;
+    y_3_3 = finite_part(y_2_3 + y_2_4 + y_2_5);
     const real y_4_0 = maximum(A_2_0, A_2_1);
     const real y_4_1 = maximum(y_4_0, A_2_2);
-    const real y_4_2 = finite_part(y_4_1);
+    y_4_2 = finite_part(y_4_1);
     y_4_3 = exp(A_2_0 - y_4_2);
     y_4_4 = exp(A_2_1 - y_4_2);
     y_4_5 = exp(A_2_2 - y_4_2);
     const real y_4_6 = y_4_3 + y_4_4 + y_4_5;
     y_4 = (y_4_6 > 0.0f ? y_4_6 : real(1.0));
-    const real y_5_0 = maximum(A_2_0, A_2_1);
-    const real y_5_1 = maximum(y_5_0, A_2_2);
-    y_5_2 = finite_part(y_5_1);
-    const real y_5_3 = exp(A_2_0 - y_5_2);
-    const real y_5_4 = exp(A_2_1 - y_5_2);
-    const real y_5_5 = exp(A_2_2 - y_5_2);
-    y_5_6 = y_5_3 + y_5_4 + y_5_5;
-    y_5_9 = finite_part(y_5_3 + y_5_4 + y_5_5);
+    y_5_0 = y_4_3 + y_4_4 + y_4_5;
+    y_5_3 = finite_part(y_4_3 + y_4_4 + y_4_5);
   }
   if (part == 0 || part == 2) {
-    const real y_1_7 = log(y_0);
-    const real y_1_8 = y_1_2 + y_1_7;
-    const real y_1_10 = log(y_1_9);
-    y_1 = (y_1_6 > 0.0f ? y_1_8 : y_1_10);
-    const real y_3_7 = log(y_2);
-    const real y_3_8 = y_3_2 + y_3_7;
-    const real y_3_10 = log(y_3_9);
-    y_3 = (y_3_6 > 0.0f ? y_3_8 : y_3_10);
-    const real y_5_7 = log(y_4);
-    const real y_5_8 = y_5_2 + y_5_7;
-    const real y_5_10 = log(y_5_9);
-    y_5 = (y_5_6 > 0.0f ? y_5_8 : y_5_10);
+    const real y_1_1 = log(y_0);
+    const real y_1_2 = y_0_2 + y_1_1;
+    const real y_1_4 = log(y_1_3);
+    y_1 = (y_1_0 > 0.0f ? y_1_2 : y_1_4);
+    const real y_3_1 = log(y_2);
+    const real y_3_2 = y_2_2 + y_3_1;
+    const real y_3_4 = log(y_3_3);
+    y_3 = (y_3_0 > 0.0f ? y_3_2 : y_3_4);
+    const real y_5_1 = log(y_4);
+    const real y_5_2 = y_4_2 + y_5_1;
+    const real y_5_4 = log(y_5_3);
+    y_5 = (y_5_0 > 0.0f ? y_5_2 : y_5_4);
     const real y_6_0 = A_0_0 + a_0 - y_1;
     const real y_6_1 = A_1_0 + a_1 - y_3;
     const real y_6_2 = maximum(y_6_0, y_6_1);
@@ -264,72 +205,6 @@ RNNCC_FN void hmm_forward_step(
     const real y_8_3 = A_2_2 + a_2 - y_5;
     const real y_8_4 = maximum(y_8_2, y_8_3);
     y_8_5 = finite_part(y_8_4);
-    const real y_9_0 = A_0_0 + a_0 - y_1;
-    const real y_9_1 = A_1_0 + a_1 - y_3;
-    const real y_9_2 = maximum(y_9_0, y_9_1);
-    const real y_9_3 = A_2_0 + a_2 - y_5;
-    const real y_9_4 = maximum(y_9_2, y_9_3);
-    y_9_5 = finite_part(y_9_4);
-    const real y_9_13 = A_0_1 + a_0 - y_1;
-    const real y_9_14 = A_1_1 + a_1 - y_3;
-    const real y_9_15 = maximum(y_9_13, y_9_14);
-    const real y_9_16 = A_2_1 + a_2 - y_5;
-    const real y_9_17 = maximum(y_9_15, y_9_16);
-    y_9_18 = finite_part(y_9_17);
-    const real y_10_0 = A_0_2 + a_0 - y_1;
-    const real y_10_1 = A_1_2 + a_1 - y_3;
-    const real y_10_2 = maximum(y_10_0, y_10_1);
-    const real y_10_3 = A_2_2 + a_2 - y_5;
-    const real y_10_4 = maximum(y_10_2, y_10_3);
-    y_10_5 = finite_part(y_10_4);
-    const real y_10_15 = A_0_0 + a_0 - y_1;
-    const real y_10_16 = A_1_0 + a_1 - y_3;
-    const real y_10_17 = maximum(y_10_15, y_10_16);
-    const real y_10_18 = A_2_0 + a_2 - y_5;
-    const real y_10_19 = maximum(y_10_17, y_10_18);
-    y_10_20 = finite_part(y_10_19);
-    const real y_11_0 = A_0_2 + a_0 - y_1;
-    const real y_11_1 = A_1_2 + a_1 - y_3;
-    const real y_11_2 = maximum(y_11_0, y_11_1);
-    const real y_11_3 = A_2_2 + a_2 - y_5;
-    const real y_11_4 = maximum(y_11_2, y_11_3);
-    y_11_5 = finite_part(y_11_4);
-    const real y_11_15 = A_0_1 + a_0 - y_1;
-    const real y_11_16 = A_1_1 + a_1 - y_3;
-    const real y_11_17 = maximum(y_11_15, y_11_16);
-    const real y_11_18 = A_2_1 + a_2 - y_5;
-    const real y_11_19 = maximum(y_11_17, y_11_18);
-    y_11_20 = finite_part(y_11_19);
-    const real y_12_0 = A_0_2 + a_0 - y_1;
-    const real y_12_1 = A_1_2 + a_1 - y_3;
-    const real y_12_2 = maximum(y_12_0, y_12_1);
-    const real y_12_3 = A_2_2 + a_2 - y_5;
-    const real y_12_4 = maximum(y_12_2, y_12_3);
-    y_12_5 = finite_part(y_12_4);
-    const real y_17 = A_0_2 + a_0 - y_1;
-    const real y_18 = A_1_2 + a_1 - y_3;
-    const real y_19 = maximum(y_17, y_18);
-    const real y_20 = A_2_2 + a_2 - y_5;
-    const real y_21 = maximum(y_19, y_20);
-    y_22 = finite_part(y_21);
-    const real a_0_next_0 = A_0_0 + a_0 - y_1;
-    const real a_0_next_1 = A_1_0 + a_1 - y_3;
-    const real a_0_next_2 = maximum(a_0_next_0, a_0_next_1);
-    const real a_0_next_3 = A_2_0 + a_2 - y_5;
-    const real a_0_next_4 = maximum(a_0_next_2, a_0_next_3);
-    a_0_next_5 = finite_part(a_0_next_4);
-    const real a_1_next_0 = A_0_1 + a_0 - y_1;
-    const real a_1_next_1 = A_1_1 + a_1 - y_3;
-    const real a_1_next_2 = maximum(a_1_next_0, a_1_next_1);
-    const real a_1_next_3 = A_2_1 + a_2 - y_5;
-    const real a_1_next_4 = maximum(a_1_next_2, a_1_next_3);
-    a_1_next_5 = finite_part(a_1_next_4);
-    const real a_2_next_0 = A_0_2 + a_0 - y_1;
-    const real a_2_next_1 = A_1_2 + a_1 - y_3;
-    const real a_2_next_2 = maximum(a_2_next_0, a_2_next_1);
-    const real a_2_next_3 = A_2_2 + a_2 - y_5;
-    const real a_2_next_4 = maximum(a_2_next_2, a_2_next_3);
-    a_2_next_5 = finite_part(a_2_next_4);
   }
   if (part == 0 || part == 3) {
     y_6_6 = exp(A_0_0 + a_0 - y_1 - y_6_5);
@@ -344,110 +219,53 @@ RNNCC_FN void hmm_forward_step(
     y_8_7 = exp(A_1_2 + a_1 - y_3 - y_8_5);
     y_8_8 = exp(A_2_2 + a_2 - y_5 - y_8_5);
     y_8 = y_8_6 + y_8_7 + y_8_8;
-    y_9_6 = (y_6 > 0.0f ? y_6 : real(1.0));
-    y_9_9 = finite_part(y_6);
-    y_9_19 = (y_7 > 0.0f ? y_7 : real(1.0));
-    y_9_22 = finite_part(y_7);
-    y_10_6 = (y_8 > 0.0f ? y_8 : real(1.0));
-    y_10_9 = finite_part(y_8);
-    y_10_21 = (y_6 > 0.0f ? y_6 : real(1.0));
-    y_10_24 = finite_part(y_6);
-    y_11_6 = (y_8 > 0.0f ? y_8 : real(1.0));
-    y_11_9 = finite_part(y_8);
-    y_11_21 = (y_7 > 0.0f ? y_7 : real(1.0));
-    y_11_24 = finite_part(y_7);
-    y_12_6 = (y_8 > 0.0f ? y_8 : real(1.0));
-    y_12_9 = finite_part(y_8);
-    y_23 = (y_8 > 0.0f ? y_8 : real(1.0));
-    y_26 = finite_part(y_8);
-    a_0_next_6 = (y_6 > 0.0f ? y_6 : real(1.0));
-    a_0_next_9 = finite_part(y_6);
-    a_1_next_6 = (y_7 > 0.0f ? y_7 : real(1.0));
-    a_1_next_9 = finite_part(y_7);
-    a_2_next_6 = (y_8 > 0.0f ? y_8 : real(1.0));
-    a_2_next_9 = finite_part(y_8);
+    y_9_0 = (y_6 > 0.0f ? y_6 : real(1.0));
+    y_9_3 = finite_part(y_6);
+    y_9_7 = (y_7 > 0.0f ? y_7 : real(1.0));
+    y_9_10 = finite_part(y_7);
+    y_10_0 = (y_8 > 0.0f ? y_8 : real(1.0));
+    y_10_3 = finite_part(y_8);
   }
   if (part == 0 || part == 4) {
-    const real y_9_7 = log(y_9_6);
-    const real y_9_8 = y_9_5 + y_9_7;
-    const real y_9_10 = log(y_9_9);
-    const real y_9_11 = (y_6 > 0.0f ? y_9_8 : y_9_10);
-    const real y_9_12 = e_0 + y_9_11;
-    const real y_9_20 = log(y_9_19);
-    const real y_9_21 = y_9_18 + y_9_20;
-    const real y_9_23 = log(y_9_22);
-    const real y_9_24 = (y_7 > 0.0f ? y_9_21 : y_9_23);
-    const real y_9_25 = e_1 + y_9_24;
-    const real y_9 = maximum(y_9_12, y_9_25);
-    const real y_10_7 = log(y_10_6);
-    const real y_10_8 = y_10_5 + y_10_7;
-    const real y_10_10 = log(y_10_9);
-    const real y_10_11 = (y_8 > 0.0f ? y_10_8 : y_10_10);
-    const real y_10_12 = e_2 + y_10_11;
-    const real y_10_13 = maximum(y_9, y_10_12);
-    const real y_10_14 = finite_part(y_10_13);
-    const real y_10_22 = log(y_10_21);
-    const real y_10_23 = y_10_20 + y_10_22;
-    const real y_10_25 = log(y_10_24);
-    const real y_10_26 = (y_6 > 0.0f ? y_10_23 : y_10_25);
-    const real y_10 = e_0 - y_10_14 + y_10_26;
-    const real y_11_7 = log(y_11_6);
-    const real y_11_8 = y_11_5 + y_11_7;
-    const real y_11_10 = log(y_11_9);
-    const real y_11_11 = (y_8 > 0.0f ? y_11_8 : y_11_10);
-    const real y_11_12 = e_2 + y_11_11;
-    const real y_11_13 = maximum(y_9, y_11_12);
-    const real y_11_14 = finite_part(y_11_13);
-    const real y_11_22 = log(y_11_21);
-    const real y_11_23 = y_11_20 + y_11_22;
-    const real y_11_25 = log(y_11_24);
-    const real y_11_26 = (y_7 > 0.0f ? y_11_23 : y_11_25);
-    const real y_11 = e_1 - y_11_14 + y_11_26;
-    const real y_12_7 = log(y_12_6);
-    const real y_12_8 = y_12_5 + y_12_7;
-    const real y_12_10 = log(y_12_9);
-    const real y_12_11 = (y_8 > 0.0f ? y_12_8 : y_12_10);
-    const real y_12_12 = e_2 + y_12_11;
-    const real y_12_13 = maximum(y_9, y_12_12);
-    const real y_12_14 = finite_part(y_12_13);
-    const real y_12 = e_2 + y_12_11 - y_12_14;
+    const real y_9_1 = log(y_9_0);
+    const real y_9_2 = y_6_5 + y_9_1;
+    const real y_9_4 = log(y_9_3);
+    const real y_9_5 = (y_6 > 0.0f ? y_9_2 : y_9_4);
+    const real y_9_6 = e_0 + y_9_5;
+    const real y_9_8 = log(y_9_7);
+    const real y_9_9 = y_7_5 + y_9_8;
+    const real y_9_11 = log(y_9_10);
+    const real y_9_12 = (y_7 > 0.0f ? y_9_9 : y_9_11);
+    const real y_9_13 = e_1 + y_9_12;
+    const real y_9 = maximum(y_9_6, y_9_13);
+    const real y_10_1 = log(y_10_0);
+    const real y_10_2 = y_10_1 + y_8_5;
+    const real y_10_4 = log(y_10_3);
+    const real y_10_5 = (y_8 > 0.0f ? y_10_2 : y_10_4);
+    const real y_10_6 = e_2 + y_10_5;
+    const real y_10_7 = maximum(y_9, y_10_6);
+    const real y_10_8 = finite_part(y_10_7);
+    const real y_10 = e_0 - y_10_8 + y_9_5;
+    const real y_11 = e_1 - y_10_8 + y_9_12;
+    const real y_12 = e_2 + y_10_5 - y_10_8;
     y_13 = exp(y_10);
     y_14 = exp(y_11);
     y_15 = exp(y_12);
     const real y_16 = y_13 + y_14 + y_15;
-    const real y_24 = log(y_23);
-    const real y_25 = y_22 + y_24;
-    const real y_27 = log(y_26);
-    const real y_28 = (y_8 > 0.0f ? y_25 : y_27);
-    const real y_29 = e_2 + y_28;
-    const real y_30 = maximum(y_9, y_29);
-    const real y_31 = finite_part(y_30);
-    y_32 = (y_16 > 0.0f ? y_16 : real(1.0));
-    const real y_33 = log(y_32);
-    const real y_34 = y_31 + y_33;
-    const real y_35 = finite_part(y_13 + y_14 + y_15);
-    const real y_36 = log(y_35);
-    y = (y_16 > 0.0f ? y_34 : y_36);
-    const real a_0_next_7 = log(a_0_next_6);
-    const real a_0_next_8 = a_0_next_5 + a_0_next_7;
-    const real a_0_next_10 = log(a_0_next_9);
-    const real a_0_next_11 = (y_6 > 0.0f ? a_0_next_8 : a_0_next_10);
-    a_0_next = a_0_next_11 + e_0 - y;
-    const real a_1_next_7 = log(a_1_next_6);
-    const real a_1_next_8 = a_1_next_5 + a_1_next_7;
-    const real a_1_next_10 = log(a_1_next_9);
-    const real a_1_next_11 = (y_7 > 0.0f ? a_1_next_8 : a_1_next_10);
-    a_1_next = a_1_next_11 + e_1 - y;
-    const real a_2_next_7 = log(a_2_next_6);
-    const real a_2_next_8 = a_2_next_5 + a_2_next_7;
-    const real a_2_next_10 = log(a_2_next_9);
-    const real a_2_next_11 = (y_8 > 0.0f ? a_2_next_8 : a_2_next_10);
-    a_2_next = a_2_next_11 + e_2 - y;
+    y_17 = (y_16 > 0.0f ? y_16 : real(1.0));
+    const real y_18 = log(y_17);
+    const real y_19 = y_10_8 + y_18;
+    const real y_20 = finite_part(y_13 + y_14 + y_15);
+    const real y_21 = log(y_20);
+    y = (y_16 > 0.0f ? y_19 : y_21);
+    a_0_next = e_0 - y + y_9_5;
+    a_1_next = e_1 - y + y_9_12;
+    a_2_next = e_2 - y + y_10_5;
   }
 }
 
 // The derivative of each next state by each state, where it is not zero.
-// Operations: 102; functions: 14 gt, 14 where.
+// Operations: 72; functions: 8 gt, 8 where.
 template <typename real>
 RNNCC_FN void hmm_forward_jacobian(
     // states
@@ -458,11 +276,10 @@ RNNCC_FN void hmm_forward_jacobian(
     real A_0_0, real A_0_1, real A_0_2, real A_1_0, real A_1_1, real A_1_2, real A_2_0, real A_2_1,
     real A_2_2,
     // lets of the step
-    real y_0_3, real y_0_4, real y_0_5, real y_0, real y_1_6, real y_2_3, real y_2_4, real y_2_5,
-    real y_2, real y_3_6, real y_4_3, real y_4_4, real y_4_5, real y_4, real y_5_6, real y_6_6,
-    real y_6_7, real y_6_8, real y_7_6, real y_7_7, real y_7_8, real y_8_6, real y_8_7, real y_8_8,
-    real y_10_21, real y_11_21, real y_12_6, real y_13, real y_14, real y_15, real y_32,
-    real a_0_next_6, real a_1_next_6, real a_2_next_6,
+    real y_0_3, real y_0_4, real y_0_5, real y_0, real y_2_3, real y_2_4, real y_2_5, real y_2,
+    real y_4_3, real y_4_4, real y_4_5, real y_4, real y_6_6, real y_6_7, real y_6_8, real y_7_6,
+    real y_7_7, real y_7_8, real y_8_6, real y_8_7, real y_8_8, real y_9_0, real y_9_7, real y_10_0,
+    real y_13, real y_14, real y_15, real y_17,
     // entries
     real& J_a_0_a_0, real& J_a_0_a_1, real& J_a_0_a_2, real& J_a_1_a_0, real& J_a_1_a_1,
     real& J_a_1_a_2, real& J_a_2_a_0, real& J_a_2_a_1, real& J_a_2_a_2) {
@@ -470,111 +287,75 @@ RNNCC_FN void hmm_forward_jacobian(
   const real y_7 = y_7_6 + y_7_7 + y_7_8;
   const real y_8 = y_8_6 + y_8_7 + y_8_8;
   const real y_16 = y_13 + y_14 + y_15;
-  const real y_10_21_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_10_21_da_0 = y_10_21_slope * y_6_6;
-  const real dy_10_21_da_1 = y_10_21_slope * y_6_7;
-  const real dy_10_21_da_2 = y_10_21_slope * y_6_8;
-  const real y_10_22_slope = 1.0f / y_10_21;
-  const real dy_10_22_da_0 = dy_10_21_da_0 * y_10_22_slope;
-  const real dy_10_22_da_1 = dy_10_21_da_1 * y_10_22_slope;
-  const real dy_10_22_da_2 = dy_10_21_da_2 * y_10_22_slope;
-  const real y_10_26_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_10_26_da_0 = dy_10_22_da_0 * y_10_26_slope;
-  const real dy_10_26_da_1 = dy_10_22_da_1 * y_10_26_slope;
-  const real dy_10_26_da_2 = dy_10_22_da_2 * y_10_26_slope;
-  const real y_11_21_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_11_21_da_0 = y_11_21_slope * y_7_6;
-  const real dy_11_21_da_1 = y_11_21_slope * y_7_7;
-  const real dy_11_21_da_2 = y_11_21_slope * y_7_8;
-  const real y_11_22_slope = 1.0f / y_11_21;
-  const real dy_11_22_da_0 = dy_11_21_da_0 * y_11_22_slope;
-  const real dy_11_22_da_1 = dy_11_21_da_1 * y_11_22_slope;
-  const real dy_11_22_da_2 = dy_11_21_da_2 * y_11_22_slope;
-  const real y_11_26_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_11_26_da_0 = dy_11_22_da_0 * y_11_26_slope;
-  const real dy_11_26_da_1 = dy_11_22_da_1 * y_11_26_slope;
-  const real dy_11_26_da_2 = dy_11_22_da_2 * y_11_26_slope;
-  const real y_12_6_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_12_6_da_0 = y_12_6_slope * y_8_6;
-  const real dy_12_6_da_1 = y_12_6_slope * y_8_7;
-  const real dy_12_6_da_2 = y_12_6_slope * y_8_8;
-  const real y_12_7_slope = 1.0f / y_12_6;
-  const real dy_12_7_da_0 = dy_12_6_da_0 * y_12_7_slope;
-  const real dy_12_7_da_1 = dy_12_6_da_1 * y_12_7_slope;
-  const real dy_12_7_da_2 = dy_12_6_da_2 * y_12_7_slope;
-  const real y_12_11_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_12_11_da_0 = dy_12_7_da_0 * y_12_11_slope;
-  const real dy_12_11_da_1 = dy_12_7_da_1 * y_12_11_slope;
-  const real dy_12_11_da_2 = dy_12_7_da_2 * y_12_11_slope;
-  const real dy_13_da_0 = dy_10_26_da_0 * y_13;
-  const real dy_13_da_1 = dy_10_26_da_1 * y_13;
-  const real dy_13_da_2 = dy_10_26_da_2 * y_13;
-  const real dy_14_da_0 = dy_11_26_da_0 * y_14;
-  const real dy_14_da_1 = dy_11_26_da_1 * y_14;
-  const real dy_14_da_2 = dy_11_26_da_2 * y_14;
-  const real dy_15_da_0 = dy_12_11_da_0 * y_15;
-  const real dy_15_da_1 = dy_12_11_da_1 * y_15;
-  const real dy_15_da_2 = dy_12_11_da_2 * y_15;
+  const real y_9_0_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_9_0_da_0 = y_6_6 * y_9_0_slope;
+  const real dy_9_0_da_1 = y_6_7 * y_9_0_slope;
+  const real dy_9_0_da_2 = y_6_8 * y_9_0_slope;
+  const real y_9_1_slope = 1.0f / y_9_0;
+  const real dy_9_1_da_0 = dy_9_0_da_0 * y_9_1_slope;
+  const real dy_9_1_da_1 = dy_9_0_da_1 * y_9_1_slope;
+  const real dy_9_1_da_2 = dy_9_0_da_2 * y_9_1_slope;
+  const real y_9_5_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_9_5_da_0 = dy_9_1_da_0 * y_9_5_slope;
+  const real dy_9_5_da_1 = dy_9_1_da_1 * y_9_5_slope;
+  const real dy_9_5_da_2 = dy_9_1_da_2 * y_9_5_slope;
+  const real y_9_7_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_9_7_da_0 = y_7_6 * y_9_7_slope;
+  const real dy_9_7_da_1 = y_7_7 * y_9_7_slope;
+  const real dy_9_7_da_2 = y_7_8 * y_9_7_slope;
+  const real y_9_8_slope = 1.0f / y_9_7;
+  const real dy_9_8_da_0 = dy_9_7_da_0 * y_9_8_slope;
+  const real dy_9_8_da_1 = dy_9_7_da_1 * y_9_8_slope;
+  const real dy_9_8_da_2 = dy_9_7_da_2 * y_9_8_slope;
+  const real y_9_12_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_9_12_da_0 = dy_9_8_da_0 * y_9_12_slope;
+  const real dy_9_12_da_1 = dy_9_8_da_1 * y_9_12_slope;
+  const real dy_9_12_da_2 = dy_9_8_da_2 * y_9_12_slope;
+  const real y_10_0_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_10_0_da_0 = y_10_0_slope * y_8_6;
+  const real dy_10_0_da_1 = y_10_0_slope * y_8_7;
+  const real dy_10_0_da_2 = y_10_0_slope * y_8_8;
+  const real y_10_1_slope = 1.0f / y_10_0;
+  const real dy_10_1_da_0 = dy_10_0_da_0 * y_10_1_slope;
+  const real dy_10_1_da_1 = dy_10_0_da_1 * y_10_1_slope;
+  const real dy_10_1_da_2 = dy_10_0_da_2 * y_10_1_slope;
+  const real y_10_5_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_10_5_da_0 = dy_10_1_da_0 * y_10_5_slope;
+  const real dy_10_5_da_1 = dy_10_1_da_1 * y_10_5_slope;
+  const real dy_10_5_da_2 = dy_10_1_da_2 * y_10_5_slope;
+  const real dy_13_da_0 = dy_9_5_da_0 * y_13;
+  const real dy_13_da_1 = dy_9_5_da_1 * y_13;
+  const real dy_13_da_2 = dy_9_5_da_2 * y_13;
+  const real dy_14_da_0 = dy_9_12_da_0 * y_14;
+  const real dy_14_da_1 = dy_9_12_da_1 * y_14;
+  const real dy_14_da_2 = dy_9_12_da_2 * y_14;
+  const real dy_15_da_0 = dy_10_5_da_0 * y_15;
+  const real dy_15_da_1 = dy_10_5_da_1 * y_15;
+  const real dy_15_da_2 = dy_10_5_da_2 * y_15;
   const real dy_16_da_0 = dy_13_da_0 + dy_14_da_0 + dy_15_da_0;
   const real dy_16_da_1 = dy_13_da_1 + dy_14_da_1 + dy_15_da_1;
   const real dy_16_da_2 = dy_13_da_2 + dy_14_da_2 + dy_15_da_2;
-  const real y_32_slope = (y_16 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_32_da_0 = dy_16_da_0 * y_32_slope;
-  const real dy_32_da_1 = dy_16_da_1 * y_32_slope;
-  const real dy_32_da_2 = dy_16_da_2 * y_32_slope;
-  const real y_33_slope = 1.0f / y_32;
-  const real dy_33_da_0 = dy_32_da_0 * y_33_slope;
-  const real dy_33_da_1 = dy_32_da_1 * y_33_slope;
-  const real dy_33_da_2 = dy_32_da_2 * y_33_slope;
+  const real y_17_slope = (y_16 > 0.0f ? real(1.0) : real(0.0));
+  const real dy_17_da_0 = dy_16_da_0 * y_17_slope;
+  const real dy_17_da_1 = dy_16_da_1 * y_17_slope;
+  const real dy_17_da_2 = dy_16_da_2 * y_17_slope;
+  const real y_18_slope = 1.0f / y_17;
+  const real dy_18_da_0 = dy_17_da_0 * y_18_slope;
+  const real dy_18_da_1 = dy_17_da_1 * y_18_slope;
+  const real dy_18_da_2 = dy_17_da_2 * y_18_slope;
   const real y_slope = (y_16 > 0.0f ? real(1.0) : real(0.0));
-  const real dy_da_0 = dy_33_da_0 * y_slope;
-  const real dy_da_1 = dy_33_da_1 * y_slope;
-  const real dy_da_2 = dy_33_da_2 * y_slope;
-  const real a_0_next_6_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
-  const real da_0_next_6_da_0 = a_0_next_6_slope * y_6_6;
-  const real da_0_next_6_da_1 = a_0_next_6_slope * y_6_7;
-  const real da_0_next_6_da_2 = a_0_next_6_slope * y_6_8;
-  const real a_0_next_7_slope = 1.0f / a_0_next_6;
-  const real da_0_next_7_da_0 = a_0_next_7_slope * da_0_next_6_da_0;
-  const real da_0_next_7_da_1 = a_0_next_7_slope * da_0_next_6_da_1;
-  const real da_0_next_7_da_2 = a_0_next_7_slope * da_0_next_6_da_2;
-  const real a_0_next_11_slope = (y_6 > 0.0f ? real(1.0) : real(0.0));
-  const real da_0_next_11_da_0 = a_0_next_11_slope * da_0_next_7_da_0;
-  const real da_0_next_11_da_1 = a_0_next_11_slope * da_0_next_7_da_1;
-  const real da_0_next_11_da_2 = a_0_next_11_slope * da_0_next_7_da_2;
-  const real da_0_next_da_0 = da_0_next_11_da_0 - dy_da_0;
-  const real da_0_next_da_1 = da_0_next_11_da_1 - dy_da_1;
-  const real da_0_next_da_2 = da_0_next_11_da_2 - dy_da_2;
-  const real a_1_next_6_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
-  const real da_1_next_6_da_0 = a_1_next_6_slope * y_7_6;
-  const real da_1_next_6_da_1 = a_1_next_6_slope * y_7_7;
-  const real da_1_next_6_da_2 = a_1_next_6_slope * y_7_8;
-  const real a_1_next_7_slope = 1.0f / a_1_next_6;
-  const real da_1_next_7_da_0 = a_1_next_7_slope * da_1_next_6_da_0;
-  const real da_1_next_7_da_1 = a_1_next_7_slope * da_1_next_6_da_1;
-  const real da_1_next_7_da_2 = a_1_next_7_slope * da_1_next_6_da_2;
-  const real a_1_next_11_slope = (y_7 > 0.0f ? real(1.0) : real(0.0));
-  const real da_1_next_11_da_0 = a_1_next_11_slope * da_1_next_7_da_0;
-  const real da_1_next_11_da_1 = a_1_next_11_slope * da_1_next_7_da_1;
-  const real da_1_next_11_da_2 = a_1_next_11_slope * da_1_next_7_da_2;
-  const real da_1_next_da_0 = da_1_next_11_da_0 - dy_da_0;
-  const real da_1_next_da_1 = da_1_next_11_da_1 - dy_da_1;
-  const real da_1_next_da_2 = da_1_next_11_da_2 - dy_da_2;
-  const real a_2_next_6_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
-  const real da_2_next_6_da_0 = a_2_next_6_slope * y_8_6;
-  const real da_2_next_6_da_1 = a_2_next_6_slope * y_8_7;
-  const real da_2_next_6_da_2 = a_2_next_6_slope * y_8_8;
-  const real a_2_next_7_slope = 1.0f / a_2_next_6;
-  const real da_2_next_7_da_0 = a_2_next_7_slope * da_2_next_6_da_0;
-  const real da_2_next_7_da_1 = a_2_next_7_slope * da_2_next_6_da_1;
-  const real da_2_next_7_da_2 = a_2_next_7_slope * da_2_next_6_da_2;
-  const real a_2_next_11_slope = (y_8 > 0.0f ? real(1.0) : real(0.0));
-  const real da_2_next_11_da_0 = a_2_next_11_slope * da_2_next_7_da_0;
-  const real da_2_next_11_da_1 = a_2_next_11_slope * da_2_next_7_da_1;
-  const real da_2_next_11_da_2 = a_2_next_11_slope * da_2_next_7_da_2;
-  const real da_2_next_da_0 = da_2_next_11_da_0 - dy_da_0;
-  const real da_2_next_da_1 = da_2_next_11_da_1 - dy_da_1;
-  const real da_2_next_da_2 = da_2_next_11_da_2 - dy_da_2;
+  const real dy_da_0 = dy_18_da_0 * y_slope;
+  const real dy_da_1 = dy_18_da_1 * y_slope;
+  const real dy_da_2 = dy_18_da_2 * y_slope;
+  const real da_0_next_da_0 = dy_9_5_da_0 - dy_da_0;
+  const real da_0_next_da_1 = dy_9_5_da_1 - dy_da_1;
+  const real da_0_next_da_2 = dy_9_5_da_2 - dy_da_2;
+  const real da_1_next_da_0 = dy_9_12_da_0 - dy_da_0;
+  const real da_1_next_da_1 = dy_9_12_da_1 - dy_da_1;
+  const real da_1_next_da_2 = dy_9_12_da_2 - dy_da_2;
+  const real da_2_next_da_0 = dy_10_5_da_0 - dy_da_0;
+  const real da_2_next_da_1 = dy_10_5_da_1 - dy_da_1;
+  const real da_2_next_da_2 = dy_10_5_da_2 - dy_da_2;
   J_a_0_a_0 = da_0_next_da_0;
   J_a_0_a_1 = da_0_next_da_1;
   J_a_0_a_2 = da_0_next_da_2;
@@ -587,7 +368,7 @@ RNNCC_FN void hmm_forward_jacobian(
 }
 
 // Gradients of the arguments, given those of the next states (up_*).
-// Operations: 78; functions: 20 gt, 20 where.
+// Operations: 81; functions: 14 gt, 14 where.
 template <typename real>
 RNNCC_FN void hmm_forward_adjoint(
     // states
@@ -598,11 +379,10 @@ RNNCC_FN void hmm_forward_adjoint(
     real A_0_0, real A_0_1, real A_0_2, real A_1_0, real A_1_1, real A_1_2, real A_2_0, real A_2_1,
     real A_2_2,
     // lets of the step
-    real y_0_3, real y_0_4, real y_0_5, real y_0, real y_1_6, real y_2_3, real y_2_4, real y_2_5,
-    real y_2, real y_3_6, real y_4_3, real y_4_4, real y_4_5, real y_4, real y_5_6, real y_6_6,
-    real y_6_7, real y_6_8, real y_7_6, real y_7_7, real y_7_8, real y_8_6, real y_8_7, real y_8_8,
-    real y_10_21, real y_11_21, real y_12_6, real y_13, real y_14, real y_15, real y_32,
-    real a_0_next_6, real a_1_next_6, real a_2_next_6,
+    real y_0_3, real y_0_4, real y_0_5, real y_0, real y_2_3, real y_2_4, real y_2_5, real y_2,
+    real y_4_3, real y_4_4, real y_4_5, real y_4, real y_6_6, real y_6_7, real y_6_8, real y_7_6,
+    real y_7_7, real y_7_8, real y_8_6, real y_8_7, real y_8_8, real y_9_0, real y_9_7, real y_10_0,
+    real y_13, real y_14, real y_15, real y_17,
     // upstream gradients
     real up_a_0, real up_a_1, real up_a_2, real up_y,
     // gradients
@@ -610,65 +390,59 @@ RNNCC_FN void hmm_forward_adjoint(
     real& d_A_0_1, real& d_A_0_2, real& d_A_1_0, real& d_A_1_1, real& d_A_1_2, real& d_A_2_0,
     real& d_A_2_1, real& d_A_2_2) {
   const real y_0_6 = y_0_3 + y_0_4 + y_0_5;
+  const real y_1_0 = y_0_3 + y_0_4 + y_0_5;
   const real y_2_6 = y_2_3 + y_2_4 + y_2_5;
+  const real y_3_0 = y_2_3 + y_2_4 + y_2_5;
   const real y_4_6 = y_4_3 + y_4_4 + y_4_5;
+  const real y_5_0 = y_4_3 + y_4_4 + y_4_5;
   const real y_6 = y_6_6 + y_6_7 + y_6_8;
   const real y_7 = y_7_6 + y_7_7 + y_7_8;
   const real y_8 = y_8_6 + y_8_7 + y_8_8;
   const real y_16 = y_13 + y_14 + y_15;
-  const real g_a_2_next_11_arg1 = (y_8 > 0.0f ? up_a_2 : real(0.0));
-  const real g_a_2_next_6 = g_a_2_next_11_arg1 / a_2_next_6;
-  const real g_a_2_next_6_arg1 = (y_8 > 0.0f ? g_a_2_next_6 : real(0.0));
-  const real g_a_1_next_11_arg1 = (y_7 > 0.0f ? up_a_1 : real(0.0));
-  const real g_a_1_next_6 = g_a_1_next_11_arg1 / a_1_next_6;
-  const real g_a_1_next_6_arg1 = (y_7 > 0.0f ? g_a_1_next_6 : real(0.0));
-  const real g_a_0_next_11_arg1 = (y_6 > 0.0f ? up_a_0 : real(0.0));
-  const real g_a_0_next_6 = g_a_0_next_11_arg1 / a_0_next_6;
-  const real g_a_0_next_6_arg1 = (y_6 > 0.0f ? g_a_0_next_6 : real(0.0));
   const real g_y = up_y - up_a_0 - up_a_1 - up_a_2;
   const real g_y_arg1 = (y_16 > 0.0f ? g_y : real(0.0));
-  const real g_y_32 = g_y_arg1 / y_32;
-  const real g_y_32_arg1 = (y_16 > 0.0f ? g_y_32 : real(0.0));
-  const real g_y_12 = g_y_32_arg1 * y_15;
-  const real g_y_12_11_arg1 = (y_8 > 0.0f ? g_y_12 : real(0.0));
-  const real g_y_12_6 = g_y_12_11_arg1 / y_12_6;
-  const real g_y_12_6_arg1 = (y_8 > 0.0f ? g_y_12_6 : real(0.0));
-  const real g_y_11 = g_y_32_arg1 * y_14;
-  const real g_y_11_26_arg1 = (y_7 > 0.0f ? g_y_11 : real(0.0));
-  const real g_y_11_21 = g_y_11_26_arg1 / y_11_21;
-  const real g_y_11_21_arg1 = (y_7 > 0.0f ? g_y_11_21 : real(0.0));
-  const real g_y_10 = g_y_32_arg1 * y_13;
-  const real g_y_10_26_arg1 = (y_6 > 0.0f ? g_y_10 : real(0.0));
-  const real g_y_10_21 = g_y_10_26_arg1 / y_10_21;
-  const real g_y_10_21_arg1 = (y_6 > 0.0f ? g_y_10_21 : real(0.0));
-  const real g_y_8 = g_a_2_next_6_arg1 + g_y_12_6_arg1;
-  const real g_y_8_8_arg = g_y_8 * y_8_8;
-  const real g_y_8_7_arg = g_y_8 * y_8_7;
-  const real g_y_8_6_arg = g_y_8 * y_8_6;
-  const real g_y_7 = g_a_1_next_6_arg1 + g_y_11_21_arg1;
-  const real g_y_7_8_arg = g_y_7 * y_7_8;
-  const real g_y_7_7_arg = g_y_7 * y_7_7;
-  const real g_y_7_6_arg = g_y_7 * y_7_6;
-  const real g_y_6 = g_a_0_next_6_arg1 + g_y_10_21_arg1;
-  const real g_y_6_8_arg = g_y_6 * y_6_8;
-  const real g_y_6_7_arg = g_y_6 * y_6_7;
-  const real g_y_6_6_arg = g_y_6 * y_6_6;
+  const real g_y_17 = g_y_arg1 / y_17;
+  const real g_y_17_arg1 = (y_16 > 0.0f ? g_y_17 : real(0.0));
+  const real g_y_12 = g_y_17_arg1 * y_15;
+  const real g_y_11 = g_y_17_arg1 * y_14;
+  const real g_y_10 = g_y_17_arg1 * y_13;
+  const real g_y_10_5 = g_y_12 + up_a_2;
+  const real g_y_10_5_arg1 = (y_8 > 0.0f ? g_y_10_5 : real(0.0));
+  const real g_y_10_0 = g_y_10_5_arg1 / y_10_0;
+  const real g_y_10_0_arg1 = (y_8 > 0.0f ? g_y_10_0 : real(0.0));
+  const real g_y_9_12 = g_y_11 + up_a_1;
+  const real g_y_9_12_arg1 = (y_7 > 0.0f ? g_y_9_12 : real(0.0));
+  const real g_y_9_7 = g_y_9_12_arg1 / y_9_7;
+  const real g_y_9_7_arg1 = (y_7 > 0.0f ? g_y_9_7 : real(0.0));
+  const real g_y_9_5 = g_y_10 + up_a_0;
+  const real g_y_9_5_arg1 = (y_6 > 0.0f ? g_y_9_5 : real(0.0));
+  const real g_y_9_0 = g_y_9_5_arg1 / y_9_0;
+  const real g_y_9_0_arg1 = (y_6 > 0.0f ? g_y_9_0 : real(0.0));
+  const real g_y_8_8_arg = g_y_10_0_arg1 * y_8_8;
+  const real g_y_8_7_arg = g_y_10_0_arg1 * y_8_7;
+  const real g_y_8_6_arg = g_y_10_0_arg1 * y_8_6;
+  const real g_y_7_8_arg = g_y_9_7_arg1 * y_7_8;
+  const real g_y_7_7_arg = g_y_9_7_arg1 * y_7_7;
+  const real g_y_7_6_arg = g_y_9_7_arg1 * y_7_6;
+  const real g_y_6_8_arg = g_y_9_0_arg1 * y_6_8;
+  const real g_y_6_7_arg = g_y_9_0_arg1 * y_6_7;
+  const real g_y_6_6_arg = g_y_9_0_arg1 * y_6_6;
   const real g_y_5 = -g_y_6_8_arg - g_y_7_8_arg - g_y_8_8_arg;
-  const real g_y_5_arg1 = (y_5_6 > 0.0f ? g_y_5 : real(0.0));
+  const real g_y_5_arg1 = (y_5_0 > 0.0f ? g_y_5 : real(0.0));
   const real g_y_4 = g_y_5_arg1 / y_4;
   const real g_y_4_arg1 = (y_4_6 > 0.0f ? g_y_4 : real(0.0));
   const real g_y_4_5_arg = g_y_4_arg1 * y_4_5;
   const real g_y_4_4_arg = g_y_4_arg1 * y_4_4;
   const real g_y_4_3_arg = g_y_4_arg1 * y_4_3;
   const real g_y_3 = -g_y_6_7_arg - g_y_7_7_arg - g_y_8_7_arg;
-  const real g_y_3_arg1 = (y_3_6 > 0.0f ? g_y_3 : real(0.0));
+  const real g_y_3_arg1 = (y_3_0 > 0.0f ? g_y_3 : real(0.0));
   const real g_y_2 = g_y_3_arg1 / y_2;
   const real g_y_2_arg1 = (y_2_6 > 0.0f ? g_y_2 : real(0.0));
   const real g_y_2_5_arg = g_y_2_arg1 * y_2_5;
   const real g_y_2_4_arg = g_y_2_arg1 * y_2_4;
   const real g_y_2_3_arg = g_y_2_arg1 * y_2_3;
   const real g_y_1 = -g_y_6_6_arg - g_y_7_6_arg - g_y_8_6_arg;
-  const real g_y_1_arg1 = (y_1_6 > 0.0f ? g_y_1 : real(0.0));
+  const real g_y_1_arg1 = (y_1_0 > 0.0f ? g_y_1 : real(0.0));
   const real g_y_0 = g_y_1_arg1 / y_0;
   const real g_y_0_arg1 = (y_0_6 > 0.0f ? g_y_0 : real(0.0));
   const real g_y_0_5_arg = g_y_0_arg1 * y_0_5;
@@ -709,7 +483,7 @@ struct Cell {
   static constexpr int kInputs = 3;
   static constexpr int kParams = 9;
   static constexpr int kOutputs = 1;
-  static constexpr int kStored = 76;
+  static constexpr int kStored = 49;
   static constexpr int kSharedInputs = 0;
   static constexpr bool kAffine = false;
   static constexpr Slot states[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}};
@@ -753,18 +527,12 @@ RNNCC_FN void hmm_forward_early(
   const real y_0_5 = exp(A_0_2 - y_0_2);
   const real y_0_6 = y_0_3 + y_0_4 + y_0_5;
   const real y_0 = (y_0_6 > 0.0f ? y_0_6 : real(1.0));
-  const real y_1_0 = maximum(A_0_0, A_0_1);
-  const real y_1_1 = maximum(y_1_0, A_0_2);
-  const real y_1_2 = finite_part(y_1_1);
-  const real y_1_3 = exp(A_0_0 - y_1_2);
-  const real y_1_4 = exp(A_0_1 - y_1_2);
-  const real y_1_5 = exp(A_0_2 - y_1_2);
-  const real y_1_6 = y_1_3 + y_1_4 + y_1_5;
-  const real y_1_7 = log(y_0);
-  const real y_1_8 = y_1_2 + y_1_7;
-  const real y_1_9 = finite_part(y_1_3 + y_1_4 + y_1_5);
-  const real y_1_10 = log(y_1_9);
-  const real y_1 = (y_1_6 > 0.0f ? y_1_8 : y_1_10);
+  const real y_1_0 = y_0_3 + y_0_4 + y_0_5;
+  const real y_1_1 = log(y_0);
+  const real y_1_2 = y_0_2 + y_1_1;
+  const real y_1_3 = finite_part(y_0_3 + y_0_4 + y_0_5);
+  const real y_1_4 = log(y_1_3);
+  const real y_1 = (y_1_0 > 0.0f ? y_1_2 : y_1_4);
   const real y_2_0 = maximum(A_1_0, A_1_1);
   const real y_2_1 = maximum(y_2_0, A_1_2);
   const real y_2_2 = finite_part(y_2_1);
@@ -773,18 +541,12 @@ RNNCC_FN void hmm_forward_early(
   const real y_2_5 = exp(A_1_2 - y_2_2);
   const real y_2_6 = y_2_3 + y_2_4 + y_2_5;
   const real y_2 = (y_2_6 > 0.0f ? y_2_6 : real(1.0));
-  const real y_3_0 = maximum(A_1_0, A_1_1);
-  const real y_3_1 = maximum(y_3_0, A_1_2);
-  const real y_3_2 = finite_part(y_3_1);
-  const real y_3_3 = exp(A_1_0 - y_3_2);
-  const real y_3_4 = exp(A_1_1 - y_3_2);
-  const real y_3_5 = exp(A_1_2 - y_3_2);
-  const real y_3_6 = y_3_3 + y_3_4 + y_3_5;
-  const real y_3_7 = log(y_2);
-  const real y_3_8 = y_3_2 + y_3_7;
-  const real y_3_9 = finite_part(y_3_3 + y_3_4 + y_3_5);
-  const real y_3_10 = log(y_3_9);
-  const real y_3 = (y_3_6 > 0.0f ? y_3_8 : y_3_10);
+  const real y_3_0 = y_2_3 + y_2_4 + y_2_5;
+  const real y_3_1 = log(y_2);
+  const real y_3_2 = y_2_2 + y_3_1;
+  const real y_3_3 = finite_part(y_2_3 + y_2_4 + y_2_5);
+  const real y_3_4 = log(y_3_3);
+  const real y_3 = (y_3_0 > 0.0f ? y_3_2 : y_3_4);
   const real y_4_0 = maximum(A_2_0, A_2_1);
   const real y_4_1 = maximum(y_4_0, A_2_2);
   const real y_4_2 = finite_part(y_4_1);
@@ -793,25 +555,17 @@ RNNCC_FN void hmm_forward_early(
   const real y_4_5 = exp(A_2_2 - y_4_2);
   const real y_4_6 = y_4_3 + y_4_4 + y_4_5;
   const real y_4 = (y_4_6 > 0.0f ? y_4_6 : real(1.0));
-  const real y_5_0 = maximum(A_2_0, A_2_1);
-  const real y_5_1 = maximum(y_5_0, A_2_2);
-  const real y_5_2 = finite_part(y_5_1);
-  const real y_5_3 = exp(A_2_0 - y_5_2);
-  const real y_5_4 = exp(A_2_1 - y_5_2);
-  const real y_5_5 = exp(A_2_2 - y_5_2);
-  const real y_5_6 = y_5_3 + y_5_4 + y_5_5;
-  const real y_5_7 = log(y_4);
-  const real y_5_8 = y_5_2 + y_5_7;
-  const real y_5_9 = finite_part(y_5_3 + y_5_4 + y_5_5);
-  const real y_5_10 = log(y_5_9);
-  const real y_5 = (y_5_6 > 0.0f ? y_5_8 : y_5_10);
+  const real y_5_0 = y_4_3 + y_4_4 + y_4_5;
+  const real y_5_1 = log(y_4);
+  const real y_5_2 = y_4_2 + y_5_1;
+  const real y_5_3 = finite_part(y_4_3 + y_4_4 + y_4_5);
+  const real y_5_4 = log(y_5_3);
+  const real y_5 = (y_5_0 > 0.0f ? y_5_2 : y_5_4);
   rnncc::computed(
       // lets
-      y_0_0, y_0_1, y_0_2, y_0_3, y_0_4, y_0_5, y_0_6, y_0, y_1_0, y_1_1, y_1_2, y_1_3, y_1_4,
-      y_1_5, y_1_6, y_1_7, y_1_8, y_1_9, y_1_10, y_1, y_2_0, y_2_1, y_2_2, y_2_3, y_2_4, y_2_5,
-      y_2_6, y_2, y_3_0, y_3_1, y_3_2, y_3_3, y_3_4, y_3_5, y_3_6, y_3_7, y_3_8, y_3_9, y_3_10, y_3,
-      y_4_0, y_4_1, y_4_2, y_4_3, y_4_4, y_4_5, y_4_6, y_4, y_5_0, y_5_1, y_5_2, y_5_3, y_5_4,
-      y_5_5, y_5_6, y_5_7, y_5_8, y_5_9, y_5_10, y_5);
+      y_0_0, y_0_1, y_0_2, y_0_3, y_0_4, y_0_5, y_0_6, y_0, y_1_0, y_1_1, y_1_2, y_1_3, y_1_4, y_1,
+      y_2_0, y_2_1, y_2_2, y_2_3, y_2_4, y_2_5, y_2_6, y_2, y_3_0, y_3_1, y_3_2, y_3_3, y_3_4, y_3,
+      y_4_0, y_4_1, y_4_2, y_4_3, y_4_4, y_4_5, y_4_6, y_4, y_5_0, y_5_1, y_5_2, y_5_3, y_5_4, y_5);
 }
 
 // The cell in the registers of one thread.
@@ -827,70 +581,51 @@ struct Lane : Cell {
   template <bool write, bool store>
   RNNCC_MEMBER static void step(const real* x, const real* p, const real* h, real* next, real* y,
                                 real* k) {
-    real out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-        out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-        out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+    real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+        out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+        out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
         out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-        out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-        out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-        out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-        out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-        out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-        out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-        out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9, out_a_2_next;
+        out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+        out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+        out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next;
     rnncc::hmm_forward_step<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8],
         // results
-        out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-        out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-        out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+        out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+        out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+        out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
         out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-        out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-        out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-        out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-        out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-        out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-        out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-        out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9, out_a_2_next);
-    if (store) k[0] = out_y_0_3;
-    if (store) k[1] = out_y_0_4;
-    if (store) k[2] = out_y_0_5;
-    k[3] = out_y_0;
-    k[4] = out_y_1_2;
-    k[5] = out_y_1_6;
-    k[6] = out_y_1_9;
-    if (store) k[8] = out_y_2_3;
-    if (store) k[9] = out_y_2_4;
-    if (store) k[10] = out_y_2_5;
-    k[11] = out_y_2;
-    k[12] = out_y_3_2;
-    k[13] = out_y_3_6;
-    k[14] = out_y_3_9;
-    if (store) k[16] = out_y_4_3;
-    if (store) k[17] = out_y_4_4;
-    if (store) k[18] = out_y_4_5;
-    k[19] = out_y_4;
-    k[20] = out_y_5_2;
-    k[21] = out_y_5_6;
-    k[22] = out_y_5_9;
+        out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+        out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+        out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next);
+    k[0] = out_y_0_2;
+    if (store) k[1] = out_y_0_3;
+    if (store) k[2] = out_y_0_4;
+    if (store) k[3] = out_y_0_5;
+    k[4] = out_y_0;
+    k[5] = out_y_1_0;
+    k[6] = out_y_1_3;
+    k[8] = out_y_2_2;
+    if (store) k[9] = out_y_2_3;
+    if (store) k[10] = out_y_2_4;
+    if (store) k[11] = out_y_2_5;
+    k[12] = out_y_2;
+    k[13] = out_y_3_0;
+    k[14] = out_y_3_3;
+    k[16] = out_y_4_2;
+    if (store) k[17] = out_y_4_3;
+    if (store) k[18] = out_y_4_4;
+    if (store) k[19] = out_y_4_5;
+    k[20] = out_y_4;
+    k[21] = out_y_5_0;
+    k[22] = out_y_5_3;
     k[7] = out_y_1;
     k[15] = out_y_3;
     k[23] = out_y_5;
     k[24] = out_y_6_5;
     k[29] = out_y_7_5;
     k[34] = out_y_8_5;
-    k[39] = out_y_9_5;
-    k[42] = out_y_9_18;
-    k[45] = out_y_10_5;
-    k[48] = out_y_10_20;
-    k[51] = out_y_11_5;
-    k[54] = out_y_11_20;
-    k[57] = out_y_12_5;
-    k[63] = out_y_22;
-    k[67] = out_a_0_next_5;
-    k[70] = out_a_1_next_5;
-    k[73] = out_a_2_next_5;
     if (store) k[25] = out_y_6_6;
     if (store) k[26] = out_y_6_7;
     if (store) k[27] = out_y_6_8;
@@ -903,36 +638,20 @@ struct Lane : Cell {
     if (store) k[36] = out_y_8_7;
     if (store) k[37] = out_y_8_8;
     k[38] = out_y_8;
-    k[40] = out_y_9_6;
-    k[41] = out_y_9_9;
-    k[43] = out_y_9_19;
-    k[44] = out_y_9_22;
-    k[46] = out_y_10_6;
-    k[47] = out_y_10_9;
-    k[49] = out_y_10_21;
-    k[50] = out_y_10_24;
-    k[52] = out_y_11_6;
-    k[53] = out_y_11_9;
-    k[55] = out_y_11_21;
-    k[56] = out_y_11_24;
-    k[58] = out_y_12_6;
-    k[59] = out_y_12_9;
-    k[64] = out_y_23;
-    k[65] = out_y_26;
-    k[68] = out_a_0_next_6;
-    k[69] = out_a_0_next_9;
-    k[71] = out_a_1_next_6;
-    k[72] = out_a_1_next_9;
-    k[74] = out_a_2_next_6;
-    k[75] = out_a_2_next_9;
+    k[39] = out_y_9_0;
+    k[40] = out_y_9_3;
+    k[41] = out_y_9_7;
+    k[42] = out_y_9_10;
+    k[43] = out_y_10_0;
+    k[44] = out_y_10_3;
     next[0] = out_a_0_next;
     next[1] = out_a_1_next;
     next[2] = out_a_2_next;
     if (write) y[0] = out_y;
-    if (store) k[60] = out_y_13;
-    if (store) k[61] = out_y_14;
-    if (store) k[62] = out_y_15;
-    if (store) k[66] = out_y_32;
+    if (store) k[45] = out_y_13;
+    if (store) k[46] = out_y_14;
+    if (store) k[47] = out_y_15;
+    if (store) k[48] = out_y_17;
   }
 
   // J[row * kStates + column] where it isn't zero, at a state h.
@@ -943,9 +662,9 @@ struct Lane : Cell {
     rnncc::hmm_forward_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8],
-        k[0], k[1], k[2], k[3], k[5], k[8], k[9], k[10], k[11], k[13], k[16], k[17], k[18], k[19],
-        k[21], k[25], k[26], k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[49], k[55], k[58],
-        k[60], k[61], k[62], k[66], k[68], k[71], k[74],
+        k[1], k[2], k[3], k[4], k[9], k[10], k[11], k[12], k[17], k[18], k[19], k[20], k[25], k[26],
+        k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[39], k[41], k[43], k[45], k[46], k[47],
+        k[48],
         // results
         out_J_a_0_a_0, out_J_a_0_a_1, out_J_a_0_a_2, out_J_a_1_a_0, out_J_a_1_a_1, out_J_a_1_a_2,
         out_J_a_2_a_0, out_J_a_2_a_1, out_J_a_2_a_2);
@@ -968,9 +687,9 @@ struct Lane : Cell {
     rnncc::hmm_forward_jacobian<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8],
-        k[0], k[1], k[2], k[3], k[5], k[8], k[9], k[10], k[11], k[13], k[16], k[17], k[18], k[19],
-        k[21], k[25], k[26], k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[49], k[55], k[58],
-        k[60], k[61], k[62], k[66], k[68], k[71], k[74],
+        k[1], k[2], k[3], k[4], k[9], k[10], k[11], k[12], k[17], k[18], k[19], k[20], k[25], k[26],
+        k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[39], k[41], k[43], k[45], k[46], k[47],
+        k[48],
         // results
         out_J_a_0_a_0, out_J_a_0_a_1, out_J_a_0_a_2, out_J_a_1_a_0, out_J_a_1_a_1, out_J_a_1_a_2,
         out_J_a_2_a_0, out_J_a_2_a_1, out_J_a_2_a_2);
@@ -1004,9 +723,9 @@ struct Lane : Cell {
     rnncc::hmm_forward_adjoint<real>(
         // arguments
         h[0], h[1], h[2], x[0], x[1], x[2], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8],
-        k[0], k[1], k[2], k[3], k[5], k[8], k[9], k[10], k[11], k[13], k[16], k[17], k[18], k[19],
-        k[21], k[25], k[26], k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[49], k[55], k[58],
-        k[60], k[61], k[62], k[66], k[68], k[71], k[74], g[0], g[1], g[2], dy[0],
+        k[1], k[2], k[3], k[4], k[9], k[10], k[11], k[12], k[17], k[18], k[19], k[20], k[25], k[26],
+        k[27], k[30], k[31], k[32], k[35], k[36], k[37], k[39], k[41], k[43], k[45], k[46], k[47],
+        k[48], g[0], g[1], g[2], dy[0],
         // results
         out_d_a_0, out_d_a_1, out_d_a_2, out_d_e_0, out_d_e_1, out_d_e_2, out_d_A_0_0, out_d_A_0_1,
         out_d_A_0_2, out_d_A_1_0, out_d_A_1_1, out_d_A_1_2, out_d_A_2_0, out_d_A_2_1, out_d_A_2_2);
@@ -1057,29 +776,29 @@ struct Lanes : Cell {
     const real* __restrict p_A_2_0 = p + 6 * kRow;
     const real* __restrict p_A_2_1 = p + 7 * kRow;
     const real* __restrict p_A_2_2 = p + 8 * kRow;
-    real* __restrict k_y_0_3 = stored + 0 * kRow;
-    real* __restrict k_y_0_4 = stored + 1 * kRow;
-    real* __restrict k_y_0_5 = stored + 2 * kRow;
-    real* __restrict k_y_0 = stored + 3 * kRow;
-    real* __restrict k_y_1_2 = stored + 4 * kRow;
-    real* __restrict k_y_1_6 = stored + 5 * kRow;
-    real* __restrict k_y_1_9 = stored + 6 * kRow;
+    real* __restrict k_y_0_2 = stored + 0 * kRow;
+    real* __restrict k_y_0_3 = stored + 1 * kRow;
+    real* __restrict k_y_0_4 = stored + 2 * kRow;
+    real* __restrict k_y_0_5 = stored + 3 * kRow;
+    real* __restrict k_y_0 = stored + 4 * kRow;
+    real* __restrict k_y_1_0 = stored + 5 * kRow;
+    real* __restrict k_y_1_3 = stored + 6 * kRow;
     real* __restrict k_y_1 = stored + 7 * kRow;
-    real* __restrict k_y_2_3 = stored + 8 * kRow;
-    real* __restrict k_y_2_4 = stored + 9 * kRow;
-    real* __restrict k_y_2_5 = stored + 10 * kRow;
-    real* __restrict k_y_2 = stored + 11 * kRow;
-    real* __restrict k_y_3_2 = stored + 12 * kRow;
-    real* __restrict k_y_3_6 = stored + 13 * kRow;
-    real* __restrict k_y_3_9 = stored + 14 * kRow;
+    real* __restrict k_y_2_2 = stored + 8 * kRow;
+    real* __restrict k_y_2_3 = stored + 9 * kRow;
+    real* __restrict k_y_2_4 = stored + 10 * kRow;
+    real* __restrict k_y_2_5 = stored + 11 * kRow;
+    real* __restrict k_y_2 = stored + 12 * kRow;
+    real* __restrict k_y_3_0 = stored + 13 * kRow;
+    real* __restrict k_y_3_3 = stored + 14 * kRow;
     real* __restrict k_y_3 = stored + 15 * kRow;
-    real* __restrict k_y_4_3 = stored + 16 * kRow;
-    real* __restrict k_y_4_4 = stored + 17 * kRow;
-    real* __restrict k_y_4_5 = stored + 18 * kRow;
-    real* __restrict k_y_4 = stored + 19 * kRow;
-    real* __restrict k_y_5_2 = stored + 20 * kRow;
-    real* __restrict k_y_5_6 = stored + 21 * kRow;
-    real* __restrict k_y_5_9 = stored + 22 * kRow;
+    real* __restrict k_y_4_2 = stored + 16 * kRow;
+    real* __restrict k_y_4_3 = stored + 17 * kRow;
+    real* __restrict k_y_4_4 = stored + 18 * kRow;
+    real* __restrict k_y_4_5 = stored + 19 * kRow;
+    real* __restrict k_y_4 = stored + 20 * kRow;
+    real* __restrict k_y_5_0 = stored + 21 * kRow;
+    real* __restrict k_y_5_3 = stored + 22 * kRow;
     real* __restrict k_y_5 = stored + 23 * kRow;
     real* __restrict k_y_6_5 = stored + 24 * kRow;
     real* __restrict k_y_6_6 = stored + 25 * kRow;
@@ -1096,43 +815,16 @@ struct Lanes : Cell {
     real* __restrict k_y_8_7 = stored + 36 * kRow;
     real* __restrict k_y_8_8 = stored + 37 * kRow;
     real* __restrict k_y_8 = stored + 38 * kRow;
-    real* __restrict k_y_9_5 = stored + 39 * kRow;
-    real* __restrict k_y_9_6 = stored + 40 * kRow;
-    real* __restrict k_y_9_9 = stored + 41 * kRow;
-    real* __restrict k_y_9_18 = stored + 42 * kRow;
-    real* __restrict k_y_9_19 = stored + 43 * kRow;
-    real* __restrict k_y_9_22 = stored + 44 * kRow;
-    real* __restrict k_y_10_5 = stored + 45 * kRow;
-    real* __restrict k_y_10_6 = stored + 46 * kRow;
-    real* __restrict k_y_10_9 = stored + 47 * kRow;
-    real* __restrict k_y_10_20 = stored + 48 * kRow;
-    real* __restrict k_y_10_21 = stored + 49 * kRow;
-    real* __restrict k_y_10_24 = stored + 50 * kRow;
-    real* __restrict k_y_11_5 = stored + 51 * kRow;
-    real* __restrict k_y_11_6 = stored + 52 * kRow;
-    real* __restrict k_y_11_9 = stored + 53 * kRow;
-    real* __restrict k_y_11_20 = stored + 54 * kRow;
-    real* __restrict k_y_11_21 = stored + 55 * kRow;
-    real* __restrict k_y_11_24 = stored + 56 * kRow;
-    real* __restrict k_y_12_5 = stored + 57 * kRow;
-    real* __restrict k_y_12_6 = stored + 58 * kRow;
-    real* __restrict k_y_12_9 = stored + 59 * kRow;
-    real* __restrict k_y_13 = stored + 60 * kRow;
-    real* __restrict k_y_14 = stored + 61 * kRow;
-    real* __restrict k_y_15 = stored + 62 * kRow;
-    real* __restrict k_y_22 = stored + 63 * kRow;
-    real* __restrict k_y_23 = stored + 64 * kRow;
-    real* __restrict k_y_26 = stored + 65 * kRow;
-    real* __restrict k_y_32 = stored + 66 * kRow;
-    real* __restrict k_a_0_next_5 = stored + 67 * kRow;
-    real* __restrict k_a_0_next_6 = stored + 68 * kRow;
-    real* __restrict k_a_0_next_9 = stored + 69 * kRow;
-    real* __restrict k_a_1_next_5 = stored + 70 * kRow;
-    real* __restrict k_a_1_next_6 = stored + 71 * kRow;
-    real* __restrict k_a_1_next_9 = stored + 72 * kRow;
-    real* __restrict k_a_2_next_5 = stored + 73 * kRow;
-    real* __restrict k_a_2_next_6 = stored + 74 * kRow;
-    real* __restrict k_a_2_next_9 = stored + 75 * kRow;
+    real* __restrict k_y_9_0 = stored + 39 * kRow;
+    real* __restrict k_y_9_3 = stored + 40 * kRow;
+    real* __restrict k_y_9_7 = stored + 41 * kRow;
+    real* __restrict k_y_9_10 = stored + 42 * kRow;
+    real* __restrict k_y_10_0 = stored + 43 * kRow;
+    real* __restrict k_y_10_3 = stored + 44 * kRow;
+    real* __restrict k_y_13 = stored + 45 * kRow;
+    real* __restrict k_y_14 = stored + 46 * kRow;
+    real* __restrict k_y_15 = stored + 47 * kRow;
+    real* __restrict k_y_17 = stored + 48 * kRow;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
@@ -1140,56 +832,46 @@ struct Lanes : Cell {
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
-        real out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+        real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next;
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next;
         rnncc::hmm_forward_step<real, 1>(
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
             // results
-            out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+            out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next);
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next);
+        k_y_0_2[i] = out_y_0_2;
         if (store) k_y_0_3[i] = out_y_0_3;
         if (store) k_y_0_4[i] = out_y_0_4;
         if (store) k_y_0_5[i] = out_y_0_5;
         k_y_0[i] = out_y_0;
-        k_y_1_2[i] = out_y_1_2;
-        k_y_1_6[i] = out_y_1_6;
-        k_y_1_9[i] = out_y_1_9;
+        k_y_1_0[i] = out_y_1_0;
+        k_y_1_3[i] = out_y_1_3;
+        k_y_2_2[i] = out_y_2_2;
         if (store) k_y_2_3[i] = out_y_2_3;
         if (store) k_y_2_4[i] = out_y_2_4;
         if (store) k_y_2_5[i] = out_y_2_5;
         k_y_2[i] = out_y_2;
-        k_y_3_2[i] = out_y_3_2;
-        k_y_3_6[i] = out_y_3_6;
-        k_y_3_9[i] = out_y_3_9;
+        k_y_3_0[i] = out_y_3_0;
+        k_y_3_3[i] = out_y_3_3;
+        k_y_4_2[i] = out_y_4_2;
         if (store) k_y_4_3[i] = out_y_4_3;
         if (store) k_y_4_4[i] = out_y_4_4;
         if (store) k_y_4_5[i] = out_y_4_5;
         k_y_4[i] = out_y_4;
-        k_y_5_2[i] = out_y_5_2;
-        k_y_5_6[i] = out_y_5_6;
-        k_y_5_9[i] = out_y_5_9;
+        k_y_5_0[i] = out_y_5_0;
+        k_y_5_3[i] = out_y_5_3;
       }
     }
     for (int first = 0; first < width; first += kLanes) {
@@ -1199,64 +881,43 @@ struct Lanes : Cell {
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
-        real out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+        real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next;
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next;
+        out_y_0_2 = k_y_0_2[i];
         out_y_0 = k_y_0[i];
-        out_y_1_2 = k_y_1_2[i];
-        out_y_1_6 = k_y_1_6[i];
-        out_y_1_9 = k_y_1_9[i];
+        out_y_1_0 = k_y_1_0[i];
+        out_y_1_3 = k_y_1_3[i];
+        out_y_2_2 = k_y_2_2[i];
         out_y_2 = k_y_2[i];
-        out_y_3_2 = k_y_3_2[i];
-        out_y_3_6 = k_y_3_6[i];
-        out_y_3_9 = k_y_3_9[i];
+        out_y_3_0 = k_y_3_0[i];
+        out_y_3_3 = k_y_3_3[i];
+        out_y_4_2 = k_y_4_2[i];
         out_y_4 = k_y_4[i];
-        out_y_5_2 = k_y_5_2[i];
-        out_y_5_6 = k_y_5_6[i];
-        out_y_5_9 = k_y_5_9[i];
+        out_y_5_0 = k_y_5_0[i];
+        out_y_5_3 = k_y_5_3[i];
         rnncc::hmm_forward_step<real, 2>(
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
             // results
-            out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+            out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next);
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next);
         k_y_1[i] = out_y_1;
         k_y_3[i] = out_y_3;
         k_y_5[i] = out_y_5;
         k_y_6_5[i] = out_y_6_5;
         k_y_7_5[i] = out_y_7_5;
         k_y_8_5[i] = out_y_8_5;
-        k_y_9_5[i] = out_y_9_5;
-        k_y_9_18[i] = out_y_9_18;
-        k_y_10_5[i] = out_y_10_5;
-        k_y_10_20[i] = out_y_10_20;
-        k_y_11_5[i] = out_y_11_5;
-        k_y_11_20[i] = out_y_11_20;
-        k_y_12_5[i] = out_y_12_5;
-        k_y_22[i] = out_y_22;
-        k_a_0_next_5[i] = out_a_0_next_5;
-        k_a_1_next_5[i] = out_a_1_next_5;
-        k_a_2_next_5[i] = out_a_2_next_5;
       }
     }
     for (int first = 0; first < width; first += kLanes) {
@@ -1266,18 +927,13 @@ struct Lanes : Cell {
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
-        real out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+        real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next;
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next;
         out_y_1 = k_y_1[i];
         out_y_3 = k_y_3[i];
         out_y_5 = k_y_5[i];
@@ -1289,18 +945,13 @@ struct Lanes : Cell {
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
             // results
-            out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+            out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next);
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next);
         if (store) k_y_6_6[i] = out_y_6_6;
         if (store) k_y_6_7[i] = out_y_6_7;
         if (store) k_y_6_8[i] = out_y_6_8;
@@ -1313,28 +964,12 @@ struct Lanes : Cell {
         if (store) k_y_8_7[i] = out_y_8_7;
         if (store) k_y_8_8[i] = out_y_8_8;
         k_y_8[i] = out_y_8;
-        k_y_9_6[i] = out_y_9_6;
-        k_y_9_9[i] = out_y_9_9;
-        k_y_9_19[i] = out_y_9_19;
-        k_y_9_22[i] = out_y_9_22;
-        k_y_10_6[i] = out_y_10_6;
-        k_y_10_9[i] = out_y_10_9;
-        k_y_10_21[i] = out_y_10_21;
-        k_y_10_24[i] = out_y_10_24;
-        k_y_11_6[i] = out_y_11_6;
-        k_y_11_9[i] = out_y_11_9;
-        k_y_11_21[i] = out_y_11_21;
-        k_y_11_24[i] = out_y_11_24;
-        k_y_12_6[i] = out_y_12_6;
-        k_y_12_9[i] = out_y_12_9;
-        k_y_23[i] = out_y_23;
-        k_y_26[i] = out_y_26;
-        k_a_0_next_6[i] = out_a_0_next_6;
-        k_a_0_next_9[i] = out_a_0_next_9;
-        k_a_1_next_6[i] = out_a_1_next_6;
-        k_a_1_next_9[i] = out_a_1_next_9;
-        k_a_2_next_6[i] = out_a_2_next_6;
-        k_a_2_next_9[i] = out_a_2_next_9;
+        k_y_9_0[i] = out_y_9_0;
+        k_y_9_3[i] = out_y_9_3;
+        k_y_9_7[i] = out_y_9_7;
+        k_y_9_10[i] = out_y_9_10;
+        k_y_10_0[i] = out_y_10_0;
+        k_y_10_3[i] = out_y_10_3;
       }
     }
     for (int first = 0; first < width; first += kLanes) {
@@ -1344,71 +979,37 @@ struct Lanes : Cell {
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
-        real out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+        real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next;
-        out_y_9_5 = k_y_9_5[i];
-        out_y_9_18 = k_y_9_18[i];
-        out_y_10_5 = k_y_10_5[i];
-        out_y_10_20 = k_y_10_20[i];
-        out_y_11_5 = k_y_11_5[i];
-        out_y_11_20 = k_y_11_20[i];
-        out_y_12_5 = k_y_12_5[i];
-        out_y_22 = k_y_22[i];
-        out_a_0_next_5 = k_a_0_next_5[i];
-        out_a_1_next_5 = k_a_1_next_5[i];
-        out_a_2_next_5 = k_a_2_next_5[i];
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next;
+        out_y_6_5 = k_y_6_5[i];
+        out_y_7_5 = k_y_7_5[i];
+        out_y_8_5 = k_y_8_5[i];
         out_y_6 = k_y_6[i];
         out_y_7 = k_y_7[i];
         out_y_8 = k_y_8[i];
-        out_y_9_6 = k_y_9_6[i];
-        out_y_9_9 = k_y_9_9[i];
-        out_y_9_19 = k_y_9_19[i];
-        out_y_9_22 = k_y_9_22[i];
-        out_y_10_6 = k_y_10_6[i];
-        out_y_10_9 = k_y_10_9[i];
-        out_y_10_21 = k_y_10_21[i];
-        out_y_10_24 = k_y_10_24[i];
-        out_y_11_6 = k_y_11_6[i];
-        out_y_11_9 = k_y_11_9[i];
-        out_y_11_21 = k_y_11_21[i];
-        out_y_11_24 = k_y_11_24[i];
-        out_y_12_6 = k_y_12_6[i];
-        out_y_12_9 = k_y_12_9[i];
-        out_y_23 = k_y_23[i];
-        out_y_26 = k_y_26[i];
-        out_a_0_next_6 = k_a_0_next_6[i];
-        out_a_0_next_9 = k_a_0_next_9[i];
-        out_a_1_next_6 = k_a_1_next_6[i];
-        out_a_1_next_9 = k_a_1_next_9[i];
-        out_a_2_next_6 = k_a_2_next_6[i];
-        out_a_2_next_9 = k_a_2_next_9[i];
+        out_y_9_0 = k_y_9_0[i];
+        out_y_9_3 = k_y_9_3[i];
+        out_y_9_7 = k_y_9_7[i];
+        out_y_9_10 = k_y_9_10[i];
+        out_y_10_0 = k_y_10_0[i];
+        out_y_10_3 = k_y_10_3[i];
         rnncc::hmm_forward_step<real, 4>(
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
             // results
-            out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_2, out_y_1_6, out_y_1_9, out_y_1,
-            out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_2, out_y_3_6, out_y_3_9, out_y_3,
-            out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_2, out_y_5_6, out_y_5_9, out_y_5,
+            out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
+            out_y_2_2, out_y_2_3, out_y_2_4, out_y_2_5, out_y_2, out_y_3_0, out_y_3_3, out_y_3,
+            out_y_4_2, out_y_4_3, out_y_4_4, out_y_4_5, out_y_4, out_y_5_0, out_y_5_3, out_y_5,
             out_y_6_5, out_y_6_6, out_y_6_7, out_y_6_8, out_y_6, out_y_7_5, out_y_7_6, out_y_7_7,
-            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_5,
-            out_y_9_6, out_y_9_9, out_y_9_18, out_y_9_19, out_y_9_22, out_y_10_5, out_y_10_6,
-            out_y_10_9, out_y_10_20, out_y_10_21, out_y_10_24, out_y_11_5, out_y_11_6, out_y_11_9,
-            out_y_11_20, out_y_11_21, out_y_11_24, out_y_12_5, out_y_12_6, out_y_12_9, out_y_13,
-            out_y_14, out_y_15, out_y_22, out_y_23, out_y_26, out_y_32, out_y, out_a_0_next_5,
-            out_a_0_next_6, out_a_0_next_9, out_a_0_next, out_a_1_next_5, out_a_1_next_6,
-            out_a_1_next_9, out_a_1_next, out_a_2_next_5, out_a_2_next_6, out_a_2_next_9,
-            out_a_2_next);
+            out_y_7_8, out_y_7, out_y_8_5, out_y_8_6, out_y_8_7, out_y_8_8, out_y_8, out_y_9_0,
+            out_y_9_3, out_y_9_7, out_y_9_10, out_y_10_0, out_y_10_3, out_y_13, out_y_14, out_y_15,
+            out_y_17, out_y, out_a_0_next, out_a_1_next, out_a_2_next);
         next_a_0[i] = out_a_0_next;
         next_a_1[i] = out_a_1_next;
         next_a_2[i] = out_a_2_next;
@@ -1416,7 +1017,7 @@ struct Lanes : Cell {
         if (store) k_y_13[i] = out_y_13;
         if (store) k_y_14[i] = out_y_14;
         if (store) k_y_15[i] = out_y_15;
-        if (store) k_y_32[i] = out_y_32;
+        if (store) k_y_17[i] = out_y_17;
       }
     }
   }
@@ -1442,29 +1043,29 @@ struct Lanes : Cell {
     const real* __restrict p_A_2_0 = p + 6 * kRow;
     const real* __restrict p_A_2_1 = p + 7 * kRow;
     const real* __restrict p_A_2_2 = p + 8 * kRow;
-    const real* __restrict k_y_0_3 = stored + 0 * kRow;
-    const real* __restrict k_y_0_4 = stored + 1 * kRow;
-    const real* __restrict k_y_0_5 = stored + 2 * kRow;
-    const real* __restrict k_y_0 = stored + 3 * kRow;
-    const real* __restrict k_y_1_2 = stored + 4 * kRow;
-    const real* __restrict k_y_1_6 = stored + 5 * kRow;
-    const real* __restrict k_y_1_9 = stored + 6 * kRow;
+    const real* __restrict k_y_0_2 = stored + 0 * kRow;
+    const real* __restrict k_y_0_3 = stored + 1 * kRow;
+    const real* __restrict k_y_0_4 = stored + 2 * kRow;
+    const real* __restrict k_y_0_5 = stored + 3 * kRow;
+    const real* __restrict k_y_0 = stored + 4 * kRow;
+    const real* __restrict k_y_1_0 = stored + 5 * kRow;
+    const real* __restrict k_y_1_3 = stored + 6 * kRow;
     const real* __restrict k_y_1 = stored + 7 * kRow;
-    const real* __restrict k_y_2_3 = stored + 8 * kRow;
-    const real* __restrict k_y_2_4 = stored + 9 * kRow;
-    const real* __restrict k_y_2_5 = stored + 10 * kRow;
-    const real* __restrict k_y_2 = stored + 11 * kRow;
-    const real* __restrict k_y_3_2 = stored + 12 * kRow;
-    const real* __restrict k_y_3_6 = stored + 13 * kRow;
-    const real* __restrict k_y_3_9 = stored + 14 * kRow;
+    const real* __restrict k_y_2_2 = stored + 8 * kRow;
+    const real* __restrict k_y_2_3 = stored + 9 * kRow;
+    const real* __restrict k_y_2_4 = stored + 10 * kRow;
+    const real* __restrict k_y_2_5 = stored + 11 * kRow;
+    const real* __restrict k_y_2 = stored + 12 * kRow;
+    const real* __restrict k_y_3_0 = stored + 13 * kRow;
+    const real* __restrict k_y_3_3 = stored + 14 * kRow;
     const real* __restrict k_y_3 = stored + 15 * kRow;
-    const real* __restrict k_y_4_3 = stored + 16 * kRow;
-    const real* __restrict k_y_4_4 = stored + 17 * kRow;
-    const real* __restrict k_y_4_5 = stored + 18 * kRow;
-    const real* __restrict k_y_4 = stored + 19 * kRow;
-    const real* __restrict k_y_5_2 = stored + 20 * kRow;
-    const real* __restrict k_y_5_6 = stored + 21 * kRow;
-    const real* __restrict k_y_5_9 = stored + 22 * kRow;
+    const real* __restrict k_y_4_2 = stored + 16 * kRow;
+    const real* __restrict k_y_4_3 = stored + 17 * kRow;
+    const real* __restrict k_y_4_4 = stored + 18 * kRow;
+    const real* __restrict k_y_4_5 = stored + 19 * kRow;
+    const real* __restrict k_y_4 = stored + 20 * kRow;
+    const real* __restrict k_y_5_0 = stored + 21 * kRow;
+    const real* __restrict k_y_5_3 = stored + 22 * kRow;
     const real* __restrict k_y_5 = stored + 23 * kRow;
     const real* __restrict k_y_6_5 = stored + 24 * kRow;
     const real* __restrict k_y_6_6 = stored + 25 * kRow;
@@ -1481,43 +1082,16 @@ struct Lanes : Cell {
     const real* __restrict k_y_8_7 = stored + 36 * kRow;
     const real* __restrict k_y_8_8 = stored + 37 * kRow;
     const real* __restrict k_y_8 = stored + 38 * kRow;
-    const real* __restrict k_y_9_5 = stored + 39 * kRow;
-    const real* __restrict k_y_9_6 = stored + 40 * kRow;
-    const real* __restrict k_y_9_9 = stored + 41 * kRow;
-    const real* __restrict k_y_9_18 = stored + 42 * kRow;
-    const real* __restrict k_y_9_19 = stored + 43 * kRow;
-    const real* __restrict k_y_9_22 = stored + 44 * kRow;
-    const real* __restrict k_y_10_5 = stored + 45 * kRow;
-    const real* __restrict k_y_10_6 = stored + 46 * kRow;
-    const real* __restrict k_y_10_9 = stored + 47 * kRow;
-    const real* __restrict k_y_10_20 = stored + 48 * kRow;
-    const real* __restrict k_y_10_21 = stored + 49 * kRow;
-    const real* __restrict k_y_10_24 = stored + 50 * kRow;
-    const real* __restrict k_y_11_5 = stored + 51 * kRow;
-    const real* __restrict k_y_11_6 = stored + 52 * kRow;
-    const real* __restrict k_y_11_9 = stored + 53 * kRow;
-    const real* __restrict k_y_11_20 = stored + 54 * kRow;
-    const real* __restrict k_y_11_21 = stored + 55 * kRow;
-    const real* __restrict k_y_11_24 = stored + 56 * kRow;
-    const real* __restrict k_y_12_5 = stored + 57 * kRow;
-    const real* __restrict k_y_12_6 = stored + 58 * kRow;
-    const real* __restrict k_y_12_9 = stored + 59 * kRow;
-    const real* __restrict k_y_13 = stored + 60 * kRow;
-    const real* __restrict k_y_14 = stored + 61 * kRow;
-    const real* __restrict k_y_15 = stored + 62 * kRow;
-    const real* __restrict k_y_22 = stored + 63 * kRow;
-    const real* __restrict k_y_23 = stored + 64 * kRow;
-    const real* __restrict k_y_26 = stored + 65 * kRow;
-    const real* __restrict k_y_32 = stored + 66 * kRow;
-    const real* __restrict k_a_0_next_5 = stored + 67 * kRow;
-    const real* __restrict k_a_0_next_6 = stored + 68 * kRow;
-    const real* __restrict k_a_0_next_9 = stored + 69 * kRow;
-    const real* __restrict k_a_1_next_5 = stored + 70 * kRow;
-    const real* __restrict k_a_1_next_6 = stored + 71 * kRow;
-    const real* __restrict k_a_1_next_9 = stored + 72 * kRow;
-    const real* __restrict k_a_2_next_5 = stored + 73 * kRow;
-    const real* __restrict k_a_2_next_6 = stored + 74 * kRow;
-    const real* __restrict k_a_2_next_9 = stored + 75 * kRow;
+    const real* __restrict k_y_9_0 = stored + 39 * kRow;
+    const real* __restrict k_y_9_3 = stored + 40 * kRow;
+    const real* __restrict k_y_9_7 = stored + 41 * kRow;
+    const real* __restrict k_y_9_10 = stored + 42 * kRow;
+    const real* __restrict k_y_10_0 = stored + 43 * kRow;
+    const real* __restrict k_y_10_3 = stored + 44 * kRow;
+    const real* __restrict k_y_13 = stored + 45 * kRow;
+    const real* __restrict k_y_14 = stored + 46 * kRow;
+    const real* __restrict k_y_15 = stored + 47 * kRow;
+    const real* __restrict k_y_17 = stored + 48 * kRow;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
@@ -1530,11 +1104,10 @@ struct Lanes : Cell {
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
-            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_1_6[i], k_y_2_3[i], k_y_2_4[i],
-            k_y_2_5[i], k_y_2[i], k_y_3_6[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i],
-            k_y_5_6[i], k_y_6_6[i], k_y_6_7[i], k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i],
-            k_y_8_6[i], k_y_8_7[i], k_y_8_8[i], k_y_10_21[i], k_y_11_21[i], k_y_12_6[i], k_y_13[i],
-            k_y_14[i], k_y_15[i], k_y_32[i], k_a_0_next_6[i], k_a_1_next_6[i], k_a_2_next_6[i],
+            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_2_3[i], k_y_2_4[i], k_y_2_5[i],
+            k_y_2[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i], k_y_6_6[i], k_y_6_7[i],
+            k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i], k_y_8_6[i], k_y_8_7[i], k_y_8_8[i],
+            k_y_9_0[i], k_y_9_7[i], k_y_10_0[i], k_y_13[i], k_y_14[i], k_y_15[i], k_y_17[i],
             // results
             out_J_a_0_a_0, out_J_a_0_a_1, out_J_a_0_a_2, out_J_a_1_a_0, out_J_a_1_a_1,
             out_J_a_1_a_2, out_J_a_2_a_0, out_J_a_2_a_1, out_J_a_2_a_2);
@@ -1567,29 +1140,29 @@ struct Lanes : Cell {
     const real* __restrict p_A_2_0 = p + 6 * kRow;
     const real* __restrict p_A_2_1 = p + 7 * kRow;
     const real* __restrict p_A_2_2 = p + 8 * kRow;
-    const real* __restrict k_y_0_3 = stored + 0 * kRow;
-    const real* __restrict k_y_0_4 = stored + 1 * kRow;
-    const real* __restrict k_y_0_5 = stored + 2 * kRow;
-    const real* __restrict k_y_0 = stored + 3 * kRow;
-    const real* __restrict k_y_1_2 = stored + 4 * kRow;
-    const real* __restrict k_y_1_6 = stored + 5 * kRow;
-    const real* __restrict k_y_1_9 = stored + 6 * kRow;
+    const real* __restrict k_y_0_2 = stored + 0 * kRow;
+    const real* __restrict k_y_0_3 = stored + 1 * kRow;
+    const real* __restrict k_y_0_4 = stored + 2 * kRow;
+    const real* __restrict k_y_0_5 = stored + 3 * kRow;
+    const real* __restrict k_y_0 = stored + 4 * kRow;
+    const real* __restrict k_y_1_0 = stored + 5 * kRow;
+    const real* __restrict k_y_1_3 = stored + 6 * kRow;
     const real* __restrict k_y_1 = stored + 7 * kRow;
-    const real* __restrict k_y_2_3 = stored + 8 * kRow;
-    const real* __restrict k_y_2_4 = stored + 9 * kRow;
-    const real* __restrict k_y_2_5 = stored + 10 * kRow;
-    const real* __restrict k_y_2 = stored + 11 * kRow;
-    const real* __restrict k_y_3_2 = stored + 12 * kRow;
-    const real* __restrict k_y_3_6 = stored + 13 * kRow;
-    const real* __restrict k_y_3_9 = stored + 14 * kRow;
+    const real* __restrict k_y_2_2 = stored + 8 * kRow;
+    const real* __restrict k_y_2_3 = stored + 9 * kRow;
+    const real* __restrict k_y_2_4 = stored + 10 * kRow;
+    const real* __restrict k_y_2_5 = stored + 11 * kRow;
+    const real* __restrict k_y_2 = stored + 12 * kRow;
+    const real* __restrict k_y_3_0 = stored + 13 * kRow;
+    const real* __restrict k_y_3_3 = stored + 14 * kRow;
     const real* __restrict k_y_3 = stored + 15 * kRow;
-    const real* __restrict k_y_4_3 = stored + 16 * kRow;
-    const real* __restrict k_y_4_4 = stored + 17 * kRow;
-    const real* __restrict k_y_4_5 = stored + 18 * kRow;
-    const real* __restrict k_y_4 = stored + 19 * kRow;
-    const real* __restrict k_y_5_2 = stored + 20 * kRow;
-    const real* __restrict k_y_5_6 = stored + 21 * kRow;
-    const real* __restrict k_y_5_9 = stored + 22 * kRow;
+    const real* __restrict k_y_4_2 = stored + 16 * kRow;
+    const real* __restrict k_y_4_3 = stored + 17 * kRow;
+    const real* __restrict k_y_4_4 = stored + 18 * kRow;
+    const real* __restrict k_y_4_5 = stored + 19 * kRow;
+    const real* __restrict k_y_4 = stored + 20 * kRow;
+    const real* __restrict k_y_5_0 = stored + 21 * kRow;
+    const real* __restrict k_y_5_3 = stored + 22 * kRow;
     const real* __restrict k_y_5 = stored + 23 * kRow;
     const real* __restrict k_y_6_5 = stored + 24 * kRow;
     const real* __restrict k_y_6_6 = stored + 25 * kRow;
@@ -1606,43 +1179,16 @@ struct Lanes : Cell {
     const real* __restrict k_y_8_7 = stored + 36 * kRow;
     const real* __restrict k_y_8_8 = stored + 37 * kRow;
     const real* __restrict k_y_8 = stored + 38 * kRow;
-    const real* __restrict k_y_9_5 = stored + 39 * kRow;
-    const real* __restrict k_y_9_6 = stored + 40 * kRow;
-    const real* __restrict k_y_9_9 = stored + 41 * kRow;
-    const real* __restrict k_y_9_18 = stored + 42 * kRow;
-    const real* __restrict k_y_9_19 = stored + 43 * kRow;
-    const real* __restrict k_y_9_22 = stored + 44 * kRow;
-    const real* __restrict k_y_10_5 = stored + 45 * kRow;
-    const real* __restrict k_y_10_6 = stored + 46 * kRow;
-    const real* __restrict k_y_10_9 = stored + 47 * kRow;
-    const real* __restrict k_y_10_20 = stored + 48 * kRow;
-    const real* __restrict k_y_10_21 = stored + 49 * kRow;
-    const real* __restrict k_y_10_24 = stored + 50 * kRow;
-    const real* __restrict k_y_11_5 = stored + 51 * kRow;
-    const real* __restrict k_y_11_6 = stored + 52 * kRow;
-    const real* __restrict k_y_11_9 = stored + 53 * kRow;
-    const real* __restrict k_y_11_20 = stored + 54 * kRow;
-    const real* __restrict k_y_11_21 = stored + 55 * kRow;
-    const real* __restrict k_y_11_24 = stored + 56 * kRow;
-    const real* __restrict k_y_12_5 = stored + 57 * kRow;
-    const real* __restrict k_y_12_6 = stored + 58 * kRow;
-    const real* __restrict k_y_12_9 = stored + 59 * kRow;
-    const real* __restrict k_y_13 = stored + 60 * kRow;
-    const real* __restrict k_y_14 = stored + 61 * kRow;
-    const real* __restrict k_y_15 = stored + 62 * kRow;
-    const real* __restrict k_y_22 = stored + 63 * kRow;
-    const real* __restrict k_y_23 = stored + 64 * kRow;
-    const real* __restrict k_y_26 = stored + 65 * kRow;
-    const real* __restrict k_y_32 = stored + 66 * kRow;
-    const real* __restrict k_a_0_next_5 = stored + 67 * kRow;
-    const real* __restrict k_a_0_next_6 = stored + 68 * kRow;
-    const real* __restrict k_a_0_next_9 = stored + 69 * kRow;
-    const real* __restrict k_a_1_next_5 = stored + 70 * kRow;
-    const real* __restrict k_a_1_next_6 = stored + 71 * kRow;
-    const real* __restrict k_a_1_next_9 = stored + 72 * kRow;
-    const real* __restrict k_a_2_next_5 = stored + 73 * kRow;
-    const real* __restrict k_a_2_next_6 = stored + 74 * kRow;
-    const real* __restrict k_a_2_next_9 = stored + 75 * kRow;
+    const real* __restrict k_y_9_0 = stored + 39 * kRow;
+    const real* __restrict k_y_9_3 = stored + 40 * kRow;
+    const real* __restrict k_y_9_7 = stored + 41 * kRow;
+    const real* __restrict k_y_9_10 = stored + 42 * kRow;
+    const real* __restrict k_y_10_0 = stored + 43 * kRow;
+    const real* __restrict k_y_10_3 = stored + 44 * kRow;
+    const real* __restrict k_y_13 = stored + 45 * kRow;
+    const real* __restrict k_y_14 = stored + 46 * kRow;
+    const real* __restrict k_y_15 = stored + 47 * kRow;
+    const real* __restrict k_y_17 = stored + 48 * kRow;
     const real* __restrict M_0_0 = M + 0 * kRow;
     const real* __restrict M_0_1 = M + 1 * kRow;
     const real* __restrict M_0_2 = M + 2 * kRow;
@@ -1673,11 +1219,10 @@ struct Lanes : Cell {
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
-            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_1_6[i], k_y_2_3[i], k_y_2_4[i],
-            k_y_2_5[i], k_y_2[i], k_y_3_6[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i],
-            k_y_5_6[i], k_y_6_6[i], k_y_6_7[i], k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i],
-            k_y_8_6[i], k_y_8_7[i], k_y_8_8[i], k_y_10_21[i], k_y_11_21[i], k_y_12_6[i], k_y_13[i],
-            k_y_14[i], k_y_15[i], k_y_32[i], k_a_0_next_6[i], k_a_1_next_6[i], k_a_2_next_6[i],
+            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_2_3[i], k_y_2_4[i], k_y_2_5[i],
+            k_y_2[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i], k_y_6_6[i], k_y_6_7[i],
+            k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i], k_y_8_6[i], k_y_8_7[i], k_y_8_8[i],
+            k_y_9_0[i], k_y_9_7[i], k_y_10_0[i], k_y_13[i], k_y_14[i], k_y_15[i], k_y_17[i],
             // results
             out_J_a_0_a_0, out_J_a_0_a_1, out_J_a_0_a_2, out_J_a_1_a_0, out_J_a_1_a_1,
             out_J_a_1_a_2, out_J_a_2_a_0, out_J_a_2_a_1, out_J_a_2_a_2);
@@ -1729,29 +1274,29 @@ struct Lanes : Cell {
     const real* __restrict p_A_2_0 = p + 6 * kRow;
     const real* __restrict p_A_2_1 = p + 7 * kRow;
     const real* __restrict p_A_2_2 = p + 8 * kRow;
-    const real* __restrict k_y_0_3 = stored + 0 * kRow;
-    const real* __restrict k_y_0_4 = stored + 1 * kRow;
-    const real* __restrict k_y_0_5 = stored + 2 * kRow;
-    const real* __restrict k_y_0 = stored + 3 * kRow;
-    const real* __restrict k_y_1_2 = stored + 4 * kRow;
-    const real* __restrict k_y_1_6 = stored + 5 * kRow;
-    const real* __restrict k_y_1_9 = stored + 6 * kRow;
+    const real* __restrict k_y_0_2 = stored + 0 * kRow;
+    const real* __restrict k_y_0_3 = stored + 1 * kRow;
+    const real* __restrict k_y_0_4 = stored + 2 * kRow;
+    const real* __restrict k_y_0_5 = stored + 3 * kRow;
+    const real* __restrict k_y_0 = stored + 4 * kRow;
+    const real* __restrict k_y_1_0 = stored + 5 * kRow;
+    const real* __restrict k_y_1_3 = stored + 6 * kRow;
     const real* __restrict k_y_1 = stored + 7 * kRow;
-    const real* __restrict k_y_2_3 = stored + 8 * kRow;
-    const real* __restrict k_y_2_4 = stored + 9 * kRow;
-    const real* __restrict k_y_2_5 = stored + 10 * kRow;
-    const real* __restrict k_y_2 = stored + 11 * kRow;
-    const real* __restrict k_y_3_2 = stored + 12 * kRow;
-    const real* __restrict k_y_3_6 = stored + 13 * kRow;
-    const real* __restrict k_y_3_9 = stored + 14 * kRow;
+    const real* __restrict k_y_2_2 = stored + 8 * kRow;
+    const real* __restrict k_y_2_3 = stored + 9 * kRow;
+    const real* __restrict k_y_2_4 = stored + 10 * kRow;
+    const real* __restrict k_y_2_5 = stored + 11 * kRow;
+    const real* __restrict k_y_2 = stored + 12 * kRow;
+    const real* __restrict k_y_3_0 = stored + 13 * kRow;
+    const real* __restrict k_y_3_3 = stored + 14 * kRow;
     const real* __restrict k_y_3 = stored + 15 * kRow;
-    const real* __restrict k_y_4_3 = stored + 16 * kRow;
-    const real* __restrict k_y_4_4 = stored + 17 * kRow;
-    const real* __restrict k_y_4_5 = stored + 18 * kRow;
-    const real* __restrict k_y_4 = stored + 19 * kRow;
-    const real* __restrict k_y_5_2 = stored + 20 * kRow;
-    const real* __restrict k_y_5_6 = stored + 21 * kRow;
-    const real* __restrict k_y_5_9 = stored + 22 * kRow;
+    const real* __restrict k_y_4_2 = stored + 16 * kRow;
+    const real* __restrict k_y_4_3 = stored + 17 * kRow;
+    const real* __restrict k_y_4_4 = stored + 18 * kRow;
+    const real* __restrict k_y_4_5 = stored + 19 * kRow;
+    const real* __restrict k_y_4 = stored + 20 * kRow;
+    const real* __restrict k_y_5_0 = stored + 21 * kRow;
+    const real* __restrict k_y_5_3 = stored + 22 * kRow;
     const real* __restrict k_y_5 = stored + 23 * kRow;
     const real* __restrict k_y_6_5 = stored + 24 * kRow;
     const real* __restrict k_y_6_6 = stored + 25 * kRow;
@@ -1768,43 +1313,16 @@ struct Lanes : Cell {
     const real* __restrict k_y_8_7 = stored + 36 * kRow;
     const real* __restrict k_y_8_8 = stored + 37 * kRow;
     const real* __restrict k_y_8 = stored + 38 * kRow;
-    const real* __restrict k_y_9_5 = stored + 39 * kRow;
-    const real* __restrict k_y_9_6 = stored + 40 * kRow;
-    const real* __restrict k_y_9_9 = stored + 41 * kRow;
-    const real* __restrict k_y_9_18 = stored + 42 * kRow;
-    const real* __restrict k_y_9_19 = stored + 43 * kRow;
-    const real* __restrict k_y_9_22 = stored + 44 * kRow;
-    const real* __restrict k_y_10_5 = stored + 45 * kRow;
-    const real* __restrict k_y_10_6 = stored + 46 * kRow;
-    const real* __restrict k_y_10_9 = stored + 47 * kRow;
-    const real* __restrict k_y_10_20 = stored + 48 * kRow;
-    const real* __restrict k_y_10_21 = stored + 49 * kRow;
-    const real* __restrict k_y_10_24 = stored + 50 * kRow;
-    const real* __restrict k_y_11_5 = stored + 51 * kRow;
-    const real* __restrict k_y_11_6 = stored + 52 * kRow;
-    const real* __restrict k_y_11_9 = stored + 53 * kRow;
-    const real* __restrict k_y_11_20 = stored + 54 * kRow;
-    const real* __restrict k_y_11_21 = stored + 55 * kRow;
-    const real* __restrict k_y_11_24 = stored + 56 * kRow;
-    const real* __restrict k_y_12_5 = stored + 57 * kRow;
-    const real* __restrict k_y_12_6 = stored + 58 * kRow;
-    const real* __restrict k_y_12_9 = stored + 59 * kRow;
-    const real* __restrict k_y_13 = stored + 60 * kRow;
-    const real* __restrict k_y_14 = stored + 61 * kRow;
-    const real* __restrict k_y_15 = stored + 62 * kRow;
-    const real* __restrict k_y_22 = stored + 63 * kRow;
-    const real* __restrict k_y_23 = stored + 64 * kRow;
-    const real* __restrict k_y_26 = stored + 65 * kRow;
-    const real* __restrict k_y_32 = stored + 66 * kRow;
-    const real* __restrict k_a_0_next_5 = stored + 67 * kRow;
-    const real* __restrict k_a_0_next_6 = stored + 68 * kRow;
-    const real* __restrict k_a_0_next_9 = stored + 69 * kRow;
-    const real* __restrict k_a_1_next_5 = stored + 70 * kRow;
-    const real* __restrict k_a_1_next_6 = stored + 71 * kRow;
-    const real* __restrict k_a_1_next_9 = stored + 72 * kRow;
-    const real* __restrict k_a_2_next_5 = stored + 73 * kRow;
-    const real* __restrict k_a_2_next_6 = stored + 74 * kRow;
-    const real* __restrict k_a_2_next_9 = stored + 75 * kRow;
+    const real* __restrict k_y_9_0 = stored + 39 * kRow;
+    const real* __restrict k_y_9_3 = stored + 40 * kRow;
+    const real* __restrict k_y_9_7 = stored + 41 * kRow;
+    const real* __restrict k_y_9_10 = stored + 42 * kRow;
+    const real* __restrict k_y_10_0 = stored + 43 * kRow;
+    const real* __restrict k_y_10_3 = stored + 44 * kRow;
+    const real* __restrict k_y_13 = stored + 45 * kRow;
+    const real* __restrict k_y_14 = stored + 46 * kRow;
+    const real* __restrict k_y_15 = stored + 47 * kRow;
+    const real* __restrict k_y_17 = stored + 48 * kRow;
     real* __restrict g_a_0 = g + 0 * kRow;
     real* __restrict g_a_1 = g + 1 * kRow;
     real* __restrict g_a_2 = g + 2 * kRow;
@@ -1834,11 +1352,10 @@ struct Lanes : Cell {
             // arguments
             h_a_0[i], h_a_1[i], h_a_2[i], x_e_0[i], x_e_1[i], x_e_2[i], p_A_0_0[i], p_A_0_1[i],
             p_A_0_2[i], p_A_1_0[i], p_A_1_1[i], p_A_1_2[i], p_A_2_0[i], p_A_2_1[i], p_A_2_2[i],
-            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_1_6[i], k_y_2_3[i], k_y_2_4[i],
-            k_y_2_5[i], k_y_2[i], k_y_3_6[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i],
-            k_y_5_6[i], k_y_6_6[i], k_y_6_7[i], k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i],
-            k_y_8_6[i], k_y_8_7[i], k_y_8_8[i], k_y_10_21[i], k_y_11_21[i], k_y_12_6[i], k_y_13[i],
-            k_y_14[i], k_y_15[i], k_y_32[i], k_a_0_next_6[i], k_a_1_next_6[i], k_a_2_next_6[i],
+            k_y_0_3[i], k_y_0_4[i], k_y_0_5[i], k_y_0[i], k_y_2_3[i], k_y_2_4[i], k_y_2_5[i],
+            k_y_2[i], k_y_4_3[i], k_y_4_4[i], k_y_4_5[i], k_y_4[i], k_y_6_6[i], k_y_6_7[i],
+            k_y_6_8[i], k_y_7_6[i], k_y_7_7[i], k_y_7_8[i], k_y_8_6[i], k_y_8_7[i], k_y_8_8[i],
+            k_y_9_0[i], k_y_9_7[i], k_y_10_0[i], k_y_13[i], k_y_14[i], k_y_15[i], k_y_17[i],
             g_a_0[i], g_a_1[i], g_a_2[i], dy_0[i],
             // results
             out_d_a_0, out_d_a_1, out_d_a_2, out_d_e_0, out_d_e_1, out_d_e_2, out_d_A_0_0,

@@ -14,7 +14,7 @@ from rnncc.ir.functions import MatVec, Mean, Opaque, Shift
 from rnncc.ir.program import Argument, CellIR, Let, Program, Slot
 
 Namer = Callable[..., str]
-MANY_LETS = 300  # more than those of any cell that ships, whose results keep their last bits
+MANY_LETS = 100  # a cell of fewer is quick to build, and keeps the last bits of its results
 
 
 def group_size(cell: CellIR) -> int:
