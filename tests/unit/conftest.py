@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 MOST_SECONDS = 1.0  # of processor time, on a machine that takes REFERENCE for `_reference`
 REFERENCE = 0.05
@@ -27,6 +28,15 @@ def warm() -> None:
 
     compiled("para_gru")
     good("list")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads of PyTorch that wait for one another on a busy machine would be a test's own cost."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="package", autouse=True)
