@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 
 WARP = 32
@@ -55,6 +56,8 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     Args:
         io, real: bytes of the tensors' type, and of the type that the recurrence is computed in.
         stages: as many as keep `BYTES_AHEAD` in flight, if None.
+    Raises:
+        ArgumentError: more tensors than a ring has bits for.
     """
     scalars = sum(1 if i.shared else spec.group for i in spec.inputs)
     scalars += spec.group * len(spec.outputs) * back
@@ -63,10 +66,20 @@ def ring(spec: KernelSpec, io: int, real: int, back: bool, stages: int | None = 
     found = stages or max(2, min(wanted, BYTES_OF_RING // (WARP * block), MOST_STAGES))
     states = spec.size * real * back
     tensors = len(spec.inputs) + len(spec.outputs) * back
-    large = WARP * (block + states) * found > MOST_OF_RING or tensors > MOST_TENSORS
-    if spec.one_pass and large:
+    many = tensors > MOST_TENSORS
+    if many and not spec.one_pass:
+        raise ArgumentError(_many(spec.name, len(spec.inputs) + len(spec.outputs)))
+    if spec.one_pass and (many or WARP * (block + states) * found > MOST_OF_RING):
         return Ring(0, 0, spec.ahead)  # read straight from memory
     return Ring(WARP * (block + states), found, (found - 1) * spec.ahead)
+
+
+def _many(name: str, tensors: int) -> str:
+    return (
+        f"the cell '{name}' has {tensors} inputs and outputs, each element of a vector being one.\n"
+        f"On a GPU cells of up to 8 values in a channel have at most {MOST_TENSORS}.\n"
+        "Fix: fewer outputs, of which others are computed behind the layer, or device='cpu'"
+    )
 
 
 def bytes_of_sums(spec: KernelSpec, real: int) -> int:

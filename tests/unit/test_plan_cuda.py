@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import rnncc
+from rnncc.errors import ArgumentError
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.planner.cuda import Gpu, columns_of, plan, steps_saved
 from rnncc.planner.gpu_constants import MEASURED
 from rnncc.planner.plan import Cut, Plan
 from rnncc.planner.ring import ring
+from tests.support.cells import cell_from, source_of
 from tests.support.runs import compiled
 
 H100 = Gpu(132, 1700.0)
@@ -193,3 +197,13 @@ def test_explain_gives_the_plan_for_a_gpu_by_name() -> None:
     text = compiled("para_gru").explain(1, 65536, 64, device="H100")
     assert "over the grid" in text
     assert "threads" not in text
+
+
+def test_more_tensors_than_a_gpu_takes_are_refused_and_fewer_outputs_run(tmp_path: Path) -> None:
+    signature = "h: State, x: Input(size=32), a: Param"
+    body = "h = tanh(a * h + x[0])\nreturn {'h': h, 'y': x[:%d] * h, 'z': sum(x)}"
+    wide = rnncc.compile(cell_from(tmp_path, source_of(body % 32, signature)))
+    with pytest.raises(ArgumentError, match=r"has 65 inputs.*\n.*at most 63.\nFix: fewer outputs"):
+        wide.explain(2, 64, 8, device="H100")
+    narrow = rnncc.compile(cell_from(tmp_path, source_of(body % 30, signature), "narrow.py"))
+    assert "one pass over time" in narrow.explain(2, 64, 8, device="H100")
