@@ -54,6 +54,14 @@ def test_one_pass_computes_what_the_oracle_does(name: str, dtype: torch.dtype, t
             assert_agree(name, call, by_kernel(name, call, **choices), expected, f"{kind}")
 
 
+def test_lanes_that_copy_for_each_other_do_so_once_their_own_run_is_done(target: None) -> None:
+    """On a GPU, with blocks of one step: sequences of unlike lengths share rows of 16 bytes."""
+    assert compiled("delayed").spec.ahead == 1
+    for lengths in ([1, 3], [0, 5], [4, 1]):
+        call = random_call("delayed", (2, 5, 4), torch.float32, lengths=lengths)
+        assert_agree("delayed", call, by_kernel("delayed", call), by_oracle("delayed", call))
+
+
 @pytest.mark.parametrize("solver", ["segmented", "newton"])
 def test_a_solver_that_needs_products_is_refused_and_its_way_out_runs(solver: str) -> None:
     call = random_call("moog_saved", (1, 5, 2), torch.float32)

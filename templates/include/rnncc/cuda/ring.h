@@ -150,7 +150,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
   Place to;              // `memory`, for copies
   Mask in_16, in_4;      // tensors copied in such pieces
   uint32_t whole_until;  // steps before that begin blocks whose rows are copied whole, in 16s
-  uint32_t any_until;    // steps before that begin blocks that are copied at all
+  uint32_t any_to;       // steps up to that begin blocks that are copied at all
   io held[kHeld + 1];    // on their way through registers, to the stage that
   int held_for;          // was filled last
   const io* at[Of::kTensors];
@@ -188,7 +188,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
     const bool together = __all_sync(0xffffffffu, step == __shfl_sync(0xffffffffu, step, 0));
     least = -most_of_warp(-least), most = most_of_warp(most);
     whole_until = !all || !together || least < kAhead ? 0 : least - kAhead + 1;
-    any_until = together ? most : 0xffffffffu;
+    any_to = together ? uint32_t(most - 1) : 0xffffffffu;  // a lane that is done is at step -1
   }
 
   // Fills all stages but the one that is filled while the first one is read.
@@ -209,7 +209,7 @@ template <typename Of, int stages, int more = 0> struct Ring {
         if (!L::table.tensors[t].shared) copy_rows<16, true>(a, t);
         else if (!kHeld) copy_shared(a, t);
       }
-    } else if (uint32_t(step) < any_until) {
+    } else if (uint32_t(step) <= any_to) {
       fill_otherwise(a);
     }
     hold(a);
