@@ -26,7 +26,7 @@ from rnncc.nn.arguments import (
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.initialize import fill
-from rnncc.nn.named import OWN, Takes, time_first, time_last
+from rnncc.nn.named import Takes, by_place, time_first, time_last
 from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
@@ -113,6 +113,8 @@ class CellLayer(nn.Module):
         self.last_solve = None
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
+        if not projected:
+            self.register_forward_pre_hook(by_place, with_kwargs=True)
         self._wanted = Wanted(self.input_size, 2, math.inf, batch_first, False)
         self._initial_given = needs_initial(spec)
         self._plain = "x" if projected else ""
@@ -150,14 +152,6 @@ class CellLayer(nn.Module):
             for vector, param in learned_of(spec):
                 own = getattr(self, direction.params[vector.name])
                 fill(own.data, param.init, rank=len(vector.shape))
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        """As `forward`, with any input called x: there it is the name of the first."""
-        if "x" in named and (args or self.input_size is None):
-            own = {n: named.pop(n) for n in [*named] if n not in OWN}
-            values, named["state"] = self._takes.bind(args, named.get("state"), own)
-            args = tuple(values.values())
-        return super().__call__(*args, **named)
 
     def forward(
         self,

@@ -99,6 +99,16 @@ class Takes(NamedTuple):
         return f"beside x, the layer of '{self.cell}' takes these inputs by name: {names}"
 
 
+def by_place(layer: Any, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """A call without a projection where x is by name: any input's, not always `forward`'s first."""
+    if "x" not in named:
+        return None
+    own = {n: value for n, value in named.items() if n not in OWN}
+    values, state = layer._takes.bind(args, named.get("state"), own)
+    options = {n: value for n, value in named.items() if n in OWN}
+    return tuple(values.values()), {**options, "state": state}
+
+
 def time_last(values: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
     """Values whose first dimension is time, with it where the operators have it."""
     moved = {}
