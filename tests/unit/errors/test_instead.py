@@ -647,6 +647,24 @@ def test_a_name_of_rnncc_that_was_not_imported_is_imported(tmp_path: Path) -> No
     assert trace(cell_from(tmp_path, f"{fix}\n{source}return tanh(h + x)\n")).next
 
 
+@pytest.mark.parametrize(
+    ("body", "fix"),
+    [
+        ("with torch.no_grad(): y = a * h\nreturn y + x", "y = stop_gradient(a * h)"),
+        ("return half(a * h) + x", "z = stop_gradient(0.5 * y)"),
+        ("return third(a * h) + x", "stop_gradient(e), for an expression e"),
+    ],
+)
+def test_no_gradient_is_left_to_pytorch_anywhere(body: str, fix: str, tmp_path: Path) -> None:
+    helpers = (
+        "def half(y):\n    with torch.no_grad():\n        z = 0.5 * y\n    return z\n"
+        "@torch.no_grad()\ndef third(y):\n    return y / 3\n"
+    )
+    with pytest.raises(CellError, match=r"a part of the body is under torch.no_grad") as caught:
+        traced(tmp_path, body, before=IMPORTS + helpers)
+    assert caught.value.problems[0].fix == fix
+
+
 def test_a_cell_is_traced_where_no_gradients_are_recorded(tmp_path: Path) -> None:
     with torch.no_grad():
         assert traced(tmp_path, "return a * h + x").next
