@@ -135,7 +135,7 @@ def mistaken(place: Place) -> str:
     if not isinstance(node, ast.Call):
         return ""
     if _is_own(node.func, place.scope):
-        return corrected(node)
+        return corrected(node, place.scope)
     return called(node, place.scope) if _is_of_module(node.func, place) else ""
 
 
