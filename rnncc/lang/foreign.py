@@ -61,7 +61,7 @@ TEXTS = {
     "hardswish": "({0}) * hardsigmoid({0})",
     "tanhshrink": "({0}) - tanh({0})",
     "prelu": "where(({0}) > 0, {0}, ({1}) * ({0}))",
-    "log_softmax": "[v - logsumexp({0}) for v in {0}]",
+    "log_softmax": "[each - logsumexp({0}) for each in {0}]",
     "logical_and": "({0}) & ({1})",
     "logical_or": "({0}) | ({1})",
     "logical_xor": "({0}) ^ ({1})",
@@ -70,8 +70,8 @@ TEXTS = {
 OF_SEVERAL = {  # values in a vector
     "sum": "sum({0})",
     "mean": "sum({0}) / len({0})",
-    "max": "maximum(*{0})",
-    "min": "minimum(*{0})",
+    **dict.fromkeys(("max", "amax"), "maximum(*{0})"),
+    **dict.fromkeys(("min", "amin"), "minimum(*{0})"),
 }
 OF_NOISE = ("rand_like", "randn_like", "dropout", "bernoulli")
 
@@ -96,10 +96,12 @@ def called(node: ast.Call, scope: Mapping[str, Any]) -> str:
         return f"where({args[0]}, 1.0, 0.0)" if condition else f"{args[0]}, without {name}"
     if name in TEXTS:
         return _text(name, args, named)
+    if name == "log" and len(args) > 1:  # to a base
+        return _call(name, args, named)
     return _own(name, args, named) if ALIASES.get(name) != "vector" else ""
 
 
-def corrected(node: ast.Call) -> str:
+def corrected(node: ast.Call, scope: Mapping[str, Any]) -> str:
     """A call of a function of rnncc with arguments that it doesn't take, as it takes them."""
     import rnncc
 
@@ -108,9 +110,10 @@ def corrected(node: ast.Call) -> str:
         args = [ast.unparse(each) for each in node.args[0].elts]  # type: ignore[attr-defined]
     if name in ("maximum", "minimum") and len(args) > 1 and not named:
         return f"{name}({', '.join(args)})"
-    if name in OF_LISTS and len(args) > 1:
+    if name in OF_LISTS and len(args) > 1 and not _is_vector(node.args[:1], scope):
         return f"{name}([{', '.join(args)}])"
-    if text := _call(name, args, named):
+    text = _call(name, args, named)
+    if text and text != ast.unparse(node):
         return text
     known = inspect.signature(getattr(rnncc, name))
     plain = [p.replace(annotation=p.empty) for p in known.parameters.values()]
@@ -182,6 +185,10 @@ def _of_class(name: str) -> str:
 
 
 def _text(name: str, args: Sequence[str], named: Mapping[str, str]) -> str:
+    if "eps" in named or (name == "logit" and len(args) > 1):
+        return ""
+    if "alpha" in named and len(args) > 1:  # of torch.add and torch.sub
+        args = [args[0], f"({named['alpha']}) * ({args[1]})"]
     mode = named.get("rounding_mode", "None").strip("'\"")
     text = {"floor": "({0}) // ({1})", "trunc": "trunc(({0}) / ({1}))"}.get(mode, TEXTS[name])
     if len(args) < 1 + max(map(int, re.findall(r"\{(\d)\}", text)), default=-1):
@@ -201,6 +208,8 @@ def _call(own: str, args: Sequence[str], named: Mapping[str, str]) -> str:
         if key not in known and key not in WITHOUT:
             return ""
         given |= {key: value} if key in known else {}
+    if own == "log" and len(args) == 2:
+        return f"log({args[0]}) / log({args[1]})"
     if own == "clip":
         return f"clip({given['x']}, {given.get('lo', None)}, {given.get('hi', None)})"
     needed = {n for n, p in signature.parameters.items() if p.default is p.empty}

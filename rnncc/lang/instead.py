@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from linecache import getlines
 from types import CodeType, FrameType, ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from rnncc.lang.choices import ALL, LARGER, UnableError, choice, names, turns, values
 from rnncc.lang.foreign import called, corrected, is_function
+from rnncc.lang.tracer import fail
 
 # of math, NumPy and PyTorch, where rnncc has another name
 PAST = "State(delay=4), whose past is h.ago(k)"
@@ -134,7 +135,7 @@ def mistaken(place: Place) -> str:
     if not isinstance(node, ast.Call):
         return ""
     if _is_own(node.func, place.scope):
-        return corrected(node)
+        return corrected(node, place.scope)
     return called(node, place.scope) if _is_of_module(node.func, place) else ""
 
 
@@ -179,6 +180,15 @@ def apart(place: Place | None) -> str:
         else:
             text += f" {compared} {ast.unparse(right)}"
     return f"({text})" if ") " in text else ""
+
+
+def refuse_no_grad(place: Place | None) -> NoReturn:
+    """Report a value that is computed under `torch.no_grad`."""
+    fail(
+        "a part of the body is under torch.no_grad",
+        "Gradients are derived from the expressions, not recorded by PyTorch.",
+        without_gradient(place) or "stop_gradient(e), for an expression e",
+    )
 
 
 def without_gradient(place: Place | None) -> str:

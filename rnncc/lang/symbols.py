@@ -45,6 +45,8 @@ class Symbolic:
         self.expr = expr
         self.tracer = tracer = TRACER.get()
         self.line = tracer.line() if tracer else 0
+        if tracer and tracer.is_without_gradients():
+            instead.refuse_no_grad(_place())
 
     def __repr__(self) -> str:
         return str(self.expr)

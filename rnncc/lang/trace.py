@@ -22,7 +22,7 @@ from rnncc.lang import parts
 from rnncc.lang.comprehensions import comprehensions
 from rnncc.lang.dsl import Cell
 from rnncc.lang.foreign import NOISE, UNKNOWN, unknown
-from rnncc.lang.instead import Place, missing, mistaken, without_gradient, yielded
+from rnncc.lang.instead import Place, missing, mistaken, refuse_no_grad, yielded
 from rnncc.lang.names import emitted
 from rnncc.lang.returned import read_return, return_line
 from rnncc.lang.signature import Problems, argument_line, cell_names, read_signature
@@ -136,7 +136,7 @@ class _Recorder:
         self._comprehensions = comprehensions(cell.code)
 
     def run(self, arguments: dict[str, Any]) -> Any:
-        before, self._gradients = sys.gettrace(), _has_gradients()
+        before = sys.gettrace()
         drawn = _random_state(self.cell.code)
         sys.settrace(self._enter)
         try:
@@ -162,8 +162,8 @@ class _Recorder:
         return self._step if frame.f_code is self.cell.code else None
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any]:
-        if self._gradients and not _has_gradients():
-            self._refuse_no_grad(Place.at(frame, frame.f_lasti, frame.f_lineno))
+        if self.tracer.is_without_gradients():
+            refuse_no_grad(Place.at(frame, frame.f_lasti, frame.f_lineno))
         if event in ("line", "return") and not self._in_comprehension(frame.f_lasti):
             for name, value in list(frame.f_locals.items()):
                 if (
@@ -181,13 +181,6 @@ class _Recorder:
             "the body draws random numbers",
             "It runs once on symbols, so that they would be the same in each step and call.",
             f"{NOISE}; constants are drawn outside of the cell",
-        )
-
-    def _refuse_no_grad(self, place: Place) -> None:
-        self.tracer.fail(
-            "a part of the body is under torch.no_grad",
-            "Gradients are derived from the expressions, not recorded by PyTorch.",
-            without_gradient(place) or "stop_gradient(e), for an expression e",
         )
 
     def _in_comprehension(self, offset: int) -> bool:
@@ -249,12 +242,6 @@ class _Recorder:
             fix = mistaken(place) or fix
         problems.add(f"{type(error).__name__}: {error}", expected, fix, line)
         return CellError(problems.found)
-
-
-def _has_gradients() -> bool:
-    """Whether PyTorch records gradients, as it does if it isn't there."""
-    torch = sys.modules.get("torch")
-    return torch is None or torch.is_grad_enabled()
 
 
 def _random_state(code: CodeType) -> object:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 MOST_LETS = 5000
 
 
+def has_gradients() -> bool:
+    """Whether PyTorch records gradients, as it does if it isn't there."""
+    torch = sys.modules.get("torch")
+    return torch is None or torch.is_grad_enabled()
+
+
 @dataclass
 class Tracer:
     """The context of a running trace: its cell, and the line that is running.
@@ -29,6 +35,7 @@ class Tracer:
         returned: once the body has run, the line of its return.
         lets: the values that were named, in order.
         refused: every refusal, even if the body has caught it.
+        gradients: PyTorch recorded gradients when the trace began.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Tracer:
     lets: list[Let] = field(default_factory=list)
     names: dict[Symbol, Symbol] = field(default_factory=dict)
     refused: list[Problem] = field(default_factory=list)
+    gradients: bool = field(default_factory=has_gradients)
 
     def line(self) -> int:
         """The line of the cell's own frame, seen from any helper that it calls."""
@@ -53,6 +61,10 @@ class Tracer:
         problem = Problem(self.file, self.line(), self.name, seen, expected, fix)
         self.refused.append(problem)
         raise CellError([problem])
+
+    def is_without_gradients(self) -> bool:
+        """Whether what runs is under `torch.no_grad`, of the body or of a helper."""
+        return self.gradients and not has_gradients()
 
     def part(self, value: Value) -> Expr:
         """Name a value that has no name from the author: what reads it reads a symbol."""

@@ -83,7 +83,7 @@ class VectorValue(Elementwise):
         fail(
             f"'.{name}' is accessed on a vector",
             "A vector has a len and elements, and .T as a matrix.",
-            instead.method(place, METHODS) or METHODS[name].format("h"),
+            instead.method(place, METHODS) or instead.call(place) or METHODS[name].format("h"),
         )
 
     def __getitem__(self, place: Any) -> Any:

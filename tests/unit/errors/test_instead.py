@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -294,8 +295,20 @@ WHERE = {
     "log_softmax": (
         "return torch.nn.functional.log_softmax([h, x], dim=0)[0] * a",
         "torch.nn.functional.log_softmax([h, x], dim=0)",
-        "[v - logsumexp([h, x]) for v in [h, x]]",
+        "[each - logsumexp([h, x]) for each in [h, x]]",
         lambda h, x, a: torch.stack([h, x]).log_softmax(0)[0] * a,
+    ),
+    "a sum with a factor": (
+        "return torch.sub(h, x + a, alpha=2)",
+        "torch.sub(h, x + a, alpha=2)",
+        "h - 2 * (x + a)",
+        lambda h, x, a: torch.sub(h, x + a, alpha=2),
+    ),
+    "a logarithm to a base": (
+        "return math.log(h * h + 1, 3) * a + x",
+        "math.log(h * h + 1, 3)",
+        "log(h * h + 1) / log(3)",
+        lambda h, x, a: math.log(h * h + 1, 3) * a + x,
     ),
     "a tangent": (
         "return torch.tan(h) * a + x",
@@ -596,6 +609,13 @@ def test_what_works_elsewhere_in_python_is_told_apart(
         ("return [h[0] + a * h.sum(), x]", "h.sum()", "sum(h)"),
         ("return [h[1] + a * torch.mean(h), x]", "torch.mean(h)", "sum(h) / len(h)"),
         ("return [h[0] + a, torch.max(h) + x]", "torch.max(h)", "maximum(*h)"),
+        ("v = h * x\nreturn v * a * np.sum(v)", "np.sum(v)", "sum(v)"),
+        ("v = h * x\nreturn v * a * np.mean(v)", "np.mean(v)", "sum(v) / len(v)"),
+        ("v = h * x\nreturn v * a * torch.amax(v)", "torch.amax(v)", "maximum(*v)"),
+        ("return a * x * softmax(h, 0)", "softmax(h, 0)", "softmax(h)"),
+        ("return a * x * h * logsumexp(h, 0)", "logsumexp(h, 0)", "logsumexp(h)"),
+        ("v = h * x * a\nreturn torch.log_softmax(v, 0)", "torch.log_softmax(v, 0)",
+         "[each - logsumexp(v) for each in v]"),
         ("return a * h if h > x else x + 0 * h", "a * h if h > x else x + 0 * h",
          "where(h > x, a * h, x + 0 * h)"),
     ],
@@ -645,6 +665,30 @@ def test_a_name_of_rnncc_that_was_not_imported_is_imported(tmp_path: Path) -> No
     fix = caught.value.problems[0].fix
     assert fix == "from rnncc import tanh"
     assert trace(cell_from(tmp_path, f"{fix}\n{source}return tanh(h + x)\n")).next
+
+
+@pytest.mark.parametrize(
+    ("body", "fix"),
+    [
+        ("with torch.no_grad(): y = a * h\nreturn y + x", "y = stop_gradient(a * h)"),
+        ("return half(a * h) + x", "z = stop_gradient(0.5 * y)"),
+        ("return third(a * h) + x", "stop_gradient(e), for an expression e"),
+    ],
+)
+def test_no_gradient_is_left_to_pytorch_anywhere(body: str, fix: str, tmp_path: Path) -> None:
+    helpers = (
+        "def half(y):\n    with torch.no_grad():\n        z = 0.5 * y\n    return z\n"
+        "@torch.no_grad()\ndef third(y):\n    return y / 3\n"
+    )
+    with pytest.raises(CellError, match=r"a part of the body is under torch.no_grad") as caught:
+        traced(tmp_path, body, before=IMPORTS + helpers)
+    assert caught.value.problems[0].fix == fix
+
+
+def test_a_word_that_gelu_does_not_know_is_not_proposed(tmp_path: Path) -> None:
+    fix = fix_of(tmp_path, "return gelu(a * h + x, approximate='fast')")
+    assert fix == "gelu(x, approximate='none')"
+    assert traced(tmp_path, f"return a * h + {fix}").next
 
 
 def test_a_cell_is_traced_where_no_gradients_are_recorded(tmp_path: Path) -> None:
