@@ -31,7 +31,7 @@ OF_LISTS = ("softmax", "logsumexp", "vector")
 NO_FUNCTIONS = ("cell", "compile", "constant", "normal", "spaced", "uniform")
 TEXTS = {
     **dict.fromkeys(("pow", "power", "float_power"), "({0}) ** ({1})"),
-    **dict.fromkeys(("add",), "({0}) + ({1})"),
+    "add": "({0}) + ({1})",
     **dict.fromkeys(("sub", "subtract"), "({0}) - ({1})"),
     **dict.fromkeys(("mul", "multiply"), "({0}) * ({1})"),
     **dict.fromkeys(("div", "divide", "true_divide"), "({0}) / ({1})"),

@@ -15,7 +15,6 @@ from rnncc.lang.choices import ALL, LARGER, UnableError, choice, names, turns, v
 from rnncc.lang.foreign import called, corrected, is_function
 from rnncc.lang.tracer import fail
 
-# of math, NumPy and PyTorch, where rnncc has another name
 PAST = "State(delay=4), whose past is h.ago(k)"
 OTHER_FIXES = {
     "complex": "two real States, the real and the imaginary part; "

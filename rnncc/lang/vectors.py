@@ -9,15 +9,13 @@ from typing import Any, NoReturn
 
 from rnncc.ir.vector import Vector, places
 from rnncc.lang import instead
+from rnncc.lang.foreign import OF_SEVERAL
 from rnncc.lang.numbers import number
 from rnncc.lang.symbols import Condition, Elementwise, MatrixValue, Symbolic, Value, fail
 
 LISTS = (list, tuple)
 METHODS = {  # of arrays and tensors, in the words of a cell
-    "sum": "sum({0})",
-    "mean": "sum({0}) / len({0})",
-    "max": "maximum(*{0})",
-    "min": "minimum(*{0})",
+    **OF_SEVERAL,
     "t": "{0}.T",
     "transpose": "{0}.T",
     "tolist": "list({0})",
