@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 MOST_SECONDS = 1.0  # of processor time, on a machine that takes REFERENCE for `_reference`
 REFERENCE = 0.05
@@ -22,12 +24,15 @@ NO_COMPILER = shlex.join([sys.executable, "-c", f"raise SystemExit({TOO_DEAR!r})
 
 @pytest.fixture(scope="package", autouse=True)
 def warm() -> None:
-    """Costs that the first test would pay for: imports, templates, the cached list of cells."""
+    """Costs that the first test would pay for: imports, templates, the cached list of cells, and
+    the constants that Hypothesis collects from all modules before it draws.
+    """
     from tests.support.command_line import good
     from tests.support.runs import compiled
 
     compiled("para_gru")
     good("list")
+    given(st.integers())(lambda _: None)()
 
 
 @pytest.fixture(scope="package", autouse=True)
