@@ -194,7 +194,11 @@ class TorchPrinter(Printer):
         row = row_of(expr)
         if row is None:  # R @ e over groups of channels
             return f"_mix({', '.join(self.text(arg) for arg in expr.args)})"
+        first, *others = expr.args
         texts = [self.value(arg) for arg in expr.args]
         if row.name.removeprefix("spike_") in SURROGATES:  # its slope is a number
             texts = [self.text(a) for a in expr.args]
+        # At the bound of a tensor torch.clamp has a derivative in reverse mode, none in forward.
+        elif row.torch.startswith("torch.clamp") and all(bound.is_number for bound in others):
+            texts = [self.value(first), *(self.text(bound) for bound in others)]
         return row.torch.format(*texts)

@@ -14,6 +14,7 @@ from sympy import Expr
 
 from rnncc.codegen.printer import CPrinter, Printer, TorchPrinter
 from rnncc.ir import functions
+from rnncc.ir.functions import call
 from rnncc.ir.program import Compiled
 from rnncc.lang.loader import find, shipped
 from tests.support.expressions import EXPRESSIONS, POINTS, by_torch, x, y, z
@@ -33,6 +34,14 @@ def test_an_expression_prints_as_written_here(name: str) -> None:
 def test_every_function_of_the_table_is_printed_here() -> None:
     used = {type(o).__name__ for e, _ in EXPRESSIONS.values() for o in e.atoms(functions.Opaque)}
     assert used == set(functions.TABLE)
+
+
+def test_bounds_that_are_numbers_stay_numbers_for_torch() -> None:
+    """At the bound of a tensor torch.clamp has a derivative in reverse mode, none in forward."""
+    printed = TorchPrinter().text
+    assert printed(call("clip", x, -1, 2)) == "(torch.clamp(x, -1.0, 2.0))"
+    assert printed(call("at_least", x, 0)) == "(torch.clamp(x, min=0.0))"
+    assert printed(call("clip", x, -1, y)) == "(torch.clamp(x, _tensor(-1.0), y))"
 
 
 # --- one value -------------------------------------------------------------------------------

@@ -485,6 +485,7 @@ def test_a_numeric_default_is_a_constant_with_its_value(tmp_path: Path) -> None:
         ("0, None", {"min": 0.0}, [0, 1, 1]),
         ("None, 0", {"max": 0.0}, [1, 1, 0]),
         ("None, None", {}, [1, 1, 1]),
+        ("0, 2", {"min": 0.0, "max": 2.0}, [0, 1, 1]),
     ],
 )
 def test_a_side_of_clip_may_be_open(
