@@ -129,15 +129,21 @@ class CompiledCell:
         input_size: int | None = None,
         hidden_size: int | None = None,
         num_layers: int = 1,
+        *more: Any,
         **options: Any,
     ) -> CellLayer:
         """An nn.Module with input projection, like torch.nn.GRU, batch first.
+
+        Args:
+            more: bias, batch_first, dropout and bidirectional, as of torch.nn.GRU.
+            options: see `CellLayer`.
 
         `layer(N, projection=None)` is one that is given the cell's inputs as they are.
         """
         from rnncc.nn.layer import CellLayer
 
-        return CellLayer(input_size, hidden_size, num_layers, kernel=self.kernel, **options)
+        sizes = (input_size, hidden_size, num_layers)
+        return CellLayer(*sizes, *more, kernel=self.kernel, **options)
 
     def explain(
         self,

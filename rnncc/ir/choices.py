@@ -107,7 +107,7 @@ class Choices:
         if not given:
             return AUTO
         for name in sorted(given.keys() - RULES.keys()):
-            close = difflib.get_close_matches(name, options, 1)
+            close = difflib.get_close_matches(name, options, 1, cutoff=0.7)
             raise ArgumentError(
                 f"{name}: no option has this name, expected one of {', '.join(options)}.\n"
                 f"Fix: {f'{close[0]}=...' if close else 'leave it out'}"

@@ -130,8 +130,7 @@ class _Values(ast.NodeTransformer):
         if len(args) == 1:
             each = args[0] if isinstance(args[0], ast.Starred) else ast.Starred(args[0])
             return ast.Call(own, [each], [])
-        larger: ast.expr = functools.reduce(lambda a, b: ast.Call(own, [a, b], []), args)
-        return larger
+        return ast.Call(own, args, [])
 
 
 def _where(test: ast.expr, a: ast.expr, b: ast.expr) -> ast.expr:

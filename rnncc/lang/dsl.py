@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from linecache import getline
 from types import CodeType
 from typing import Any, NoReturn
@@ -145,9 +146,11 @@ class Cell:
     def name(self) -> str:
         return self.function.__name__
 
-    @property
+    @cached_property
     def code(self) -> CodeType:
-        return self.function.__code__
+        """Of the function itself, below other decorators."""
+        code: CodeType = inspect.unwrap(self.function).__code__
+        return code
 
     @property
     def file(self) -> str:
@@ -300,10 +303,13 @@ def minimum(a: Any, *others: Any) -> Any:
 
 def _of_several(name: str, a: Any, others: Sequence[Any]) -> Any:
     if not others:
+        listed = isinstance(a, (list, tuple)) and len(a) > 1
         fail(
             f"{name} is given '{a}' alone",
             "It takes two values or more.",
-            f"{name}(*h) for the elements of a vector h",
+            f"{name}({', '.join(map(str, a))})"
+            if listed
+            else f"{name}(*h) for the elements of a vector h",
         )
     return functools.reduce(functools.partial(_apply, name), others, a)
 

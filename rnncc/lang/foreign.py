@@ -10,6 +10,10 @@ from typing import Any
 
 UNKNOWN = "define the name, or import the function from rnncc"
 TURNS = "a fixed number of turns: range(10), or range(n) with n=10 among the arguments"
+OF_ONE = (  # softmax of a symbol
+    "softmax([a, b]) and logsumexp([a, b]) are of several values of a channel: a list of them, or "
+    "State(size=n), Input(size=n); over channels, take it of the layer's output"
+)
 NOISE = "an input that is given at each step, noise: Input(projected=False)"
 
 # where rnncc has another name
@@ -94,6 +98,8 @@ def called(node: ast.Call, scope: Mapping[str, Any]) -> str:
     if name in ("float", "float32", "float64", "array", "asarray") and args:
         condition = isinstance(node.args[0], ast.Compare)
         return f"where({args[0]}, 1.0, 0.0)" if condition else f"{args[0]}, without {name}"
+    if name in ("softmax", "logsumexp", "log_softmax") and not _has_vector(node, scope):
+        return OF_ONE
     if name in TEXTS:
         return _text(name, args, named)
     if name == "log" and len(args) > 1:  # to a base
@@ -157,9 +163,14 @@ def _parts(node: ast.Call) -> tuple[str, list[str], dict[str, str]]:
 
 
 def _is_vector(args: Sequence[ast.expr], scope: Mapping[str, Any]) -> bool:
+    return any(isinstance(arg, ast.Name) and _has_vector(arg, scope) for arg in args)
+
+
+def _has_vector(node: ast.AST, scope: Mapping[str, Any]) -> bool:
     from rnncc.lang.symbols import Elementwise
 
-    return any(isinstance(a, ast.Name) and isinstance(scope.get(a.id), Elementwise) for a in args)
+    names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+    return any(isinstance(scope.get(name), Elementwise) for name in names)
 
 
 def _of_list(name: str, args: Sequence[str], named: Mapping[str, str]) -> str:

@@ -125,6 +125,8 @@ def method(place: Place | None, texts: Mapping[str, str] | None = None) -> str:
     if texts and node.attr in texts:
         return texts[node.attr].format(ast.unparse(node.value))
     every = [node.value, *outer.args]
+    if node.attr == "where":  # a method of the first value, not of the condition
+        every[:2] = every[1::-1]
     return called(ast.Call(ast.Name(node.attr), every, outer.keywords), place.scope)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import fields, replace
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncc.errors import ArgumentError
-from rnncc.ir.choices import Choices, options_of, takes_choices
+from rnncc.ir.choices import Choices, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import (
     check_groups,
@@ -85,11 +86,11 @@ class CellLayer(nn.Module):
         input_size: int | None = None,
         hidden_size: int | None = None,
         num_layers: int = 1,
-        *,
         bias: bool = True,
         batch_first: bool = True,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
         projection: str | None = LINEAR,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -390,5 +391,5 @@ class CellLayer(nn.Module):
         return {**self.__dict__, "last_solve": None}
 
 
-OPTIONS = ("input_size", "hidden_size", "num_layers", *options_of(CellLayer.__init__))
+OPTIONS = tuple(inspect.signature(CellLayer.__init__).parameters)[1:]
 SHOWN = {"num_layers": 1, "batch_first": True, "dropout": 0.0, "bidirectional": False}

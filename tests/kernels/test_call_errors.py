@@ -219,6 +219,14 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         f"kernel, {OF_THE_SOLVER}",
         "bidirectional=...",
     ),
+    "an option of torch.nn.LSTM": (
+        lambda: compiled("elman").layer(3, 4, proj_size=2),
+        ArgumentError,
+        "proj_size: no option has this name, expected one of input_size, hidden_size, "
+        "num_layers, bias, batch_first, dropout, bidirectional, projection, device, dtype, "
+        f"kernel, {OF_THE_SOLVER}",
+        "leave it out",
+    ),
     "an option of a plan, misspelt": (
         lambda: compiled("elman").explain(1, 1, 1, solvr="auto"),
         ArgumentError,

@@ -65,6 +65,17 @@ def test_it_is_called_like_a_gru_that_is_batch_first() -> None:
     assert torch.equal(y[:, -1], h)
 
 
+def test_its_arguments_stand_in_the_order_of_a_gru() -> None:
+    both = (
+        nn.GRU(3, 8, 2, False, True, 0.5, True),
+        compiled("para_gru").layer(3, 8, 2, False, True, 0.5, True),
+    )
+    for name in ("num_layers", "batch_first", "dropout", "bidirectional"):
+        theirs, ours = (getattr(layer, name) for layer in both)
+        assert ours == theirs
+    assert both[1].projection.bias is None
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_a_layer_is_its_projection_followed_by_the_recurrence(name: str) -> None:
     layer = layer_of(name)

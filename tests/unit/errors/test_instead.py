@@ -88,7 +88,7 @@ WHERE = {
     "min of three": (
         "return min(h, x, a * h)",
         "min(h, x, a * h)",
-        "minimum(minimum(h, x), a * h)",
+        "minimum(h, x, a * h)",
         lambda h, x, a: min(h, x, a * h),
     ),
     "max of a list": (
@@ -193,6 +193,18 @@ WHERE = {
         "(h + x).clamp(max=1)",
         "clip(h + x, None, 1)",
         lambda h, x, a: torch.clamp(h + x, max=1) * a,
+    ),
+    "a method of the first value, not of the condition": (
+        "return h.where(x > 0, a * x)",
+        "h.where(x > 0, a * x)",
+        "where(x > 0, h, a * x)",
+        lambda h, x, a: torch.where(x > 0, h, a * x),
+    ),
+    "the largest of a list, by rnncc's own": (
+        "return maximum([h, x]) * a",
+        "maximum([h, x])",
+        "maximum(h, x)",
+        lambda h, x, a: max(h, x) * a,
     ),
     "a square": (
         "return torch.square(h + x) * a",
@@ -416,6 +428,7 @@ OTHER = {
         for case, name in (
             *(("math", "tanh"), ("NumPy", "maximum"), ("PyTorch", "clip")),
             *(("PyTorch's functional", "softplus"), ("a method", "clip"), ("int", "trunc")),
+            ("a method of the first value, not of the condition", "where"),
             *(("one written in Python", "leaky_relu"), ("a module", "hardtanh")),
             *(("decimals", "round"), ("detach", "stop_gradient")),
             *(("an approximate gelu", "gelu"), ("a steeper softplus", "softplus")),
@@ -527,6 +540,32 @@ def test_a_function_that_takes_a_list_has_the_authors_list(tmp_path: Path) -> No
     fix = fix_of(tmp_path, body.format("torch.nn.functional.softmax([h, x], dim=0)"))
     assert fix == "softmax([h, x]), with rnncc's own softmax (from rnncc import softmax)"
     assert traced(tmp_path, body.format("softmax([h, x])")).next
+
+
+@pytest.mark.parametrize("call", ["torch.softmax(a * h, 0)", "torch.logsumexp(h, dim=-1)"])
+def test_of_one_value_it_is_told_what_it_is_of(call: str, tmp_path: Path) -> None:
+    fix = fix_of(tmp_path, f"return {call} + x")
+    assert fix.startswith("softmax([a, b]) and logsumexp([a, b]) are of several values of a ")
+    body = "p, q = softmax([a, h])\nreturn p * h + q + logsumexp([a, x])"
+    assert traced(tmp_path, body).next
+    sized = "h: State(size=4), x: Input, a: Param"
+    assert fix_of(tmp_path, "return torch.softmax(a * h, 0) + x", sized).startswith(
+        "softmax(a * h)"
+    )
+    assert traced(tmp_path, "return softmax(a * h) + x", sized).next
+
+
+def test_a_cell_above_no_grad_is_refused_in_the_authors_file(tmp_path: Path) -> None:
+    text = (
+        "import torch\nfrom rnncc import *\n@cell\n{}def f(h: State, x: Input):\n    return h + x\n"
+    )
+    with pytest.raises(CellError) as caught:
+        trace(cell_from(tmp_path, text.format("@torch.no_grad()\n")))
+    (problem,) = caught.value.problems
+    assert problem.seen == "a part of the body is under torch.no_grad"
+    assert Path(problem.file).parent == tmp_path
+    assert problem.line == 6
+    assert trace(cell_from(tmp_path, text.format(""))).next
 
 
 def test_an_if_that_no_expression_replaces_gets_the_general_fix(tmp_path: Path) -> None:
