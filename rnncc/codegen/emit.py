@@ -31,7 +31,7 @@ def emit(
         tangent: the files of the tangent cell, to be part of the package.
     """
     spec, name = spec or kernel_spec(compiled, fast_math), compiled.cell.name
-    templates = _environment()
+    only, templates = once(compiled, spec.effort), _environment()
 
     def header(template: str, *more: str) -> str:
         return commented([*origin(compiled, spec, template), "", *more], "//")
@@ -43,7 +43,7 @@ def emit(
         "cell.h": render(
             "cell.h.j2",
             header=header("cell.h.j2", *mathematics(compiled)),
-            cell=cell_text(compiled, once(compiled, spec.effort)),
+            cell=cell_text(compiled, only),
             ahead=spec.ahead,
         ),
         "cell.json": as_json(spec),
@@ -52,6 +52,7 @@ def emit(
             header=header(
                 "kernel.cpp.j2", f"The functions that the C++ library of {name} exports."
             ),
+            large=only.large,
             exports=_exports(spec),
         ),
         "kernel.cu": render(
