@@ -118,6 +118,9 @@ def corrected(node: ast.Call, scope: Mapping[str, Any]) -> str:
         return f"{name}({', '.join(args)})"
     if name in OF_LISTS and len(args) > 1 and not _is_vector(node.args[:1], scope):
         return f"{name}([{', '.join(args)}])"
+    if name == "forward_as" and len(args) < 2 and "gradient_of" not in named:
+        value = "".join(args) or named.get("value", "a")
+        return f"{name}({value}, gradient_of=b), for b whose gradient it has"
     text = _call(name, args, named)
     if text and text != ast.unparse(node):
         return text

@@ -733,3 +733,10 @@ def test_a_word_that_gelu_does_not_know_is_not_proposed(tmp_path: Path) -> None:
 def test_a_cell_is_traced_where_no_gradients_are_recorded(tmp_path: Path) -> None:
     with torch.no_grad():
         assert traced(tmp_path, "return a * h + x").next
+
+
+def test_forward_as_alone_is_shown_the_gradient_that_it_lacks(tmp_path: Path) -> None:
+    fix = fix_of(tmp_path, "return forward_as(round(h)) * a + x")
+    assert fix == "forward_as(round(h), gradient_of=b), for b whose gradient it has"
+    call = fix.partition(", for ")[0]
+    assert traced(tmp_path, f"b = a * h\nreturn {call} + x").next
