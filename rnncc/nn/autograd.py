@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,25 +13,28 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, refuse_nested, second
+from rnncc.nn.short import Way, backward_way
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
-FIXED = 5  # arguments of the functions below that come before the tensors
+FIXED = 6  # arguments of the functions below that come before the tensors
 UNMOVED = 3  # tensors that have no derivative: starts, lengths, reset
 OTHERS = 1 + UNMOVED  # beside inputs and params
 
 
-def differentiable(given: Given, states: bool) -> Any:
+def differentiable(given: Given, states: bool, way: Way | None = None) -> Any:
     """The operator's forward with its derivatives of all kinds.
 
+    Args:
+        way: to the kernel, past the operator, where there is one.
     Raises:
         ArgumentError: forward mode within forward mode.
     """
     if forward_ad._current_level >= 0:
         refuse_nested()
     counts = (len(given.inputs), len(given.params))
-    apply: Any = Recurrence.apply
-    return apply(given.key, given.choices, given.packed, states, counts, *given.tensors())
+    apply: Any = Recurrence.apply if way is None else _apply
+    return apply(given.key, given.choices, given.packed, states, counts, way, *given.tensors())
 
 
 class Recurrence(torch.autograd.Function):
@@ -38,19 +42,28 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        key: str, choices: str, packed: bool, states: bool, counts: Any, *tensors: Tensor | None
+        key: str,
+        choices: str,
+        packed: bool,
+        states: bool,
+        counts: Any,
+        way: Way | None,
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
+        if way is not None:
+            return tuple(way.run([t for t in tensors if t is not None]))
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         return tuple(torch.ops.rnncc.forward.default(*given, states, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
-        *_, saved, status = output
+        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, way, *tensors = inputs
+        ctx.alone = way is not None and way.alone
+        saved, *status = output[-1:] if ctx.alone else output[-2:]
         ctx.save_for_backward(*tensors, saved)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tensors)
-        ctx.mark_non_differentiable(saved, status)
+        ctx.mark_non_differentiable(saved, *status)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -58,34 +71,33 @@ class Recurrence(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
         inputs = given.inputs
-        wanted = list(ctx.needs_input_grad[5 : 5 + len(inputs)])
-        *rows, dh_last, _, _ = gradients
+        wanted = list(ctx.needs_input_grad[FIXED : FIXED + len(inputs)])
+        *rows, dh_last = (*gradients[:-1], None) if ctx.alone else gradients[:-2]
         compiling = torch.compiler.is_compiling()
         forward_mode = not compiling and forward_ad._current_level >= 0
         if forward_mode or torch.is_grad_enabled():  # create_graph=True
             apply: Any = Gradient.apply
-            asked = list(ctx.needs_input_grad[5 : 5 + sum(ctx.counts)])
+            asked = list(ctx.needs_input_grad[FIXED : FIXED + sum(ctx.counts)])
             head = (ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, asked)
             results = apply(*head, *tensors, saved, *rows, dh_last)
         else:
             count = len(kernel_of(ctx.key).spec.outputs)
-            results = torch.ops.rnncc.backward.default(
-                *given, saved, rows[:count], rows[count:], dh_last, wanted
-            )
+            above = (saved, rows[:count], rows[count:], dh_last)
+            results = _gradients(given, above, wanted)
         dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
         dparams, dh0 = results[len(inputs) : -1], results[-1]
         dh0 = None if given.h0 is None else dh0
-        return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
+        return *(None,) * FIXED, *dx, *dparams, dh0, None, None, None
 
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
-        key, choices, packed, states, counts, *tensors = arguments
+        key, choices, packed, states, counts, _, *tensors = arguments
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         alone = Given.of_tensors(key, choices, packed, counts, dims[FIXED:])
 
         def run(given: Given) -> Any:
             apply: Any = Recurrence.apply
-            return apply(key, choices, packed, states, counts, *given.tensors())
+            return apply(key, choices, packed, states, counts, None, *given.tensors())
 
         results, found = vmap.forward(run, info.batch_size, given, alone)
         return tuple(results), tuple(found)
@@ -101,6 +113,21 @@ class Recurrence(torch.autograd.Function):
 # torch binds arguments to it at every call, and would work it out anew each time.
 _signature = inspect.signature(Recurrence.forward)
 Recurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
+# Without that, which takes half of a short call's time, and without a look at torch.func's
+# transforms, of which there are none where there is a way.
+_apply: Any = super(torch.autograd.Function, Recurrence).apply
+
+
+def _gradients(given: Given, above: tuple[Any, ...], wanted: list[bool]) -> Sequence[Tensor | None]:
+    """The operator's backward, by a way past it where there is one."""
+    way = None if torch.compiler.is_compiling() else backward_way(given, above, wanted)
+    if way is None:
+        return torch.ops.rnncc.backward.default(*given, *above, wanted)  # type: ignore[no-any-return]
+    saved, dy, dz, dh_last = above
+    gradients = [g for g in (*dy, *dz, dh_last) if g is not None]
+    found = iter(way.run([*given.own(), saved, *gradients]))
+    results = [*(next(found) if w else None for w in wanted), *found]
+    return results if given.h0 is not None else [*results, None]
 
 
 class Gradient(torch.autograd.Function):
@@ -138,27 +165,27 @@ class Gradient(torch.autograd.Function):
         own = len(given.tensors())
         found = linearize(given, dots, states)
         of_given: list[Tensor | None] = [None] * own
-        if any(ctx.needs_input_grad[FIXED + 1 : FIXED + 1 + own]):
+        if any(ctx.needs_input_grad[FIXED : FIXED + own]):
             of_given[: own - UNMOVED] = second(kernel_of(given.key), found, gradients, given)
         dtype = given.inputs[0].dtype
         *rows, h = found.results
-        asked = ctx.needs_input_grad[FIXED + 2 + own :]
+        asked = ctx.needs_input_grad[FIXED + 1 + own :]
         results = zip([*(row.to(dtype) for row in rows), h], asked, strict=True)
         along = [dot if needed else None for dot, needed in results]
-        return *[None] * (FIXED + 1), *of_given, None, *along
+        return *[None] * FIXED, *of_given, None, *along
 
     @staticmethod
     def jvp(ctx: Any, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
         """By the symmetry of second derivatives: those that the backward has."""
         given, gradients, states = Gradient.point(ctx)
         own = len(given.tensors())
-        of_given = dots[FIXED + 1 : FIXED + 1 + own - UNMOVED]
+        of_given = dots[FIXED : FIXED + own - UNMOVED]
         moved: list[Tensor | None] = [None] * len(of_given)
         kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
         if any(dot is not None for dot in of_given):
             found = linearize(given, of_given, states)
             moved = second(kernel_of(given.key), found, gradients, given)
-        upstream = dots[FIXED + 2 + own :]
+        upstream = dots[FIXED + 1 + own :]
         if any(dot is not None for dot in upstream):
             head = (ctx.key, ctx.choices, ctx.packed, states, ctx.counts, ctx.wanted)
             apply: Any = Gradient.apply
@@ -178,7 +205,7 @@ class Gradient(torch.autograd.Function):
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
         key, choices, packed, states, counts, wanted, *tensors = arguments
         given, above = Gradient.arguments(key, choices, packed, counts, tensors)
-        alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED + 1 :])
+        alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED:])
 
         def run(given: Given, above: Upstream) -> Any:
             apply: Any = Gradient.apply

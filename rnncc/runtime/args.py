@@ -16,11 +16,13 @@ from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner.plan import Cut
 from rnncc.runtime.call import Call
-from rnncc.runtime.prepared import Prepared, Slot
+from rnncc.runtime.kernel import COMPUTE
+from rnncc.runtime.prepared import Prepared
 from rnncc.runtime.sequences import ALL_WHOLE
 
 STATUS_SIZE = len(STATUS.fields)
 VIEW_WORDS = len(VIEW.fields)
+LITTLE = 8192  # bytes of scratch memory that go along with Args
 LINE = 64  # bytes; each piece of scratch memory begins at a multiple
 
 # The numbers that every call has; Args begins with them.
@@ -42,15 +44,16 @@ class Packer:
 
     Attributes:
         words: Args so far.
-        count: tensors so far.
     """
 
     def __init__(self, call: Call, cut: Cut, turned: bool = False) -> None:
         self.layout, blank = layout_of(call.kernel.spec)
         self.words = blank[:]
-        self.count = 0
         self._spec, self._packed = call.kernel.spec, call.packed
-        self._slots: list[Slot] = []
+        (batch, _, channels), size = call.shape, COMPUTE[call.dtype].itemsize
+        self._states = len(self._spec.states) * batch * channels * size  # bytes
+        self._places: list[int] = []
+        self._others: list[tuple[int, int, int]] = []
         self._time = -1 if turned and call.choices.reverse else 1
         self._space = 0
         self._pieces: list[tuple[int, int]] = []
@@ -70,9 +73,9 @@ class Packer:
         self,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
+        status: Tensor | None,
     ) -> None:
         """What a backend's `forward` is given."""
         self.views("y", y)
@@ -80,6 +83,10 @@ class Packer:
         self.pointers("h_last", [h_last])
         self.pointers("saved", [saved])
         self.pointers("status", [status])
+        if h_last is None:
+            self.space({"h_last": self._states})
+        if status is None:
+            self.space({"status": STATUS_SIZE * WORD})
 
     def backward(
         self,
@@ -89,7 +96,7 @@ class Packer:
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
+        dh0: Tensor | None,
     ) -> None:
         """What a backend's `backward` is given."""
         self.pointers("saved", [saved])
@@ -99,6 +106,8 @@ class Packer:
         self.inputs("dx", dx)
         self.pointers("dparams", dparams)
         self.pointers("dh0", [dh0])
+        if dh0 is None:
+            self.space({"dh0": self._states})
 
     def number(self, member: str, value: int) -> None:
         self.words[self.layout.offsets[member]] = value
@@ -107,8 +116,7 @@ class Packer:
         """Their addresses, one after another."""
         for place, tensor in enumerate(tensors, self.layout.offsets[member]):
             if tensor is not None:
-                self._slots.append((place, self.count, 0))
-                self.count += 1
+                self._places.append(place)
 
     def views(self, member: str, tensors: Sequence[Tensor | None]) -> None:
         """Address and element strides over batch, time and channel of each."""
@@ -117,8 +125,8 @@ class Packer:
             if tensor is not None:
                 strides = tensor.stride()
                 channel = strides[2] if len(strides) == 3 else 0
-                self._view(place, 0, strides[0], strides[1], channel)
-                self.count += 1
+                self._places.append(place)
+                self._strides(place, strides[0], strides[1], channel)
             place += VIEW_WORDS
 
     def inputs(self, member: str, tensors: Sequence[Tensor | None]) -> None:
@@ -126,25 +134,25 @@ class Packer:
         if not self._packed:
             self.views(member, tensors)
             return
-        whole, *others = tensors
-        place, shared, own = self.layout.offsets[member], list(others), 0
+        whole, *rest = tensors
+        place = self.layout.offsets[member]
+        at = [place + k * VIEW_WORDS for k in range(len(self._spec.inputs))]
+        own = [p for p, i in zip(at, self._spec.inputs, strict=True) if not i.shared]
         if whole is not None:
             batch, time, apart, channel = whole.stride()
-            for k, i in enumerate(self._spec.inputs):
-                if not i.shared:
-                    offset = own * apart * whole.dtype.itemsize
-                    self._view(place + k * VIEW_WORDS, offset, batch, time, channel)
-                    own += 1
-            self.count += 1
-        for k, i in enumerate(self._spec.inputs):
-            if i.shared and (tensor := shared.pop(0)) is not None:
-                batch, time = tensor.stride()
-                self._view(place + k * VIEW_WORDS, 0, batch, time, 0)
-                self.count += 1
+            for n, p in enumerate(own):
+                self._strides(p, batch, time, channel)
+                if n:
+                    offset = n * apart * whole.dtype.itemsize
+                    self._others.append((p, len(self._places), offset))
+            self._places.append(own[0])
+        for p, tensor in zip([p for p in at if p not in own], rest, strict=True):
+            if tensor is not None:
+                self._places.append(p)
+                self._strides(p, tensor.stride(0), tensor.stride(1), 0)
 
-    def _view(self, place: int, offset: int, batch: int, time: int, channel: int) -> None:
-        """Of the tensor that is given next."""
-        self._slots.append((place, self.count, offset))
+    def _strides(self, place: int, batch: int, time: int, channel: int) -> None:
+        """Of a view."""
         self.words[place + 1 : place + 4] = array("q", (batch, self._time * time, channel))
 
     def space(self, sizes: Mapping[str, int]) -> None:
@@ -154,12 +162,18 @@ class Packer:
             self._space += -(-size // LINE) * LINE
 
     def prepared(
-        self, launch: Callable[[array[int]], None], cleared: tuple[int, ...] = ()
+        self, launch: Callable[[array[int]], None], on_host: bool, cleared: tuple[int, ...] = ()
     ) -> Prepared:
-        """All that was given, for calls that differ in addresses only."""
-        block = [(place, self.count, offset) for place, offset in self._pieces]
-        slots = (*self._slots, *(block if self._space else ()))
-        return Prepared(self.words, slots, self._space, launch, cleared)
+        """All that was given, for calls that differ in addresses only.
+
+        Args:
+            on_host: the kernels read the host's memory.
+        """
+        words, size, space = self.words, WORD * len(self.words), self._space
+        if on_host and space <= LITTLE:
+            words, space = words + array("q", bytes(space)), 0
+        places, others, pieces = tuple(self._places), tuple(self._others), tuple(self._pieces)
+        return Prepared(words, places, others, pieces, size, space, launch, cleared)
 
 
 def tensors_of(call: Call, *groups: Any) -> list[Tensor]:

@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from rnncc.runtime.args import tensors_of
+from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.prepared import Prepared
 
+WORTH_ASKING = (
+    2**16
+)  # bytes; of fewer PyTorch's own allocator takes little time, and it is asked at once
 
-class Preparing(ABC):
-    """Calls, each prepared and run; see `Backend`."""
+
+class Preparing(Backend):
+    """Calls, each prepared and run; see `Backend`.
+
+    Attributes:
+        ways: of calls that were seen before, by their form; see nn/short.py.
+    """
+
+    def __init__(self) -> None:
+        self.ways: dict[tuple[Any, ...], Any] = {}
+
+    def makers(
+        self, rows: Sequence[tuple[tuple[Any, ...], torch.dtype]], like: Tensor
+    ) -> tuple[Callable[[], Tensor], ...]:
+        """For results of these shapes and dtypes: what allocates each, on the device of `like`."""
+        return tuple(
+            partial(self.empty, like.new_empty(0), shape, dtype=dtype)
+            if math.prod(shape) * dtype.itemsize >= WORTH_ASKING
+            else partial(torch.empty_like, like.new_empty((), dtype=dtype).expand(shape))
+            for shape, dtype in rows
+        )
 
     def forward(
         self,
@@ -47,9 +74,9 @@ class Preparing(ABC):
         call: Call,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
+        status: Tensor | None,
     ) -> Prepared:
         """For all calls as this one; it takes `tensors_of(call, y, z, h_last, saved, status)`."""
 
@@ -63,6 +90,6 @@ class Preparing(ABC):
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
+        dh0: Tensor | None,
     ) -> Prepared:
         """The same of a backward: `tensors_of(call, saved, dy, dz, dh_last, dx, dparams, dh0)`."""

@@ -118,29 +118,39 @@ def test_the_packer_notes_each_tensor_and_leaves_the_rest_null() -> None:
     packer.views("dy", [None, dy])
     packer.pointers("h_last", [None])
     packer.space({"param_sums": 8, "shared_sums": 100, "begins": 8})
-    prepared = packer.prepared(lambda words: None)
     view = places["dy"] + 4
     assert [*packer.words[view : view + 4]] == [0, *dy.stride()]
     assert sum(a != b for a, b in zip(before, packer.words, strict=True)) == 3
-    assert prepared.slots[-4:] == (
-        (view, inputs + params, 0),
-        *((places[name], inputs + params + 1, at)
-          for name, at in (("param_sums", 0), ("shared_sums", 64), ("begins", 192))),
-    )  # fmt: skip
+    prepared = packer.prepared(lambda words: None, on_host=False)
+    assert len(prepared.places) == inputs + params + 1
+    assert prepared.places[-1] == view
+    pieces = {"param_sums": 0, "shared_sums": 64, "begins": 192}
+    assert prepared.pieces == tuple((places[name], at) for name, at in pieces.items())
     assert prepared.space == 256
+
+
+def test_a_little_scratch_memory_lies_behind_args() -> None:
+    call, seen = lru_call(), []
+    packer = Packer(call, call.plan.forward)
+    packer.space({"begins": 100})
+    prepared, size = packer.prepared(seen.append, on_host=True), len(packer.words)
+    prepared.run(tensors_of(call))
+    (words,) = seen
+    assert (prepared.space, len(words)) == (0, size + 128 // 8)
+    assert words[packer.layout.offsets["begins"]] == words.buffer_info()[0] + 8 * size
 
 
 def test_a_run_fills_addresses_in_and_never_changes_what_was_prepared() -> None:
     call, seen = lru_call(), []
     packer = Packer(call, call.plan.forward)
-    prepared = packer.prepared(seen.append)
+    prepared = packer.prepared(seen.append, on_host=True)
     tensors, places = tensors_of(call), packer.layout.offsets
     prepared.run(tensors)
     (words,) = seen
     inputs = [words[places["x"] + 4 * k] for k in range(len(call.inputs))]
     params = [words[places["params"] + k] for k in range(len(call.params))]
     assert inputs + params == [tensor.data_ptr() for tensor in tensors]
-    assert not any(prepared.words[place] for place, _, _ in prepared.slots)
+    assert not any(prepared.words[place] for place in prepared.places)
     assert words is not prepared.words
 
 

@@ -7,7 +7,7 @@ import os
 from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.process import IMPORTED_IN
 from rnncc.runtime.args import Packer, tensors_of
-from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.cpu import allocator, build
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
@@ -48,10 +47,13 @@ class CpuBackend(Preparing):
 
     host_reads = True
     steps_saved = staticmethod(planner.steps_saved)
-    empty = staticmethod(allocator.empty)
 
     def __init__(self) -> None:
+        super().__init__()
         self._functions: dict[tuple[str, torch.dtype], Functions] = {}
+
+    def empty(self, like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+        return allocator.empty(like, shape, dtype)
 
     def plan(
         self,
@@ -70,9 +72,9 @@ class CpuBackend(Preparing):
         call: Call,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
+        status: Tensor | None,
     ) -> Prepared:
         packer = Packer(call, call.plan.forward)
         packer.forward(y, z, h_last, saved, status)
@@ -88,7 +90,7 @@ class CpuBackend(Preparing):
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
+        dh0: Tensor | None,
     ) -> Prepared:
         spec, cut = call.kernel.spec, call.plan.backward
         size = COMPUTE[call.dtype].itemsize
@@ -119,7 +121,7 @@ class CpuBackend(Preparing):
             if function(words.buffer_info()[0]):
                 raise MemoryError("a kernel could not allocate its scratch memory")
 
-        return packer.prepared(launch)
+        return packer.prepared(launch, on_host=True)
 
     def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
         self.functions(kernel, dtype)
@@ -132,7 +134,7 @@ class CpuBackend(Preparing):
         return found
 
 
-BACKEND: Backend = CpuBackend()
+BACKEND = CpuBackend()
 
 
 @lru_cache(maxsize=1000)

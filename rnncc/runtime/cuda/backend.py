@@ -6,6 +6,7 @@ that a call can be captured into a CUDA graph. All memory is PyTorch's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -22,7 +23,6 @@ from rnncc.planner.cuda import SHARED, Gpu
 from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Packer, tensors_of
-from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda import module as modules
 from rnncc.runtime.cuda import series
@@ -43,6 +43,7 @@ class CudaBackend(Preparing):
     steps_saved = staticmethod(planner.steps_saved)
 
     def __init__(self) -> None:
+        super().__init__()
         self._parts: dict[tuple[str, int], str] = {}
         self._sources: dict[tuple[str, str, torch.dtype], tuple[str, str]] = {}
 
@@ -105,15 +106,16 @@ class CudaBackend(Preparing):
         call: Call,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
+        status: Tensor | None,
     ) -> Prepared:
         cut = call.plan.forward
         packer = Packer(call, cut, turned=True)
         packer.forward(y, z, h_last, saved, status)
         # blocks of tiles look for the largest in the status, the last tensor
-        cleared = (packer.count - 1,) if cut.in_block else ()
+        assert status is not None or not cut.in_block
+        cleared = (-1,) if cut.in_block else ()
         return self._prepared(packer, call, cut, series.forward, cleared)
 
     def prepare_backward(
@@ -125,7 +127,7 @@ class CudaBackend(Preparing):
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
+        dh0: Tensor | None,
     ) -> Prepared:
         spec, cut = call.kernel.spec, call.plan.backward
         _, steps, _ = call.shape
@@ -174,7 +176,7 @@ class CudaBackend(Preparing):
         def find(name: str) -> modules.Module:
             return self.module(kernel, name, dtype, device)
 
-        return packer.prepared(lambda words: series.launch(launches, words, find), cleared)
+        return packer.prepared(lambda words: series.launch(launches, words, find), False, cleared)
 
 
 def part_of(source: str, part: int) -> str:
@@ -182,7 +184,9 @@ def part_of(source: str, part: int) -> str:
     return f"#define RNNCC_PART {part}\n{source}"
 
 
-BACKEND: Backend = CudaBackend()
+BACKEND = CudaBackend()
+if hasattr(os, "register_at_fork"):  # a forked child can't use CUDA, which planning refuses
+    os.register_at_fork(after_in_child=BACKEND.ways.clear)
 
 
 @lru_cache(maxsize=1000)
