@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, refuse_nested, second
-from rnncc.nn.short import Way, backward_way
+from rnncc.nn.short import Found, backward_way
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
@@ -22,19 +22,19 @@ UNMOVED = 3  # tensors that have no derivative: starts, lengths, reset
 OTHERS = 1 + UNMOVED  # beside inputs and params
 
 
-def differentiable(given: Given, states: bool, way: Way | None = None) -> Any:
+def differentiable(given: Given, states: bool, found: Found | None = None) -> Any:
     """The operator's forward with its derivatives of all kinds.
 
     Args:
-        way: to the kernel, past the operator, where there is one.
+        found: the way past the operator, where there is one.
     Raises:
         ArgumentError: forward mode within forward mode.
     """
     if forward_ad._current_level >= 0:
         refuse_nested()
     counts = (len(given.inputs), len(given.params))
-    apply: Any = Recurrence.apply if way is None else _apply
-    return apply(given.key, given.choices, given.packed, states, counts, way, *given.tensors())
+    apply: Any = Recurrence.apply if found is None else _apply
+    return apply(given.key, given.choices, given.packed, states, counts, found, *given.tensors())
 
 
 class Recurrence(torch.autograd.Function):
@@ -47,18 +47,18 @@ class Recurrence(torch.autograd.Function):
         packed: bool,
         states: bool,
         counts: Any,
-        way: Way | None,
+        found: Found | None,
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        if way is not None:
-            return tuple(way.run([t for t in tensors if t is not None]))
+        if found is not None:
+            return tuple(found.run())
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         return tuple(torch.ops.rnncc.forward.default(*given, states, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, way, *tensors = inputs
-        ctx.alone = way is not None and way.alone
+        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, found, *tensors = inputs
+        ctx.alone = found is not None and found.way.alone
         saved, *status = output[-1:] if ctx.alone else output[-2:]
         ctx.save_for_backward(*tensors, saved)
         if forward_ad._current_level >= 0:
@@ -120,13 +120,11 @@ _apply: Any = super(torch.autograd.Function, Recurrence).apply
 
 def _gradients(given: Given, above: tuple[Any, ...], wanted: list[bool]) -> Sequence[Tensor | None]:
     """The operator's backward, by a way past it where there is one."""
-    way = None if torch.compiler.is_compiling() else backward_way(given, above, wanted)
-    if way is None:
+    found = None if torch.compiler.is_compiling() else backward_way(given, above, wanted)
+    if found is None:
         return torch.ops.rnncc.backward.default(*given, *above, wanted)  # type: ignore[no-any-return]
-    saved, dy, dz, dh_last = above
-    gradients = [g for g in (*dy, *dz, dh_last) if g is not None]
-    found = iter(way.run([*given.own(), saved, *gradients]))
-    results = [*(next(found) if w else None for w in wanted), *found]
+    rest = iter(found.run())
+    results = [*(next(rest) if w else None for w in wanted), *rest]
     return results if given.h0 is not None else [*results, None]
 
 

@@ -72,7 +72,7 @@ def run(
     if lengths is None and cu_seqlens is None and reset is None and not kwargs:
         solution = _as_seen(kernel, args, h0, chosen, return_states, alone)
     if solution is not None:
-        leading = state_leading = tuple(solution.y[0].shape[:1])
+        leading = state_leading = ONE
     else:
         given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset, OPTIONS)
         leading, state_leading = given.leading, given.state_leading
@@ -84,6 +84,7 @@ def run(
 
 
 OPTIONS = options_of(run)
+ONE: tuple[int, ...] = (1,)  # leading dimension, of whatever size
 
 
 def _as_seen(
@@ -96,8 +97,8 @@ def _as_seen(
     if h0 is not None:
         if type(h0) is not Tensor or h0.dim() != 2 or not h0.is_contiguous():
             return None
-        h0 = h0.unsqueeze(0)
-    return ops.solve_seen(kernel, args[:count], args[count:], h0, choices, states, alone)
+        args = (*args, h0.unsqueeze(0))
+    return ops.solve_seen(kernel, args, count, choices, states, alone)
 
 
 @lru_cache(maxsize=1000)

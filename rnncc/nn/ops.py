@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
-from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
+from rnncc.ir.choices import AUTO, Choices, write_choices
 from rnncc.nn import vmap
 from rnncc.nn.autograd import differentiable
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
@@ -74,7 +74,7 @@ def solve(
     if not isinstance(states, bool):
         raise refuse("return_states", repr(states), "True or False", "return_states=True")
     compiling = torch.compiler.is_compiling()
-    text = write_choices(choices) if compiling else text_of(choices)
+    text = write_choices(choices) if compiling else choices.text
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
     if compiling:
@@ -82,10 +82,12 @@ def solve(
             refuse_in_graph()
         *rows, h, _, status = torch.ops.rnncc.solve.default(*given, states)
         return _solution(kernel, rows, h, status)
-    save = needs_gradient(given.own())
-    way = forward_way(given, states, save, alone)
-    if way is not None:
-        return _by(way, kernel, given, states, save)
+    tensors = given.own()
+    save = needs_gradient(tensors)
+    found = forward_way(given, tensors, states, alone, save)
+    if found is not None:
+        results = differentiable(given, states, found) if save else found.run()
+        return _by(found.way, kernel, results, save)
     if save or forward_ad._current_level >= 0 or _transformed():
         *rows, h, _, status = differentiable(given, states)
     else:
@@ -94,30 +96,31 @@ def solve(
 
 
 def solve_seen(
-    kernel: Kernel,
-    inputs: Sequence[Tensor],
-    params: Sequence[Tensor],
-    h0: Tensor | None,
-    choices: Choices,
-    states: bool,
-    alone: bool,
+    kernel: Kernel, tensors: Sequence[Tensor], count: int, choices: Choices, *wanted: bool
 ) -> Solution | None:
-    """As `solve`, of arguments that weren't checked; None if no such call was solved before."""
-    given = Given(kernel.key, text_of(choices), inputs, False, params, h0)
-    tensors = given.own()
-    save = needs_gradient(tensors)
-    head = (kernel.key, given.choices, len(inputs))
-    way = way_of_seen(*head, tensors, states, save, alone)
-    return None if way is None else _by(way, kernel, given, states, save)
+    """As `solve`, of arguments that weren't checked; None if no such call was solved before.
+
+    Args:
+        tensors: all inputs, params, and h0 if it is given; `count` inputs.
+        wanted: states, alone.
+    """
+    save, text = needs_gradient(tensors), choices.text
+    found = way_of_seen((kernel.key, text, False, count, *wanted, save), tensors)
+    if found is None:
+        return None
+    if not save:
+        return _by(found.way, kernel, found.run(), save)
+    last = count + len(kernel.spec.params)
+    given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
+    return _by(found.way, kernel, differentiable(given, wanted[0], found), save)
 
 
-def _by(way: Way, kernel: Kernel, given: Given, states: bool, save: bool) -> Solution:
-    """The results by a way past the operators."""
-    found = differentiable(given, states, way) if save else way.run(given.own())
+def _by(way: Way, kernel: Kernel, results: Sequence[Tensor], save: bool) -> Solution:
+    """The solution from what a way leads to."""
     if way.alone:
-        return _solution(kernel, found[:-1] if save else found, NOTHING, NOTHING)
-    rows = found[:-3] if save else found[:-2]
-    return _solution(kernel, rows, found[len(rows)], found[-1])
+        return _solution(kernel, results[:-1] if save else results, NOTHING, NOTHING)
+    rows = results[:-3] if save else results[:-2]
+    return _solution(kernel, rows, results[len(rows)], results[-1])
 
 
 def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from operator import or_
+from operator import attrgetter, or_
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 
 from rnncc.nn.checks import check_gradients, parse
 from rnncc.nn.given import Given
+from rnncc.nn.refusal import STRIDED
 from rnncc.nn.rows import Row, backward_rows, empty, forward_rows
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.call import Call
@@ -35,44 +36,47 @@ class Way(NamedTuple):
     makers: tuple[Callable[[], Tensor], ...]
     alone: bool = False
 
-    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Args: tensors: in the order of `Prepared.run`, up to the results."""
-        results = [make() for make in self.makers]
-        self.prepared.run([*tensors, *results])
+
+class Found(NamedTuple):
+    """A way, and the addresses of the tensors that are to go it; they must outlive the run."""
+
+    way: Way
+    addresses: list[int]
+
+    def run(self) -> list[Tensor]:
+        prepared, results = self.way.prepared, [make() for make in self.way.makers]
+        if prepared.clears:
+            results[-1].zero_()
+        prepared.run_at([*self.addresses, *map(Tensor.data_ptr, results)])
         return results
 
 
-def forward_way(given: Given, states: bool, save: bool, alone: bool) -> Way | None:
-    """The way of `rnncc::forward`, which takes `given.own()`; None where there is none.
+def forward_way(
+    given: Given, tensors: Sequence[Tensor], states: bool, alone: bool, save: bool
+) -> Found | None:
+    """The way of `rnncc::forward`, which takes `tensors`; None where there is none.
 
     It gives [*outputs, *states, h_last, saved, status]; saved only if it is asked for.
 
     Args:
+        tensors: `given.own()`.
         alone: h_last and status aren't wanted; they may be left out.
     Raises:
         ArgumentError: a shape or dtype doesn't fit.
     """
     if given.lengths is not None or given.reset is not None or given.starts is not None:
         return None
-    head = (given.key, given.choices, given.packed, len(given.inputs), states, save, alone)
-    return _find(head, given.own(), _learn_forward, given, states, save, alone)
+    head = (given.key, given.choices, given.packed, len(given.inputs), states, alone, save)
+    return _find(head, tensors, _learn_forward, given, states, alone, save)
 
 
-def way_of_seen(
-    key: str,
-    choices: str,
-    inputs: int,
-    tensors: Sequence[Tensor],
-    states: bool,
-    save: bool,
-    alone: bool,
-) -> Way | None:
+def way_of_seen(head: tuple[Any, ...], tensors: Sequence[Tensor]) -> Found | None:
     """The same for tensors that weren't checked, if such a call was seen before.
 
     Args:
-        inputs: how many of the tensors are inputs.
+        head: key, choices, packed, the number of inputs, states, alone, save.
     """
-    return _find((key, choices, False, inputs, states, save, alone), tensors, None)
+    return _find(head, tensors, None)
 
 
 def needs_gradient(tensors: Iterable[Tensor]) -> bool:
@@ -85,7 +89,7 @@ def needs_gradient(tensors: Iterable[Tensor]) -> bool:
     return False
 
 
-def backward_way(given: Given, above: Sequence[Any], wanted: Sequence[bool]) -> Way | None:
+def backward_way(given: Given, above: Sequence[Any], wanted: Sequence[bool]) -> Found | None:
     """The way of `rnncc::backward`, which takes `given.own()` and what isn't None of `above`.
 
     It gives the gradients of the inputs that are wanted, of all params, and of h0 if there is one.
@@ -108,76 +112,70 @@ Learn = Callable[..., "Way | None"]
 
 def _find(
     head: tuple[Any, ...], tensors: Sequence[Tensor], learn: Learn | None, *call: Any
-) -> Way | None:
-    form = _form(head, tensors)
-    if form is None:
-        return None
-    backend = backend_of(tensors[0].device)
-    ways = getattr(backend, "ways", None)  # others run all calls themselves
-    if ways is None:
-        return None
-    way: Way | None = ways.get(form, UNSEEN)
-    if way is not UNSEEN:
-        return way
-    if learn is None:
-        return None
-    alike = len({t.get_device() for t in tensors}) == 1
-    way = learn(backend, *call) if alike else None
-    if len(ways) >= MOST:
-        ways.clear()
-    ways[form] = way
-    return way
-
-
-UNSEEN: Any = object()
-MOST = 1000  # forms that a backend knows
-
-
-def _form(head: tuple[Any, ...], tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
-    """All that checks, plan and packed Args depend on; None if the dispatcher must be asked.
-
-    It is written in one, because every call pays for it.
-    """
+) -> Found | None:
+    """It is written in one, and by `map`, because every call pays for it."""
     if (
         forward_ad._current_level >= 0
         or _included().raw_repr() & _UNUSUAL
         or _function_modes()
         or _profiled()
+        or not PLAIN.issuperset(map(type, tensors))
     ):
         return None
-    form = [*head, _threads()]
-    for tensor in tensors:
-        if type(tensor) not in PLAIN or (keys := _keys(tensor).raw_repr()) & _FOREIGN:
+    try:
+        addresses = [*map(Tensor.data_ptr, tensors)]
+        dense = (*map(Tensor.is_contiguous, tensors),)
+        on_host = tensors[0].is_cpu
+        form = (
+            head,
+            torch.get_num_threads(),
+            on_host or (*map(Tensor.get_device, tensors),),
+            all(dense) or (*map(Tensor.stride, tensors),),
+            *map(_shape, tensors),
+        )
+    except RuntimeError:  # a tensor that stands for others, or isn't dense
+        return None
+    if 0 in addresses or any(map(Tensor.is_neg, tensors)):
+        return None
+    backend = backend_of(CPU if on_host else tensors[0].device)
+    ways = getattr(backend, "ways", None)  # others run all calls themselves
+    if ways is None:
+        return None
+    way: Way | None = ways.get(form, UNSEEN)
+    if way is UNSEEN:
+        if learn is None:
             return None
-        form += (tensor.shape, tensor.is_contiguous() or tensor.stride(), tensor.dtype)
-        if keys & _CUDA:
-            form.append(tensor.get_device())
-    return tuple(form)
+        way = learn(backend, *call) if _alike(tensors) else None
+        if len(ways) >= MOST:
+            ways.clear()
+        ways[form] = way
+    return None if way is None else Found(way, addresses)
+
+
+def _alike(tensors: Sequence[Tensor]) -> bool:
+    """Dense, and on one device."""
+    first = tensors[0].device
+    return all(t.layout is STRIDED and not t.is_nested and t.device == first for t in tensors)
 
 
 PLAIN = frozenset((Tensor, torch.nn.Parameter))
-_threads = torch.get_num_threads
-_keys = torch._C._dispatch_keys
-_included = torch._C._dispatch_tls_local_include_set
-_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
+CPU = torch.device("cpu")
+UNSEEN: Any = object()
+MOST = 1000  # forms that a backend knows
 _function_modes: Callable[[], int] = torch._C._len_torch_function_stack
-
-
-def _number(names: str) -> int:
-    """These dispatch keys as a number."""
-    keys = [torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, n)) for n in names.split()]
-    return reduce(or_, (key.raw_repr() for key in keys))
-
-
-_AUTOCAST = "AutocastCPU AutocastCUDA"
-# That dense tensors don't have, and that only a mode or transform of PyTorch adds to all of them.
-_FOREIGN = ~_number(f"CPU CUDA AutogradCPU AutogradCUDA ADInplaceOrView {_AUTOCAST}")
-_CUDA = _number("CUDA") & ~_number("CPU")
-_UNUSUAL = ~_number(f"BackendSelect ADInplaceOrView {_AUTOCAST}")
+_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
+_included = torch._C._dispatch_tls_local_include_set
+_shape = attrgetter("shape", "dtype", "is_cpu")
+# That a thread has only within a mode or transform of PyTorch.
+_USUAL = ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")
+_UNUSUAL = ~reduce(
+    or_,
+    (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, n)).raw_repr() for n in _USUAL),
+)
 
 
 def _learn_forward(
-    backend: Preparing, given: Given, states: bool, save: bool, alone: bool
+    backend: Preparing, given: Given, states: bool, alone: bool, save: bool
 ) -> Way | None:
     given, kernel, _ = parse(given)
     rows = forward_rows(given, kernel.spec, backend, states, save)

@@ -54,6 +54,7 @@ class Packer:
         self._states = len(self._spec.states) * batch * channels * size  # bytes
         self._places: list[int] = []
         self._others: list[tuple[int, int, int]] = []
+        self._device = call.inputs[0].device
         self._time = -1 if turned and call.choices.reverse else 1
         self._space = 0
         self._pieces: list[tuple[int, int]] = []
@@ -162,7 +163,7 @@ class Packer:
             self._space += -(-size // LINE) * LINE
 
     def prepared(
-        self, launch: Callable[[array[int]], None], on_host: bool, cleared: tuple[int, ...] = ()
+        self, launch: Callable[[array[int]], None], on_host: bool, clears: bool = False
     ) -> Prepared:
         """All that was given, for calls that differ in addresses only.
 
@@ -173,7 +174,7 @@ class Packer:
         if on_host and space <= LITTLE:
             words, space = words + array("q", bytes(space)), 0
         places, others, pieces = tuple(self._places), tuple(self._others), tuple(self._pieces)
-        return Prepared(words, places, others, pieces, size, space, launch, cleared)
+        return Prepared(words, places, others, pieces, size, space, launch, clears, self._device)
 
 
 def tensors_of(call: Call, *groups: Any) -> list[Tensor]:

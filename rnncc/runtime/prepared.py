@@ -26,7 +26,8 @@ class Prepared:
         args: bytes of Args.
         space: bytes of scratch memory that isn't behind Args, which a run allocates.
         launch: runs the kernels on Args; safe from several threads, each with words of its own.
-        cleared: tensors that must be zeros before.
+        clears: the last tensor must be zeros before.
+        device: where tensors are.
     """
 
     words: array[int]
@@ -36,7 +37,8 @@ class Prepared:
     args: int
     space: int
     launch: Callable[[array[int]], None]
-    cleared: tuple[int, ...] = ()
+    clears: bool
+    device: torch.device
 
     def run(self, tensors: Sequence[Tensor]) -> None:
         """Run once, on tensors that are as those that it was prepared with.
@@ -45,33 +47,50 @@ class Prepared:
             ArgumentError: a tensor's memory was given back.
             MemoryError: the kernel had none.
         """
-        space = None
-        if self.space:
-            space = torch.empty(self.space, dtype=torch.uint8, device=tensors[0].device)
-        for k in self.cleared:
-            tensors[k].zero_()
-        self.launch(self.filled(tensors, space))
+        if self.clears:
+            tensors[-1].zero_()
+        self.run_at(addresses_of(tensors))
 
-    def filled(self, tensors: Sequence[Tensor], space: Tensor | None = None) -> array[int]:
-        """Args of its own with the addresses of the tensors, which must outlive it.
+    def run_at(self, addresses: Sequence[int]) -> None:
+        """The same by the addresses of the tensors."""
+        space, first = None, 0
+        if self.space:
+            space = torch.empty(self.space, dtype=torch.uint8, device=self.device)
+            first = space.data_ptr()
+        self.launch(self.filled(addresses, first))
+
+    def filled(self, addresses: Sequence[int], space: int = 0) -> array[int]:
+        """Args of its own with these addresses, of tensors that must outlive it.
 
         `launch` may take it any number of times.
 
         Args:
-            space: `self.space` bytes, if that isn't 0.
+            space: the address of `self.space` bytes, if that isn't 0.
         """
         words = self.words[:]
-        for place, tensor in zip(self.places, tensors, strict=True):
-            words[place] = address = tensor.data_ptr()
-            if not address and tensor.numel():
-                _no_memory(tensor)
+        for place, address in zip(self.places, addresses):  # noqa: B905  strict takes longer
+            words[place] = address
         for place, k, offset in self.others:
-            words[place] = tensors[k].data_ptr() + offset
+            words[place] = addresses[k] + offset
         if self.pieces:
-            first = words.buffer_info()[0] + self.args if space is None else space.data_ptr()
+            first = space or words.buffer_info()[0] + self.args
             for place, offset in self.pieces:
                 words[place] = first + offset
         return words
+
+
+def addresses_of(tensors: Sequence[Tensor]) -> list[int]:
+    """Where they lie.
+
+    Raises:
+        ArgumentError: a tensor's memory was given back.
+    """
+    addresses = [*map(Tensor.data_ptr, tensors)]
+    if 0 in addresses:
+        for tensor, address in zip(tensors, addresses, strict=True):
+            if tensor.numel() and not address:
+                _no_memory(tensor)
+    return addresses
 
 
 def _no_memory(tensor: Tensor) -> NoReturn:

@@ -115,8 +115,7 @@ class CudaBackend(Preparing):
         packer.forward(y, z, h_last, saved, status)
         # blocks of tiles look for the largest in the status, the last tensor
         assert status is not None or not cut.in_block
-        cleared = (-1,) if cut.in_block else ()
-        return self._prepared(packer, call, cut, series.forward, cleared)
+        return self._prepared(packer, call, cut, series.forward, cut.in_block)
 
     def prepare_backward(
         self,
@@ -162,7 +161,7 @@ class CudaBackend(Preparing):
         call: Call,
         cut: Cut,
         count: Callable[[Job], Sequence[Launch]],
-        cleared: tuple[int, ...] = (),
+        clears: bool = False,
     ) -> Prepared:
         job, kernel, dtype, device = (
             Job.of(call, cut),
@@ -176,7 +175,7 @@ class CudaBackend(Preparing):
         def find(name: str) -> modules.Module:
             return self.module(kernel, name, dtype, device)
 
-        return packer.prepared(lambda words: series.launch(launches, words, find), False, cleared)
+        return packer.prepared(lambda words: series.launch(launches, words, find), False, clears)
 
 
 def part_of(source: str, part: int) -> str:
