@@ -91,27 +91,28 @@ def _as_seen(
     kernel: Kernel, args: Sequence[Any], h0: Any, choices: Choices, states: Any, alone: bool
 ) -> Solution | None:
     """The solution where a call of this form has passed all checks."""
-    count = 0 if torch.compiler.is_compiling() else _inputs_by_place(kernel.key)
-    if not count or type(states) is not bool:
+    count, whole = (0, 0) if torch.compiler.is_compiling() else _by_place(kernel.key)
+    if len(args) != whole or not count or type(states) is not bool:
         return None
     if h0 is not None:
-        if type(h0) is not Tensor or h0.dim() != 2 or not h0.is_contiguous():
+        if type(h0) is not Tensor or h0.is_nested or h0.dim() != 2 or not h0.is_contiguous():
             return None
-        args = (*args, h0.unsqueeze(0))
-    return ops.solve_seen(kernel, args, count, choices, states, alone)
+        h0 = h0.unsqueeze(0)
+    return ops.solve_seen(kernel, args[:count], args[count:], h0, choices, states, alone)
 
 
 @lru_cache(maxsize=1000)
-def _inputs_by_place(key: str) -> int:
-    """How many arguments of a cell are inputs, the first; 0 where it isn't as simple.
+def _by_place(key: str) -> tuple[int, int]:
+    """How many arguments of a cell are inputs, the first, and how many there are.
 
-    That is where arguments become others on their way to an operator, or don't say how many
-    channels there are.
+    No inputs where arguments become others on their way to an operator, or where they don't say how
+    many channels there are.
     """
     spec = kernel_of(key).spec
     names = (*(i.name for i in spec.inputs), *(p.name for p in spec.params))
     simple = names == tuple(spec.arguments) and not spec.vectors and not spec.starts
-    return len(spec.inputs) if simple and not all(i.shared for i in spec.inputs) else 0
+    own = simple and not all(i.shared for i in spec.inputs)
+    return len(spec.inputs) if own else 0, len(names)
 
 
 def jacobians(

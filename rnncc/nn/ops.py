@@ -22,7 +22,7 @@ from rnncc.nn.legacy_vmap import unwrapped
 from rnncc.nn.refusal import refuse
 from rnncc.nn.rows import backward_rows, empty, forward_rows
 from rnncc.nn.second import refuse_in_graph
-from rnncc.nn.short import Way, forward_way, needs_gradient, way_of_seen
+from rnncc.nn.short import Way, forward_way, needs_gradient, seen_way
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
@@ -87,7 +87,7 @@ def solve(
     found = forward_way(given, tensors, states, alone, save)
     if found is not None:
         results = differentiable(given, states, found) if save else found.run()
-        return _by(found.way, kernel, results, save)
+        return _by(found.way, kernel, results)
     if save or forward_ad._current_level >= 0 or _transformed():
         *rows, h, _, status = differentiable(given, states)
     else:
@@ -96,30 +96,32 @@ def solve(
 
 
 def solve_seen(
-    kernel: Kernel, tensors: Sequence[Tensor], count: int, choices: Choices, *wanted: bool
+    kernel: Kernel,
+    inputs: Sequence[Any],
+    params: Sequence[Any],
+    h0: Tensor | None,
+    choices: Choices,
+    *wanted: bool,
 ) -> Solution | None:
     """As `solve`, of arguments that weren't checked; None if no such call was solved before.
 
     Args:
-        tensors: all inputs, params, and h0 if it is given; `count` inputs.
         wanted: states, alone.
     """
-    save, text = needs_gradient(tensors), choices.text
-    found = way_of_seen((kernel.key, text, False, count, *wanted, save), tensors)
+    given = Given(kernel.key, choices.text, inputs, False, params, h0)
+    head = (kernel.key, given.choices, False, len(inputs), *wanted)
+    found = seen_way(head, given.own())
     if found is None:
         return None
-    if not save:
-        return _by(found.way, kernel, found.run(), save)
-    last = count + len(kernel.spec.params)
-    given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
-    return _by(found.way, kernel, differentiable(given, wanted[0], found), save)
+    results = differentiable(given, wanted[0], found) if found.way.save else found.run()
+    return _by(found.way, kernel, results)
 
 
-def _by(way: Way, kernel: Kernel, results: Sequence[Tensor], save: bool) -> Solution:
+def _by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
     """The solution from what a way leads to."""
     if way.alone:
-        return _solution(kernel, results[:-1] if save else results, NOTHING, NOTHING)
-    rows = results[:-3] if save else results[:-2]
+        return _solution(kernel, results[:-1] if way.save else results, NOTHING, NOTHING)
+    rows = results[:-3] if way.save else results[:-2]
     return _solution(kernel, rows, results[len(rows)], results[-1])
 
 

@@ -30,11 +30,13 @@ class Way(NamedTuple):
 
     Attributes:
         alone: of a forward: there are no last states and no status among the results.
+        save: of a forward: what the backward needs is among them, before the status.
     """
 
     prepared: Prepared
     makers: tuple[Callable[[], Tensor], ...]
     alone: bool = False
+    save: bool = False
 
 
 class Found(NamedTuple):
@@ -66,17 +68,21 @@ def forward_way(
     """
     if given.lengths is not None or given.reset is not None or given.starts is not None:
         return None
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
     head = (given.key, given.choices, given.packed, len(given.inputs), states, alone, save)
     return _find(head, tensors, _learn_forward, given, states, alone, save)
 
 
-def way_of_seen(head: tuple[Any, ...], tensors: Sequence[Tensor]) -> Found | None:
-    """The same for tensors that weren't checked, if such a call was seen before.
+def seen_way(head: tuple[Any, ...], tensors: Sequence[Any]) -> Found | None:
+    """The same for arguments that weren't checked, if such a call was seen before.
 
     Args:
-        head: key, choices, packed, the number of inputs, states, alone, save.
+        head: key, choices, packed, the number of inputs, states, alone.
     """
-    return _find(head, tensors, None)
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
+    return _find((*head, needs_gradient(tensors)), tensors, None)
 
 
 def needs_gradient(tensors: Iterable[Tensor]) -> bool:
@@ -104,6 +110,8 @@ def backward_way(given: Given, above: Sequence[Any], wanted: Sequence[bool]) -> 
     there = tuple([g is not None for g in gradients])
     head = (given.key, given.choices, given.packed, len(given.inputs), tuple(wanted), there)
     tensors = [*given.own(), saved, *[g for g in gradients if g is not None]]
+    if not PLAIN.issuperset(map(type, tensors)):
+        return None
     return _find(head, tensors, _learn_backward, given, above, wanted)
 
 
@@ -119,7 +127,6 @@ def _find(
         or _included().raw_repr() & _UNUSUAL
         or _function_modes()
         or _profiled()
-        or not PLAIN.issuperset(map(type, tensors))
     ):
         return None
     try:
@@ -189,7 +196,7 @@ def _learn_forward(
     last = [t if wanted else None for t, wanted in zip((h, saved, status), there, strict=True)]
     prepared = backend.prepare_forward(call, found[:count], found[count:], *last)
     made = rows[:-3] + [row for row, wanted in zip(rows[-3:], there, strict=True) if wanted]
-    return Way(prepared, backend.makers(made, given.inputs[0]), alone)
+    return Way(prepared, backend.makers(made, given.inputs[0]), alone, save)
 
 
 def _learn_backward(
