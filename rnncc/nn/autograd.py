@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, refuse_nested, second
-from rnncc.nn.short import Found, backward_way
+from rnncc.nn.short import Found, backward_way, run
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
@@ -51,14 +51,14 @@ class Recurrence(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         if found is not None:
-            return tuple(found.run())
+            return tuple(run(found))
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         return tuple(torch.ops.rnncc.forward.default(*given, states, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, found, *tensors = inputs
-        ctx.alone = found is not None and found.way.alone
+        ctx.alone = found is not None and found[0].alone
         saved, *status = output[-1:] if ctx.alone else output[-2:]
         ctx.save_for_backward(*tensors, saved)
         if forward_ad._current_level >= 0:
@@ -123,7 +123,7 @@ def _gradients(given: Given, above: tuple[Any, ...], wanted: list[bool]) -> Sequ
     found = None if torch.compiler.is_compiling() else backward_way(given, above, wanted)
     if found is None:
         return torch.ops.rnncc.backward.default(*given, *above, wanted)  # type: ignore[no-any-return]
-    rest = iter(found.run())
+    rest = iter(run(found))
     results = [*(next(rest) if w else None for w in wanted), *rest]
     return results if given.h0 is not None else [*results, None]
 
