@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, write_choices
-from rnncc.nn import vmap
+from rnncc.nn import node, vmap
 from rnncc.nn.autograd import differentiable
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
@@ -86,7 +86,7 @@ def solve(
     save = needs_gradient(tensors)
     found = forward_way(given, tensors, states, alone, save)
     if found is not None:
-        return _by(found[0], kernel, differentiable(given, states, found) if save else run(found))
+        return _by(found[0], kernel, node.solve(given, states, found) if save else run(found))
     if save or forward_ad._current_level >= 0 or _transformed():
         *rows, h, _, status = differentiable(given, states)
     else:
@@ -111,15 +111,15 @@ def solve_seen(
         return _by(found[0], kernel, run(found))
     last = count + len(kernel.spec.params)
     given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
-    return _by(found[0], kernel, differentiable(given, wanted[0], found))
+    return _by(found[0], kernel, node.solve(given, wanted[0], found))
 
 
 def _by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
     """The solution from what a way leads to."""
     if way.alone:
-        return _solution(kernel, results[:-1] if way.save else results, NOTHING, NOTHING)
-    rows = results[:-3] if way.save else results[:-2]
-    return _solution(kernel, rows, results[len(rows)], results[-1])
+        return _solution(kernel, results, NOTHING, NOTHING)
+    *rows, h, status = results
+    return _solution(kernel, rows, h, status)
 
 
 def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:
