@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from rnncc.errors import ArgumentError
@@ -128,9 +128,14 @@ class Choices:
                     f"{name}: got {value!r}, expected {rule.expected}.\nFix: {rule.fix}"
                 )
 
+    @cached_property
+    def text(self) -> str:
+        """For an operator's argument; under torch.compile `write_choices` gives it."""
+        return write_choices(self)
+
     @staticmethod
     def read(text: str) -> Choices:
-        """From the text of `text_of`."""
+        """From the text of `write_choices`."""
         return read_choices(text)
 
 
@@ -147,9 +152,6 @@ def write_choices(choices: Choices) -> str:
     chosen = [(name, value) for name, value in given if value is not None and value is not False]
     # `kind(value)`: under torch.compile a number may be symbolic, and this asks for its value
     return " ".join([f"{name}={KINDS[name](value)}" for name, value in chosen])
-
-
-text_of = cache(write_choices)  # in eager mode
 
 
 @cache

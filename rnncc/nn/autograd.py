@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, refuse_nested, second
+from rnncc.nn.short import backward_way, run
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
@@ -57,25 +59,10 @@ class Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         *tensors, saved = ctx.saved_tensors
         given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
-        inputs = given.inputs
-        wanted = list(ctx.needs_input_grad[5 : 5 + len(inputs)])
         *rows, dh_last, _, _ = gradients
-        compiling = torch.compiler.is_compiling()
-        forward_mode = not compiling and forward_ad._current_level >= 0
-        if forward_mode or torch.is_grad_enabled():  # create_graph=True
-            apply: Any = Gradient.apply
-            asked = list(ctx.needs_input_grad[5 : 5 + sum(ctx.counts)])
-            head = (ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, asked)
-            results = apply(*head, *tensors, saved, *rows, dh_last)
-        else:
-            count = len(kernel_of(ctx.key).spec.outputs)
-            results = torch.ops.rnncc.backward.default(
-                *given, saved, rows[:count], rows[count:], dh_last, wanted
-            )
-        dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
-        dparams, dh0 = results[len(inputs) : -1], results[-1]
-        dh0 = None if given.h0 is None else dh0
-        return None, None, None, None, None, *dx, *dparams, dh0, None, None, None
+        asked = ctx.needs_input_grad[FIXED:]
+        results = pull(given, ctx.states, asked, saved, rows, dh_last)
+        return *(None,) * FIXED, *results, *(None,) * UNMOVED
 
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
@@ -101,6 +88,38 @@ class Recurrence(torch.autograd.Function):
 # torch binds arguments to it at every call, and would work it out anew each time.
 _signature = inspect.signature(Recurrence.forward)
 Recurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
+
+
+def pull(
+    given: Given,
+    states: bool,
+    asked: Sequence[bool],
+    saved: Tensor,
+    rows: Sequence[Tensor | None],
+    dh_last: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of inputs, params and h0 from those of the outputs, states and last states.
+
+    Args:
+        asked: which are wanted; those of inputs that aren't are None.
+    """
+    n, m = len(given.inputs), len(given.params)
+    wanted, compiling = list(asked[:n]), torch.compiler.is_compiling()
+    if torch.is_grad_enabled() or (not compiling and forward_ad._current_level >= 0):
+        apply: Any = Gradient.apply  # create_graph=True
+        head = (given.key, given.choices, given.packed, states, (n, m), list(asked[: n + m]))
+        results = apply(*head, *given.tensors(), saved, *rows, dh_last)
+    else:
+        count = len(kernel_of(given.key).spec.outputs)
+        above = (saved, rows[:count], rows[count:], dh_last)
+        found = None if compiling else backward_way(given, above, wanted)
+        if found is not None:
+            rest = iter(run(found))
+            results = [*[next(rest) if w else None for w in wanted], *rest]
+            return results if given.h0 is not None else [*results, None]
+        results = torch.ops.rnncc.backward.default(*given, *above, wanted)
+    dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
+    return [*dx, *results[n:-1], None if given.h0 is None else results[-1]]
 
 
 class Gradient(torch.autograd.Function):

@@ -39,6 +39,10 @@ class Given(NamedTuple):
         """All in one row; `of_tensors` takes them back."""
         return (*self.inputs, *self.params, self.h0, self.starts, self.lengths, self.reset)
 
+    def own(self) -> list[Tensor]:
+        """Inputs, params, and h0 if it is given."""
+        return [*self.inputs, *self.params, *(() if self.h0 is None else (self.h0,))]
+
     @classmethod
     def of_tensors(
         cls,
@@ -53,12 +57,6 @@ class Given(NamedTuple):
         inputs: Any = list(tensors[:n])
         params: Any = list(tensors[n : n + m])
         return cls(key, choices, inputs, packed, params, *tensors[n + m :])
-
-    def needs_gradient(self) -> bool:
-        if not torch.is_grad_enabled():
-            return False
-        tensors = (*self.inputs, *self.params, *(() if self.h0 is None else (self.h0,)))
-        return any(t.requires_grad for t in tensors)
 
     def shapes(self, spec: KernelSpec, backend: Backend) -> Shapes:
         steps_saved = backend.steps_saved(spec, read_choices(self.choices))

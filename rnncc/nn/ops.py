@@ -13,16 +13,17 @@ from torch.autograd import forward_ad
 
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
-from rnncc.ir.choices import AUTO, Choices, text_of, write_choices
-from rnncc.nn import vmap
+from rnncc.ir.choices import AUTO, Choices, write_choices
+from rnncc.nn import node, vmap
 from rnncc.nn.autograd import differentiable
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
 from rnncc.nn.legacy_vmap import unwrapped
 from rnncc.nn.refusal import refuse
+from rnncc.nn.rows import backward_rows, empty, forward_rows
 from rnncc.nn.second import refuse_in_graph
+from rnncc.nn.short import Way, forward_way, needs_gradient, run, seen_way
 from rnncc.nn.status import read_status, write_status
-from rnncc.runtime.args import STATUS_SIZE
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
@@ -41,8 +42,8 @@ class Solution(NamedTuple):
         status: float64, the struct Status of ir/abi.py; see `Solve`.
     """
 
-    y: list[Tensor]
-    z: list[Tensor]
+    y: Sequence[Tensor]
+    z: Sequence[Tensor]
     h: Tensor
     status: Tensor
 
@@ -56,6 +57,7 @@ def solve(
     choices: Choices = AUTO,
     sequences: Sequences = ALL_WHOLE,
     states: bool = False,
+    alone: bool = False,
 ) -> Solution:
     """Run a checked call.
 
@@ -65,27 +67,67 @@ def solve(
         params: in the compute dtype.
         h0: [states, S, N] in the compute dtype, or None.
         states: also return the states after each step.
+        alone: h and status aren't wanted, and may be empty.
     Raises:
         ConvergenceError: the solver is "newton" and did not converge.
     """
     if not isinstance(states, bool):
         raise refuse("return_states", repr(states), "True or False", "return_states=True")
     compiling = torch.compiler.is_compiling()
-    text = write_choices(choices) if compiling else text_of(choices)
+    text = write_choices(choices) if compiling else choices.text
     starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
     given = Given(kernel.key, text, inputs, packed, params, h0, starts, lengths, reset)
-    forward_mode = forward_ad._current_level >= 0
     if compiling:
-        if forward_mode:
+        if forward_ad._current_level >= 0:
             refuse_in_graph()
-        results = torch.ops.rnncc.solve.default(*given, states)
-    elif forward_mode or _transformed() or given.needs_gradient():
-        results = differentiable(given, states)
+        *rows, h, _, status = torch.ops.rnncc.solve.default(*given, states)
+        return _solution(kernel, rows, h, status)
+    tensors = given.own()
+    save = needs_gradient(tensors)
+    found = forward_way(given, tensors, states, alone, save)
+    if found is not None:
+        return _by(found[0], kernel, node.solve(given, states, found) if save else run(found))
+    if save or forward_ad._current_level >= 0 or _transformed():
+        *rows, h, _, status = differentiable(given, states)
     else:
-        results = torch.ops.rnncc.forward.default(*given, states, False)
-    *rows, h, _, status = results
+        *rows, h, _, status = torch.ops.rnncc.forward.default(*given, states, False)
+    return _solution(kernel, rows, h, status)
+
+
+def solve_seen(
+    kernel: Kernel, tensors: Sequence[Any], count: int, choices: Choices, *wanted: bool
+) -> Solution | None:
+    """As `solve`, of arguments that weren't checked; None if no such call was solved before.
+
+    Args:
+        tensors: inputs, of which there are `count`, params, and h0 if it is given.
+        wanted: states, alone.
+    """
+    text = choices.text
+    found = seen_way((kernel.key, text, False, count, *wanted), tensors)
+    if found is None:
+        return None
+    if not found[0].save:
+        return _by(found[0], kernel, run(found))
+    last = count + len(kernel.spec.params)
+    given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
+    return _by(found[0], kernel, node.solve(given, wanted[0], found))
+
+
+def _by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
+    """The solution from what a way leads to."""
+    if way.alone:
+        return _solution(kernel, results, NOTHING, NOTHING)
+    *rows, h, status = results
+    return _solution(kernel, rows, h, status)
+
+
+def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:
     count = len(kernel.spec.outputs)
     return Solution(rows[:count], rows[count:], h, status)
+
+
+NOTHING = torch.empty(0)
 
 
 def jacobian(
@@ -145,15 +187,8 @@ def _results(
     given: Given, kernel: Kernel, backend: Backend, states: bool, save: bool
 ) -> list[Tensor]:
     """[*outputs, *states, h_last, saved, status]."""
-    x, spec, empty = given.inputs[0], kernel.spec, backend.empty
-    shapes, compute = given.shapes(spec, backend), COMPUTE[x.dtype]
-    rows = len(spec.outputs) + (len(spec.states) if states else 0)
-    return [
-        *[empty(x, shapes.y) for _ in range(rows)],
-        empty(x, shapes.h, dtype=compute),
-        empty(x, shapes.saved if save else (0,), dtype=compute),
-        x.new_empty(STATUS_SIZE, dtype=torch.float64),
-    ]
+    rows = forward_rows(given, kernel.spec, backend, states, save)
+    return empty(rows, given.inputs[0], backend)
 
 
 def _failed(backend: Backend, call: Call, filled: Filled) -> None:
@@ -220,14 +255,7 @@ def _gradients(
     """[*dx, *dparams, dh0]: an input whose gradient is not wanted gets an empty one."""
     shapes = given.shapes(kernel.spec, backend)
     check_gradients(given, kernel.spec, shapes, saved, dy, dz, dh_last, wanted)
-    return [
-        *(
-            backend.empty(x, x.shape if w else (0,))
-            for x, w in zip(given.inputs, wanted, strict=True)
-        ),
-        *(p.new_empty(p.shape) for p in given.params),
-        saved.new_empty(shapes.h),
-    ]
+    return empty(backward_rows(given, kernel.spec, backend, wanted), given.inputs[0], backend)
 
 
 def _jacobian(
@@ -277,7 +305,7 @@ def _solve_differentiable(*arguments: Any) -> Any:
     if _transformed():
         with _as_called():
             return differentiable(given, states)
-    if given.needs_gradient():
+    if needs_gradient(given.own()):
         return differentiable(given, states)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.rnncc.solve.default(*arguments)

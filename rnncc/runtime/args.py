@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import NoReturn, TypeAlias
+from typing import Any
 
 from torch import Tensor
 
-from rnncc.errors import ArgumentError
 from rnncc.ir.abi import ARGS, STATUS, VIEW, WORD, Layout, Per
 from rnncc.ir.choices import SOLVERS
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner.plan import Cut
 from rnncc.runtime.call import Call
-from rnncc.runtime.sequences import ALL_WHOLE, Sequences
+from rnncc.runtime.kernel import COMPUTE
+from rnncc.runtime.prepared import Prepared
+from rnncc.runtime.sequences import ALL_WHOLE
 
-View: TypeAlias = tuple[int, ...]
-Value: TypeAlias = Tensor | int | Sequence[Tensor | None] | Sequence[View] | None
-NO_VIEW: View = (0,) * len(VIEW.fields)
 STATUS_SIZE = len(STATUS.fields)
+VIEW_WORDS = len(VIEW.fields)
+LITTLE = 8192  # bytes of scratch memory that go along with Args
+LINE = 64  # bytes; each piece of scratch memory begins at a multiple
 
 # The numbers that every call has; Args begins with them.
 NUMBERS = [f for section in ("the call", "the plan") for f in ARGS.sections[section]]
@@ -31,19 +32,164 @@ _IN_ORDER = itemgetter(*(f.name for f in NUMBERS))
 _FORMAT = struct.Struct("=" + "".join("d" if f.type == "double" else "q" for f in NUMBERS))
 
 
-def words_of(call: Call, cut: Cut, values: Mapping[str, Value]) -> array[int]:
-    """The struct Args of a call, word by word; missing members are null.
+class Packer:
+    """Packs the struct Args of one direction of a call; members that aren't given are null.
+
+    It begins with what both directions have: numbers, inputs, params, h0 and sequences. Addresses
+    stay null, and a `Prepared` fills them in; it takes the tensors in the order in which they were
+    given here, without those that are None: `tensors_of`.
 
     Args:
-        values: members by name: numbers, tensors (for their addresses), and views.
+        turned: views go to the next step of the recurrence, backward where sequences are reversed.
+
+    Attributes:
+        words: Args so far.
     """
-    layout, blank = layout_of(call.kernel.spec)
-    words = blank[:]
-    _FORMAT.pack_into(words, 0, *_IN_ORDER(_numbers(call, cut)))
-    if call.sequences is not ALL_WHOLE:
-        fill(words, layout, _of_sequences(call.sequences))
-    fill(words, layout, {"params": call.params, "h0": call.h0, **values})
-    return words
+
+    def __init__(self, call: Call, cut: Cut, turned: bool = False) -> None:
+        self.layout, blank = layout_of(call.kernel.spec)
+        self.words = blank[:]
+        self._spec, self._packed = call.kernel.spec, call.packed
+        (batch, _, channels), size = call.shape, COMPUTE[call.dtype].itemsize
+        self._states = len(self._spec.states) * batch * channels * size  # bytes
+        self._places: list[int] = []
+        self._others: list[tuple[int, int, int]] = []
+        self._device = call.inputs[0].device
+        self._time = -1 if turned and call.choices.reverse else 1
+        self._space = 0
+        self._pieces: list[tuple[int, int]] = []
+        _FORMAT.pack_into(self.words, 0, *_IN_ORDER(_numbers(call, cut)))
+        self.inputs("x", call.inputs)
+        self.pointers("params", call.params)
+        self.pointers("h0", [call.h0])
+        if call.sequences is not ALL_WHOLE:
+            starts, lengths, reset = (getattr(call.sequences, name) for name in SEQUENCES)
+            for name, tensor in zip(SEQUENCES, (starts, lengths, reset), strict=True):
+                self.pointers(name, [tensor])
+            if reset is not None:
+                self.number("reset_batch", reset.stride(0))
+                self.number("reset_time", reset.stride(1))
+
+    def forward(
+        self,
+        y: Sequence[Tensor],
+        z: Sequence[Tensor],
+        h_last: Tensor | None,
+        saved: Tensor | None,
+        status: Tensor | None,
+    ) -> None:
+        """What a backend's `forward` is given."""
+        self.views("y", y)
+        self.views("z", z)
+        self.pointers("h_last", [h_last])
+        self.pointers("saved", [saved])
+        self.pointers("status", [status])
+        if h_last is None:
+            self.space({"h_last": self._states})
+        if status is None:
+            self.space({"status": STATUS_SIZE * WORD})
+
+    def backward(
+        self,
+        saved: Tensor,
+        dy: Sequence[Tensor | None],
+        dz: Sequence[Tensor | None],
+        dh_last: Tensor | None,
+        dx: Sequence[Tensor | None],
+        dparams: Sequence[Tensor],
+        dh0: Tensor | None,
+    ) -> None:
+        """What a backend's `backward` is given."""
+        self.pointers("saved", [saved])
+        self.views("dy", dy)
+        self.views("dz", dz)
+        self.pointers("dh_last", [dh_last])
+        self.inputs("dx", dx)
+        self.pointers("dparams", dparams)
+        self.pointers("dh0", [dh0])
+        if dh0 is None:
+            self.space({"dh0": self._states})
+
+    def number(self, member: str, value: int) -> None:
+        self.words[self.layout.offsets[member]] = value
+
+    def pointers(self, member: str, tensors: Sequence[Tensor | None]) -> None:
+        """Their addresses, one after another."""
+        for place, tensor in enumerate(tensors, self.layout.offsets[member]):
+            if tensor is not None:
+                self._places.append(place)
+
+    def views(self, member: str, tensors: Sequence[Tensor | None]) -> None:
+        """Address and element strides over batch, time and channel of each."""
+        place = self.layout.offsets[member]
+        for tensor in tensors:
+            if tensor is not None:
+                strides = tensor.stride()
+                channel = strides[2] if len(strides) == 3 else 0
+                self._places.append(place)
+                self._strides(place, strides[0], strides[1], channel)
+            place += VIEW_WORDS
+
+    def inputs(self, member: str, tensors: Sequence[Tensor | None]) -> None:
+        """A view for each input of the cell; of a packed call the first has all unshared ones."""
+        if not self._packed:
+            self.views(member, tensors)
+            return
+        whole, *rest = tensors
+        place = self.layout.offsets[member]
+        at = [place + k * VIEW_WORDS for k in range(len(self._spec.inputs))]
+        own = [p for p, i in zip(at, self._spec.inputs, strict=True) if not i.shared]
+        if whole is not None:
+            batch, time, apart, channel = whole.stride()
+            for n, p in enumerate(own):
+                self._strides(p, batch, time, channel)
+                if n:
+                    offset = n * apart * whole.dtype.itemsize
+                    self._others.append((p, len(self._places), offset))
+            self._places.append(own[0])
+        for p, tensor in zip([p for p in at if p not in own], rest, strict=True):
+            if tensor is not None:
+                self._places.append(p)
+                self._strides(p, tensor.stride(0), tensor.stride(1), 0)
+
+    def _strides(self, place: int, batch: int, time: int, channel: int) -> None:
+        """Of a view."""
+        self.words[place + 1 : place + 4] = array("q", (batch, self._time * time, channel))
+
+    def space(self, sizes: Mapping[str, int]) -> None:
+        """Scratch memory for members, in bytes: one block, which a run allocates."""
+        for name, size in sizes.items():
+            self._pieces.append((self.layout.offsets[name], self._space))
+            self._space += -(-size // LINE) * LINE
+
+    def prepared(
+        self, launch: Callable[[array[int]], None], on_host: bool, clears: bool = False
+    ) -> Prepared:
+        """All that was given, for calls that differ in addresses only.
+
+        Args:
+            on_host: the kernels read the host's memory.
+        """
+        words, size, space = self.words, WORD * len(self.words), self._space
+        if on_host and space <= LITTLE:
+            words, space = words + array("q", bytes(space)), 0
+        places, others, pieces = tuple(self._places), tuple(self._others), tuple(self._pieces)
+        return Prepared(words, places, others, pieces, size, space, launch, clears, self._device)
+
+
+def tensors_of(call: Call, *groups: Any) -> list[Tensor]:
+    """All of a call and of `groups`, tensors or lists of them, in the order of `Prepared.run`."""
+    sequences = [getattr(call.sequences, name) for name in SEQUENCES]
+    found: list[Tensor] = []
+    for group in (call.inputs, call.params, call.h0, *sequences, *groups):
+        if isinstance(group, Tensor):
+            found.append(group)
+        elif group is not None:
+            found += [tensor for tensor in group if tensor is not None]
+    return found
+
+
+SEQUENCES = ("starts", "lengths", "reset")
 
 
 def layout_of(spec: KernelSpec) -> tuple[Layout, array[int]]:
@@ -84,80 +230,3 @@ def _numbers(call: Call, cut: Cut) -> dict[str, float]:
         "parallel": 0,
         "rounds": cut.rounds,
     }
-
-
-def _of_sequences(sequences: Sequences) -> dict[str, Value]:
-    starts, lengths, reset = sequences.starts, sequences.lengths, sequences.reset
-    found: dict[str, Value] = {"starts": starts, "lengths": lengths, "reset": reset}
-    if reset is not None:
-        found["reset_batch"], found["reset_time"] = reset.stride()
-    return found
-
-
-def fill(words: array[int], layout: Layout, values: Mapping[str, Value]) -> None:
-    """Put members in their places; None leaves null there."""
-    for name, value in values.items():
-        place = layout.offsets[name]
-        if isinstance(value, Tensor):
-            words[place] = found = value.data_ptr()
-            if not found and value.numel():
-                _no_memory(value)
-        elif isinstance(value, int):
-            words[place] = value
-        elif value is not None:
-            for item in value:
-                if isinstance(item, tuple):
-                    words[place : place + len(item)] = array("q", item)
-                    place += len(item)
-                else:
-                    words[place] = found = 0 if item is None else item.data_ptr()
-                    if not found and item is not None and item.numel():
-                        _no_memory(item)
-                    place += 1
-
-
-def _no_memory(tensor: Tensor) -> NoReturn:
-    raise ArgumentError(
-        f"a tensor {list(tensor.shape)} of the call has no memory, expected its values: it was "
-        "given back after the tensor was made.\nFix: fill it before the call and its backward"
-    )
-
-
-# --- views -----------------------------------------------------------------------------------
-
-
-def views(tensors: Sequence[Tensor | None]) -> list[View]:
-    """Address and element strides over batch, time and channel of each."""
-    found = []
-    for tensor in tensors:
-        if tensor is None:
-            found.append(NO_VIEW)
-            continue
-        strides, address = tensor.stride(), tensor.data_ptr()
-        if not address and tensor.numel():
-            _no_memory(tensor)
-        channel = () if len(strides) == 3 else (0,)
-        found.append((address, *strides, *channel))
-    return found
-
-
-def input_views(spec: KernelSpec, tensors: Sequence[Tensor | None], packed: bool) -> list[View]:
-    """A view for each input of the cell; with `packed` the first tensor holds all unshared ones."""
-    if not packed:
-        return views(tensors)
-    whole, *others = tensors
-    shared = iter(views(others) if others else ())
-    if whole is None:
-        return [next(shared) if i.shared else NO_VIEW for i in spec.inputs]
-    address, size = whole.data_ptr(), whole.dtype.itemsize
-    if not address and whole.numel():
-        _no_memory(whole)
-    batch, time, apart, channel = whole.stride()
-    found, own = [], 0
-    for i in spec.inputs:
-        if i.shared:
-            found.append(next(shared))
-        else:
-            found.append((address + own * apart * size, batch, time, channel))
-            own += 1
-    return found

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-
+from rnncc.ir.abi import WORD
 from rnncc.planner.plan import Cut, Shape
-from rnncc.runtime.args import Value
 from rnncc.runtime.call import Call
 
 
-class Workspace(NamedTuple):
-    """Scratch memory of one call.
-
-    Attributes:
-        members: of Args, where they lie.
-        block: the tensor that holds them; it must live until the last kernel is launched.
-    """
-
-    members: dict[str, Value]
-    block: Tensor | None = None
-
-
-NO_WORKSPACE = Workspace({})
-
-
-def workspace(call: Call, cut: Cut, like: Tensor, **more: int) -> Workspace:
-    """For the borders between the runs of a cut; `more` words for other members."""
+def workspace(call: Call, cut: Cut, **more: int) -> dict[str, int]:
+    """Bytes of the members for the borders between the runs of a cut; `more`: words of others."""
     batch, _, channels = call.shape
     spec, runs = call.kernel.spec, runs_of(call.shape, call.total, cut)
     values = runs * (channels // spec.group) * spec.size
     words = {"run_starts": batch + 1, "products": values * spec.size}
     words |= dict.fromkeys(("begins", "ends", "peaks", "initials"), values) | more
-    block = like.new_empty(sum(words.values()), dtype=torch.float64)
-    places = itertools.accumulate(words.values(), initial=0)
-    first = block.data_ptr()
-    return Workspace(
-        {name: first + 8 * place for name, place in zip(words, places, strict=False)}, block
-    )
+    return {name: WORD * count for name, count in words.items()}
 
 
 def runs_of(shape: Shape, total: int, cut: Cut) -> int:

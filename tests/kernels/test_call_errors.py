@@ -21,9 +21,9 @@ from rnncc.ir import choices
 from rnncc.ir.spec import SOURCES, digest_of
 from rnncc.nn import checks, functional, ops, refusal, second, sequences
 from rnncc.nn.functional import run
-from rnncc.runtime import args, kernel
 from rnncc.runtime import backend as backends
 from rnncc.runtime import call as calls
+from rnncc.runtime import kernel, prepared
 from rnncc.runtime.backend import registered
 from rnncc.runtime.cpu import backend as cpu_backend
 from rnncc.runtime.cpu.backend import CpuBackend, Functions
@@ -598,7 +598,7 @@ RUN_TIME: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
 
 MODULES = (
     *(choices, sequences, kernel, calls, ops, cpu_backend, cuda_backend),
-    *(args, backends, checks, functional, refusal, second),
+    *(prepared, backends, checks, functional, refusal, second),
 )
 
 

@@ -23,6 +23,7 @@ from rnncc.runtime.backend import registered
 from rnncc.runtime.call import Call
 from rnncc.runtime.cpu import build
 from rnncc.runtime.cpu.backend import CpuBackend
+from rnncc.runtime.prepared import Prepared
 from tests.support.runs import (
     CELLS,
     assert_agree,
@@ -443,13 +444,13 @@ def test_autocast_promotes_inputs_of_two_dtypes() -> None:
 
 @pytest.fixture
 def addresses() -> Iterator[list[list[int]]]:
-    """The data pointers of the inputs of every forward launch."""
+    """The data pointers of the inputs of every forward that is unlike those before."""
     seen: list[list[int]] = []
 
     class Recording(CpuBackend):
-        def forward(self, call: Call, *results: Any) -> None:
+        def prepare_forward(self, call: Call, *results: Any) -> Prepared:
             seen.append([x.data_ptr() for x in call.inputs])
-            super().forward(call, *results)
+            return super().prepare_forward(call, *results)
 
     with registered("cpu", Recording()):
         yield seen

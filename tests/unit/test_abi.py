@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from rnncc.errors import LoadError
 from rnncc.ir import abi
 from rnncc.ir.abi import ABI, ARGS, ENUMS, MEMBERS, STATUS, STRUCTS, VIEW, Solver, Struct
 from rnncc.ir.choices import SOLVERS, Choices
-from rnncc.runtime.args import NUMBERS, Value, _numbers, fill, layout_of, words_of
+from rnncc.runtime.args import NUMBERS, Packer, _numbers, layout_of, tensors_of
 from rnncc.runtime.backend import backend_of
-from rnncc.runtime.call import plan_call
+from rnncc.runtime.call import Call, plan_call
 from rnncc.runtime.kernel import Kernel
 from tests.support.golden import ARGS_HEADER, GENERATED
 from tests.support.runs import compiled, random_call
@@ -108,37 +109,71 @@ def test_solvers_have_one_numbering() -> None:
     assert [SOLVERS[solver].upper() for solver in Solver] == [solver.name for solver in Solver]
 
 
-def test_the_packer_fills_given_members_and_leaves_the_rest_null() -> None:
-    layout, blank = layout_of(compiled("para_gru").kernel.spec)
-    words, tensor, places = blank[:], torch.zeros(2), layout.offsets
-    views = [(8, 1, 2, 3), (16, 4, 5, 6), (0, 0, 0, 0)]
-    given: dict[str, Value] = {"steps": 7, "reverse": True, "h0": tensor, "h_last": None}
-    fill(words, layout, {**given, "x": views, "params": [None, tensor]})
-    assert words[places["steps"]] == 7
-    assert words[places["reverse"]] == 1
-    assert words[places["h0"]] == words[places["params"] + 1] == tensor.data_ptr()
-    assert [*words[places["x"] :][:12]] == [word for view in views for word in view]
-    assert sum(word != 0 for word in words) == 4 + 8
-    assert not any(blank)
+def test_the_packer_notes_each_tensor_and_leaves_the_rest_null() -> None:
+    call = lru_call()
+    packer, places = Packer(call, call.plan.forward), layout_of(call.kernel.spec)[0].offsets
+    inputs, params = len(call.inputs), len(call.params)
+    before = packer.words[:]
+    dy = torch.zeros(2, 5, 4).transpose(0, 1)
+    packer.views("dy", [None, dy])
+    packer.pointers("h_last", [None])
+    packer.space({"param_sums": 8, "shared_sums": 100, "begins": 8})
+    view = places["dy"] + 4
+    assert [*packer.words[view : view + 4]] == [0, *dy.stride()]
+    assert sum(a != b for a, b in zip(before, packer.words, strict=True)) == 3
+    prepared = packer.prepared(lambda words: None, on_host=False)
+    assert len(prepared.places) == inputs + params + 1
+    assert prepared.places[-1] == view
+    pieces = {"param_sums": 0, "shared_sums": 64, "begins": 192}
+    assert prepared.pieces == tuple((places[name], at) for name, at in pieces.items())
+    assert prepared.space == 256
+
+
+def test_a_little_scratch_memory_lies_behind_args() -> None:
+    call, seen = lru_call(), []
+    packer = Packer(call, call.plan.forward)
+    packer.space({"begins": 100})
+    prepared, size = packer.prepared(seen.append, on_host=True), len(packer.words)
+    prepared.run(tensors_of(call))
+    (words,) = seen
+    assert (prepared.space, len(words)) == (0, size + 128 // 8)
+    assert words[packer.layout.offsets["begins"]] == words.buffer_info()[0] + 8 * size
+
+
+def test_a_run_fills_addresses_in_and_never_changes_what_was_prepared() -> None:
+    call, seen = lru_call(), []
+    packer = Packer(call, call.plan.forward)
+    prepared = packer.prepared(seen.append, on_host=True)
+    tensors, places = tensors_of(call), packer.layout.offsets
+    prepared.run(tensors)
+    (words,) = seen
+    inputs = [words[places["x"] + 4 * k] for k in range(len(call.inputs))]
+    params = [words[places["params"] + k] for k in range(len(call.params))]
+    assert inputs + params == [tensor.data_ptr() for tensor in tensors]
+    assert not any(prepared.words[place] for place in prepared.places)
+    assert words is not prepared.words
 
 
 def test_a_member_that_is_not_listed_is_not_packed() -> None:
-    layout, blank = layout_of(compiled("para_gru").kernel.spec)
+    call = lru_call()
     with pytest.raises(KeyError):
-        fill(blank[:], layout, {"odd": 1})
+        Packer(call, call.plan.forward).number("odd", 1)
 
 
-def test_every_call_gives_the_numbers_that_args_begins_with() -> None:
+def lru_call(**options: Any) -> Call:
     c = compiled("lru")
     arguments = random_call("lru", (2, 5, 4), torch.float32).arguments
     inputs, params = ([arguments[a.name] for a in part] for part in (c.spec.inputs, c.spec.params))
     backend = backend_of(torch.device("cpu"))
-    choices = Choices("segmented", segment=2, tol=0.25)
-    call = plan_call(backend, c.kernel, choices, inputs, False, params, None)
+    return plan_call(backend, c.kernel, Choices(**options), inputs, False, params, None)
+
+
+def test_every_call_gives_the_numbers_that_args_begins_with() -> None:
+    call = lru_call(solver="segmented", segment=2, tol=0.25)
     numbers = _numbers(call, call.plan.forward)
     assert set(numbers) == {field.name for field in NUMBERS}
-    layout, _ = layout_of(c.spec)
-    words = words_of(call, call.plan.forward, {})
+    layout, _ = layout_of(call.kernel.spec)
+    words = Packer(call, call.plan.forward).words
     for field in NUMBERS:
         word = words[layout.offsets[field.name]]
         kind = "d" if field.type == "double" else "q"

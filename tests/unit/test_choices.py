@@ -19,7 +19,6 @@ from rnncc.ir.choices import (
     SOLVERS,
     Choices,
     takes_choices,
-    text_of,
     write_choices,
 )
 from rnncc.lang.names import OPTIONS
@@ -136,7 +135,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize(("choices", "text"), WRITTEN.items(), ids=str)
 def test_choices_are_text_and_read_back_as_they_were(choices: Choices, text: str) -> None:
-    assert write_choices(choices) == text_of(choices) == text
+    assert write_choices(choices) == choices.text == text
     assert Choices.read(text) == choices
     assert type(Choices.read(text).reverse) is bool
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from rnncc.ir.abi import WORD
 from rnncc.ir.choices import Choices
 from rnncc.planner import cpu as planner
 from rnncc.planner.cpu_model import LANE_BYTES
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.process import IMPORTED_IN
-from rnncc.runtime.args import Value, input_views, views, words_of
-from rnncc.runtime.backend import Backend
+from rnncc.runtime.args import Packer, tensors_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cpu import allocator, build
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
-from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
+from rnncc.runtime.prepared import Prepared
+from rnncc.runtime.preparing import Preparing
+from rnncc.runtime.workspace import runs_of, workspace
 
 CORES = torch.get_num_threads()  # when rnncc was first used in this process
 Function = Callable[[int], int]
@@ -39,15 +42,18 @@ class Functions(NamedTuple):
     jacobian: Function | None
 
 
-class CpuBackend:
+class CpuBackend(Preparing):
     """See `Backend`."""
 
     host_reads = True
     steps_saved = staticmethod(planner.steps_saved)
-    empty = staticmethod(allocator.empty)
 
     def __init__(self) -> None:
+        super().__init__()
         self._functions: dict[tuple[str, torch.dtype], Functions] = {}
+
+    def empty(self, like: Tensor, shape: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
+        return allocator.empty(like, shape, dtype)
 
     def plan(
         self,
@@ -61,22 +67,21 @@ class CpuBackend:
         threads, size = torch.get_num_threads(), COMPUTE[dtype].itemsize
         return _plan(kernel.key, shape, size, threads, choices, total)
 
-    def forward(
+    def prepare_forward(
         self,
         call: Call,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
-    ) -> None:
-        cut = call.plan.forward
-        space = _borders(call, cut, h_last)
-        results: dict[str, Value] = {"y": views(y), "z": views(z), "h_last": h_last}
-        results |= {"saved": saved, "status": status}
-        _run(self.functions(call.kernel, call.dtype).forward, call, cut, results | space.members)
+        status: Tensor | None,
+    ) -> Prepared:
+        packer = Packer(call, call.plan.forward)
+        packer.forward(y, z, h_last, saved, status)
+        packer.space(_borders(call, call.plan.forward))
+        return self._prepared(packer, call, "forward")
 
-    def backward(
+    def prepare_backward(
         self,
         call: Call,
         saved: Tensor,
@@ -85,32 +90,39 @@ class CpuBackend:
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
-    ) -> None:
+        dh0: Tensor | None,
+    ) -> Prepared:
         spec, cut = call.kernel.spec, call.plan.backward
-        blocks = -(-call.groups // (LANE_BYTES // COMPUTE[call.dtype].itemsize))
+        size = COMPUTE[call.dtype].itemsize
+        blocks = -(-call.groups // (LANE_BYTES // size))
         params = runs_of(call.shape, call.total, cut) * spec.param_slots * call.groups
-        space = _borders(call, cut, saved)
-        values: dict[str, Value] = {
-            "saved": saved,
-            "dy": views(dy),
-            "dz": views(dz),
-            "dh_last": dh_last,
-            "dx": input_views(spec, dx, call.packed),
-            "dparams": dparams,
-            "dh0": dh0,
-            "param_sums": saved.new_empty(params, dtype=torch.float64),
-            "shared_sums": saved.new_empty(blocks * call.total * spec.shared_inputs),
-        }
-        _run(self.functions(call.kernel, call.dtype).backward, call, cut, values | space.members)
+        packer = Packer(call, cut)
+        packer.backward(saved, dy, dz, dh_last, dx, dparams, dh0)
+        packer.space(_borders(call, cut))
+        packer.space({"param_sums": WORD * params})
+        packer.space({"shared_sums": size * blocks * call.total * spec.shared_inputs})
+        return self._prepared(packer, call, "backward")
 
     def jacobian(self, call: Call) -> Tensor:
         result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
         if result.numel():
-            function = self.functions(call.kernel, call.dtype).jacobian
-            assert function is not None
-            _run(function, call, call.plan.forward, {"jacobians": result})
+            packer = Packer(call, call.plan.forward)
+            packer.pointers("jacobians", [result])
+            self._prepared(packer, call, "jacobian").run(tensors_of(call, result))
         return result.transpose(0, 1)
+
+    def _prepared(self, packer: Packer, call: Call, direction: str) -> Prepared:
+        function: Function = getattr(self.functions(call.kernel, call.dtype), direction)
+        place, several = packer.layout.offsets["parallel"], call.plan.threads > 1
+
+        def launch(words: array[int]) -> None:
+            # after a fork PyTorch's would wait for threads that the child doesn't have; 0: our own
+            if several and os.getpid() == IMPORTED_IN:
+                words[place] = build.thread_pool()
+            if function(words.buffer_info()[0]):
+                raise MemoryError("a kernel could not allocate its scratch memory")
+
+        return packer.prepared(launch, on_host=True)
 
     def warmup(self, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> None:
         self.functions(kernel, dtype)
@@ -123,7 +135,7 @@ class CpuBackend:
         return found
 
 
-BACKEND: Backend = CpuBackend()
+BACKEND = CpuBackend()
 
 
 @lru_cache(maxsize=1000)
@@ -147,19 +159,9 @@ def _function(library: ctypes.CDLL, name: str) -> Function:
     return cast(Function, found)
 
 
-def _borders(call: Call, cut: Cut, like: Tensor) -> Workspace:
+def _borders(call: Call, cut: Cut) -> dict[str, int]:
     """Scratch memory, where there are several segments."""
     if cut.tiling.segment >= call.shape[1]:
-        return NO_WORKSPACE
+        return {}
     runs = runs_of(call.shape, call.total, cut)
-    return workspace(call, cut, like, verdicts=2 * call.shape[0] + runs)
-
-
-def _run(function: Function, call: Call, cut: Cut, values: Mapping[str, Value]) -> None:
-    """Call one function of the kernel."""
-    inputs = input_views(call.kernel.spec, call.inputs, call.packed)
-    # after a fork PyTorch's pool would wait for threads that the child doesn't have; 0: our own
-    pool = build.thread_pool() if os.getpid() == IMPORTED_IN else 0
-    words = words_of(call, cut, {"parallel": pool, "x": inputs, **values})
-    if function(words.buffer_info()[0]):
-        raise MemoryError("a kernel could not allocate its scratch memory")
+    return workspace(call, cut, verdicts=2 * call.shape[0] + runs)

@@ -6,6 +6,7 @@ that a call can be captured into a CUDA graph. All memory is PyTorch's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -14,32 +15,35 @@ import torch
 from torch import Tensor
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.abi import WORD
 from rnncc.ir.choices import Choices
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.planner import cuda as planner
 from rnncc.planner.cuda import SHARED, Gpu
 from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
-from rnncc.runtime.args import Value, input_views, views
-from rnncc.runtime.backend import Backend
+from rnncc.runtime.args import Packer, tensors_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda import module as modules
 from rnncc.runtime.cuda import series
 from rnncc.runtime.cuda.series import Job, Launch, sums_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
+from rnncc.runtime.prepared import Prepared
+from rnncc.runtime.preparing import Preparing
 
 PART = {name: n for n, names in enumerate(CUDA_KERNELS.values()) for name in names}
 # Of a sequence: kernels count them in 32 bits, and a few hundred beyond its end.
 MOST_STEPS = 2**31 - 2**10
 
 
-class CudaBackend:
+class CudaBackend(Preparing):
     """See `Backend`. Tests run the same series of kernels by other modules: see `load`, `gpu`."""
 
     host_reads = False
     steps_saved = staticmethod(planner.steps_saved)
 
     def __init__(self) -> None:
+        super().__init__()
         self._parts: dict[tuple[str, int], str] = {}
         self._sources: dict[tuple[str, str, torch.dtype], tuple[str, str]] = {}
 
@@ -97,22 +101,23 @@ class CudaBackend:
         for names in kernel.spec.cuda_parts.values():
             self.module(kernel, next(iter(names)), dtype, device)
 
-    def forward(
+    def prepare_forward(
         self,
         call: Call,
         y: Sequence[Tensor],
         z: Sequence[Tensor],
-        h_last: Tensor,
+        h_last: Tensor | None,
         saved: Tensor | None,
-        status: Tensor,
-    ) -> None:
-        results: dict[str, Value] = {"y": views(y), "z": views(z), "h_last": h_last}
-        results |= {"saved": saved, "status": status}
-        if call.plan.forward.in_block:
-            status.zero_()  # its blocks look for the largest
-        self._launch(call, call.plan.forward, results, h_last, series.forward)
+        status: Tensor | None,
+    ) -> Prepared:
+        cut = call.plan.forward
+        packer = Packer(call, cut, turned=True)
+        packer.forward(y, z, h_last, saved, status)
+        # blocks of tiles look for the largest in the status, the last tensor
+        assert status is not None or not cut.in_block
+        return self._prepared(packer, call, cut, series.forward, cut.in_block)
 
-    def backward(
+    def prepare_backward(
         self,
         call: Call,
         saved: Tensor,
@@ -121,50 +126,56 @@ class CudaBackend:
         dh_last: Tensor | None,
         dx: Sequence[Tensor | None],
         dparams: Sequence[Tensor],
-        dh0: Tensor,
-    ) -> None:
+        dh0: Tensor | None,
+    ) -> Prepared:
         spec, cut = call.kernel.spec, call.plan.backward
         _, steps, _ = call.shape
-        runs, groups = sums_of(call, cut), call.groups
+        runs, groups, size = sums_of(call, cut), call.groups, COMPUTE[call.dtype].itemsize
         # blocks of steps from one saved state to the next
         between = -(-min(call.plan.checkpoint, steps) // spec.ahead)
         across = -(-groups // cut.tiling.columns)
-        values: dict[str, Value] = {
-            "saved": saved,
-            "dy": views(dy),
-            "dz": views(dz),
-            "dz_given": any(g is not None for g in dz),
-            "dh_last": dh_last,
-            "dx": input_views(spec, dx, call.packed),
-            "dparams": dparams,
-            "dh0": dh0,
-            "param_sums": saved.new_empty(runs * spec.param_slots * groups, dtype=torch.float64),
-            "shared_sums": saved.new_empty(across * call.total * spec.shared_inputs),
-            "inner": saved.new_empty(runs * between * spec.size * groups if between > 1 else 0),
-        }
-        self._launch(call, cut, values, saved, series.backward)
+        packer = Packer(call, cut, turned=True)
+        packer.backward(saved, dy, dz, dh_last, dx, dparams, dh0)
+        packer.number("dz_given", any(g is not None for g in dz))
+        packer.space(
+            {
+                "param_sums": WORD * runs * spec.param_slots * groups,
+                "shared_sums": size * across * call.total * spec.shared_inputs,
+                "inner": size * runs * between * spec.size * groups if between > 1 else 0,
+            }
+        )
+        return self._prepared(packer, call, cut, series.backward)
 
     def jacobian(self, call: Call) -> Tensor:
         result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
         if result.numel():
-            found: dict[str, Value] = {"jacobians": result}
-            self._launch(call, call.plan.forward, found, None, series.jacobians)
+            packer = Packer(call, call.plan.forward, turned=True)
+            packer.pointers("jacobians", [result])
+            prepared = self._prepared(packer, call, call.plan.forward, series.jacobians)
+            prepared.run(tensors_of(call, result))
         return result.transpose(0, 1)
 
-    def _launch(
+    def _prepared(
         self,
+        packer: Packer,
         call: Call,
         cut: Cut,
-        values: dict[str, Value],
-        like: Tensor | None,
-        launches: Callable[[Job], Sequence[Launch]],
-    ) -> None:
-        device = call.inputs[0].device
+        count: Callable[[Job], Sequence[Launch]],
+        clears: bool = False,
+    ) -> Prepared:
+        job, kernel, dtype, device = (
+            Job.of(call, cut),
+            call.kernel,
+            call.dtype,
+            call.inputs[0].device,
+        )
+        launches = count(job)
+        packer.space(series.borders(call, job) if count is not series.jacobians else {})
 
         def find(name: str) -> modules.Module:
-            return self.module(call.kernel, name, call.dtype, device)
+            return self.module(kernel, name, dtype, device)
 
-        series.launch(call, cut, values, like, find, launches)
+        return packer.prepared(lambda words: series.launch(launches, words, find), False, clears)
 
 
 def part_of(source: str, part: int) -> str:
@@ -172,7 +183,9 @@ def part_of(source: str, part: int) -> str:
     return f"#define RNNCC_PART {part}\n{source}"
 
 
-BACKEND: Backend = CudaBackend()
+BACKEND = CudaBackend()
+if hasattr(os, "register_at_fork"):  # a forked child can't use CUDA, which planning refuses
+    os.register_at_fork(after_in_child=BACKEND.ways.clear)
 
 
 @lru_cache(maxsize=1000)

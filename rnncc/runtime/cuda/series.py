@@ -6,12 +6,11 @@ a series is counted once for each shape and plan.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, cast
-
-from torch import Tensor
+from typing import NamedTuple
 
 from rnncc.ir.abi import WORD, Stage
 from rnncc.ir.spec import KernelSpec
@@ -25,14 +24,13 @@ from rnncc.planner.ring import (
     shared_of_sums,
     shared_of_tiles,
 )
-from rnncc.runtime.args import Value, View, input_views, layout_of, words_of
+from rnncc.runtime.args import layout_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda.module import Module
 from rnncc.runtime.kernel import COMPUTE, kernel_of
-from rnncc.runtime.workspace import NO_WORKSPACE, Workspace, runs_of, workspace
+from rnncc.runtime.workspace import runs_of, workspace
 
 SPREAD = 512  # warps; fewer go one to a block, so that they spread over all processors
-VIEWS = ("x", "y", "z", "dy", "dz", "dx")
 CHANGED = ("stage", "round", "segment")  # members of Args, from launch to launch
 
 
@@ -93,33 +91,19 @@ class Job:
         return not self.cut.in_block and self.cut.tiling.segment < self.shape[1]
 
 
-def launch(
-    call: Call,
-    cut: Cut,
-    values: dict[str, Value],
-    like: Tensor | None,
-    find: Callable[[str], Module],
-    launches: Callable[[Job], Sequence[Launch]],
-) -> None:
+def launch(launches: Sequence[Launch], words: array[int], find: Callable[[str], Module]) -> None:
     """Launch a series, one kernel after another.
 
-    PyTorch hands memory on in the order of the stream, so that the workspace need only live until
-    the last launch.
+    PyTorch hands memory on in the order of the stream, so that tensors need only live until the
+    last launch.
 
     Args:
-        values: members of Args.
-        like: a tensor in whose kind of memory the workspace is; None for no workspace.
+        words: Args; some of them change from launch to launch.
         find: a kernel's name -> the module that has it.
-        launches: `forward`, `backward` or `jacobians`.
     """
-    job = Job.of(call, cut)
-    space = NO_WORKSPACE if like is None or not job.by_grid else _borders(call, job, like)
-    values = {"x": input_views(call.kernel.spec, call.inputs, call.packed), **values}
-    if call.choices.reverse:
-        values |= {n: _reversed(v) for n, v in values.items() if n in VIEWS}
-    words = words_of(call, cut, {**values, **space.members})
+    words = words[:]  # the next call begins with the caller's
     address, length = words.buffer_info()
-    for name, full, blocks, warps, shared, changes in launches(job):
+    for name, full, blocks, warps, shared, changes in launches:
         for place, value in changes:
             words[place] = value
         find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
@@ -250,13 +234,9 @@ def _full_warps(groups: int) -> int:
     return -(-groups // WARP)
 
 
-def _borders(call: Call, job: Job, like: Tensor) -> Workspace:
-    """Scratch memory of segments of the grid."""
+def borders(call: Call, job: Job) -> dict[str, int]:
+    """Scratch memory of segments of the grid, where there are any."""
+    if not job.by_grid:
+        return {}
     control = 2 * (1 + job.cut.rounds) + 2 * job.runs
-    return workspace(call, job.cut, like, control=control)
-
-
-def _reversed(value: Value) -> list[View]:
-    """Kernels step through time by one signed stride."""
-    found = cast(Sequence[View], value)
-    return [(address, row, -time, channel) for address, row, time, channel in found]
+    return workspace(call, job.cut, control=control)
