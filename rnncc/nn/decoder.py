@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from rnncc.ir.vector import grouped
-from rnncc.nn.arguments import initial_states, stack_states
+from rnncc.nn.arguments import check_tensor, initial_states, stack_states
 from rnncc.nn.fits import Wanted, check_values
-from rnncc.nn.level import Form, Level
+from rnncc.nn.level import Form, Stack
 from rnncc.nn.projection import promoted
-from rnncc.nn.refusal import refuse, show
+from rnncc.nn.refusal import STRIDED, refuse, show
 from rnncc.nn.vectors import join
-from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE
-from rnncc.runtime.preparing import Preparing
 
 if TYPE_CHECKING:
     from rnncc.nn.layer import CellLayer
@@ -51,7 +49,8 @@ class Decoder:
         self._wanted = Wanted(features, 2, 2, layer.batch_first, False, batch)
         dtype = torch.get_default_dtype() if like is None else like.dtype
         device = torch.device("cpu") if like is None else like.device
-        self._build(Form(device, (dtype,) * len(layer._takes.ranks)))
+        self._side, self._states = 0, torch.empty(0)
+        self._build(_form([torch.empty(0, dtype=dtype, device=device)] * len(layer._takes.ranks)))
         self.reset()
 
     def __call__(self, *args: Tensor, **named: Tensor) -> Any:
@@ -69,21 +68,11 @@ class Decoder:
         """
         if torch.compiler.is_compiling():
             return _outside(self, args, named)
-        values, state = self.layer._takes.bind(args, None, named)
-        if state is not None:
-            raise refuse(
-                "state", show(state), "none: the decoder holds it", "decoder.state = state"
-            )
-        check_values(values, self.layer._like(), self._wanted)
-        first = next(iter(values.values()))
-        form = Form(first.device, tuple([value.dtype for value in values.values()]))
-        if form != self._form or any(map(Level.moved, self._levels)):
-            self._build(form)
-        x = values.pop("x") if self.layer.input_size is not None else None
+        x = args[0] if args else None
+        if named or len(args) != 1 or not self._fits(x) or self._stack.moved():
+            x = self._take(args, named)
         if x is not None and x.requires_grad:
             x = x.detach()
-        if values:
-            self._give(values)
         if self._recorded is None:
             self._run(self._side, x)
         else:
@@ -91,17 +80,49 @@ class Decoder:
         self._side = 1 - self._side
         return self._y
 
+    def _fits(self, x: Any) -> bool:
+        """It is as the one before was, and there is nothing else."""
+        own = self._x
+        return (
+            own is not None
+            and type(x) is Tensor
+            and not x.is_nested
+            and x.shape == own.shape
+            and x.dtype == own.dtype
+            and x.device == own.device
+            and x.layout is STRIDED
+            and self.layer._takes.alone
+        )
+
+    def _take(self, args: Sequence[Any], named: dict[str, Any]) -> Tensor | None:
+        """Check all values, put those that are given where the kernels read them; x."""
+        layer = self.layer
+        values, state = layer._takes.bind(args, None, named)
+        if state is not None:
+            raise refuse(
+                "state", show(state), "none: the decoder holds it", "decoder.state = state"
+            )
+        check_values(values, layer._like(), self._wanted)
+        for name, value in values.items():
+            check_tensor(name, value, next(iter(values.values())).device)
+        form = _form([*values.values()])
+        if form != self._form or self._stack.moved():
+            self._build(form)
+        x: Tensor | None = values.pop("x") if layer.input_size is not None else None
+        self._give(values)
+        return x
+
     @property
     def state(self) -> Any:
         """A copy of the states, as `layer.step` returns them; another may be assigned."""
         rows = self._states[self._side].clone().transpose(0, 1)
-        rows = rows if len(self._levels) > 1 else rows.squeeze(1)
+        rows = rows if len(self._stack.levels) > 1 else rows.squeeze(1)
         found = join(self.layer.kernel.spec, "state", list(rows))
         return found[0] if len(found) == 1 else tuple(found)
 
     @state.setter
     def state(self, state: Any) -> None:
-        layer, count = self.layer, len(self._levels)
+        layer, count = self.layer, len(self._stack.levels)
         leading = (count, self.batch) if count > 1 else (self.batch,)
         with torch.no_grad():
             whole = stack_states(
@@ -125,7 +146,7 @@ class Decoder:
         """
         layer, held = self.layer, self._states[self._side]
         with torch.no_grad():
-            for level, states in zip(self._levels, held, strict=True):
+            for level, states in zip(self._stack.levels, held, strict=True):
                 new = initial_states(
                     layer.kernel.spec,
                     layer._learned(level.number),
@@ -150,29 +171,21 @@ class Decoder:
     def _build(self, form: Form) -> None:
         """Memory for calls of this form, and what runs in it; the states go on."""
         layer, size = self.layer, self.layer.hidden_size
-        backend = _preparing(form.device)
-        before = self._states[self._side] if hasattr(self, "_states") else None
         with torch.inference_mode(False), torch.no_grad():
             dtype, wide = self._dtypes(form)
             shape = (2, layer.num_layers, len(layer.kernel.spec.states), self.batch, size)
             states = torch.zeros(shape, dtype=COMPUTE[dtype], device=form.device)
-            if before is not None:
-                states[0].copy_(before)
-            given = self._given_memory(wide, form.device)
-            levels = [
-                Level(layer, k, backend, (dtype, wide), given, states[:, k])
-                for k in range(layer.num_layers)
-            ]
-            self._x = None
-            if layer.input_size is not None:
-                self._x = states.new_zeros((self.batch, layer.input_size), dtype=dtype)
-        self._form, self._dtype, self._given, self._levels = form, dtype, given, levels
-        self._states, self._side, self._backend = states, 0, backend
-        y = levels[-1].y
-        self._y = y[0] if len(y) == 1 else tuple(y)
-        self._recorded: list[Callable[[], None]] | None = None
-        if self.graph and not backend.host_reads:
-            self._recorded = []
+            if self._states.numel():
+                states[0].copy_(self._states[self._side])
+            self._given = self._given_memory(wide, form.device)
+            self._stack = Stack(layer, (dtype, wide), self._given, states)
+            x = None if layer.input_size is None else (self.batch, layer.input_size)
+            self._x = None if x is None else states.new_zeros(x, dtype=dtype)
+        self._form, self._dtype, self._states, self._side = form, dtype, states, 0
+        y = self._stack.levels[-1].y
+        self._y: Any = y[0] if len(y) == 1 else tuple(y)
+        recorded = self.graph and not self._stack.backend.host_reads
+        self._recorded: list[Callable[[], None]] | None = [] if recorded else None
 
     def _dtypes(self, form: Form) -> tuple[torch.dtype, torch.dtype]:
         """That of the outputs, and that of the kernel's inputs and outputs, as of a layer."""
@@ -198,8 +211,6 @@ class Decoder:
         """Copy the inputs that aren't computed from x to where the kernels read them."""
         for name, value in values.items():
             own = self._given[name]
-            if value.device != own.device:
-                raise refuse(name, show(value), f"a tensor on {own.device}", f"{name}.to(x.device)")
             try:
                 whole = value.detach().expand(own.shape)
             except RuntimeError:
@@ -208,7 +219,7 @@ class Decoder:
             own.copy_(whole)
 
     def _run(self, side: int, x: Tensor | None) -> None:
-        for level in self._levels:
+        for level in self._stack.levels:
             level.run(side, x)
             x = level.y[0]
 
@@ -220,15 +231,14 @@ class Decoder:
         if not self._recorded:
             held, device = self._states.clone(), self._form.device
             runs = [partial(self._run, side, self._x) for side in (0, 1)]
-            self._recorded += [self._backend.record(run, device) for run in runs]
+            self._recorded += [self._stack.backend.record(run, device) for run in runs]
             self._states.copy_(held)  # a run ahead of the capture changed them
         self._recorded[self._side]()
 
 
-def _preparing(device: torch.device) -> Preparing:
-    found = backend_of(device)
-    assert isinstance(found, Preparing)
-    return found
+def _form(values: Sequence[Tensor]) -> Form:
+    dtypes = tuple([value.dtype for value in values])
+    return Form(values[0].device, dtypes, torch.get_num_threads())
 
 
 def _restored(layer: Any, batch: int, graph: bool, state: Any) -> Decoder:
@@ -239,4 +249,4 @@ def _restored(layer: Any, batch: int, graph: bool, state: Any) -> Decoder:
 
 def _outside(decoder: Decoder, args: Sequence[Any], named: dict[str, Any]) -> Any:
     """Within torch.compile: a break of its graph."""
-    return torch.compiler.disable(decoder.step)(*args, **named)  # type: ignore[no-untyped-call]
+    return torch.compiler.disable(decoder.step)(*args, **named)

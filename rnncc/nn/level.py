@@ -1,10 +1,10 @@
-"""Level: one of the stacked layers of a decoder, its projection and recurrence of one step."""
+"""Level: the projection and the recurrence of one step, for each of the stacked layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from rnncc.nn.refusal import refuse, show
 from rnncc.nn.steps import is_plain
 from rnncc.nn.vectors import apart, split
 from rnncc.runtime.args import tensors_of
+from rnncc.runtime.backend import backend_of
 from rnncc.runtime.call import plan_call
 from rnncc.runtime.prepared import addresses_of
 from rnncc.runtime.preparing import Preparing
@@ -33,6 +34,43 @@ class Form(NamedTuple):
 
     device: torch.device
     dtypes: tuple[torch.dtype, ...]
+    threads: int
+
+
+class Stack:
+    """The levels of a layer, for steps of `batch` sequences.
+
+    Args:
+        dtypes: of the outputs, and of the kernels' inputs and outputs.
+        given: memory of the inputs that aren't computed from x, by name, in the second dtype.
+        states: [2, levels, states, B, N], before the step and after it, in turns.
+    """
+
+    def __init__(
+        self,
+        layer: CellLayer,
+        dtypes: tuple[torch.dtype, torch.dtype],
+        given: Mapping[str, Tensor],
+        states: Tensor,
+    ) -> None:
+        self.layer, self.backend = layer, backend_of(states.device)
+        assert isinstance(self.backend, Preparing)
+        self.levels = [
+            Level(layer, k, self.backend, dtypes, given, states[:, k])
+            for k in range(layer.num_layers)
+        ]
+        self._seen = self._addresses()
+
+    def moved(self) -> bool:
+        """Whether a parameter, or a projection, is another one, or elsewhere."""
+        for level in self.levels:
+            if level.replaced():
+                return True
+        return self._addresses() != self._seen
+
+    def _addresses(self) -> list[int]:
+        owners = [self.layer, *[level.linear for level in self.levels if level.plain]]
+        return [p.data_ptr() for m in owners for p in m._parameters.values() if p is not None]
 
 
 class Level:
@@ -59,19 +97,15 @@ class Level:
     ) -> None:
         self.layer, self.number = layer, number
         self._attribute = layer._directions[number].projection
-        self._linear: nn.Module | None = getattr(layer, self._attribute)
-        self._plain, (self._dtype, self._wide) = is_plain(self._linear), dtypes
+        self.linear: Any = getattr(layer, self._attribute)
+        self.plain, (self._dtype, self._wide) = is_plain(self.linear), dtypes
         batch = states.shape[2]
         self._rows = states.new_zeros((batch, layer._layout.width), dtype=self._dtype)
         self._wide_rows = self._rows.to(self._wide)
-        if self._plain:
-            own = self._linear._parameters  # type: ignore[union-attr]
-            bias, weight = own["bias"], own["weight"]
-            assert weight is not None
-            self._bias = None if bias is None else bias.detach()
-            self._weight = weight.detach().t()
+        if self.plain:
+            weight, bias = self.linear.weight, self.linear.bias
+            self._weight, self._bias = weight.detach().t(), None if bias is None else bias.detach()
         self._params, self._copied = self._kept_params()
-        self._seen = self._addresses()
         self._prepare(backend, given, states)
 
     def run(self, side: int, x: Tensor | None) -> None:
@@ -79,7 +113,7 @@ class Level:
         if self._copied:
             self._follow()
         if x is not None:
-            if not self._plain:
+            if not self.plain:
                 self._rows.copy_(self._by_module(x))
             elif self._bias is None:
                 torch.mm(x, self._weight, out=self._rows)
@@ -93,19 +127,24 @@ class Level:
         for narrow, wide in self._narrowed:
             narrow.copy_(wide)
 
-    def moved(self) -> bool:
-        """Whether a parameter, or the projection, is another one, or elsewhere."""
-        linear = self.layer._modules[self._attribute]
-        if linear is not self._linear or is_plain(linear) != self._plain:
-            return True
-        return self._addresses() != self._seen
+    def fresh(self, x: Tensor, h0: int, y: Sequence[Tensor], h: Tensor) -> None:
+        """One step in no kept memory, where nothing is given beside x.
 
-    def _addresses(self) -> list[int]:
-        found = [p.data_ptr() for p in self.layer._parameters.values() if p is not None]
-        if self._plain:
-            own = self._linear._parameters  # type: ignore[union-attr]
-            found += [p.data_ptr() for p in own.values() if p is not None]
-        return found
+        Args:
+            h0: the address of the states [states, B, N].
+            y, h: the results, to fill.
+        """
+        if self._copied:
+            self._follow()
+        own = self.linear._parameters
+        rows = nn.functional.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
+        made = [*map(Tensor.data_ptr, (*y, h))]
+        self.prepared.run_at([rows.data_ptr(), *self._fixed, h0, *made, *self._after])
+
+    def replaced(self) -> bool:
+        """Whether something else is in the projection's place."""
+        linear = self.layer._modules[self._attribute]
+        return linear is not self.linear or is_plain(linear) != self.plain
 
     def _kept_params(self) -> tuple[list[Tensor], list[int]]:
         """As the kernel reads them, and which of them are copies, to be made anew each step."""
@@ -115,11 +154,12 @@ class Level:
         own = all(name in layer._parameters for name in names)
         kept, copied = [], []
         for k, param in enumerate(compute_params(spec, bound, self._dtype)):
-            same = own and param.data_ptr() == bound[spec.params[k].name].data_ptr()
+            same = own and not param.is_neg() and param.data_ptr() == bound[spec.params[k].name].data_ptr()
             if same and param.is_contiguous():
                 kept.append(param.detach())
             else:
-                kept.append(param.detach().clone(memory_format=torch.contiguous_format))
+                kept.append(torch.empty_like(param, memory_format=torch.contiguous_format))
+                kept[-1].copy_(param.detach())
                 copied.append(k)
         return kept, copied
 
@@ -133,9 +173,8 @@ class Level:
 
     def _by_module(self, x: Tensor) -> Tensor:
         """The rows by what is in the projection's place."""
-        assert self._linear is not None
         with torch.no_grad():
-            rows = self._linear(x.unsqueeze(-2))
+            rows = self.linear(x.unsqueeze(-2))
         shape = (x.shape[0], 1, self._rows.shape[1])
         if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype != self._dtype:
             kind = str(self._dtype).removeprefix("torch.")
@@ -166,14 +205,17 @@ class Level:
             now = replace(call, h0=states[side])
             addresses = addresses_of(tensors_of(now, y, [], states[1 - side], None, status))
             self._words.append(prepared.filled(addresses, space.data_ptr()))
-        self._launch, self._status = prepared.launch, status if prepared.clears else None
+        self.prepared, self._launch = prepared, prepared.launch
+        self._status = status if prepared.clears else None
+        self._fixed = [*map(Tensor.data_ptr, self._params)]
+        self._after = [] if status is None else [status.data_ptr()]
         self._held = (call.inputs, made, states, space, status)  # what Args points to
 
     def _inputs(self, given: Mapping[str, Tensor]) -> tuple[Sequence[Tensor], bool]:
         """The inputs of the kernel, views of the rows and of what is given."""
         layer, rows = self.layer, self._wide_rows.unsqueeze(1)
         ranks, x, linear = layer._takes.ranks, None, None
-        if self._linear is not None:
+        if self.linear is not None:
             features = layer._features(self.number)
             assert features is not None
             x, linear = rows.new_zeros(()).expand(len(rows), 1, features), _Rows(rows)
