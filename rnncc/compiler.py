@@ -115,7 +115,7 @@ class CompiledCell:
         """Solve the recurrence; arguments as in `rnncc.nn.functional.run`."""
         from rnncc.nn.functional import run
 
-        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs} if kwargs else {}
         return run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:

@@ -13,28 +13,26 @@ from torch.autograd import forward_ad
 from rnncc.nn import vmap
 from rnncc.nn.given import Given
 from rnncc.nn.second import derivative, linearize, refuse_nested, second
-from rnncc.nn.short import Found, backward_way
+from rnncc.nn.short import backward_way, run
 from rnncc.nn.vmap import Upstream
 from rnncc.runtime.kernel import kernel_of
 
-FIXED = 6  # arguments of the functions below that come before the tensors
+FIXED = 5  # arguments of the functions below that come before the tensors
 UNMOVED = 3  # tensors that have no derivative: starts, lengths, reset
 OTHERS = 1 + UNMOVED  # beside inputs and params
 
 
-def differentiable(given: Given, states: bool, found: Found | None = None) -> Any:
+def differentiable(given: Given, states: bool) -> Any:
     """The operator's forward with its derivatives of all kinds.
 
-    Args:
-        found: the way past the operator, where there is one.
     Raises:
         ArgumentError: forward mode within forward mode.
     """
     if forward_ad._current_level >= 0:
         refuse_nested()
     counts = (len(given.inputs), len(given.params))
-    apply: Any = Recurrence.apply if found is None else _apply
-    return apply(given.key, given.choices, given.packed, states, counts, found, *given.tensors())
+    apply: Any = Recurrence.apply
+    return apply(given.key, given.choices, given.packed, states, counts, *given.tensors())
 
 
 class Recurrence(torch.autograd.Function):
@@ -42,62 +40,39 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        key: str,
-        choices: str,
-        packed: bool,
-        states: bool,
-        counts: Any,
-        found: Found | None,
-        *tensors: Tensor | None,
+        key: str, choices: str, packed: bool, states: bool, counts: Any, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        if found is not None:
-            return tuple(found.run())
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         return tuple(torch.ops.rnncc.forward.default(*given, states, True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, found, *tensors = inputs
-        ctx.alone = found is not None and found.way.alone
-        saved, *status = output[-1:] if ctx.alone else output[-2:]
+        ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, *tensors = inputs
+        *_, saved, status = output
         ctx.save_for_backward(*tensors, saved)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tensors)
-        ctx.mark_non_differentiable(saved, *status)
+        ctx.mark_non_differentiable(saved, status)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         *tensors, saved = ctx.saved_tensors
         given = Given.of_tensors(ctx.key, ctx.choices, ctx.packed, ctx.counts, tensors)
-        inputs = given.inputs
-        wanted = list(ctx.needs_input_grad[FIXED : FIXED + len(inputs)])
-        *rows, dh_last = (*gradients[:-1], None) if ctx.alone else gradients[:-2]
-        compiling = torch.compiler.is_compiling()
-        forward_mode = not compiling and forward_ad._current_level >= 0
-        if forward_mode or torch.is_grad_enabled():  # create_graph=True
-            apply: Any = Gradient.apply
-            asked = list(ctx.needs_input_grad[FIXED : FIXED + sum(ctx.counts)])
-            head = (ctx.key, ctx.choices, ctx.packed, ctx.states, ctx.counts, asked)
-            results = apply(*head, *tensors, saved, *rows, dh_last)
-        else:
-            count = len(kernel_of(ctx.key).spec.outputs)
-            above = (saved, rows[:count], rows[count:], dh_last)
-            results = _gradients(given, above, wanted)
-        dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
-        dparams, dh0 = results[len(inputs) : -1], results[-1]
-        dh0 = None if given.h0 is None else dh0
-        return *(None,) * FIXED, *dx, *dparams, dh0, None, None, None
+        *rows, dh_last, _, _ = gradients
+        asked = ctx.needs_input_grad[FIXED:]
+        results = pull(given, ctx.states, asked, saved, rows, dh_last)
+        return *(None,) * FIXED, *results, *(None,) * UNMOVED
 
     @staticmethod
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
-        key, choices, packed, states, counts, _, *tensors = arguments
+        key, choices, packed, states, counts, *tensors = arguments
         given = Given.of_tensors(key, choices, packed, counts, tensors)
         alone = Given.of_tensors(key, choices, packed, counts, dims[FIXED:])
 
         def run(given: Given) -> Any:
             apply: Any = Recurrence.apply
-            return apply(key, choices, packed, states, counts, None, *given.tensors())
+            return apply(key, choices, packed, states, counts, *given.tensors())
 
         results, found = vmap.forward(run, info.batch_size, given, alone)
         return tuple(results), tuple(found)
@@ -113,19 +88,38 @@ class Recurrence(torch.autograd.Function):
 # torch binds arguments to it at every call, and would work it out anew each time.
 _signature = inspect.signature(Recurrence.forward)
 Recurrence.forward.__signature__ = _signature  # type: ignore[attr-defined]
-# Without that, which takes half of a short call's time, and without a look at torch.func's
-# transforms, of which there are none where there is a way.
-_apply: Any = super(torch.autograd.Function, Recurrence).apply
 
 
-def _gradients(given: Given, above: tuple[Any, ...], wanted: list[bool]) -> Sequence[Tensor | None]:
-    """The operator's backward, by a way past it where there is one."""
-    found = None if torch.compiler.is_compiling() else backward_way(given, above, wanted)
-    if found is None:
-        return torch.ops.rnncc.backward.default(*given, *above, wanted)  # type: ignore[no-any-return]
-    rest = iter(found.run())
-    results = [*(next(rest) if w else None for w in wanted), *rest]
-    return results if given.h0 is not None else [*results, None]
+def pull(
+    given: Given,
+    states: bool,
+    asked: Sequence[bool],
+    saved: Tensor,
+    rows: Sequence[Tensor | None],
+    dh_last: Tensor | None,
+) -> list[Tensor | None]:
+    """The gradients of inputs, params and h0 from those of the outputs, states and last states.
+
+    Args:
+        asked: which are wanted; those of inputs that aren't are None.
+    """
+    n, m = len(given.inputs), len(given.params)
+    wanted, compiling = list(asked[:n]), torch.compiler.is_compiling()
+    if torch.is_grad_enabled() or (not compiling and forward_ad._current_level >= 0):
+        apply: Any = Gradient.apply  # create_graph=True
+        head = (given.key, given.choices, given.packed, states, (n, m), list(asked[: n + m]))
+        results = apply(*head, *given.tensors(), saved, *rows, dh_last)
+    else:
+        count = len(kernel_of(given.key).spec.outputs)
+        above = (saved, rows[:count], rows[count:], dh_last)
+        found = None if compiling else backward_way(given, above, wanted)
+        if found is not None:
+            rest = iter(run(found))
+            results = [*[next(rest) if w else None for w in wanted], *rest]
+            return results if given.h0 is not None else [*results, None]
+        results = torch.ops.rnncc.backward.default(*given, *above, wanted)
+    dx = [g if w else None for g, w in zip(results, wanted, strict=False)]
+    return [*dx, *results[n:-1], None if given.h0 is None else results[-1]]
 
 
 class Gradient(torch.autograd.Function):
@@ -163,27 +157,27 @@ class Gradient(torch.autograd.Function):
         own = len(given.tensors())
         found = linearize(given, dots, states)
         of_given: list[Tensor | None] = [None] * own
-        if any(ctx.needs_input_grad[FIXED : FIXED + own]):
+        if any(ctx.needs_input_grad[FIXED + 1 : FIXED + 1 + own]):
             of_given[: own - UNMOVED] = second(kernel_of(given.key), found, gradients, given)
         dtype = given.inputs[0].dtype
         *rows, h = found.results
-        asked = ctx.needs_input_grad[FIXED + 1 + own :]
+        asked = ctx.needs_input_grad[FIXED + 2 + own :]
         results = zip([*(row.to(dtype) for row in rows), h], asked, strict=True)
         along = [dot if needed else None for dot, needed in results]
-        return *[None] * FIXED, *of_given, None, *along
+        return *[None] * (FIXED + 1), *of_given, None, *along
 
     @staticmethod
     def jvp(ctx: Any, *dots: Tensor | None) -> tuple[Tensor | None, ...]:
         """By the symmetry of second derivatives: those that the backward has."""
         given, gradients, states = Gradient.point(ctx)
         own = len(given.tensors())
-        of_given = dots[FIXED : FIXED + own - UNMOVED]
+        of_given = dots[FIXED + 1 : FIXED + 1 + own - UNMOVED]
         moved: list[Tensor | None] = [None] * len(of_given)
         kept = [*ctx.wanted, *[True] * (len(moved) - len(ctx.wanted))]
         if any(dot is not None for dot in of_given):
             found = linearize(given, of_given, states)
             moved = second(kernel_of(given.key), found, gradients, given)
-        upstream = dots[FIXED + 1 + own :]
+        upstream = dots[FIXED + 2 + own :]
         if any(dot is not None for dot in upstream):
             head = (ctx.key, ctx.choices, ctx.packed, states, ctx.counts, ctx.wanted)
             apply: Any = Gradient.apply
@@ -203,7 +197,7 @@ class Gradient(torch.autograd.Function):
     def vmap(info: Any, dims: Any, *arguments: Any) -> Any:
         key, choices, packed, states, counts, wanted, *tensors = arguments
         given, above = Gradient.arguments(key, choices, packed, counts, tensors)
-        alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED:])
+        alone = Gradient.arguments(key, choices, packed, counts, dims[FIXED + 1 :])
 
         def run(given: Given, above: Upstream) -> Any:
             apply: Any = Gradient.apply

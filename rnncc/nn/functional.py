@@ -97,8 +97,8 @@ def _as_seen(
     if h0 is not None:
         if type(h0) is not Tensor or h0.is_nested or h0.dim() != 2 or not h0.is_contiguous():
             return None
-        h0 = h0.unsqueeze(0)
-    return ops.solve_seen(kernel, args[:count], args[count:], h0, choices, states, alone)
+        args = (*args, h0.unsqueeze(0))
+    return ops.solve_seen(kernel, args, count, choices, states, alone)
 
 
 @lru_cache(maxsize=1000)

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from rnncc.errors import ConvergenceError
 from rnncc.ir.abi import NO_STEP, Solver
 from rnncc.ir.choices import AUTO, Choices, write_choices
-from rnncc.nn import vmap
+from rnncc.nn import node, vmap
 from rnncc.nn.autograd import differentiable
 from rnncc.nn.checks import check_devices, check_gradients, parse, refuse_foreign
 from rnncc.nn.given import COMMON, SIGNATURE, Given
@@ -22,7 +22,7 @@ from rnncc.nn.legacy_vmap import unwrapped
 from rnncc.nn.refusal import refuse
 from rnncc.nn.rows import backward_rows, empty, forward_rows
 from rnncc.nn.second import refuse_in_graph
-from rnncc.nn.short import Way, forward_way, needs_gradient, seen_way
+from rnncc.nn.short import Way, forward_way, needs_gradient, run, seen_way
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
@@ -86,8 +86,7 @@ def solve(
     save = needs_gradient(tensors)
     found = forward_way(given, tensors, states, alone, save)
     if found is not None:
-        results = differentiable(given, states, found) if save else found.run()
-        return _by(found.way, kernel, results)
+        return _by(found[0], kernel, node.solve(given, states, found) if save else run(found))
     if save or forward_ad._current_level >= 0 or _transformed():
         *rows, h, _, status = differentiable(given, states)
     else:
@@ -96,33 +95,31 @@ def solve(
 
 
 def solve_seen(
-    kernel: Kernel,
-    inputs: Sequence[Any],
-    params: Sequence[Any],
-    h0: Tensor | None,
-    choices: Choices,
-    *wanted: bool,
+    kernel: Kernel, tensors: Sequence[Any], count: int, choices: Choices, *wanted: bool
 ) -> Solution | None:
     """As `solve`, of arguments that weren't checked; None if no such call was solved before.
 
     Args:
+        tensors: inputs, of which there are `count`, params, and h0 if it is given.
         wanted: states, alone.
     """
-    given = Given(kernel.key, choices.text, inputs, False, params, h0)
-    head = (kernel.key, given.choices, False, len(inputs), *wanted)
-    found = seen_way(head, given.own())
+    text = choices.text
+    found = seen_way((kernel.key, text, False, count, *wanted), tensors)
     if found is None:
         return None
-    results = differentiable(given, wanted[0], found) if found.way.save else found.run()
-    return _by(found.way, kernel, results)
+    if not found[0].save:
+        return _by(found[0], kernel, run(found))
+    last = count + len(kernel.spec.params)
+    given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
+    return _by(found[0], kernel, node.solve(given, wanted[0], found))
 
 
 def _by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
     """The solution from what a way leads to."""
     if way.alone:
-        return _solution(kernel, results[:-1] if way.save else results, NOTHING, NOTHING)
-    rows = results[:-3] if way.save else results[:-2]
-    return _solution(kernel, rows, results[len(rows)], results[-1])
+        return _solution(kernel, results, NOTHING, NOTHING)
+    *rows, h, status = results
+    return _solution(kernel, rows, h, status)
 
 
 def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:

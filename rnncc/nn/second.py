@@ -166,7 +166,7 @@ def _run(given: Given, states: bool) -> tuple[Tensor, ...]:
 
     apply: Any = Recurrence.apply
     counts = (len(given.inputs), len(given.params))
-    return apply(given.key, given.choices, False, states, counts, None, *given.tensors())  # type: ignore[no-any-return]
+    return apply(given.key, given.choices, False, states, counts, *given.tensors())  # type: ignore[no-any-return]
 
 
 def _pull(

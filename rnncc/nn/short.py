@@ -39,18 +39,18 @@ class Way(NamedTuple):
     save: bool = False
 
 
-class Found(NamedTuple):
-    """A way, and the addresses of the tensors that are to go it; they must outlive the run."""
+# A way, and the addresses of the tensors that are to go it; they must outlive the run.
+Found = tuple[Way, list[int]]
 
-    way: Way
-    addresses: list[int]
 
-    def run(self) -> list[Tensor]:
-        prepared, results = self.way.prepared, [make() for make in self.way.makers]
-        if prepared.clears:
-            results[-1].zero_()
-        prepared.run_at([*self.addresses, *map(Tensor.data_ptr, results)])
-        return results
+def run(found: Found) -> list[Tensor]:
+    """The results, in memory of their own."""
+    (prepared, makers, *_), addresses = found
+    results = [make() for make in makers]
+    if prepared.clears:
+        results[-1].zero_()
+    prepared.run_at([*addresses, *map(Tensor.data_ptr, results)])
+    return results
 
 
 def forward_way(
@@ -131,13 +131,12 @@ def _find(
         return None
     try:
         addresses = [*map(Tensor.data_ptr, tensors)]
-        dense = (*map(Tensor.is_contiguous, tensors),)
         on_host = tensors[0].is_cpu
         form = (
             head,
             torch.get_num_threads(),
             on_host or (*map(Tensor.get_device, tensors),),
-            all(dense) or (*map(Tensor.stride, tensors),),
+            all(map(Tensor.is_contiguous, tensors)) or (*map(Tensor.stride, tensors),),
             *map(_shape, tensors),
         )
     except RuntimeError:  # a tensor that stands for others, or isn't dense
@@ -156,7 +155,7 @@ def _find(
         if len(ways) >= MOST:
             ways.clear()
         ways[form] = way
-    return None if way is None else Found(way, addresses)
+    return None if way is None else (way, addresses)
 
 
 def _alike(tensors: Sequence[Tensor]) -> bool:

@@ -113,11 +113,12 @@ class CpuBackend(Preparing):
 
     def _prepared(self, packer: Packer, call: Call, direction: str) -> Prepared:
         function: Function = getattr(self.functions(call.kernel, call.dtype), direction)
-        place = packer.layout.offsets["parallel"]
+        place, several = packer.layout.offsets["parallel"], call.plan.threads > 1
 
         def launch(words: array[int]) -> None:
             # after a fork PyTorch's would wait for threads that the child doesn't have; 0: our own
-            words[place] = build.thread_pool() if os.getpid() == IMPORTED_IN else 0
+            if several and os.getpid() == IMPORTED_IN:
+                words[place] = build.thread_pool()
             if function(words.buffer_info()[0]):
                 raise MemoryError("a kernel could not allocate its scratch memory")
 
