@@ -94,7 +94,7 @@ class Decoder:
             and self.layer._takes.alone
         )
 
-    def _take(self, args: Sequence[Any], named: dict[str, Any]) -> Tensor | None:
+    def _take(self, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         """Check all values, put those that are given where the kernels read them; x."""
         layer = self.layer
         values, state = layer._takes.bind(args, None, named)

@@ -37,7 +37,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
-from rnncc.nn.steps import quick_step, step
+from rnncc.nn.steps import step
 from rnncc.nn.vectors import learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
@@ -112,6 +112,7 @@ class CellLayer(nn.Module):
         self.num_layers, self.dropout, self.batch_first = num_layers, dropout, batch_first
         self.bidirectional = bidirectional
         self.last_solve = None
+        self._known: dict[Any, Any] = {}  # of steps; see steps.py
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
         if not projected:
@@ -221,7 +222,7 @@ class CellLayer(nn.Module):
         it in memory that is kept.
         """
         self.check_forward("step")
-        return quick_step(self, args, state, named) or step(self, args, state, named)
+        return step(self, args, state, named)
 
     def decoder(self, batch: int = 1, graph: bool = True) -> Decoder:
         """Steps without gradients in memory that is kept, for `batch` sequences; see `Decoder`."""
@@ -392,8 +393,8 @@ class CellLayer(nn.Module):
         return ", ".join(options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for copies and pickles, without `last_solve`."""
-        return {**self.__dict__, "last_solve": None}
+        """State for copies and pickles, without what belongs to this process."""
+        return {**self.__dict__, "last_solve": None, "_known": {}}
 
 
 OPTIONS = ("input_size", "hidden_size", "num_layers", *options_of(CellLayer.__init__))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,6 @@ from rnncc.ir.vector import grouped
 from rnncc.nn.arguments import compute_params
 from rnncc.nn.projection import inputs as projection_inputs
 from rnncc.nn.refusal import refuse, show
-from rnncc.nn.steps import is_plain
 from rnncc.nn.vectors import apart, split
 from rnncc.runtime.args import tensors_of
 from rnncc.runtime.backend import backend_of
@@ -53,12 +52,14 @@ class Stack:
         given: Mapping[str, Tensor],
         states: Tensor,
     ) -> None:
-        self.layer, self.backend = layer, backend_of(states.device)
-        assert isinstance(self.backend, Preparing)
+        backend = backend_of(states.device)
+        assert isinstance(backend, Preparing)
+        self.layer, self.backend, self._states = layer, backend, states
         self.levels = [
             Level(layer, k, self.backend, dtypes, given, states[:, k])
             for k in range(layer.num_layers)
         ]
+        self.compute = states.dtype
         self._seen = self._addresses()
 
     def moved(self) -> bool:
@@ -66,7 +67,9 @@ class Stack:
         for level in self.levels:
             if level.replaced():
                 return True
-        return self._addresses() != self._seen
+        return (
+            self._addresses() != self._seen or backend_of(self._states.device) is not self.backend
+        )
 
     def _addresses(self) -> list[int]:
         owners = [self.layer, *[level.linear for level in self.levels if level.plain]]
@@ -127,19 +130,19 @@ class Level:
         for narrow, wide in self._narrowed:
             narrow.copy_(wide)
 
-    def fresh(self, x: Tensor, h0: int, y: Sequence[Tensor], h: Tensor) -> None:
+    def fresh(self, x: Tensor, h0: int, y: Sequence[Tensor], h: int) -> None:
         """One step in no kept memory, where nothing is given beside x.
 
         Args:
-            h0: the address of the states [states, B, N].
-            y, h: the results, to fill.
+            y: the outputs, to fill.
+            h0, h: the addresses of the states [states, B, N] before the step and after it.
         """
         if self._copied:
             self._follow()
         own = self.linear._parameters
-        rows = nn.functional.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
-        made = [*map(Tensor.data_ptr, (*y, h))]
-        self.prepared.run_at([rows.data_ptr(), *self._fixed, h0, *made, *self._after])
+        rows = nn.functional.linear(x, own["weight"], own["bias"])
+        made = map(Tensor.data_ptr, y)
+        self.prepared.run_at([rows.data_ptr(), *self._fixed, h0, *made, h, *self._after])
 
     def replaced(self) -> bool:
         """Whether something else is in the projection's place."""
@@ -154,7 +157,11 @@ class Level:
         own = all(name in layer._parameters for name in names)
         kept, copied = [], []
         for k, param in enumerate(compute_params(spec, bound, self._dtype)):
-            same = own and not param.is_neg() and param.data_ptr() == bound[spec.params[k].name].data_ptr()
+            same = (
+                own
+                and not param.is_neg()
+                and param.data_ptr() == bound[spec.params[k].name].data_ptr()
+            )
             if same and param.is_contiguous():
                 kept.append(param.detach())
             else:
@@ -245,3 +252,20 @@ class _Rows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.rows
+
+
+def is_plain(linear: Any) -> bool:
+    """A Linear that does nothing but its product."""
+    return (
+        type(linear) is nn.Linear
+        and not linear._forward_hooks
+        and not linear._forward_pre_hooks
+        and not any_hook()
+        and "forward" not in linear.__dict__
+        and linear._parameters.get("weight") is not None
+        and "bias" in linear._parameters
+    )
+
+
+# whether there is a hook of all modules
+any_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
