@@ -20,6 +20,7 @@ class Wanted(NamedTuple):
     Attributes:
         features: None without a projection, for inputs whose shapes are checked elsewhere.
         packed: it is the data of a PackedSequence.
+        batch: how many sequences it has, if that is known.
     """
 
     features: int | None
@@ -27,10 +28,13 @@ class Wanted(NamedTuple):
     most: float
     batch_first: bool
     packed: bool
+    batch: int | None = None
 
     def __str__(self) -> str:
         if self.packed:
             text = "a PackedSequence of [total, input_size]"
+        elif self.batch is not None:
+            text = f"[{self.batch}, input_size]"
         elif self.least == 1:
             text = "[..., input_size]"
         else:
@@ -58,7 +62,9 @@ def check_values(values: Mapping[str, Any], like: Tensor | None, wanted: Wanted)
             raise _on_meta(name, value)
         shape = value.shape
         if projected and (
-            not wanted.least <= len(shape) <= wanted.most or shape[-1] != wanted.features
+            not wanted.least <= len(shape) <= wanted.most
+            or shape[-1] != wanted.features
+            or (wanted.batch is not None and shape[0] != wanted.batch)
         ):
             raise refuse(name, show(value), str(wanted), _fix_of(value, wanted))
         if (
@@ -90,6 +96,10 @@ def _check_dtype(name: str, value: Tensor, like: Tensor) -> None:
 def _fix_of(x: Tensor, wanted: Wanted) -> str:
     """Where the features seem to be, or else the layer that takes x."""
     shape = list(x.shape)
+    if wanted.batch is not None and len(shape) == 2 and shape[1] == wanted.features:
+        return f"layer.decoder({shape[0]})"
+    if wanted.batch is not None and shape == [wanted.features]:
+        return "x.unsqueeze(0)"
     if not wanted.least <= len(shape) <= wanted.most or shape[-1] == wanted.features:
         return f"{'batch first: [batch, time' if wanted.batch_first else '[time, batch'}, features]"
     if wanted.features in shape:

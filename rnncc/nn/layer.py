@@ -17,13 +17,13 @@ from rnncc.ir.choices import Choices, takes_choices
 from rnncc.nn import ops
 from rnncc.nn.arguments import (
     check_groups,
-    check_tensor,
     compute_params,
     initial_states,
     needs_initial,
     stack_states,
     unpack,
 )
+from rnncc.nn.decoder import Decoder
 from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.initialize import fill
@@ -38,6 +38,7 @@ from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes
 from rnncc.nn.status import Solve
+from rnncc.nn.steps import step
 from rnncc.nn.vectors import learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
@@ -112,6 +113,7 @@ class CellLayer(nn.Module):
         self.num_layers, self.dropout, self.batch_first = num_layers, dropout, batch_first
         self.bidirectional = bidirectional
         self.last_solve = None
+        self._known: dict[Any, Any] = {}  # of steps; see steps.py
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
         if not projected:
@@ -217,24 +219,24 @@ class CellLayer(nn.Module):
     ) -> tuple[Any, Any]:
         """Run one step, for decoding: x [..., input_size] -> (y [..., N], state).
 
-        Without a projection it takes the inputs, [..., N] each, shared ones [...].
+        Without a projection it takes the inputs, [..., N] each, shared ones [...]. `decoder` does
+        it in memory that is kept.
         """
+        self.check_forward("step")
+        return step(self, args, state, named)
+
+    def decoder(self, batch: int = 1, graph: bool = True) -> Decoder:
+        """Steps without gradients in memory that is kept, for `batch` sequences; see `Decoder`."""
+        return Decoder(self, batch, graph)
+
+    def check_forward(self, what: str) -> None:
+        """Refuse to go step by step where a sequence begins at its last step."""
         if self.bidirectional or self.choices.reverse:
             option = "bidirectional" if self.bidirectional else "reverse"
             raise ArgumentError(
-                f"step: got a layer with {option}=True, which begins at the last step of a "
+                f"{what}: got a layer with {option}=True, which begins at the last step of a "
                 "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
             )
-        values, state = self._takes.bind(args, state, named)
-        wanted = Wanted(self.input_size, 1, math.inf, self.batch_first, False)
-        check_values(values, self._like(), wanted)
-        for name, rank in self._takes.ranks.items():
-            check_tensor(name, values[name])
-            values[name] = values[name].unsqueeze(-rank if self.batch_first else 0)
-        y, h = self(state=state, **values)
-        ranks = self._takes.ranks.items()
-        time = max(values[n].dim() - r for n, r in ranks) if self.batch_first else 0
-        return (tuple(v.squeeze(time) for v in y) if isinstance(y, tuple) else y.squeeze(time)), h
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
         """Build and load all kernels for the device that the layer is on, ahead of the first call.
@@ -324,11 +326,7 @@ class CellLayer(nn.Module):
         direction, count = self._directions[k], len(self._directions)
         linear = getattr(self, direction.projection)
         inputs, packed, dtype = projection_inputs(linear, self._layout, x, given)
-        bound, own = {}, self._parameters  # of which the modules' own search takes a while
-        for name, attribute in direction.params.items():
-            found = own.get(attribute)
-            bound[name] = getattr(self, attribute) if found is None else found
-        bound = split(kernel.spec, bound) if kernel.spec.vectors else bound
+        bound = self._learned(k)
         params = compute_params(kernel.spec, bound, dtype)
         initial, device = None, inputs[0].device
         if state is not None:
@@ -346,6 +344,15 @@ class CellLayer(nn.Module):
             return solution
         y, z = ([v.to(dtype) for v in rows] for rows in (solution.y, solution.z))
         return solution._replace(y=y, z=z)
+
+    def _learned(self, k: int) -> dict[str, Tensor]:
+        """The learned values of the k-th direction, by the names of the cell's scalars."""
+        bound, own = {}, self._parameters  # of which the modules' own search takes a while
+        for name, attribute in self._directions[k].params.items():
+            found = own.get(attribute)
+            bound[name] = getattr(self, attribute) if found is None else found
+        spec = self.kernel.spec
+        return split(spec, bound) if spec.vectors else bound
 
     def _like(self) -> Tensor | None:
         """A tensor with the layer's dtype and device: a param of the cell, or else a weight.
@@ -387,8 +394,8 @@ class CellLayer(nn.Module):
         return ", ".join(options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """State for copies and pickles, without `last_solve`."""
-        return {**self.__dict__, "last_solve": None}
+        """State for copies and pickles, without what belongs to this process."""
+        return {**self.__dict__, "last_solve": None, "_known": {}}
 
 
 OPTIONS = tuple(inspect.signature(CellLayer.__init__).parameters)[1:]

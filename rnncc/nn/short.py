@@ -85,6 +85,16 @@ def seen_way(head: tuple[Any, ...], tensors: Sequence[Any]) -> Found | None:
     return _find((*head, needs_gradient(tensors)), tensors, None)
 
 
+def watched() -> bool:
+    """Whether a mode or transform of PyTorch, or its profiler, is to see each operator."""
+    return bool(
+        forward_ad._current_level >= 0
+        or _included().raw_repr() & _UNUSUAL
+        or _function_modes()
+        or _profiled()
+    )
+
+
 def needs_gradient(tensors: Iterable[Tensor]) -> bool:
     """Whether autograd must see what is computed from them."""
     if not torch.is_grad_enabled():
@@ -122,12 +132,7 @@ def _find(
     head: tuple[Any, ...], tensors: Sequence[Tensor], learn: Learn | None, *call: Any
 ) -> Found | None:
     """It is written in one, and by `map`, because every call pays for it."""
-    if (
-        forward_ad._current_level >= 0
-        or _included().raw_repr() & _UNUSUAL
-        or _function_modes()
-        or _profiled()
-    ):
+    if watched():
         return None
     try:
         addresses = [*map(Tensor.data_ptr, tensors)]

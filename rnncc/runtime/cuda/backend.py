@@ -24,8 +24,8 @@ from rnncc.planner.gpu_constants import constants_of
 from rnncc.planner.plan import Cut, Plan, Shape
 from rnncc.runtime.args import Packer, tensors_of
 from rnncc.runtime.call import Call
+from rnncc.runtime.cuda import graph, series
 from rnncc.runtime.cuda import module as modules
-from rnncc.runtime.cuda import series
 from rnncc.runtime.cuda.series import Job, Launch, sums_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.prepared import Prepared
@@ -145,6 +145,9 @@ class CudaBackend(Preparing):
             }
         )
         return self._prepared(packer, call, cut, series.backward)
+
+    def record(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        return graph.record(run, device)
 
     def jacobian(self, call: Call) -> Tensor:
         result = call.inputs[0].new_empty(call.jacobian_shape, dtype=COMPUTE[call.dtype])
