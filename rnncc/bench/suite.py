@@ -15,6 +15,7 @@ from rnncc.bench.baselines import UnavailableError, oracle
 from rnncc.bench.programs import AT_BASE, CHUNKS, COPY, RNNCC, Programs, programs
 from rnncc.bench.rows import BOTH, FUNCTION, PACKED, Row
 from rnncc.bench.timing import Run, interleave
+from rnncc.bench.watch import Watch
 from rnncc.compiler import CompiledCell
 
 SECONDS = 1.5  # of all programs of a row, once they are warm
@@ -25,13 +26,21 @@ LEFT_OUT = (AT_BASE, CHUNKS)  # unless they are asked for
 
 @dataclass(frozen=True)
 class Found:
-    """Median seconds at a row, by program; a program that can't run has its reason instead."""
+    """Median seconds at a row, by program.
+
+    Attributes:
+        skipped: the reason of each program that can't run.
+        runs: samples of the slowest.
+        bytes: the least that the pass must read and write.
+        others: the share of the processors' time that others took; None if that is unknown.
+    """
 
     row: Row
     seconds: Mapping[str, float]
+    skipped: Mapping[str, str]
     runs: int
     bytes: int
-    skipped: Mapping[str, str]
+    others: float | None
 
     @property
     def per_element(self) -> float:
@@ -57,6 +66,7 @@ class Found:
             "share_of_copy": self.share if RNNCC in self.seconds else None,
             "bytes": self.bytes,
             "runs": self.runs,
+            "others": self.others,
             "skipped": dict(self.skipped),
         }
 
@@ -66,7 +76,7 @@ def measure(
     row: Row,
     wanted: Collection[str] = (),
     budget: float = SECONDS,
-    others: Programs | None = None,
+    more: Programs | None = None,
 ) -> Found:
     """Check rnncc on a few steps, then time the programs of a row in turns.
 
@@ -74,7 +84,7 @@ def measure(
         wanted: names of programs; by default all but torch.compile, which compiles for 10 to 40
             seconds.
         budget: about how many seconds all take, once they are warm.
-        others: more programs.
+        more: other programs.
     Raises:
         ArgumentError: the shape doesn't fit the cell.
         RnnccError: the kernel and the loop don't agree.
@@ -85,7 +95,7 @@ def measure(
     runs: dict[str, Run] = {}
     skipped: dict[str, str] = {}
     try:
-        made = {**programs(compiled, row), **(others or {})}
+        made = {**programs(compiled, row), **(more or {})}
     except UnavailableError as error:
         made, skipped = {}, {RNNCC: str(error)}
     for name, make in made.items():
@@ -94,13 +104,17 @@ def measure(
                 runs[name] = _sampled(row, make())
             except UnavailableError as error:
                 skipped[name] = str(error)
+    if CHUNKS in runs:
+        runs[CHUNKS]()  # compiles, partly by other processes
+    watch = Watch()
     times = interleave(runs, budget)
     return Found(
         row,
         {name: statistics.median(samples) / _calls(row) for name, samples in times.items()},
+        skipped,
         min(map(len, times.values()), default=0),
         workload.bytes_moved(spec, row.shape, row.direction, io.itemsize),
-        skipped,
+        watch.others(),
     )
 
 
