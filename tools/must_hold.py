@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -85,7 +86,7 @@ class Bound(NamedTuple):
     @property
     def name(self) -> str:
         """Also what an argument picks it by."""
-        return f"{self.group} {self.row.name}"
+        return f"{self.group}: {self.row.name if self.row.size else self.row.work}"
 
     def holds(self, measured: float) -> bool:
         """Whether a measured figure is within it."""
@@ -214,7 +215,7 @@ def measure(compiled: rnncc.CompiledCell, bounds: Sequence[Bound]) -> Iterator[H
 
 def median_of(group: str, count: int, limit: float) -> Bound:
     """The bound on the median of a group."""
-    row = Row(f"median of {count}", (0, 0, 0), "", "")
+    row = Row(f"median of {count} rows", (0, 0, 0), "", "")
     return Bound(group, row, next(b.figure for b in BOUNDS if b.group == group), limit)
 
 
@@ -252,8 +253,9 @@ def _plans(compiled: rnncc.CompiledCell, row: Row) -> Programs:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--list", "only_list", is_flag=True, help="Only say what is held.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--merge", type=click.Path(path_type=Path), help="Put the results into this file.")
 @click.argument("words", nargs=-1)
-def main(only_list: bool, as_json: bool, words: tuple[str, ...]) -> None:
+def main(only_list: bool, as_json: bool, merge: Path | None, words: tuple[str, ...]) -> None:
     """Measure the bounds of the groups and rows that are named, or all of them."""
     bounds = picked(words)
     if only_list:
@@ -267,12 +269,25 @@ def main(only_list: bool, as_json: bool, words: tuple[str, ...]) -> None:
         if not as_json:
             click.echo(line(held))
     seconds = time.perf_counter() - start
+    head = {"cell": CELL, "machine": cpu.machine(), "seconds": seconds}
+    found = {**head, "bounds": [data(held) for held in helds]}
+    if merge:
+        merge_into(merge, found)
     if as_json:
-        head = {"cell": CELL, "machine": cpu.machine(), "seconds": seconds}
-        click.echo(json.dumps({**head, "bounds": [data(held) for held in helds]}, indent=1))
+        click.echo(json.dumps(found, indent=1))
     else:
         click.echo(f"{summary(helds)}; {seconds:.0f} s, {torch.get_num_threads()} threads")
     sys.exit(any(held.verdict == "FAILS" for held in helds))
+
+
+def merge_into(file: Path, found: dict[str, Any]) -> None:
+    """Put results into a file, in the place of earlier ones of the same names."""
+    before = json.loads(file.read_text(encoding="utf-8"))["bounds"] if file.exists() else []
+    by_name = {b["name"]: b for b in (*before, *found["bounds"])}
+    order = {bound.name: k for k, bound in enumerate(BOUNDS)}
+    bounds = sorted(by_name.values(), key=lambda b: order.get(b["name"], len(order)))
+    text = json.dumps({"machine": found["machine"], "bounds": bounds}, indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def limit_text(bound: Bound) -> str:

@@ -80,14 +80,16 @@ def _function(compiled: CompiledCell, row: Row) -> Programs:
         both = row.direction == BOTH
         return workload.forward_backward(loop, arguments) if both else partial(loop, arguments)
 
-    copy = {} if row.shape[1] == 1 else {COPY: partial(_copy, compiled, row)}
     ours = partial(function_run, compiled, row, arguments)
-    return {RNNCC: ours, **copy, CHUNKS: partial(of, chunked), LOOP: partial(of, plain)}
+    loops = {CHUNKS: partial(of, chunked), LOOP: partial(of, plain)}
+    return {RNNCC: ours, **_copy(compiled, row), **loops}
 
 
-def _copy(compiled: CompiledCell, row: Row) -> Run:
+def _copy(compiled: CompiledCell, row: Row) -> Programs:
+    """Of as many bytes as the pass must move; none of one step, which is bound by other things."""
     size = _dtype(row).itemsize
-    return copier(workload.bytes_moved(compiled.spec, row.shape, row.direction, size))
+    moved = workload.bytes_moved(compiled.spec, row.shape, row.direction, size)
+    return {} if row.shape[1] == 1 else {COPY: lambda: copier(moved)}
 
 
 def _packed(compiled: CompiledCell, row: Row) -> Programs:
@@ -104,7 +106,7 @@ def _packed(compiled: CompiledCell, row: Row) -> Programs:
         x.requires_grad_(row.direction == BOTH)
         return _run(row, lambda: layer(x)[0], [x, *layer.parameters()])
 
-    return {RNNCC: rnncc, COPY: partial(_copy, compiled, row)}
+    return {RNNCC: rnncc, **_copy(compiled, row)}
 
 
 # --- layers ----------------------------------------------------------------------------------

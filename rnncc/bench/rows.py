@@ -68,3 +68,24 @@ SUITES: dict[str, tuple[Row, ...]] = {
         *rows(LAYER, (BASE,), (BFLOAT,)),
     ),
 }
+
+
+def of_suites(
+    names: Sequence[str], shapes: Sequence[Shape] = (), dtype: str | None = None
+) -> dict[str, list[Row]]:
+    """The rows of suites by name, at other shapes or in another dtype if they are given."""
+    found = {}
+    for name in names:
+        wanted = (
+            row._replace(shape=_fitted(row, shape), dtype=dtype or row.dtype)
+            for shape in shapes or (None,)
+            for row in SUITES[name]
+        )
+        found[name] = list(dict.fromkeys(wanted))
+    return found
+
+
+def _fitted(row: Row, shape: Shape | None) -> Shape:
+    if shape is None:
+        return row.shape
+    return (shape[0], 1, shape[2]) if row.work == STEP else shape

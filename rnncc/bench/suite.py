@@ -12,7 +12,21 @@ import torch
 
 from rnncc.bench import workload
 from rnncc.bench.baselines import UnavailableError, oracle
-from rnncc.bench.programs import AT_BASE, CHUNKS, COPY, RNNCC, Programs, programs
+from rnncc.bench.programs import (
+    AT_BASE,
+    CHUNKS,
+    COPY,
+    DECODER,
+    EAGER,
+    GRU_CELL,
+    KEPT,
+    LINEAR,
+    LOOP,
+    RECURRENCE,
+    RNNCC,
+    Programs,
+    programs,
+)
 from rnncc.bench.rows import BOTH, FUNCTION, PACKED, Row
 from rnncc.bench.timing import Run, interleave
 from rnncc.bench.watch import Watch
@@ -21,7 +35,8 @@ from rnncc.compiler import CompiledCell
 SECONDS = 1.5  # of all programs of a row, once they are warm
 CHECKED = 64  # steps on which a kernel is held to the loop
 CALLS = 10  # of one step in a sample, whose clock they would else be too short for
-LEFT_OUT = (AT_BASE, CHUNKS)  # unless they are asked for
+# Without the loop under torch.compile, which compiles for 10 to 40 seconds.
+USUAL = (RNNCC, COPY, LOOP, EAGER, GRU_CELL, LINEAR, KEPT, RECURRENCE, DECODER)
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,11 @@ class Found:
         copy = self.seconds.get(COPY)
         return None if copy is None else copy / self.seconds[RNNCC]
 
+    @property
+    def rivals(self) -> dict[str, float]:
+        """The other programs' seconds."""
+        return {name: s for name, s in self.seconds.items() if name not in (RNNCC, COPY, AT_BASE)}
+
     def data(self) -> dict[str, Any]:
         """For machines; milliseconds."""
         row = self.row
@@ -74,15 +94,14 @@ class Found:
 def measure(
     compiled: CompiledCell,
     row: Row,
-    wanted: Collection[str] = (),
+    wanted: Collection[str] = USUAL,
     budget: float = SECONDS,
     more: Programs | None = None,
 ) -> Found:
     """Check rnncc on a few steps, then time the programs of a row in turns.
 
     Args:
-        wanted: names of programs; by default all but torch.compile, which compiles for 10 to 40
-            seconds.
+        wanted: names of programs; those that a row doesn't have are left out.
         budget: about how many seconds all take, once they are warm.
         more: other programs.
     Raises:
@@ -99,7 +118,7 @@ def measure(
     except UnavailableError as error:
         made, skipped = {}, {RNNCC: str(error)}
     for name, make in made.items():
-        if name in wanted or (not wanted and name not in LEFT_OUT):
+        if name in wanted:
             try:
                 runs[name] = _sampled(row, make())
             except UnavailableError as error:
