@@ -161,15 +161,16 @@ LAYERS = (
 PAGE = """\
 # Speed on a CPU
 
-para_gru on {about}. Medians of runs in turns,
-in milliseconds; "7.6x": as many times as long as rnncc. "ns / element" is the time of one step of one
-channel of one sequence. A copy reads and writes as many bytes as the pass must: at 100% a pass would
-take no longer than moving its tensors.
+para_gru on {about}.
+Medians of runs in turns, in milliseconds; "7.6x": as many times as long as rnncc. "ns / element" is
+the time of one step of one channel of one sequence. A copy reads and writes as many bytes as the
+pass must: at 100% a pass would take no longer than moving its tensors.
 
     python tools/speed.py --measure        # measures what has changed, and writes this page
     rnncc bench para_gru --suite wide      # on your machine; or packed, short, decode, layer, half
 
-All figures are in [measured/epyc/speed.json](measured/epyc/speed.json). [On a GPU](cuda.md) has a GPU's.
+All figures are in [measured/epyc/speed.json](measured/epyc/speed.json), those of a GPU in
+[On a GPU](cuda.md).
 
 ## From wide to narrow
 
@@ -177,8 +178,8 @@ The function, float32:
 
 {wide}
 
-With inputs as a layer has them, all in one tensor of three times the channels; loops take as long as
-above:
+With inputs as a layer has them, all in one tensor of three times the channels; loops take as long
+as above:
 
 {packed}
 
