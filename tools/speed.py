@@ -58,11 +58,10 @@ def key_of(result: dict[str, Any]) -> list[Any]:
 
 
 def jobs(suites: Sequence[str]) -> list[Job]:
-    """All of the suites; of all suites those of other cells too."""
-    found = [Job(CELL, name, row) for name in suites or SUITES for row in SUITES[name]]
-    if not suites:
-        found += [Job(cell, "cells", row) for cell, own in OTHER_CELLS.items() for row in own]
-    return found
+    """All of the suites; of all suites if none is named."""
+    found = {name: [Job(CELL, name, row) for row in own] for name, own in SUITES.items()}
+    found["cells"] = [Job(cell, "cells", row) for cell, own in OTHER_CELLS.items() for row in own]
+    return [job for name in suites or found for job in found[name]]
 
 
 KEYS = [job.key for job in jobs(())]  # in the order of the file
@@ -71,7 +70,7 @@ KEYS = [job.key for job in jobs(())]  # in the order of the file
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--measure", "wanted", is_flag=True, help="Measure rows first.")
 @click.option("--seconds", type=float, default=1e9, help="Begin no row after so long.")
-@click.argument("suites", nargs=-1, type=click.Choice(list(SUITES)))
+@click.argument("suites", nargs=-1, type=click.Choice([*SUITES, "cells"]))
 def main(wanted: bool, seconds: float, suites: tuple[str, ...]) -> None:
     """Write docs/speed.md and README's table, from rows that were measured now or before."""
     if wanted:

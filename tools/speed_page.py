@@ -10,6 +10,7 @@ Column = tuple[str, Callable[[Result], str]]
 
 BEGIN, END = "<!-- speed: by tools/speed.py -->", "<!-- /speed -->"
 BASE, LARGE, LONG = [8, 2048, 256], [4, 4096, 1024], [1, 16384, 64]
+DISTURBED = 0.05  # of the processors' time, which others took; the page says so
 FAR = 2**21  # B * T * N of the shapes whose worst README shows; smaller ones are bound by the call
 
 
@@ -104,7 +105,11 @@ def _number(value: float) -> str:
 
 def _time(name: str, unit: float = 1.0) -> Callable[[Result], str]:
     """Of a program, in milliseconds times a unit."""
-    return lambda r: _number(r["ms"][name] * unit) if name in r["ms"] else "-"
+    return lambda r: _number(r["ms"][name] * unit) + _mark(r) if name in r["ms"] else "-"
+
+
+def _mark(r: Result) -> str:
+    return "\\*" if (r["others"] or 0.0) > DISTURBED else ""
 
 
 def _rival(name: str, unit: float = 1.0) -> Callable[[Result], str]:
@@ -114,9 +119,8 @@ def _rival(name: str, unit: float = 1.0) -> Callable[[Result], str]:
         if name not in r["ms"]:
             return "-"
         ratio = r["ms"][name] / r["ms"]["rnncc"]
-        return (
-            f"{_number(r['ms'][name] * unit)}, {_number(ratio) if ratio < 10 else f'{ratio:.0f}'}x"
-        )
+        times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+        return f"{_number(r['ms'][name] * unit)}, {times}x"
 
     return text
 
@@ -127,7 +131,7 @@ DTYPE: Column = ("dtype", lambda r: str(r["dtype"]))
 CELL: Column = ("cell", lambda r: str(r["cell"]))
 OWN: Column = ("rnncc, ms", _time("rnncc"))
 PER_ELEMENT: Column = ("ns / element", lambda r: _number(r["ns_per_element"]))
-OF_COPY: Column = ("of the speed of a copy", lambda r: f"{_share(r):.0%}")
+OF_COPY: Column = ("of the speed of a copy", lambda r: f"{100 * _share(r):.0f} %")
 BARE = (SHAPE, PASS, OWN, PER_ELEMENT, OF_COPY)
 LOOPS = (
     *BARE,
@@ -164,7 +168,8 @@ PAGE = """\
 para_gru on {about}.
 Medians of runs in turns, in milliseconds; "7.6x": as many times as long as rnncc. "ns / element" is
 the time of one step of one channel of one sequence. A copy reads and writes as many bytes as the
-pass must: at 100% a pass would take no longer than moving its tensors.
+pass must: at 100 % a pass would take no longer than moving its tensors. *: other processes took
+more than 5 % of the processors meanwhile.
 
     python tools/speed.py --measure        # measures what has changed, and writes this page
     rnncc bench para_gru --suite wide      # on your machine; or packed, short, decode, layer, half
