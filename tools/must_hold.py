@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import click
 import torch
+from campaign.record import write_atomically
 
 import rnncc
 from rnncc.bench import cpu, suite, workload
@@ -287,7 +288,7 @@ def merge_into(file: Path, found: dict[str, Any]) -> None:
     order = {bound.name: k for k, bound in enumerate(BOUNDS)}
     bounds = sorted(by_name.values(), key=lambda b: order.get(b["name"], len(order)))
     text = json.dumps({"machine": found["machine"], "bounds": bounds}, indent=1)
-    file.write_text(text + "\n", encoding="utf-8")
+    write_atomically(file, text + "\n")
 
 
 def limit_text(bound: Bound) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from campaign.record import write_atomically
 from rich.console import Console
 from speed_page import BEGIN, END, page, readme_block
 
@@ -79,9 +80,9 @@ def main(wanted: bool, seconds: float, suites: tuple[str, ...]) -> None:
         click.echo(f"{FILE.relative_to(ROOT)}: written, {left} rows left")
     measured = json.loads(FILE.read_text(encoding="utf-8"))
     bounds = json.loads(BOUNDS.read_text(encoding="utf-8")) if BOUNDS.exists() else None
-    PAGE.write_text(page(measured, bounds), encoding="utf-8")
+    write_atomically(PAGE, page(measured, bounds))
     readme = with_block(README.read_text(encoding="utf-8"), readme_block(measured))
-    README.write_text(readme, encoding="utf-8")
+    write_atomically(README, readme)
     click.echo(f"{PAGE.relative_to(ROOT)}, {README.name}: written")
 
 
@@ -121,7 +122,7 @@ def measure_into(file: Path, wanted: Sequence[Job], commit: str, end: float) -> 
 def _write(file: Path, machine: dict[str, Any], results: list[dict[str, Any]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine, "results": results}, indent=1)
-    file.write_text(text + "\n", encoding="utf-8")
+    write_atomically(file, text + "\n")
 
 
 def _text(key: list[Any]) -> str:

@@ -27,6 +27,7 @@ from rnncc.bench.programs import (
 from rnncc.bench.rows import BOTH, DIRECTIONS, FORWARD, FUNCTION, LAYER, PACKED, STEP, Row
 from rnncc.cli.main import main
 from rnncc.errors import RnnccError
+from rnncc.nn.layer import CellLayer
 from tests.support.runs import compiled
 from tests.support.tolerances import assert_close
 
@@ -124,6 +125,18 @@ def test_a_step_in_plain_pytorch_is_the_layers(monkeypatch: pytest.MonkeyPatch) 
     assert list(found) == [RNNCC, EAGER, GRU_CELL, LINEAR]
     (eager,) = found[EAGER][1]
     assert_close(found[RNNCC][0], eager, torch.float32, "step")
+
+
+def test_a_decoder_is_made_for_the_batch_and_given_x(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def decoder(_: Any, batch: int) -> Any:
+        return lambda x: seen.append((batch, tuple(x.shape)))
+
+    monkeypatch.setattr(CellLayer, "decoder", decoder, raising=False)
+    row = Row(STEP, (3, 1, 8), "float32", FORWARD)
+    programs.programs(compiled("para_gru"), row)[DECODER]()()
+    assert seen == [(3, (3, 8))]
 
 
 def test_one_step_is_sampled_by_several_calls() -> None:
