@@ -26,8 +26,8 @@ if [ -t 1 ]; then printf '\r\033[K'; fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test-unit test test-all fuzz coverage golden api docs demo bench gpu \
-        wheel clean
+.PHONY: help venv lint format test-unit test test-all fuzz coverage golden api docs demo bench \
+        must-hold gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ docs: $(STAMP)  ## write docs/cells.md from cells/ and docs/cells.json
 bench: $(STAMP)  ## time a cell's kernels against its baselines on this machine (CELL=NAME or a file)
 	@[ -n "$(CELL)" ] || { echo "bench: which cell? Fix: make bench CELL=NAME"; exit 2; }
 	@$(PY) -m rnncc bench $(CELL)
+
+must-hold: $(STAMP)  ## measure the speed on a CPU that must hold, about five minutes (ONLY="copy step")
+	@$(PY) tools/must_hold.py $(ONLY)
 
 # On a bare machine whose Python has torch and CuPy, that Python: nothing is installed.
 gpu:  ## all that needs a GPU, in nine minutes (ARGS="--out DIR", --help); by .venv, or by PYTHON

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnncc.bench.baselines import Shape, UnavailableError
 from rnncc.bench.timing import Run
+from rnncc.bench.workload import with_gradients, without_gradients
 from rnncc.compiler import CompiledCell
 from rnncc.ir.program import Structure
 
@@ -88,11 +89,11 @@ def cudnn(
     layer = kind(channels, channels, device=device, dtype=dtype)
     x = torch.randn(1 if direction == "decode" else steps, batch, channels, device=device).to(dtype)
     if direction == "forward+backward":
-        return _with_gradients(lambda: layer(x)[0], [x, *layer.parameters()])
+        return with_gradients(lambda: layer(x)[0], [x.requires_grad_(), *layer.parameters()])
     layer.eval()
     with torch.no_grad():
         state = layer(x)[1] if direction == "decode" else None
-    return _without_gradients(lambda: layer(x, state))
+    return without_gradients(lambda: layer(x, state))
 
 
 # --- scans, for cells that are affine in one state -------------------------------------------
@@ -239,31 +240,8 @@ def _module(name: str) -> Any:
 
 def _run(direction: str, call: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Run:
     if direction == "forward+backward":
-        return _with_gradients(call, leaves)
-    return _without_gradients(call)
-
-
-def _with_gradients(call: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Run:
-    """The gradients of all leaves from a random one of the result."""
-    for leaf in leaves:
-        leaf.requires_grad_()
-    upstream: list[Tensor] = []
-
-    def run() -> Any:
-        y = call()
-        if not upstream:
-            upstream.append(torch.randn_like(y))
-        return torch.autograd.grad(y, leaves, upstream)
-
-    return run
-
-
-def _without_gradients(call: Callable[[], Any]) -> Run:
-    def run() -> Any:
-        with torch.no_grad():
-            return call()
-
-    return run
+        return with_gradients(call, [leaf.requires_grad_() for leaf in leaves])
+    return without_gradients(call)
 
 
 @contextlib.contextmanager

@@ -123,6 +123,14 @@ def interleave_on_gpu(
     return _in_turns(runs, sample, budget)
 
 
+def quickest(runs: Mapping[str, Run], count: int, tries: int = 3) -> list[str]:
+    """The names of the `count` fastest runs, by a few calls of each."""
+    best = {
+        name: (run(), min(_seconds(run) for _ in range(tries)))[1] for name, run in runs.items()
+    }
+    return sorted(best, key=lambda name: best[name])[:count]
+
+
 def replayed(runs: Mapping[str, Run], clock: Clock, budget: float) -> dict[str, Sample]:
     """Medians of the same, of what the runs launch alone: Python and its pace play no part."""
     found = interleave_on_gpu({n: clock.replay(run) for n, run in runs.items()}, clock, budget)

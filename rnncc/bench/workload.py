@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rnncc.bench.baselines import CPU, Arguments, Loop, Shape
+from rnncc.bench.timing import Run
 from rnncc.compiler import CompiledCell
 from rnncc.errors import ArgumentError, ConvergenceError, RnnccError
 from rnncc.ir.choices import SOLVERS
@@ -92,27 +93,38 @@ def solver_loops(compiled: CompiledCell, arguments: Arguments) -> dict[str, Loop
     return loops
 
 
-def forward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
+def forward(loop: Loop, arguments: Arguments) -> Run:
     """A run without gradients."""
+    return without_gradients(lambda: loop(arguments))
 
-    def run() -> Sequence[Tensor]:
+
+def forward_backward(loop: Loop, arguments: Arguments) -> Run:
+    """A run and the gradients of all arguments, from a random gradient of every output."""
+    leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
+    return with_gradients(lambda: loop(leaves), list(leaves.values()))
+
+
+def without_gradients(call: Callable[[], Any]) -> Run:
+    """A run of a call that keeps nothing for gradients."""
+
+    def run() -> Any:
         with torch.no_grad():
-            return loop(arguments)
+            return call()
 
     return run
 
 
-def forward_backward(loop: Loop, arguments: Arguments) -> Callable[[], Sequence[Tensor]]:
-    """A run and the gradients of all arguments, from a random gradient of every output."""
-    leaves = {name: x.detach().requires_grad_() for name, x in arguments.items()}
+def with_gradients(call: Callable[[], Tensor | Sequence[Tensor]], leaves: Sequence[Tensor]) -> Run:
+    """A run of a call and the gradients of all leaves, from a random one of every result."""
     upstream: list[Tensor] = []
 
     def run() -> Sequence[Tensor]:
-        ys = loop(leaves)
+        found = call()
+        ys = [found] if isinstance(found, Tensor) else list(found)
         if not upstream:
             generator = torch.Generator(ys[0].device).manual_seed(1)
             upstream.extend(random_like(y, generator) for y in ys)
-        return torch.autograd.grad(ys, list(leaves.values()), upstream, materialize_grads=True)
+        return torch.autograd.grad(ys, leaves, upstream, materialize_grads=True)
 
     return run
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rnncc import __version__
-from rnncc.cli import options, render, terminal
+from rnncc.cli import bench_suite, options, render, terminal
 from rnncc.cli.load import load
 from rnncc.cli.options import Constants, Shape
 
@@ -22,6 +22,8 @@ SHAPES: dict[str, list[Shape]] = {
     "cpu": [(8, 512, 256), (1, 4096, 64)],
     "cuda": [(8, 2048, 4096), (8, 2048, 256), (1, 131072, 64)],
 }
+SUITES = ("wide", "packed", "short", "decode", "layer", "half")
+COMMANDLINE = click.core.ParameterSource.COMMANDLINE
 # What their times hold.
 ABOUT_PEERS = {
     "accelerated-scan": "of gates and values, given as [B, N, T]; only the scan.",
@@ -40,13 +42,23 @@ def _shapes(device: str) -> str:
 Examples:
   rnncc bench para_gru
   rnncc bench cells/lstm.py --shape 1x16384x16 --solvers --json > times.json
-  rnncc bench min_gru --device cuda --dtype bfloat16"""
+  rnncc bench min_gru --device cuda --dtype bfloat16
+  rnncc bench para_gru --suite short --suite decode"""
 )
 @click.argument("path")
 @options.shape(
     "Batch, steps and channels; repeatable.  "
     f"[default: {_shapes('cpu')}; of cuda: {_shapes('cuda')}]",
     multiple=True,
+)
+@click.option(
+    "--suite",
+    "suites",
+    type=click.Choice(list(SUITES)),
+    multiple=True,
+    help="Time the rows of a table instead, on the CPU: shapes from wide to narrow, inputs packed "
+    "as in a layer, calls of one step, steps of a layer, a layer with its Linear, half precision; "
+    "repeatable. --shape and --dtype take the place of its own.",
 )
 @click.option(
     "--device",
@@ -69,6 +81,7 @@ Examples:
 def bench(
     path: str,
     shapes: list[Shape],
+    suites: tuple[str, ...],
     device: str,
     dtype: str,
     against_compile: bool,
@@ -92,6 +105,12 @@ def bench(
     from rnncc.bench import cpu, gpu
 
     cpu.use_threads(threads)
+    if suites:
+        _refuse_beside_suite(device, solvers)
+        given = click.get_current_context().get_parameter_source("dtype") is COMMANDLINE
+        wanted = (suites, shapes, dtype if given else None)
+        bench_suite.show(load(path, constants), wanted, against_compile, json)
+        return
     place = gpu.gpu() if device == "cuda" else None
     compiled = load(path, constants)
     how = (dtype, against_compile, solvers)
@@ -108,6 +127,14 @@ def bench(
     else:
         title += f", {machine['threads']} threads, PyTorch {machine['torch']}"
         _print_timings(title, found)
+
+
+def _refuse_beside_suite(device: str, solvers: bool) -> None:
+    for option, given in (("--device cuda", device == "cuda"), ("--solvers", solvers)):
+        if given:
+            raise click.UsageError(
+                f"{option}: not beside --suite, which times `auto` on the CPU.\nFix: leave out one"
+            )
 
 
 def _measure(

@@ -93,10 +93,10 @@ def test_constants_of_a_step_lie_on_its_device_and_are_made_once(
 
     monkeypatch.setattr(torch, "full", recorded)
     there = torch.device("cuda", 1)
-    step = baselines.step_on(compiled("lif").stages.cell, torch.float32, there)
+    step = baselines.step_on(compiled("izhikevich").stages.cell, torch.float32, there)
     for _ in range(3):
         step(*torch.rand(3, 4))
-    assert made == [there, there]  # 0 and 1, the bounds of beta
+    assert made == [there, there]  # the peak, and the voltage after it
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
