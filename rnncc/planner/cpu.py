@@ -79,6 +79,7 @@ class _Planner(Planner):
         self.threads = threads
         self.lanes = LANE_BYTES // itemsize
         self.largest = spec.tile * 4 // max(4, itemsize)
+        self.widest = int(__import__('os').environ.get('WIDEST', 4096))
         self.model = cpu_model.Model(machine, spec, Load(problem, self.lanes, cores))
 
     # --- forward ---------------------------------------------------------------------------------
@@ -206,20 +207,20 @@ class _Planner(Planner):
 
     def tiling(self, segment: int, threads: int) -> Tiling:
         runs, groups = self.problem.runs(segment), self.problem.groups
-        rows, columns = _tile(runs, groups, self.lanes, self.largest, threads)
+        rows, columns = _tile(runs, groups, self.lanes, self.largest, self.widest, threads)
         return Tiling(segment, rows, columns)
 
 
-def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
+def _tile(runs: int, groups: int, lanes: int, largest: int, widest: int, threads: int) -> tuple[int, int]:
     """Rows by columns: whole vectors, many of them in flight, and equal shares for all threads."""
     wanted = min(round_up(-(-runs * groups // threads), lanes), largest)
     if groups < lanes or wanted >= 2 * groups:  # several runs side by side
         return max(1, min(runs, wanted // max(1, groups))), groups
-    fewest = -(-groups // largest)
+    fewest = -(-groups // widest)
     most = max(fewest, groups // lanes)
     counts = range(fewest, min(most, fewest + 2 * threads) + 1)
     best = min(counts, key=lambda tiles: (round(_idle(runs * tiles, threads), 1), tiles))
-    return 1, min(round_up(-(-groups // best), lanes), largest)
+    return 1, min(round_up(-(-groups // best), lanes), widest)
 
 
 def _idle(tiles: int, threads: int) -> float:

@@ -1,7 +1,8 @@
 // Tiles.
 //
-// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or
-// a group of channels) of one run; its runs walk through their steps side by side.
+// A run is a stretch of steps of one sequence. A tile holds a lane for each channel (or group of
+// channels) of its runs: many of one run, so that it reads whole rows of memory, or up to kTile of
+// several. Its runs walk through their steps side by side; a step takes slice after slice of lanes.
 #pragma once
 
 #include "rnncc/common/policy.h"
@@ -23,6 +24,9 @@ struct Cut {
   static Cut into_segments(const Args& a) {
     return {kOnePass || a.segment >= a.steps, a.segment, 0, a.rows, a.columns};
   }
+
+  // Between rows of lanes: an odd number of lines, which spreads them over the cache.
+  int64_t pitch() const { return ((rows * columns + kLanes - 1) / kLanes | 1) * kLanes; }
 
   // The first run of a sequence; that of `batch` is how many there are.
   int64_t first_run(const Args& a, int64_t sequence) const {
@@ -59,12 +63,23 @@ struct Pass {
   double before = kNoScan;  // the largest change of the scan before
 };
 
+constexpr int kMostSlices = kWidest / kSlice + 1;
+
+// Lanes that a step takes at once.
+struct Slice {
+  int64_t first;
+  int width;
+};
+
 struct Tile {
-  int64_t run, rows, column, columns;
+  int64_t run, rows, column, columns, pitch;
   int64_t steps;  // of the longest run
   bool even;      // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
+  int64_t whole;                   // lanes before the last of a row that don't fill a vector
+  int slices;
+  Slice slice[kMostSlices];
 
   RNNCC_ONCE Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
@@ -94,6 +109,8 @@ struct Tile {
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
     for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
+    pitch = cut.pitch();
+    cut_into_slices();
   }
 
   static int64_t number(const Pass& pass) {
@@ -111,6 +128,20 @@ struct Tile {
     if (!a.reset || step >= count[row]) return false;
     const int64_t b = sequence[row], time = time_of(a, b, first[row] + step);
     return a.reset[(a.joined ? 0 : b) * a.reset_batch + time * a.reset_time];
+  }
+
+ private:
+  // Of equal widths; one of its own for the last lanes of a row that is read where it lies.
+  void cut_into_slices() {
+    const bool in_place = sizeof(io) == sizeof(real) && Lanes::kGroup == 1;
+    const bool ends = in_place && rows == 1 && columns > kLanes;
+    whole = ends ? columns / kLanes * kLanes : width();
+    const int64_t number = (whole + kSlice - 1) / kSlice, vectors = whole / kLanes;
+    const int64_t most = (vectors + number - 1) / number * kLanes;
+    slices = 0;
+    for (int64_t first = 0; first < whole; first += most)
+      slice[slices++] = {first, int(whole - first < most ? whole - first : most)};
+    if (whole < width()) slice[slices++] = {whole, kLanes};
   }
 };
 
@@ -135,7 +166,7 @@ static void copy_some(const real* from, int64_t from_stride, real* to, int64_t t
 // One row of lanes, in part: what `count` scalars of a run hold.
 RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
   from += row * t.columns, to += row * t.columns;
-  for (int s = 0; s < count; ++s, from += kRow, to += kRow) {
+  for (int s = 0; s < count; ++s, from += t.pitch, to += t.pitch) {
     if (t.columns == 1) {
       *to = *from;
       continue;
@@ -151,7 +182,7 @@ RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const rea
 
 RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
   for (int s = 0; s < count; ++s)
-    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
+    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * t.pitch + c] = 0;
 }
 
 // Runs that have ended hold their values.
@@ -163,73 +194,85 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 
 // One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
 // lie in memory as the kernel needs them, they are copied, many steps at a time (at most kAhead),
-// so that neighbours in memory move together.
+// so that neighbours in memory move together; of a direct row at most its last lanes are.
 constexpr int kAhead = 16;
 
 struct Stream {
   io* runs[kTile];  // the first step of each run
-  real* buffer;     // [kAhead, kRow]
+  real* buffer;     // [kAhead, apart]
   int64_t time, lane;
-  int64_t apart;  // from the row of a step to that of the next
   const Tile* tile;
-  bool present, direct;            // direct: no copy
-  int64_t blocks[kTile / kLanes];  // of a row that is not copied
+  bool present, direct, copied;
+  int64_t first, apart;            // of the lanes that are copied; between their rows
+  int64_t blocks[kTile / kLanes];  // of a direct row of several runs
 
   RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
                        real* space) {
-    tile = &t, buffer = space, present = view.data, direct = false;
-    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel, apart = kRow;
+    tile = &t, buffer = space, present = copied = view.data, direct = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
+    first = 0, apart = t.pitch;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
-    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
+    const bool vectors = t.rows == 1 ? t.whole <= t.columns : t.columns % kLanes == 0;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && vectors;
+    for (int64_t at = 0; direct && t.rows > 1 && at < t.lanes(); at += kLanes)
       blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
-    if (direct) apart = time;
+    if (direct) first = t.whole, apart = kLanes, copied = t.whole < t.columns;
+    else if (space && (t.lanes() < t.width() || !t.even)) clear_lanes(rows() * apart, buffer);
   }
 
-  // Brings in the rows of at most kAhead steps, unless they are direct; those of an absent
-  // gradient stay as they are.
-  RNNCC_ONCE void load(int64_t first, int64_t count) const {
-    if (!direct && present) each<get>(first, count, buffer);
+  // Whether the rows of at most kAhead steps are at hand.
+  bool buffered() const { return !direct || copied; }
+
+  // Brings in the lanes of at most kAhead steps that are copied; those of an absent gradient stay
+  // as they are.
+  RNNCC_ONCE void load(int64_t step, int64_t count) const {
+    if (copied) each<get>(step, count, first, apart, buffer);
   }
 
-  // The row of a step, where those from `first` on are at hand.
-  Row row(int64_t first, int64_t step) const {
-    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
-    return {buffer + (step - first) * kRow, tile->blocks};
+  // A slice of the row of a step, where those from `begin` on are at hand.
+  Row row(int64_t begin, int64_t step, const Slice& slice) const {
+    if (!direct || slice.first >= first)
+      return {buffer + (step - begin) * apart + slice.first - first, tile->blocks, apart};
+    real* const at = reinterpret_cast<real*>(runs[0] + step * time);
+    if (tile->rows == 1) return {at + slice.first, tile->blocks, time};
+    return {at, blocks + slice.first / kLanes, time};
   }
 
-  // Copies to memory the values that the kernel has written to the rows.
-  RNNCC_ONCE void store(int64_t first, int64_t count) const {
-    if (!direct && present) each<put>(first, count, buffer);
+  // Copies to memory what the kernel has written to the lanes that are copied.
+  RNNCC_ONCE void store(int64_t step, int64_t count) const {
+    if (copied) each<put>(step, count, first, apart, buffer);
   }
 
-  // The same for a row of one step that lies elsewhere.
+  // All lanes of a row of one step that lies elsewhere.
   void store_from(real* lanes, int64_t step) const {
-    if (present) each<put>(step, 1, lanes);
+    if (present) each<put>(step, 1, 0, tile->pitch, lanes);
   }
 
  private:
   static void get(io* at, real& lane) { lane = to_real(*at); }
   static void put(io* at, real& lane) { from_real(lane, *at); }
+  int64_t rows() const { return tile->steps < kAhead ? tile->steps : int64_t(kAhead); }
 
-  // `move` for every lane of the runs that take these steps, with its place in memory.
+  // `move` for the lanes from `skip` on of the runs that take these steps, with their place in
+  // memory.
   template <void (*move)(io*, real&)>
-  RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
-    const int64_t columns = tile->columns;
+  RNNCC_ONCE void each(int64_t step, int64_t steps, int64_t skip, int64_t pitch,
+                       real* lanes) const {
+    const int64_t columns = tile->columns - skip;
     for (int64_t r = 0; r < tile->rows; ++r) {
-      const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
-      io* here = runs[r] + first * time;
+      const int64_t left = tile->count[r] - step, count = left < steps ? left : steps;
+      io* here = runs[r] + step * time + skip * lane;
       real* row = lanes + r * columns;
       if (columns == 1) {
-        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * kRow]);
+        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * pitch]);
         continue;
       }
-      for (int64_t k = 0; k < count; ++k, here += time, row += kRow) {
+      for (int64_t k = 0; k < count; ++k, here += time, row += pitch) {
         if (lane != 1) {
           for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
         } else if (columns == kLanes) {
@@ -245,8 +288,8 @@ struct Stream {
 };
 
 // From the rows of a step to those of the next, or of the one before.
-static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
-  for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
+static void shift(Row* rows, int count, int64_t steps) {
+  for (int i = 0; i < count; ++i) rows[i].at += steps * rows[i].apart;
 }
 
 // --- states and params
@@ -256,7 +299,7 @@ static void load_params(const Args& a, const Tile& t, real* p) {
     const Slot& slot = Lanes::params[k];
     const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
     for (int64_t r = 0; r < t.rows; ++r)
-      copy_some(from, slot.stride, p + k * kRow + r * t.columns, 1, t.columns);
+      copy_some(from, slot.stride, p + k * t.pitch + r * t.columns, 1, t.columns);
   }
 }
 
@@ -268,7 +311,7 @@ RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, co
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     const real* here = from ? from + at + t.column * slot.stride : Lanes::init + slot.tensor;
-    copy_some(here, from ? slot.stride : 0, h + s * kRow + row * t.columns, 1, t.columns);
+    copy_some(here, from ? slot.stride : 0, h + s * t.pitch + row * t.columns, 1, t.columns);
   }
 }
 
@@ -279,7 +322,7 @@ RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, c
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     real* there = to + at + t.column * slot.stride;
-    copy_some(h + s * kRow + row * t.columns, 1, there, slot.stride, t.columns);
+    copy_some(h + s * t.pitch + row * t.columns, 1, there, slot.stride, t.columns);
   }
 }
 
@@ -295,7 +338,7 @@ static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, co
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(h + s * kRow + row * t.columns, 1, to + at, slot.stride, t.columns);
+    copy_some(h + s * t.pitch + row * t.columns, 1, to + at, slot.stride, t.columns);
   }
 }
 
@@ -305,7 +348,7 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(from + at, slot.stride, h + s * kRow + row * t.columns, 1, t.columns);
+    copy_some(from + at, slot.stride, h + s * t.pitch + row * t.columns, 1, t.columns);
   }
 }
 
@@ -313,13 +356,15 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
 RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                 const real* from, real* lanes) {
   from += run * count * a.groups + t.column, lanes += row * t.columns;
-  for (int s = 0; s < count; ++s) copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
+  for (int s = 0; s < count; ++s)
+    copy_some(from + s * a.groups, 1, lanes + s * t.pitch, 1, t.columns);
 }
 
 RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                  const real* lanes, real* to) {
   lanes += row * t.columns, to += run * count * a.groups + t.column;
-  for (int s = 0; s < count; ++s) copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
+  for (int s = 0; s < count; ++s)
+    copy_some(lanes + s * t.pitch, 1, to + s * a.groups, 1, t.columns);
 }
 
 }  // namespace rnncc
