@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Biquad", "biquad"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f288bc58c6a6afd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "568b9ff4a6e13f57")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Compressor", "compressor"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1c28f96506782006")
+_KERNEL = Kernel.read(_folder_of(__spec__), "85b6a0b0a5bd8529")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a6a60ce6a7d0d2af")
+_KERNEL = Kernel.read(_folder_of(__spec__), "08f39a4b9191b334")
 
 
 @_takes_options

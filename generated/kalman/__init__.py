@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Kalman", "kalman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d82087b3fefaf7e0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "08acec7d341971d7")
 
 
 @_takes_options

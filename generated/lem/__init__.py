@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bbbf358b0ca10219")
+_KERNEL = Kernel.read(_folder_of(__spec__), "484ef9515a226ef0")
 
 
 @_takes_options

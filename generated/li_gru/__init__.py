@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f09a52d0d6c7d4d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "938d34e2ae4e110b")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "50bdaa7459ff784c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ef5629fcc1784c76")
 
 
 @_takes_options

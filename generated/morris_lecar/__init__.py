@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "432c6c832d3abf59")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f96235ab68f4f3cc")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "89f4d9c4d606c9a4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "286ae6d815554ee5")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "33a5397b374868f2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bb3d79a32bcf9360")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7c631cda0e28ce28")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7d194232c050a80c")
 
 
 @_takes_options

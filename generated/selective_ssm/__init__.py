@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "298926f698896fed")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5647477ac963732f")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d459dcdc717b85d3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "37b6abfdb85c8f1c")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "42c7c13d376abb69")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7f461d751b8cf6c7")
 
 
 @_takes_options

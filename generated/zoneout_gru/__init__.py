@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fe79401098ce05fc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "30be6fd37ffd3e2d")
 
 
 @_takes_options
