@@ -214,8 +214,9 @@ class _Planner(Planner):
 def _tile(runs: int, groups: int, lanes: int, largest: int, widest: int, threads: int) -> tuple[int, int]:
     """Rows by columns: whole vectors, many of them in flight, and equal shares for all threads."""
     wanted = min(round_up(-(-runs * groups // threads), lanes), largest)
-    if groups < lanes or wanted >= 2 * groups:  # several runs side by side
-        return max(1, min(runs, wanted // max(1, groups))), groups
+    span = groups if groups < lanes else round_up(groups, lanes)
+    if groups < lanes or wanted >= 2 * span:  # several runs side by side
+        return max(1, min(runs, wanted // span)), groups
     fewest = -(-groups // widest)
     most = max(fewest, groups // lanes)
     counts = range(fewest, min(most, fewest + 2 * threads) + 1)

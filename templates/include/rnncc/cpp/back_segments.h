@@ -31,7 +31,7 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
       continue;
     }
     for (int q = 0; q < Lanes::kFed; ++q)
-      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+      for (int64_t c = r * t.span; c < (r + 1) * t.span; ++c)
         walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * t.pitch + c] = 1;
   }
   walk.run(true);
@@ -58,7 +58,7 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
-      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
+      for (int64_t c = r * t.span; c < (r + 1) * t.span; ++c)
         walk.g_initial[s * t.pitch + c] += walk.g[s * t.pitch + c];
     if (whole) {
       store_states(a, t, r, walk.g_initial, a.dh0);
@@ -70,7 +70,7 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     for (int k = 0; k < Lanes::kParams; ++k)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
-            walk.sums[k * t.pitch + r * t.columns + c];
+            walk.sums[k * t.pitch + r * t.span + t.lane_of(c)];
   }
 }
 

@@ -236,7 +236,7 @@ struct WalkBack {
     for (int64_t row = 0; row < t.rows; ++row) {
       if (!t.resets(a, row, step)) continue;
       for (int s = 0; s < Lanes::kStates; ++s)
-        for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
+        for (int64_t c = row * t.span; c < (row + 1) * t.span; ++c)
           g_initial[s * t.pitch + c] += g[s * t.pitch + c];
       clear_row(t, row, Lanes::kStates, g);
       if (alone) clear_row(t, row, int(kQ), Q);
@@ -252,7 +252,7 @@ struct WalkBack {
       for (int64_t c = 0; c < t.columns; c += kLanes) {
         real sum = 0;
         const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
-        for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
+        for (int64_t i = c; i < end; ++i) sum += row[r * t.span + t.lane_of(i)];
         const int64_t block = blocks_before + c / kLanes;
         a.shared_sums[(block * places + place) * Lanes::kSharedInputs + shared] = sum;
       }

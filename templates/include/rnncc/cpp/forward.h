@@ -58,8 +58,8 @@ struct Walk {
     bool plain = t.even && !a.reset && (in_phase || !saves);  // nothing to do between two saves
     bool direct = true;
     for (const Stream& stream : z) plain = plain && !(write && stream.present);
-    for (int i = 0; i < Lanes::kInputs; ++i) direct = direct && !x[i].buffered();
-    for (int i = 0; i < Lanes::kOutputs; ++i) direct = direct && !y[i].buffered();
+    for (int i = 0; i < Lanes::kInputs; ++i) direct = direct && x[i].direct;
+    for (int i = 0; i < Lanes::kOutputs; ++i) direct = direct && y[i].direct;
     const int64_t most = direct ? t.steps : kAhead, tail = sizes ? t.steps - kTail : t.steps;
     clear_lanes(Lanes::kStates * t.pitch, peak);
     for (int64_t first = 0, end; first < t.steps; first = end) {
@@ -149,7 +149,7 @@ struct Walk {
                                   const real* now) const {
     Lanes::jacobian(x, p + slice.first, now, stored, J, slice.width, t.pitch);
     for (int64_t i = 0; i < slice.width && slice.first + i < t.lanes(); ++i) {
-      const int64_t r = (slice.first + i) / t.columns, c = (slice.first + i) % t.columns;
+      const int64_t at = slice.first + i, r = at / t.span, c = t.channel_of(at % t.span);
       real* const to =
           a.jacobians + ((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * kEntries;
       for (int e = 0; e < kEntries; ++e) to[e] = J[e * kRow + i];

@@ -10,6 +10,13 @@
 
 namespace rnncc {
 
+// The lanes of a run. Where rows can be used as they lie in memory, these are whole vectors: the
+// last begins before the end of the one before it, and computes some channels a second time.
+static int64_t span_of(int64_t columns) {
+  const bool in_place = sizeof(io) == sizeof(real) && Lanes::kGroup == 1 && columns > kLanes;
+  return in_place ? (columns + kLanes - 1) / kLanes * kLanes : columns;
+}
+
 // How each sequence is cut into runs.
 struct Cut {
   bool whole;             // one run a sequence
@@ -26,7 +33,7 @@ struct Cut {
   }
 
   // Between rows of lanes: an odd number of lines, which spreads them over the cache.
-  int64_t pitch() const { return ((rows * columns + kLanes - 1) / kLanes | 1) * kLanes; }
+  int64_t pitch() const { return ((rows * span_of(columns) + kLanes - 1) / kLanes | 1) * kLanes; }
 
   // The first run of a sequence; that of `batch` is how many there are.
   int64_t first_run(const Args& a, int64_t sequence) const {
@@ -63,21 +70,24 @@ struct Pass {
   double before = kNoScan;  // the largest change of the scan before
 };
 
-constexpr int kMostSlices = kWidest / kSlice + 1;
+constexpr int kMostSlices = kWidest / kSlice;
 
 // Lanes that a step takes at once.
 struct Slice {
   int64_t first;
   int width;
+  const int64_t* blocks;  // of a row of one run
 };
 
 struct Tile {
-  int64_t run, rows, column, columns, pitch;
-  int64_t steps;  // of the longest run
-  bool even;      // all runs are as long
+  int64_t run, rows, column, columns;
+  int64_t pitch, span;  // between rows of lanes; of a run in them
+  int64_t whole;        // the lanes of a run that hold its first channels, in their order
+  int64_t steps;        // of the longest run
+  bool even;            // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
-  int64_t whole;                   // lanes before the last of a row that don't fill a vector
+  int64_t last[kTile / kLanes];    // of the last slice of a row in memory
   int slices;
   Slice slice[kMostSlices];
 
@@ -109,7 +119,8 @@ struct Tile {
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
     for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
-    pitch = cut.pitch();
+    pitch = cut.pitch(), span = span_of(columns);
+    whole = span == columns ? columns : span - kLanes;
     cut_into_slices();
   }
 
@@ -120,8 +131,11 @@ struct Tile {
            ((a.groups + cut.columns - 1) / cut.columns);
   }
 
-  int lanes() const { return int(rows * columns); }
+  int lanes() const { return int(rows * span); }
   int width() const { return (lanes() + kLanes - 1) / kLanes * kLanes; }
+  // Of the channels of a run, and back.
+  int64_t lane_of(int64_t c) const { return c < whole ? c : c + span - columns; }
+  int64_t channel_of(int64_t lane) const { return lane < whole ? lane : lane - span + columns; }
   bool runs(int64_t row, int64_t step) const { return even || step < count[row]; }
 
   bool resets(const Args& a, int64_t row, int64_t step) const {
@@ -131,17 +145,20 @@ struct Tile {
   }
 
  private:
-  // Of equal widths; one of its own for the last lanes of a row that is read where it lies.
+  // Of nearly equal widths.
   void cut_into_slices() {
-    const bool in_place = sizeof(io) == sizeof(real) && Lanes::kGroup == 1;
-    const bool ends = in_place && rows == 1 && columns > kLanes;
-    whole = ends ? columns / kLanes * kLanes : width();
-    const int64_t number = (whole + kSlice - 1) / kSlice, vectors = whole / kLanes;
-    const int64_t most = (vectors + number - 1) / number * kLanes;
+    const int64_t vectors = width() / kLanes, most = kSlice / kLanes;
+    const int64_t number = (vectors + most - 1) / most, each = (vectors + number - 1) / number;
     slices = 0;
-    for (int64_t first = 0; first < whole; first += most)
-      slice[slices++] = {first, int(whole - first < most ? whole - first : most)};
-    if (whole < width()) slice[slices++] = {whole, kLanes};
+    for (int64_t at = 0; at < vectors; at += each) {
+      const int64_t count = vectors - at < each ? vectors - at : each;
+      slice[slices++] = {at * kLanes, int(count * kLanes), blocks};
+    }
+    if (rows > 1 || span == columns) return;
+    Slice& end = slice[slices - 1];
+    end.blocks = last;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) last[b] = blocks[b];
+    last[end.width / kLanes - 1] = columns - kLanes - end.first;
   }
 };
 
@@ -163,16 +180,30 @@ static void copy_some(const real* from, int64_t from_stride, real* to, int64_t t
   else copy_many(from, from_stride, to, to_stride, count);
 }
 
+// The channels of a run, a stride apart, into their lanes.
+static void to_lanes(const Tile& t, const real* from, int64_t stride, real* lanes) {
+  copy_some(from, stride, lanes, 1, t.whole);
+  if (t.span > t.whole)
+    copy_many(from + (t.columns - kLanes) * stride, stride, lanes + t.whole, 1, kLanes);
+}
+
+// And back.
+static void from_lanes(const Tile& t, const real* lanes, real* to, int64_t stride) {
+  copy_some(lanes, 1, to, stride, t.whole);
+  if (t.span > t.whole)
+    copy_many(lanes + t.whole, 1, to + (t.columns - kLanes) * stride, stride, kLanes);
+}
+
 // One row of lanes, in part: what `count` scalars of a run hold.
 RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
-  from += row * t.columns, to += row * t.columns;
+  from += row * t.span, to += row * t.span;
   for (int s = 0; s < count; ++s, from += t.pitch, to += t.pitch) {
-    if (t.columns == 1) {
+    if (t.span == 1) {
       *to = *from;
       continue;
     }
 #pragma omp simd
-    for (int64_t c = 0; c < t.columns; ++c) to[c] = from[c];
+    for (int64_t c = 0; c < t.span; ++c) to[c] = from[c];
   }
 }
 
@@ -182,7 +213,7 @@ RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const rea
 
 RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
   for (int s = 0; s < count; ++s)
-    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * t.pitch + c] = 0;
+    for (int64_t c = row * t.span; c < (row + 1) * t.span; ++c) to[s * t.pitch + c] = 0;
 }
 
 // Runs that have ended hold their values.
@@ -194,95 +225,93 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 
 // One scalar of the cell in a tensor [batch, time, channels], as rows of lanes. Where lanes don't
 // lie in memory as the kernel needs them, they are copied, many steps at a time (at most kAhead),
-// so that neighbours in memory move together; of a direct row at most its last lanes are.
+// so that neighbours in memory move together.
 constexpr int kAhead = 16;
 
 struct Stream {
   io* runs[kTile];  // the first step of each run
-  real* buffer;     // [kAhead, apart]
+  real* buffer;     // [kAhead, pitch]
   int64_t time, lane;
   const Tile* tile;
-  bool present, direct, copied;
-  int64_t first, apart;            // of the lanes that are copied; between their rows
+  bool present, direct;            // direct: no copy
   int64_t blocks[kTile / kLanes];  // of a direct row of several runs
 
   RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
                        real* space) {
-    tile = &t, buffer = space, present = copied = view.data, direct = false;
+    tile = &t, buffer = space, present = view.data, direct = false;
     time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
-    first = 0, apart = t.pitch;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    const bool vectors = t.rows == 1 ? t.whole <= t.columns : t.columns % kLanes == 0;
-    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && vectors;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.span % kLanes == 0;
     for (int64_t at = 0; direct && t.rows > 1 && at < t.lanes(); at += kLanes)
-      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
-    if (direct) first = t.whole, apart = kLanes, copied = t.whole < t.columns;
-    else if (space && (t.lanes() < t.width() || !t.even)) clear_lanes(rows() * apart, buffer);
+      blocks[at / kLanes] = runs[at / t.span] - runs[0] + t.channel_of(at % t.span);
+    if (!direct && space && (t.lanes() < t.width() || !t.even))
+      clear_lanes((t.steps < kAhead ? t.steps : kAhead) * t.pitch, buffer);
   }
 
-  // Whether the rows of at most kAhead steps are at hand.
-  bool buffered() const { return !direct || copied; }
-
-  // Brings in the lanes of at most kAhead steps that are copied; those of an absent gradient stay
-  // as they are.
-  RNNCC_ONCE void load(int64_t step, int64_t count) const {
-    if (copied) each<get>(step, count, first, apart, buffer);
+  // Brings in the rows of at most kAhead steps, unless they are direct; those of an absent
+  // gradient stay as they are.
+  RNNCC_ONCE void load(int64_t first, int64_t count) const {
+    if (!direct && present) each<get>(first, count, buffer);
   }
 
-  // A slice of the row of a step, where those from `begin` on are at hand.
-  Row row(int64_t begin, int64_t step, const Slice& slice) const {
-    if (!direct || slice.first >= first)
-      return {buffer + (step - begin) * apart + slice.first - first, tile->blocks, apart};
+  // A slice of the row of a step, where those from `first` on are at hand.
+  Row row(int64_t first, int64_t step, const Slice& slice) const {
+    if (!direct)
+      return {buffer + (step - first) * tile->pitch + slice.first, tile->blocks, tile->pitch};
     real* const at = reinterpret_cast<real*>(runs[0] + step * time);
-    if (tile->rows == 1) return {at + slice.first, tile->blocks, time};
+    if (tile->rows == 1) return {at + slice.first, slice.blocks, time};
     return {at, blocks + slice.first / kLanes, time};
   }
 
-  // Copies to memory what the kernel has written to the lanes that are copied.
-  RNNCC_ONCE void store(int64_t step, int64_t count) const {
-    if (copied) each<put>(step, count, first, apart, buffer);
+  // Copies to memory the values that the kernel has written to the rows.
+  RNNCC_ONCE void store(int64_t first, int64_t count) const {
+    if (!direct && present) each<put>(first, count, buffer);
   }
 
-  // All lanes of a row of one step that lies elsewhere.
+  // The same for a row of one step that lies elsewhere.
   void store_from(real* lanes, int64_t step) const {
-    if (present) each<put>(step, 1, 0, tile->pitch, lanes);
+    if (present) each<put>(step, 1, lanes);
   }
 
  private:
   static void get(io* at, real& lane) { lane = to_real(*at); }
   static void put(io* at, real& lane) { from_real(lane, *at); }
-  int64_t rows() const { return tile->steps < kAhead ? tile->steps : int64_t(kAhead); }
 
-  // `move` for the lanes from `skip` on of the runs that take these steps, with their place in
-  // memory.
+  // `move` for every lane of the runs that take these steps, with its place in memory.
   template <void (*move)(io*, real&)>
-  RNNCC_ONCE void each(int64_t step, int64_t steps, int64_t skip, int64_t pitch,
-                       real* lanes) const {
-    const int64_t columns = tile->columns - skip;
+  RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
+    const int64_t pitch = tile->pitch;
     for (int64_t r = 0; r < tile->rows; ++r) {
-      const int64_t left = tile->count[r] - step, count = left < steps ? left : steps;
-      io* here = runs[r] + step * time + skip * lane;
-      real* row = lanes + r * columns;
-      if (columns == 1) {
+      const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
+      io* here = runs[r] + first * time;
+      real* row = lanes + r * tile->span;
+      if (tile->columns == 1) {
         for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * pitch]);
         continue;
       }
       for (int64_t k = 0; k < count; ++k, here += time, row += pitch) {
-        if (lane != 1) {
-          for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
-        } else if (columns == kLanes) {
-#pragma omp simd
-          for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
-        } else {
-#pragma omp simd
-          for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
-        }
+        piece<move>(lane, here, row, tile->whole);
+        if (tile->span > tile->whole)
+          piece<move>(lane, here + (tile->columns - kLanes) * lane, row + tile->whole, kLanes);
       }
+    }
+  }
+
+  template <void (*move)(io*, real&)>
+  RNNCC_FN void piece(int64_t lane, io* here, real* row, int64_t columns) {
+    if (lane != 1) {
+      for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
+    } else if (columns == kLanes) {
+#pragma omp simd
+      for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
+    } else {
+#pragma omp simd
+      for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
     }
   }
 };
@@ -299,7 +328,7 @@ static void load_params(const Args& a, const Tile& t, real* p) {
     const Slot& slot = Lanes::params[k];
     const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
     for (int64_t r = 0; r < t.rows; ++r)
-      copy_some(from, slot.stride, p + k * t.pitch + r * t.columns, 1, t.columns);
+      to_lanes(t, from, slot.stride, p + k * t.pitch + r * t.span);
   }
 }
 
@@ -311,7 +340,7 @@ RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, co
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     const real* here = from ? from + at + t.column * slot.stride : Lanes::init + slot.tensor;
-    copy_some(here, from ? slot.stride : 0, h + s * t.pitch + row * t.columns, 1, t.columns);
+    to_lanes(t, here, from ? slot.stride : 0, h + s * t.pitch + row * t.span);
   }
 }
 
@@ -322,7 +351,7 @@ RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, c
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     real* there = to + at + t.column * slot.stride;
-    copy_some(h + s * t.pitch + row * t.columns, 1, there, slot.stride, t.columns);
+    from_lanes(t, h + s * t.pitch + row * t.span, there, slot.stride);
   }
 }
 
@@ -338,7 +367,7 @@ static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, co
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(h + s * t.pitch + row * t.columns, 1, to + at, slot.stride, t.columns);
+    from_lanes(t, h + s * t.pitch + row * t.span, to + at, slot.stride);
   }
 }
 
@@ -348,23 +377,21 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(from + at, slot.stride, h + s * t.pitch + row * t.columns, 1, t.columns);
+    to_lanes(t, from + at, slot.stride, h + s * t.pitch + row * t.span);
   }
 }
 
 // Scalars of each run, [runs, count, groups], and lanes.
 RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                 const real* from, real* lanes) {
-  from += run * count * a.groups + t.column, lanes += row * t.columns;
-  for (int s = 0; s < count; ++s)
-    copy_some(from + s * a.groups, 1, lanes + s * t.pitch, 1, t.columns);
+  from += run * count * a.groups + t.column, lanes += row * t.span;
+  for (int s = 0; s < count; ++s) to_lanes(t, from + s * a.groups, 1, lanes + s * t.pitch);
 }
 
 RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                  const real* lanes, real* to) {
-  lanes += row * t.columns, to += run * count * a.groups + t.column;
-  for (int s = 0; s < count; ++s)
-    copy_some(lanes + s * t.pitch, 1, to + s * a.groups, 1, t.columns);
+  lanes += row * t.span, to += run * count * a.groups + t.column;
+  for (int s = 0; s < count; ++s) from_lanes(t, lanes + s * t.pitch, to + s * a.groups, 1);
 }
 
 }  // namespace rnncc
