@@ -29,11 +29,11 @@ struct WalkBack {
   }
 
   static Space space(const Args& a, const Cut& cut) {
-    constexpr int64_t stored = Lanes::kStates + Lanes::kStored;
     constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 4 + kQ + kHeld + 1;
+    constexpr int64_t stored = Lanes::kStates * (kBlock + 1) + Lanes::kStored * kBlock;
     constexpr int64_t buffers = kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
-    const int64_t cleared = once + stored * (kBlock + 1) + Lanes::kStates * blocks(a);
-    return {cleared * cut.pitch(), buffers * cut.pitch()};
+    const int64_t cleared = once + Lanes::kStates * blocks(a);
+    return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
@@ -47,8 +47,8 @@ struct WalkBack {
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
     g = take(Lanes::kStates), g_initial = take(Lanes::kStates), initial = take(Lanes::kStates);
     peak = take(Lanes::kStates), Q = take(kQ), held = take(kHeld), absent_row = take(1);
-    h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     inner = take(Lanes::kStates * blocks(a));
+    h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     for (int i = 0; i < Lanes::kInputs; ++i) {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
@@ -123,6 +123,7 @@ struct WalkBack {
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
+        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
         shift(rows[i].x, Lanes::kInputs, 1);

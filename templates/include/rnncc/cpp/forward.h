@@ -100,6 +100,7 @@ struct Walk {
     for (; step < stop; ++step) {
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
+        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
         Lanes::step<true, false>(rows[i].x, p + at, now + at, then + at, rows[i].y, stored,
                                  t.slice[i].width, t.pitch);
         rows[i].shift();

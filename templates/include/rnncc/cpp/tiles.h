@@ -227,18 +227,19 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 // lie in memory as the kernel needs them, they are copied, many steps at a time (at most kAhead),
 // so that neighbours in memory move together.
 constexpr int kAhead = 16;
+constexpr int kFetched = 4;  // steps from a row to the one that is fetched ahead
 
 struct Stream {
   io* runs[kTile];  // the first step of each run
   real* buffer;     // [kAhead, pitch]
   int64_t time, lane;
   const Tile* tile;
-  bool present, direct;            // direct: no copy
+  bool present, direct, gaps;      // direct: no copy; gaps: between the rows of its steps
   int64_t blocks[kTile / kLanes];  // of a direct row of several runs
 
   RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
                        real* space) {
-    tile = &t, buffer = space, present = view.data, direct = false;
+    tile = &t, buffer = space, present = view.data, direct = gaps = false;
     time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
@@ -249,6 +250,7 @@ struct Stream {
     direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.span % kLanes == 0;
     for (int64_t at = 0; direct && t.rows > 1 && at < t.lanes(); at += kLanes)
       blocks[at / kLanes] = runs[at / t.span] - runs[0] + t.channel_of(at % t.span);
+    gaps = direct && (time < 0 ? -time : time) > t.columns;
     if (!direct && space && (t.lanes() < t.width() || !t.even))
       clear_lanes((t.steps < kAhead ? t.steps : kAhead) * t.pitch, buffer);
   }
@@ -315,6 +317,17 @@ struct Stream {
     }
   }
 };
+
+// Fetches the rows of a later step where they don't follow those of this one in memory: there the
+// hardware doesn't. Inlined, for a call of it would have no effect that compilers see.
+RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, const Slice& slice) {
+  for (int i = 0; i < count; ++i) {
+    if (!streams[i].gaps) continue;
+    const Row& row = rows[i];
+    for (int lane = 0; lane < slice.width; lane += kLanes)
+      __builtin_prefetch(row.block(lane) + lane + kFetched * row.apart, 0, 2);
+  }
+}
 
 // From the rows of a step to those of the next, or of the one before.
 static void shift(Row* rows, int count, int64_t steps) {
