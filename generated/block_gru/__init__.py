@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "02c4aadbf9e7784b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "91150293fbdbf469")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f7b2e08d4e326e56")
+_KERNEL = Kernel.read(_folder_of(__spec__), "34479b6c404b01cc")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8e157fcf4fc1d596")
+_KERNEL = Kernel.read(_folder_of(__spec__), "47c0e9c764957f85")
 
 
 @_takes_options

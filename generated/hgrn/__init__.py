@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "770786a551332c2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9b60cb982c5dd05d")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "08f39a4b9191b334")
+_KERNEL = Kernel.read(_folder_of(__spec__), "068f741477aa0e0b")
 
 
 @_takes_options

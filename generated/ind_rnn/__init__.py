@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b206f92439641f66")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c480f55756e5cd11")
 
 
 @_takes_options

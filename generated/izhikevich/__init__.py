@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d0482c997753bf37")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fdeb17b890484b34")
 
 
 @_takes_options

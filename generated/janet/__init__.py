@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8d2bd3add57c4d27")
+_KERNEL = Kernel.read(_folder_of(__spec__), "eaa64533ba45270e")
 
 
 @_takes_options

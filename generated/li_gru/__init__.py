@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "938d34e2ae4e110b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e4792627e792891b")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e33083b759e6d22d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "56802f3217c81324")
 
 
 @_takes_options

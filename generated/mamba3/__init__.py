@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bc5af2bab10f5e98")
+_KERNEL = Kernel.read(_folder_of(__spec__), "784503d4e853918e")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "90f24924b0350027")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9f8f76f0931d3266")
 
 
 @_takes_options

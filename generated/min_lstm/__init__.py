@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "738d5a45d9108a54")
+_KERNEL = Kernel.read(_folder_of(__spec__), "29fa19025be393e6")
 
 
 @_takes_options

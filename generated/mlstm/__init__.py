@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c28c9bd2ae5dcc6c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "92987d1bb952e7e3")
 
 
 @_takes_options

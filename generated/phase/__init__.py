@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3f01747415cdfee9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aa70893f042faddf")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7c8a46af241f8857")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e1dd0c7363547c45")
 
 
 @_takes_options

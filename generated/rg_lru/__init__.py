@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "964f2509130a74a0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "44781e1a745c38ea")
 
 
 @_takes_options

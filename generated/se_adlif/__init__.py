@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "54514c2aeb2f5510")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8c314de11379618e")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f15c223387c86fc8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d5955d9c42a5607c")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4f59371b316f7315")
+_KERNEL = Kernel.read(_folder_of(__spec__), "64a9f9f1ac66dd56")
 
 
 @_takes_options

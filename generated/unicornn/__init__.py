@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f461d751b8cf6c7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8b60d9f82611bab2")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "30be6fd37ffd3e2d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "65b0a3ab45306657")
 
 
 @_takes_options
