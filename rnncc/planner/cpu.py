@@ -21,7 +21,7 @@ FEWEST_SWEEPS = 4
 AFFINE_SWEEPS = 3
 BACK_WALKS = 4  # over segments: alone, from the gradients of the scan, and corrected
 
-SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may cost
+SLOWEST = 0.1  # of one pass over time: the most that a warm-up in vain may cost
 # Of one pass over time: the most that may be predicted where states are forgotten slowly, for
 # Newton's iteration, for an affine cell and for the backward, whose sweeps are short (the model has
 # no cost of a sweep itself); and the most that all sweeps may cost that there may be.

@@ -10,6 +10,7 @@ from rnncc.planner.plan import Problem, Tiling, round_up
 
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
 SLICE = 16  # vectors of these, which a step takes at once
+WAIT = 3  # vectors that could be computed in the time until the result of one is there
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,14 @@ def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], stream
     taken = max(steps, -(-tiles // load.threads) * mean)  # steps of tiles that a thread takes
     span = span_of(columns, load.lanes)
     wide = -(-rows * span // load.lanes)
-    vectors = taken * wide
+    operations = sum(max(wide * e.operations, WAIT * e.chain_operations) for e in efforts)
+    functions = sum(max(wide * e.functions, WAIT * e.chain_functions) for e in efforts)
     copied = 0 if span % load.lanes == 0 else taken * rows * streams
     together = load.threads > 1 and tiles > 1
     return Machine(
         step=taken * -(-wide // SLICE) * len(efforts),
-        operation=vectors * sum(e.operations for e in efforts),
-        function=vectors * sum(e.functions for e in efforts),
+        operation=taken * operations,
+        function=taken * functions,
         row=copied,
         value=copied * columns,
         beside=taken if together and across > 1 else 0,

@@ -304,17 +304,29 @@ struct Stream {
     }
   }
 
+  // In vectors, the last of which may overlap the one before.
   template <void (*move)(io*, real&)>
   RNNCC_FN void piece(int64_t lane, io* here, real* row, int64_t columns) {
     if (lane != 1) {
       for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
-    } else if (columns == kLanes) {
-#pragma omp simd
-      for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
+    } else if (columns >= kLanes) {
+      for (int64_t c = 0; c + kLanes < columns; c += kLanes) vector<move, kLanes>(here, row, c);
+      vector<move, kLanes>(here, row, columns - kLanes);
+    } else if (columns >= kLanes / 2) {
+      vector<move, kLanes / 2>(here, row, 0);
+      vector<move, kLanes / 2>(here, row, columns - kLanes / 2);
+    } else if (columns >= kLanes / 4) {
+      vector<move, kLanes / 4>(here, row, 0);
+      vector<move, kLanes / 4>(here, row, columns - kLanes / 4);
     } else {
-#pragma omp simd
       for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
     }
+  }
+
+  template <void (*move)(io*, real&), int width>
+  RNNCC_FN void vector(io* here, real* row, int64_t from) {
+#pragma omp simd
+    for (int c = 0; c < width; ++c) move(here + from + c, row[from + c]);
   }
 };
 
