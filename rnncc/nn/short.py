@@ -131,7 +131,10 @@ Learn = Callable[..., "Way | None"]
 def _find(
     head: tuple[Any, ...], tensors: Sequence[Tensor], learn: Learn | None, *call: Any
 ) -> Found | None:
-    """It is written in one, and by `map`, because every call pays for it."""
+    """The way of a form, and the tensors' addresses; None where the dispatcher must be asked.
+
+    It is written in one, and by `map`, because every call pays for it.
+    """
     if watched():
         return None
     try:

@@ -16,9 +16,7 @@ from rnncc.runtime.backend import Backend
 from rnncc.runtime.call import Call
 from rnncc.runtime.prepared import Prepared
 
-WORTH_ASKING = (
-    2**16
-)  # bytes; of fewer PyTorch's own allocator takes little time, and it is asked at once
+WORTH_ASKING = 2**16  # bytes; for fewer, PyTorch's own allocator is asked at once
 
 
 class Preparing(Backend):
