@@ -1,4 +1,4 @@
-"""Decoders and short steps: what the layer gives over the whole sequence, in memory that is kept."""
+"""Decoders and short steps: what the layer gives over the whole sequence, in kept memory."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnncc.errors import ArgumentError
+from rnncc.ir.choices import Choices
 from rnncc.nn import steps
 from rnncc.nn.layer import CellLayer
 from rnncc.runtime.cuda import graph
@@ -39,7 +40,7 @@ def given_of(layer: CellLayer, B: int, dtype: torch.dtype = torch.float32) -> di
     """All that a call of the layer takes, [B, T, ...]."""
     generator, found = torch.Generator().manual_seed(1), {}
     for name, rank in layer._takes.ranks.items():
-        last = FEATURES if name == "x" else layer.hidden_size
+        last = FEATURES if name == "x" and layer.input_size else layer.hidden_size
         shape = (B, T) if rank == 1 else (B, T, last)
         found[name] = torch.rand(shape, generator=generator).to(dtype)
     return found
@@ -141,7 +142,8 @@ def test_states_go_in_and_out_and_begin_anew_by_rows(name: str) -> None:
     assert same(decoder(x[1]), later)
     decoder.reset([1])
     mixed = decoder(x[0]).clone()
-    assert torch.equal(mixed[1], first[1]) and not torch.equal(mixed[0], first[0])
+    assert torch.equal(mixed[1], first[1])
+    assert not torch.equal(mixed[0], first[0])
     decoder.reset(torch.tensor([True, False, True]))
     decoder.reset(1)
     assert same(decoder(x[0]), first)
@@ -175,7 +177,8 @@ def test_nothing_is_recorded_and_the_memory_is_kept() -> None:
     layer, x = layer_of("para_gru"), torch.rand(2, FEATURES, requires_grad=True)
     decoder = layer.decoder(2)
     one, other = decoder(x), decoder(x)
-    assert one is other and not one.requires_grad
+    assert one is other
+    assert not one.requires_grad
     with torch.inference_mode():
         decoder(x)
         inner = layer.decoder(2)
@@ -258,7 +261,8 @@ def test_changes_of_the_layer_are_followed(
     for _ in range(2):
         expected, after = steps._as_sequence(layer, (x,), state, {})
         assert same(layer.step(x, state), (expected, after))
-        assert torch.equal(decoder(x), expected) and not torch.equal(expected, before)
+        assert torch.equal(decoder(x), expected)
+        assert not torch.equal(expected, before)
         in_place(layer)  # once more, now that it is another
         state = after
 
@@ -302,7 +306,7 @@ OTHERWISE: dict[str, Callable[[CellLayer, Tensor, Tensor], Any]] = {
     )(x, h),
     "a state not in one piece": lambda layer, x, h: layer.step(x, h.t().contiguous().t()),
     "choices": lambda layer, x, h: (
-        setattr(layer, "choices", layer.choices.of({"segment": 1}, ())),
+        setattr(layer, "choices", Choices(solver="segmented", segment=1)),
         layer.step(x, h),
     )[1],
 }
@@ -328,7 +332,8 @@ def test_pickles_and_copies_hold_nothing_of_the_short_way() -> None:
         _, state = layer.step(x)
         assert layer._known
         other = copy.deepcopy(layer)
-        assert not other._known and same(other.step(x, state), layer.step(x, state))
+        assert not other._known
+        assert same(other.step(x, state), layer.step(x, state))
 
 
 # --- on a GPU --------------------------------------------------------------------------------
@@ -367,7 +372,8 @@ def test_a_step_on_a_gpu_is_one_replay(
         decoder, plain, state = layer.decoder(2), layer.decoder(2, graph=False), None
         for row in x:
             y, state = layer.step(row, state)
-            assert same(y, decoder(row)) and same(state, decoder.state)
+            assert same(y, decoder(row))
+            assert same(state, decoder.state)
             assert same(y, plain(row))
         assert [graph.replays for graph in graphs] == [T // 2, T // 2]
         launches.clear()
@@ -375,10 +381,12 @@ def test_a_step_on_a_gpu_is_one_replay(
         assert launches == [f"{name}_forward"] * 2
         in_place(layer)
         y, _ = layer.step(x[1], decoder.state)
-        assert same(decoder(x[1]), y) and len(graphs) == 2
+        assert same(decoder(x[1]), y)
+        assert len(graphs) == 2
         by_data(layer)
         y, _ = layer.step(x[1], decoder.state)
-        assert same(decoder(x[1]), y) and len(graphs) == 4
+        assert same(decoder(x[1]), y)
+        assert len(graphs) == 4
 
 
 def test_a_graph_is_captured_on_a_stream_of_its_own_after_a_run(
@@ -414,8 +422,10 @@ def test_a_graph_is_captured_on_a_stream_of_its_own_after_a_run(
     runs = [k for k, what in enumerate(seen) if what == "run"]
     assert len(runs) == 2
     assert "side waits for current" in seen[: runs[0]]
-    assert seen[runs[0] - 1] == "within stream" and "current waits for side" in seen[runs[0] :]
-    assert seen[runs[1] - 1] == "within capture" and seen[-1] == "replay"
+    assert seen[runs[0] - 1] == "within stream"
+    assert "current waits for side" in seen[runs[0] :]
+    assert seen[runs[1] - 1] == "within capture"
+    assert seen[-1] == "replay"
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -427,8 +437,8 @@ REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         lambda: layer_of("para_gru").decoder(1),
     ),
     (
-        "decoder: got a layer with bidirectional=True, which begins at the last step of a sequence, "
-        "expected one that runs forward.\nFix: layer(x) on the whole sequence",
+        "decoder: got a layer with bidirectional=True, which begins at the last step of a "
+        "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence",
         lambda: layer_of("para_gru", bidirectional=True).decoder(),
         lambda: layer_of("para_gru", bidirectional=True)(torch.rand(2, T, FEATURES)),
     ),
@@ -468,7 +478,8 @@ REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         lambda: layer_of("clocked").decoder()(torch.rand(1, 3), dt=torch.rand(1)),
     ),
     (
-        "state: got float32 [2, 8] on cpu, expected [1, 8].\nFix: one state per sequence",
+        "state: got float32 [2, 8] on cpu, expected [1, 8].\n"
+        "Fix: one state per sequence; batch_first= says which dimension of x is that of sequences",
         lambda: setattr(layer_of("para_gru").decoder(), "state", torch.rand(2, 8)),
         lambda: setattr(layer_of("para_gru").decoder(), "state", torch.rand(1, 8)),
     ),
@@ -479,25 +490,25 @@ REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         lambda: layer_of("para_gru").decoder(2).reset([0]),
     ),
     (
-        "projection(x): got float64 [1, 1, 24] on cpu, expected float32 [1, 1, 24], the rows of all "
-        "inputs that are projected.\nFix: a module from 3 features to 24 in its place; another "
+        "projection(x): got float32 [1, 1, 24] on cpu, expected bfloat16 [1, 1, 24], the rows of "
+        "all inputs that are projected.\nFix: a module from 3 features to 24 in its place; another "
         "dtype than that of the layer's params is taken by layer.step",
-        lambda: widened(layer_of("para_gru")).decoder()(torch.rand(1, 3)),
-        lambda: widened(layer_of("para_gru")).step(torch.rand(1, 3)),
+        lambda: widened().decoder()(torch.rand(1, 3).bfloat16()),
+        lambda: widened().step(torch.rand(1, 3).bfloat16()),
     ),
 ]
 
 
 class Wide(nn.Linear):
+    """Its rows are in float32."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).double()
+        return super().forward(x).float()
 
 
-def widened(layer: CellLayer) -> CellLayer:
-    layer.projection = Wide(FEATURES, layer.projection.out_features)
-    for name in ("az", "ar", "ac"):
-        setattr(layer, name, nn.Parameter(getattr(layer, name).double()))
-    layer.projection.float()
+def widened() -> CellLayer:
+    layer = layer_of("para_gru", torch.bfloat16)
+    layer.projection = Wide(FEATURES, layer.projection.out_features, dtype=torch.bfloat16)
     return layer
 
 
