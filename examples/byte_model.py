@@ -8,6 +8,7 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,17 +168,58 @@ def bits_per_byte(model: ByteModel, windows: Tensor, rows: int = 8) -> float:
     return total / len(windows)
 
 
-@torch.no_grad()
+class Writer:
+    """The model's `step` for one text, in memory that is kept; decoders hold the states.
+
+    At this size an operator takes longer than its arithmetic, so there are few, and no module is
+    called for a single one.
+    """
+
+    def __init__(self, model: ByteModel) -> None:
+        self.embedding, blocks = model.embedding.weight.detach(), cast(Any, model.blocks)
+        self.blocks = [
+            (
+                norm(block.norm_time),
+                block.recurrence.decoder(),
+                norm(block.norm_mix),
+                linear(block.up),
+                linear(block.down),
+            )
+            for block in blocks
+        ]
+        self.norm, self.head = norm(model.norm), linear(model.head)
+
+    def step(self, byte: int) -> Tensor:
+        """The logits [1, 256] of the byte after this one; the next step overwrites them."""
+        x = self.embedding[byte : byte + 1]
+        for norm_time, decoder, norm_mix, up, down in self.blocks:
+            x = decoder(norm_time(x)).add_(x)
+            x = down(up(norm_mix(x)).relu_().square_()).add_(x)
+        return self.head(self.norm(x))
+
+
+def linear(module: Any) -> Callable[[Tensor], Tensor]:
+    """A Linear of one row, which it overwrites at the next call."""
+    weight, bias = module.weight.detach().t(), module.bias.detach()
+    row = torch.empty(1, len(bias))
+    return lambda x: torch.addmm(bias, x, weight, out=row)
+
+
+def norm(module: Any) -> Callable[[Tensor], Tensor]:
+    weight, bias = module.weight.detach(), module.bias.detach()
+    return lambda x: torch.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+
+
+@torch.inference_mode()
 def write_on(
     model: ByteModel, prompt: bytes, length: int, generator: torch.Generator, heat: float = 0.6
 ) -> bytes:
-    """Continue the prompt byte by byte, the states carried by `layer.step`."""
-    text = list(prompt)
-    states: list[Tensor] | None = None
+    """Continue the prompt byte by byte, each drawn by its logits: the largest of Gumbel noise."""
+    writer, text = Writer(model), list(prompt)
     for byte in prompt:
-        logits, states = model.step(torch.tensor([byte]), states)
-    for _ in range(length):
-        drawn = torch.multinomial(torch.softmax(logits / heat, -1), 1, generator=generator)
-        text.append(int(drawn))
-        logits, states = model.step(drawn[0], states)
+        logits = writer.step(byte)
+    noise = -torch.empty(length, 256).exponential_(generator=generator).log_()
+    for drawn in noise:
+        text.append(int(drawn.add_(logits[0], alpha=1 / heat).argmax()))
+        logits = writer.step(text[-1])
     return bytes(text)

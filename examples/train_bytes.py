@@ -236,7 +236,7 @@ def learn(
 
 
 def sample(model: ByteModel, size: Size, seed: int, figures: Figures) -> None:
-    section("4. A sample, byte by byte with layer.step, the states carried")
+    section("4. A sample, byte by byte with layer.decoder, which holds the states")
     started = time.perf_counter()
     written = write_on(model, b"def ", size.sample, torch.Generator().manual_seed(seed))
     rate = size.sample / (time.perf_counter() - started)

@@ -158,8 +158,22 @@ class Decoder:
                 if rows is None:
                     states.copy_(new)
                 else:
-                    at = torch.as_tensor(rows, device=held.device)
+                    at = self._rows(rows)
                     states[:, at] = new[:, at]
+
+    def _rows(self, rows: Any) -> Tensor:
+        """As an index on the device of the states."""
+        found = torch.as_tensor(rows)
+        if found.dtype == torch.bool:
+            fits = found.shape == (self.batch,)
+        else:
+            whole = not found.is_floating_point() and found.dim() <= 1
+            fits = whole and bool(((found >= 0) & (found < self.batch)).all())
+        if not fits:
+            known = f"sequences of the batch, 0 to {self.batch - 1}, or bools [{self.batch}]"
+            seen = show(rows) if isinstance(rows, Tensor) else repr(rows)
+            raise refuse("rows", seen, known, "decoder.reset([0])")
+        return found.to(self._states.device)
 
     def __reduce__(self) -> Any:
         """Copies have memory of their own."""

@@ -60,20 +60,32 @@ class Stack:
             for k in range(layer.num_layers)
         ]
         self.compute = states.dtype
+        names = [direction.projection for direction in layer._directions]
+        self._projections = [
+            (n, v.linear, v.plain) for n, v in zip(names, self.levels, strict=True)
+        ]
+        self._owned = [layer._parameters]
+        self._owned += [v.linear._parameters for v in self.levels if v.plain]
         self._seen = self._addresses()
 
     def moved(self) -> bool:
-        """Whether a parameter, or a projection, is another one, or elsewhere."""
-        for level in self.levels:
-            if level.replaced():
+        """Whether a parameter, or a projection, is another one, or elsewhere.
+
+        It is written in one, because every step pays for it.
+        """
+        modules, hooked = self.layer._modules, any_hook()
+        for name, linear, plain in self._projections:
+            now = modules.get(name)
+            if now is not linear or plain != (
+                not hooked and type(now) is nn.Linear and is_bare(now)
+            ):
                 return True
-        return (
-            self._addresses() != self._seen or backend_of(self._states.device) is not self.backend
-        )
+        if backend_of(self._states.device) is not self.backend:
+            return True
+        return self._addresses() != self._seen
 
     def _addresses(self) -> list[int]:
-        owners = [self.layer, *[level.linear for level in self.levels if level.plain]]
-        return [p.data_ptr() for m in owners for p in m._parameters.values() if p is not None]
+        return [p.data_ptr() for own in self._owned for p in own.values() if p is not None]
 
 
 class Level:
@@ -101,7 +113,8 @@ class Level:
         self.layer, self.number = layer, number
         self._attribute = layer._directions[number].projection
         self.linear: Any = getattr(layer, self._attribute)
-        self.plain, (self._dtype, self._wide) = is_plain(self.linear), dtypes
+        self.plain: bool = is_plain(self.linear)
+        self._dtype, self._wide = dtypes
         batch = states.shape[2]
         self._rows = states.new_zeros((batch, layer._layout.width), dtype=self._dtype)
         self._wide_rows = self._rows.to(self._wide)
@@ -143,11 +156,6 @@ class Level:
         rows = nn.functional.linear(x, own["weight"], own["bias"])
         made = map(Tensor.data_ptr, y)
         self.prepared.run_at([rows.data_ptr(), *self._fixed, h0, *made, h, *self._after])
-
-    def replaced(self) -> bool:
-        """Whether something else is in the projection's place."""
-        linear = self.layer._modules[self._attribute]
-        return linear is not self.linear or is_plain(linear) != self.plain
 
     def _kept_params(self) -> tuple[list[Tensor], list[int]]:
         """As the kernel reads them, and which of them are copies, to be made anew each step."""
@@ -256,14 +264,17 @@ class _Rows(nn.Module):
 
 def is_plain(linear: Any) -> bool:
     """A Linear that does nothing but its product."""
-    return (
-        type(linear) is nn.Linear
-        and not linear._forward_hooks
-        and not linear._forward_pre_hooks
-        and not any_hook()
-        and "forward" not in linear.__dict__
-        and linear._parameters.get("weight") is not None
-        and "bias" in linear._parameters
+    return type(linear) is nn.Linear and not any_hook() and is_bare(linear)
+
+
+def is_bare(linear: nn.Linear) -> bool:
+    """Its parameters are its own, and nothing is put in its way."""
+    return not (
+        linear._forward_hooks
+        or linear._forward_pre_hooks
+        or "forward" in linear.__dict__
+        or "weight" not in linear._parameters
+        or "bias" not in linear._parameters
     )
 
 
