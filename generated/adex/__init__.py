@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e37d0e2cb54b269b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7dacff06d67802f0")
 
 
 @_takes_options

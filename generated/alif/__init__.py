@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c0f701acbf573a21")
+_KERNEL = Kernel.read(_folder_of(__spec__), "21e32b72c2fe2342")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "431fd3916337b2f7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f0e0fdec90b4f755")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0fccafdbe9981d31")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4811e596442caa48")
 
 
 @_takes_options

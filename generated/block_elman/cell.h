@@ -430,35 +430,35 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_h_ch0 = h + 0 * kRow;
-    const real* __restrict h_h_ch1 = h + 1 * kRow;
-    const real* __restrict h_h_ch2 = h + 2 * kRow;
-    const real* __restrict h_h_ch3 = h + 3 * kRow;
-    real* __restrict next_h_ch0 = next + 0 * kRow;
-    real* __restrict next_h_ch1 = next + 1 * kRow;
-    real* __restrict next_h_ch2 = next + 2 * kRow;
-    real* __restrict next_h_ch3 = next + 3 * kRow;
-    const real* __restrict p_R_0_0 = p + 0 * kRow;
-    const real* __restrict p_R_0_1 = p + 1 * kRow;
-    const real* __restrict p_R_0_2 = p + 2 * kRow;
-    const real* __restrict p_R_0_3 = p + 3 * kRow;
-    const real* __restrict p_R_1_0 = p + 4 * kRow;
-    const real* __restrict p_R_1_1 = p + 5 * kRow;
-    const real* __restrict p_R_1_2 = p + 6 * kRow;
-    const real* __restrict p_R_1_3 = p + 7 * kRow;
-    const real* __restrict p_R_2_0 = p + 8 * kRow;
-    const real* __restrict p_R_2_1 = p + 9 * kRow;
-    const real* __restrict p_R_2_2 = p + 10 * kRow;
-    const real* __restrict p_R_2_3 = p + 11 * kRow;
-    const real* __restrict p_R_3_0 = p + 12 * kRow;
-    const real* __restrict p_R_3_1 = p + 13 * kRow;
-    const real* __restrict p_R_3_2 = p + 14 * kRow;
-    const real* __restrict p_R_3_3 = p + 15 * kRow;
-    real* __restrict k_h_next_ch0 = stored + 0 * kRow;
-    real* __restrict k_h_next_ch1 = stored + 1 * kRow;
-    real* __restrict k_h_next_ch2 = stored + 2 * kRow;
-    real* __restrict k_h_next_ch3 = stored + 3 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_h_ch0 = h + 0 * pitch;
+    const real* __restrict h_h_ch1 = h + 1 * pitch;
+    const real* __restrict h_h_ch2 = h + 2 * pitch;
+    const real* __restrict h_h_ch3 = h + 3 * pitch;
+    real* __restrict next_h_ch0 = next + 0 * pitch;
+    real* __restrict next_h_ch1 = next + 1 * pitch;
+    real* __restrict next_h_ch2 = next + 2 * pitch;
+    real* __restrict next_h_ch3 = next + 3 * pitch;
+    const real* __restrict p_R_0_0 = p + 0 * pitch;
+    const real* __restrict p_R_0_1 = p + 1 * pitch;
+    const real* __restrict p_R_0_2 = p + 2 * pitch;
+    const real* __restrict p_R_0_3 = p + 3 * pitch;
+    const real* __restrict p_R_1_0 = p + 4 * pitch;
+    const real* __restrict p_R_1_1 = p + 5 * pitch;
+    const real* __restrict p_R_1_2 = p + 6 * pitch;
+    const real* __restrict p_R_1_3 = p + 7 * pitch;
+    const real* __restrict p_R_2_0 = p + 8 * pitch;
+    const real* __restrict p_R_2_1 = p + 9 * pitch;
+    const real* __restrict p_R_2_2 = p + 10 * pitch;
+    const real* __restrict p_R_2_3 = p + 11 * pitch;
+    const real* __restrict p_R_3_0 = p + 12 * pitch;
+    const real* __restrict p_R_3_1 = p + 13 * pitch;
+    const real* __restrict p_R_3_2 = p + 14 * pitch;
+    const real* __restrict p_R_3_3 = p + 15 * pitch;
+    real* __restrict k_h_next_ch0 = stored + 0 * pitch;
+    real* __restrict k_h_next_ch1 = stored + 1 * pitch;
+    real* __restrict k_h_next_ch2 = stored + 2 * pitch;
+    real* __restrict k_h_next_ch3 = stored + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x_ch0 = x[0].block(first);
       const real* __restrict x_x_ch1 = x[1].block(first);
@@ -497,37 +497,37 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_h_ch0 = h + 0 * kRow;
-    const real* __restrict h_h_ch1 = h + 1 * kRow;
-    const real* __restrict h_h_ch2 = h + 2 * kRow;
-    const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict p_R_0_0 = p + 0 * kRow;
-    const real* __restrict p_R_0_1 = p + 1 * kRow;
-    const real* __restrict p_R_0_2 = p + 2 * kRow;
-    const real* __restrict p_R_0_3 = p + 3 * kRow;
-    const real* __restrict p_R_1_0 = p + 4 * kRow;
-    const real* __restrict p_R_1_1 = p + 5 * kRow;
-    const real* __restrict p_R_1_2 = p + 6 * kRow;
-    const real* __restrict p_R_1_3 = p + 7 * kRow;
-    const real* __restrict p_R_2_0 = p + 8 * kRow;
-    const real* __restrict p_R_2_1 = p + 9 * kRow;
-    const real* __restrict p_R_2_2 = p + 10 * kRow;
-    const real* __restrict p_R_2_3 = p + 11 * kRow;
-    const real* __restrict p_R_3_0 = p + 12 * kRow;
-    const real* __restrict p_R_3_1 = p + 13 * kRow;
-    const real* __restrict p_R_3_2 = p + 14 * kRow;
-    const real* __restrict p_R_3_3 = p + 15 * kRow;
-    const real* __restrict k_h_next_ch0 = stored + 0 * kRow;
-    const real* __restrict k_h_next_ch1 = stored + 1 * kRow;
-    const real* __restrict k_h_next_ch2 = stored + 2 * kRow;
-    const real* __restrict k_h_next_ch3 = stored + 3 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_h_ch0 = h + 0 * pitch;
+    const real* __restrict h_h_ch1 = h + 1 * pitch;
+    const real* __restrict h_h_ch2 = h + 2 * pitch;
+    const real* __restrict h_h_ch3 = h + 3 * pitch;
+    const real* __restrict p_R_0_0 = p + 0 * pitch;
+    const real* __restrict p_R_0_1 = p + 1 * pitch;
+    const real* __restrict p_R_0_2 = p + 2 * pitch;
+    const real* __restrict p_R_0_3 = p + 3 * pitch;
+    const real* __restrict p_R_1_0 = p + 4 * pitch;
+    const real* __restrict p_R_1_1 = p + 5 * pitch;
+    const real* __restrict p_R_1_2 = p + 6 * pitch;
+    const real* __restrict p_R_1_3 = p + 7 * pitch;
+    const real* __restrict p_R_2_0 = p + 8 * pitch;
+    const real* __restrict p_R_2_1 = p + 9 * pitch;
+    const real* __restrict p_R_2_2 = p + 10 * pitch;
+    const real* __restrict p_R_2_3 = p + 11 * pitch;
+    const real* __restrict p_R_3_0 = p + 12 * pitch;
+    const real* __restrict p_R_3_1 = p + 13 * pitch;
+    const real* __restrict p_R_3_2 = p + 14 * pitch;
+    const real* __restrict p_R_3_3 = p + 15 * pitch;
+    const real* __restrict k_h_next_ch0 = stored + 0 * pitch;
+    const real* __restrict k_h_next_ch1 = stored + 1 * pitch;
+    const real* __restrict k_h_next_ch2 = stored + 2 * pitch;
+    const real* __restrict k_h_next_ch3 = stored + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x_ch0 = x[0].block(first);
       const real* __restrict x_x_ch1 = x[1].block(first);
@@ -574,63 +574,63 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_h_ch0 = h + 0 * kRow;
-    const real* __restrict h_h_ch1 = h + 1 * kRow;
-    const real* __restrict h_h_ch2 = h + 2 * kRow;
-    const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict p_R_0_0 = p + 0 * kRow;
-    const real* __restrict p_R_0_1 = p + 1 * kRow;
-    const real* __restrict p_R_0_2 = p + 2 * kRow;
-    const real* __restrict p_R_0_3 = p + 3 * kRow;
-    const real* __restrict p_R_1_0 = p + 4 * kRow;
-    const real* __restrict p_R_1_1 = p + 5 * kRow;
-    const real* __restrict p_R_1_2 = p + 6 * kRow;
-    const real* __restrict p_R_1_3 = p + 7 * kRow;
-    const real* __restrict p_R_2_0 = p + 8 * kRow;
-    const real* __restrict p_R_2_1 = p + 9 * kRow;
-    const real* __restrict p_R_2_2 = p + 10 * kRow;
-    const real* __restrict p_R_2_3 = p + 11 * kRow;
-    const real* __restrict p_R_3_0 = p + 12 * kRow;
-    const real* __restrict p_R_3_1 = p + 13 * kRow;
-    const real* __restrict p_R_3_2 = p + 14 * kRow;
-    const real* __restrict p_R_3_3 = p + 15 * kRow;
-    const real* __restrict k_h_next_ch0 = stored + 0 * kRow;
-    const real* __restrict k_h_next_ch1 = stored + 1 * kRow;
-    const real* __restrict k_h_next_ch2 = stored + 2 * kRow;
-    const real* __restrict k_h_next_ch3 = stored + 3 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_0_2 = M + 2 * kRow;
-    const real* __restrict M_0_3 = M + 3 * kRow;
-    const real* __restrict M_1_0 = M + 4 * kRow;
-    const real* __restrict M_1_1 = M + 5 * kRow;
-    const real* __restrict M_1_2 = M + 6 * kRow;
-    const real* __restrict M_1_3 = M + 7 * kRow;
-    const real* __restrict M_2_0 = M + 8 * kRow;
-    const real* __restrict M_2_1 = M + 9 * kRow;
-    const real* __restrict M_2_2 = M + 10 * kRow;
-    const real* __restrict M_2_3 = M + 11 * kRow;
-    const real* __restrict M_3_0 = M + 12 * kRow;
-    const real* __restrict M_3_1 = M + 13 * kRow;
-    const real* __restrict M_3_2 = M + 14 * kRow;
-    const real* __restrict M_3_3 = M + 15 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_0_2 = M_next + 2 * kRow;
-    real* __restrict N_0_3 = M_next + 3 * kRow;
-    real* __restrict N_1_0 = M_next + 4 * kRow;
-    real* __restrict N_1_1 = M_next + 5 * kRow;
-    real* __restrict N_1_2 = M_next + 6 * kRow;
-    real* __restrict N_1_3 = M_next + 7 * kRow;
-    real* __restrict N_2_0 = M_next + 8 * kRow;
-    real* __restrict N_2_1 = M_next + 9 * kRow;
-    real* __restrict N_2_2 = M_next + 10 * kRow;
-    real* __restrict N_2_3 = M_next + 11 * kRow;
-    real* __restrict N_3_0 = M_next + 12 * kRow;
-    real* __restrict N_3_1 = M_next + 13 * kRow;
-    real* __restrict N_3_2 = M_next + 14 * kRow;
-    real* __restrict N_3_3 = M_next + 15 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_h_ch0 = h + 0 * pitch;
+    const real* __restrict h_h_ch1 = h + 1 * pitch;
+    const real* __restrict h_h_ch2 = h + 2 * pitch;
+    const real* __restrict h_h_ch3 = h + 3 * pitch;
+    const real* __restrict p_R_0_0 = p + 0 * pitch;
+    const real* __restrict p_R_0_1 = p + 1 * pitch;
+    const real* __restrict p_R_0_2 = p + 2 * pitch;
+    const real* __restrict p_R_0_3 = p + 3 * pitch;
+    const real* __restrict p_R_1_0 = p + 4 * pitch;
+    const real* __restrict p_R_1_1 = p + 5 * pitch;
+    const real* __restrict p_R_1_2 = p + 6 * pitch;
+    const real* __restrict p_R_1_3 = p + 7 * pitch;
+    const real* __restrict p_R_2_0 = p + 8 * pitch;
+    const real* __restrict p_R_2_1 = p + 9 * pitch;
+    const real* __restrict p_R_2_2 = p + 10 * pitch;
+    const real* __restrict p_R_2_3 = p + 11 * pitch;
+    const real* __restrict p_R_3_0 = p + 12 * pitch;
+    const real* __restrict p_R_3_1 = p + 13 * pitch;
+    const real* __restrict p_R_3_2 = p + 14 * pitch;
+    const real* __restrict p_R_3_3 = p + 15 * pitch;
+    const real* __restrict k_h_next_ch0 = stored + 0 * pitch;
+    const real* __restrict k_h_next_ch1 = stored + 1 * pitch;
+    const real* __restrict k_h_next_ch2 = stored + 2 * pitch;
+    const real* __restrict k_h_next_ch3 = stored + 3 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_0_2 = M + 2 * pitch;
+    const real* __restrict M_0_3 = M + 3 * pitch;
+    const real* __restrict M_1_0 = M + 4 * pitch;
+    const real* __restrict M_1_1 = M + 5 * pitch;
+    const real* __restrict M_1_2 = M + 6 * pitch;
+    const real* __restrict M_1_3 = M + 7 * pitch;
+    const real* __restrict M_2_0 = M + 8 * pitch;
+    const real* __restrict M_2_1 = M + 9 * pitch;
+    const real* __restrict M_2_2 = M + 10 * pitch;
+    const real* __restrict M_2_3 = M + 11 * pitch;
+    const real* __restrict M_3_0 = M + 12 * pitch;
+    const real* __restrict M_3_1 = M + 13 * pitch;
+    const real* __restrict M_3_2 = M + 14 * pitch;
+    const real* __restrict M_3_3 = M + 15 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_0_2 = M_next + 2 * pitch;
+    real* __restrict N_0_3 = M_next + 3 * pitch;
+    real* __restrict N_1_0 = M_next + 4 * pitch;
+    real* __restrict N_1_1 = M_next + 5 * pitch;
+    real* __restrict N_1_2 = M_next + 6 * pitch;
+    real* __restrict N_1_3 = M_next + 7 * pitch;
+    real* __restrict N_2_0 = M_next + 8 * pitch;
+    real* __restrict N_2_1 = M_next + 9 * pitch;
+    real* __restrict N_2_2 = M_next + 10 * pitch;
+    real* __restrict N_2_3 = M_next + 11 * pitch;
+    real* __restrict N_3_0 = M_next + 12 * pitch;
+    real* __restrict N_3_1 = M_next + 13 * pitch;
+    real* __restrict N_3_2 = M_next + 14 * pitch;
+    real* __restrict N_3_3 = M_next + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x_ch0 = x[0].block(first);
       const real* __restrict x_x_ch1 = x[1].block(first);
@@ -710,51 +710,51 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_h_ch0 = h + 0 * kRow;
-    const real* __restrict h_h_ch1 = h + 1 * kRow;
-    const real* __restrict h_h_ch2 = h + 2 * kRow;
-    const real* __restrict h_h_ch3 = h + 3 * kRow;
-    const real* __restrict p_R_0_0 = p + 0 * kRow;
-    const real* __restrict p_R_0_1 = p + 1 * kRow;
-    const real* __restrict p_R_0_2 = p + 2 * kRow;
-    const real* __restrict p_R_0_3 = p + 3 * kRow;
-    const real* __restrict p_R_1_0 = p + 4 * kRow;
-    const real* __restrict p_R_1_1 = p + 5 * kRow;
-    const real* __restrict p_R_1_2 = p + 6 * kRow;
-    const real* __restrict p_R_1_3 = p + 7 * kRow;
-    const real* __restrict p_R_2_0 = p + 8 * kRow;
-    const real* __restrict p_R_2_1 = p + 9 * kRow;
-    const real* __restrict p_R_2_2 = p + 10 * kRow;
-    const real* __restrict p_R_2_3 = p + 11 * kRow;
-    const real* __restrict p_R_3_0 = p + 12 * kRow;
-    const real* __restrict p_R_3_1 = p + 13 * kRow;
-    const real* __restrict p_R_3_2 = p + 14 * kRow;
-    const real* __restrict p_R_3_3 = p + 15 * kRow;
-    const real* __restrict k_h_next_ch0 = stored + 0 * kRow;
-    const real* __restrict k_h_next_ch1 = stored + 1 * kRow;
-    const real* __restrict k_h_next_ch2 = stored + 2 * kRow;
-    const real* __restrict k_h_next_ch3 = stored + 3 * kRow;
-    real* __restrict g_h_ch0 = g + 0 * kRow;
-    real* __restrict g_h_ch1 = g + 1 * kRow;
-    real* __restrict g_h_ch2 = g + 2 * kRow;
-    real* __restrict g_h_ch3 = g + 3 * kRow;
-    real* __restrict dp_R_0_0 = dp + 0 * kRow;
-    real* __restrict dp_R_0_1 = dp + 1 * kRow;
-    real* __restrict dp_R_0_2 = dp + 2 * kRow;
-    real* __restrict dp_R_0_3 = dp + 3 * kRow;
-    real* __restrict dp_R_1_0 = dp + 4 * kRow;
-    real* __restrict dp_R_1_1 = dp + 5 * kRow;
-    real* __restrict dp_R_1_2 = dp + 6 * kRow;
-    real* __restrict dp_R_1_3 = dp + 7 * kRow;
-    real* __restrict dp_R_2_0 = dp + 8 * kRow;
-    real* __restrict dp_R_2_1 = dp + 9 * kRow;
-    real* __restrict dp_R_2_2 = dp + 10 * kRow;
-    real* __restrict dp_R_2_3 = dp + 11 * kRow;
-    real* __restrict dp_R_3_0 = dp + 12 * kRow;
-    real* __restrict dp_R_3_1 = dp + 13 * kRow;
-    real* __restrict dp_R_3_2 = dp + 14 * kRow;
-    real* __restrict dp_R_3_3 = dp + 15 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_h_ch0 = h + 0 * pitch;
+    const real* __restrict h_h_ch1 = h + 1 * pitch;
+    const real* __restrict h_h_ch2 = h + 2 * pitch;
+    const real* __restrict h_h_ch3 = h + 3 * pitch;
+    const real* __restrict p_R_0_0 = p + 0 * pitch;
+    const real* __restrict p_R_0_1 = p + 1 * pitch;
+    const real* __restrict p_R_0_2 = p + 2 * pitch;
+    const real* __restrict p_R_0_3 = p + 3 * pitch;
+    const real* __restrict p_R_1_0 = p + 4 * pitch;
+    const real* __restrict p_R_1_1 = p + 5 * pitch;
+    const real* __restrict p_R_1_2 = p + 6 * pitch;
+    const real* __restrict p_R_1_3 = p + 7 * pitch;
+    const real* __restrict p_R_2_0 = p + 8 * pitch;
+    const real* __restrict p_R_2_1 = p + 9 * pitch;
+    const real* __restrict p_R_2_2 = p + 10 * pitch;
+    const real* __restrict p_R_2_3 = p + 11 * pitch;
+    const real* __restrict p_R_3_0 = p + 12 * pitch;
+    const real* __restrict p_R_3_1 = p + 13 * pitch;
+    const real* __restrict p_R_3_2 = p + 14 * pitch;
+    const real* __restrict p_R_3_3 = p + 15 * pitch;
+    const real* __restrict k_h_next_ch0 = stored + 0 * pitch;
+    const real* __restrict k_h_next_ch1 = stored + 1 * pitch;
+    const real* __restrict k_h_next_ch2 = stored + 2 * pitch;
+    const real* __restrict k_h_next_ch3 = stored + 3 * pitch;
+    real* __restrict g_h_ch0 = g + 0 * pitch;
+    real* __restrict g_h_ch1 = g + 1 * pitch;
+    real* __restrict g_h_ch2 = g + 2 * pitch;
+    real* __restrict g_h_ch3 = g + 3 * pitch;
+    real* __restrict dp_R_0_0 = dp + 0 * pitch;
+    real* __restrict dp_R_0_1 = dp + 1 * pitch;
+    real* __restrict dp_R_0_2 = dp + 2 * pitch;
+    real* __restrict dp_R_0_3 = dp + 3 * pitch;
+    real* __restrict dp_R_1_0 = dp + 4 * pitch;
+    real* __restrict dp_R_1_1 = dp + 5 * pitch;
+    real* __restrict dp_R_1_2 = dp + 6 * pitch;
+    real* __restrict dp_R_1_3 = dp + 7 * pitch;
+    real* __restrict dp_R_2_0 = dp + 8 * pitch;
+    real* __restrict dp_R_2_1 = dp + 9 * pitch;
+    real* __restrict dp_R_2_2 = dp + 10 * pitch;
+    real* __restrict dp_R_2_3 = dp + 11 * pitch;
+    real* __restrict dp_R_3_0 = dp + 12 * pitch;
+    real* __restrict dp_R_3_1 = dp + 13 * pitch;
+    real* __restrict dp_R_3_2 = dp + 14 * pitch;
+    real* __restrict dp_R_3_3 = dp + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x_ch0 = x[0].block(first);
       const real* __restrict x_x_ch1 = x[1].block(first);

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ba861829f63054fb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ff1d488edb6974e5")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "90a2ec1a6a65aed9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "374e2d50d97b0823")
 
 
 @_takes_options

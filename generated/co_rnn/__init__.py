@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0da4a5233b9341ca")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2a0d1e966d18e405")
 
 
 @_takes_options

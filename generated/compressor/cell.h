@@ -274,26 +274,26 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_g = h + 0 * kRow;
-    real* __restrict next_g = next + 0 * kRow;
-    const real* __restrict p_threshold = p + 0 * kRow;
-    const real* __restrict p_ratio = p + 1 * kRow;
-    const real* __restrict p_attack = p + 2 * kRow;
-    const real* __restrict p_release = p + 3 * kRow;
-    real* __restrict k_over_0 = stored + 0 * kRow;
-    real* __restrict k_over_1 = stored + 1 * kRow;
-    real* __restrict k_bent_0 = stored + 2 * kRow;
-    real* __restrict k_bent = stored + 3 * kRow;
-    real* __restrict k_wanted_0 = stored + 4 * kRow;
-    real* __restrict k_wanted_1 = stored + 5 * kRow;
-    real* __restrict k_wanted_2 = stored + 6 * kRow;
-    real* __restrict k_wanted = stored + 7 * kRow;
-    real* __restrict k_keep_0 = stored + 8 * kRow;
-    real* __restrict k_keep_1 = stored + 9 * kRow;
-    real* __restrict k_keep = stored + 10 * kRow;
-    real* __restrict k_g_new = stored + 11 * kRow;
-    real* __restrict k_y_0 = stored + 12 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_g = h + 0 * pitch;
+    real* __restrict next_g = next + 0 * pitch;
+    const real* __restrict p_threshold = p + 0 * pitch;
+    const real* __restrict p_ratio = p + 1 * pitch;
+    const real* __restrict p_attack = p + 2 * pitch;
+    const real* __restrict p_release = p + 3 * pitch;
+    real* __restrict k_over_0 = stored + 0 * pitch;
+    real* __restrict k_over_1 = stored + 1 * pitch;
+    real* __restrict k_bent_0 = stored + 2 * pitch;
+    real* __restrict k_bent = stored + 3 * pitch;
+    real* __restrict k_wanted_0 = stored + 4 * pitch;
+    real* __restrict k_wanted_1 = stored + 5 * pitch;
+    real* __restrict k_wanted_2 = stored + 6 * pitch;
+    real* __restrict k_wanted = stored + 7 * pitch;
+    real* __restrict k_keep_0 = stored + 8 * pitch;
+    real* __restrict k_keep_1 = stored + 9 * pitch;
+    real* __restrict k_keep = stored + 10 * pitch;
+    real* __restrict k_g_new = stored + 11 * pitch;
+    real* __restrict k_y_0 = stored + 12 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -361,31 +361,31 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_g = h + 0 * kRow;
-    const real* __restrict p_threshold = p + 0 * kRow;
-    const real* __restrict p_ratio = p + 1 * kRow;
-    const real* __restrict p_attack = p + 2 * kRow;
-    const real* __restrict p_release = p + 3 * kRow;
-    const real* __restrict k_over_0 = stored + 0 * kRow;
-    const real* __restrict k_over_1 = stored + 1 * kRow;
-    const real* __restrict k_bent_0 = stored + 2 * kRow;
-    const real* __restrict k_bent = stored + 3 * kRow;
-    const real* __restrict k_wanted_0 = stored + 4 * kRow;
-    const real* __restrict k_wanted_1 = stored + 5 * kRow;
-    const real* __restrict k_wanted_2 = stored + 6 * kRow;
-    const real* __restrict k_wanted = stored + 7 * kRow;
-    const real* __restrict k_keep_0 = stored + 8 * kRow;
-    const real* __restrict k_keep_1 = stored + 9 * kRow;
-    const real* __restrict k_keep = stored + 10 * kRow;
-    const real* __restrict k_g_new = stored + 11 * kRow;
-    const real* __restrict k_y_0 = stored + 12 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_g = h + 0 * pitch;
+    const real* __restrict p_threshold = p + 0 * pitch;
+    const real* __restrict p_ratio = p + 1 * pitch;
+    const real* __restrict p_attack = p + 2 * pitch;
+    const real* __restrict p_release = p + 3 * pitch;
+    const real* __restrict k_over_0 = stored + 0 * pitch;
+    const real* __restrict k_over_1 = stored + 1 * pitch;
+    const real* __restrict k_bent_0 = stored + 2 * pitch;
+    const real* __restrict k_bent = stored + 3 * pitch;
+    const real* __restrict k_wanted_0 = stored + 4 * pitch;
+    const real* __restrict k_wanted_1 = stored + 5 * pitch;
+    const real* __restrict k_wanted_2 = stored + 6 * pitch;
+    const real* __restrict k_wanted = stored + 7 * pitch;
+    const real* __restrict k_keep_0 = stored + 8 * pitch;
+    const real* __restrict k_keep_1 = stored + 9 * pitch;
+    const real* __restrict k_keep = stored + 10 * pitch;
+    const real* __restrict k_g_new = stored + 11 * pitch;
+    const real* __restrict k_y_0 = stored + 12 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
 #pragma omp simd
@@ -406,27 +406,27 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_g = h + 0 * kRow;
-    const real* __restrict p_threshold = p + 0 * kRow;
-    const real* __restrict p_ratio = p + 1 * kRow;
-    const real* __restrict p_attack = p + 2 * kRow;
-    const real* __restrict p_release = p + 3 * kRow;
-    const real* __restrict k_over_0 = stored + 0 * kRow;
-    const real* __restrict k_over_1 = stored + 1 * kRow;
-    const real* __restrict k_bent_0 = stored + 2 * kRow;
-    const real* __restrict k_bent = stored + 3 * kRow;
-    const real* __restrict k_wanted_0 = stored + 4 * kRow;
-    const real* __restrict k_wanted_1 = stored + 5 * kRow;
-    const real* __restrict k_wanted_2 = stored + 6 * kRow;
-    const real* __restrict k_wanted = stored + 7 * kRow;
-    const real* __restrict k_keep_0 = stored + 8 * kRow;
-    const real* __restrict k_keep_1 = stored + 9 * kRow;
-    const real* __restrict k_keep = stored + 10 * kRow;
-    const real* __restrict k_g_new = stored + 11 * kRow;
-    const real* __restrict k_y_0 = stored + 12 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_g = h + 0 * pitch;
+    const real* __restrict p_threshold = p + 0 * pitch;
+    const real* __restrict p_ratio = p + 1 * pitch;
+    const real* __restrict p_attack = p + 2 * pitch;
+    const real* __restrict p_release = p + 3 * pitch;
+    const real* __restrict k_over_0 = stored + 0 * pitch;
+    const real* __restrict k_over_1 = stored + 1 * pitch;
+    const real* __restrict k_bent_0 = stored + 2 * pitch;
+    const real* __restrict k_bent = stored + 3 * pitch;
+    const real* __restrict k_wanted_0 = stored + 4 * pitch;
+    const real* __restrict k_wanted_1 = stored + 5 * pitch;
+    const real* __restrict k_wanted_2 = stored + 6 * pitch;
+    const real* __restrict k_wanted = stored + 7 * pitch;
+    const real* __restrict k_keep_0 = stored + 8 * pitch;
+    const real* __restrict k_keep_1 = stored + 9 * pitch;
+    const real* __restrict k_keep = stored + 10 * pitch;
+    const real* __restrict k_g_new = stored + 11 * pitch;
+    const real* __restrict k_y_0 = stored + 12 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
 #pragma omp simd
@@ -448,30 +448,30 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_g = h + 0 * kRow;
-    const real* __restrict p_threshold = p + 0 * kRow;
-    const real* __restrict p_ratio = p + 1 * kRow;
-    const real* __restrict p_attack = p + 2 * kRow;
-    const real* __restrict p_release = p + 3 * kRow;
-    const real* __restrict k_over_0 = stored + 0 * kRow;
-    const real* __restrict k_over_1 = stored + 1 * kRow;
-    const real* __restrict k_bent_0 = stored + 2 * kRow;
-    const real* __restrict k_bent = stored + 3 * kRow;
-    const real* __restrict k_wanted_0 = stored + 4 * kRow;
-    const real* __restrict k_wanted_1 = stored + 5 * kRow;
-    const real* __restrict k_wanted_2 = stored + 6 * kRow;
-    const real* __restrict k_wanted = stored + 7 * kRow;
-    const real* __restrict k_keep_0 = stored + 8 * kRow;
-    const real* __restrict k_keep_1 = stored + 9 * kRow;
-    const real* __restrict k_keep = stored + 10 * kRow;
-    const real* __restrict k_g_new = stored + 11 * kRow;
-    const real* __restrict k_y_0 = stored + 12 * kRow;
-    real* __restrict g_g = g + 0 * kRow;
-    real* __restrict dp_threshold = dp + 0 * kRow;
-    real* __restrict dp_ratio = dp + 1 * kRow;
-    real* __restrict dp_attack = dp + 2 * kRow;
-    real* __restrict dp_release = dp + 3 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_g = h + 0 * pitch;
+    const real* __restrict p_threshold = p + 0 * pitch;
+    const real* __restrict p_ratio = p + 1 * pitch;
+    const real* __restrict p_attack = p + 2 * pitch;
+    const real* __restrict p_release = p + 3 * pitch;
+    const real* __restrict k_over_0 = stored + 0 * pitch;
+    const real* __restrict k_over_1 = stored + 1 * pitch;
+    const real* __restrict k_bent_0 = stored + 2 * pitch;
+    const real* __restrict k_bent = stored + 3 * pitch;
+    const real* __restrict k_wanted_0 = stored + 4 * pitch;
+    const real* __restrict k_wanted_1 = stored + 5 * pitch;
+    const real* __restrict k_wanted_2 = stored + 6 * pitch;
+    const real* __restrict k_wanted = stored + 7 * pitch;
+    const real* __restrict k_keep_0 = stored + 8 * pitch;
+    const real* __restrict k_keep_1 = stored + 9 * pitch;
+    const real* __restrict k_keep = stored + 10 * pitch;
+    const real* __restrict k_g_new = stored + 11 * pitch;
+    const real* __restrict k_y_0 = stored + 12 * pitch;
+    real* __restrict g_g = g + 0 * pitch;
+    real* __restrict dp_threshold = dp + 0 * pitch;
+    real* __restrict dp_ratio = dp + 1 * pitch;
+    real* __restrict dp_attack = dp + 2 * pitch;
+    real* __restrict dp_release = dp + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b203b9ca50920b12")
+_KERNEL = Kernel.read(_folder_of(__spec__), "34479b6c404b01cc")
 
 
 @_takes_options

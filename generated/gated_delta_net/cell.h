@@ -474,25 +474,25 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_S1 = h + 0 * kRow;
-    const real* __restrict h_S2 = h + 1 * kRow;
-    const real* __restrict h_S3 = h + 2 * kRow;
-    const real* __restrict h_S4 = h + 3 * kRow;
-    real* __restrict next_S1 = next + 0 * kRow;
-    real* __restrict next_S2 = next + 1 * kRow;
-    real* __restrict next_S3 = next + 2 * kRow;
-    real* __restrict next_S4 = next + 3 * kRow;
-    const real* __restrict p_A_log = p + 0 * kRow;
-    real* __restrict k_alpha_0 = stored + 0 * kRow;
-    real* __restrict k_alpha_1 = stored + 1 * kRow;
-    real* __restrict k_alpha = stored + 2 * kRow;
-    real* __restrict k_beta = stored + 3 * kRow;
-    real* __restrict k_unit_k_0 = stored + 4 * kRow;
-    real* __restrict k_unit_k = stored + 5 * kRow;
-    real* __restrict k_held = stored + 6 * kRow;
-    real* __restrict k_unit_q_0 = stored + 7 * kRow;
-    real* __restrict k_unit_q = stored + 8 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_S1 = h + 0 * pitch;
+    const real* __restrict h_S2 = h + 1 * pitch;
+    const real* __restrict h_S3 = h + 2 * pitch;
+    const real* __restrict h_S4 = h + 3 * pitch;
+    real* __restrict next_S1 = next + 0 * pitch;
+    real* __restrict next_S2 = next + 1 * pitch;
+    real* __restrict next_S3 = next + 2 * pitch;
+    real* __restrict next_S4 = next + 3 * pitch;
+    const real* __restrict p_A_log = p + 0 * pitch;
+    real* __restrict k_alpha_0 = stored + 0 * pitch;
+    real* __restrict k_alpha_1 = stored + 1 * pitch;
+    real* __restrict k_alpha = stored + 2 * pitch;
+    real* __restrict k_beta = stored + 3 * pitch;
+    real* __restrict k_unit_k_0 = stored + 4 * pitch;
+    real* __restrict k_unit_k = stored + 5 * pitch;
+    real* __restrict k_held = stored + 6 * pitch;
+    real* __restrict k_unit_q_0 = stored + 7 * pitch;
+    real* __restrict k_unit_q = stored + 8 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_k1 = x[1].block(first);
@@ -568,27 +568,27 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_S1 = h + 0 * kRow;
-    const real* __restrict h_S2 = h + 1 * kRow;
-    const real* __restrict h_S3 = h + 2 * kRow;
-    const real* __restrict h_S4 = h + 3 * kRow;
-    const real* __restrict p_A_log = p + 0 * kRow;
-    const real* __restrict k_alpha_0 = stored + 0 * kRow;
-    const real* __restrict k_alpha_1 = stored + 1 * kRow;
-    const real* __restrict k_alpha = stored + 2 * kRow;
-    const real* __restrict k_beta = stored + 3 * kRow;
-    const real* __restrict k_unit_k_0 = stored + 4 * kRow;
-    const real* __restrict k_unit_k = stored + 5 * kRow;
-    const real* __restrict k_held = stored + 6 * kRow;
-    const real* __restrict k_unit_q_0 = stored + 7 * kRow;
-    const real* __restrict k_unit_q = stored + 8 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_S1 = h + 0 * pitch;
+    const real* __restrict h_S2 = h + 1 * pitch;
+    const real* __restrict h_S3 = h + 2 * pitch;
+    const real* __restrict h_S4 = h + 3 * pitch;
+    const real* __restrict p_A_log = p + 0 * pitch;
+    const real* __restrict k_alpha_0 = stored + 0 * pitch;
+    const real* __restrict k_alpha_1 = stored + 1 * pitch;
+    const real* __restrict k_alpha = stored + 2 * pitch;
+    const real* __restrict k_beta = stored + 3 * pitch;
+    const real* __restrict k_unit_k_0 = stored + 4 * pitch;
+    const real* __restrict k_unit_k = stored + 5 * pitch;
+    const real* __restrict k_held = stored + 6 * pitch;
+    const real* __restrict k_unit_q_0 = stored + 7 * pitch;
+    const real* __restrict k_unit_q = stored + 8 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_k1 = x[1].block(first);
@@ -639,53 +639,53 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_S1 = h + 0 * kRow;
-    const real* __restrict h_S2 = h + 1 * kRow;
-    const real* __restrict h_S3 = h + 2 * kRow;
-    const real* __restrict h_S4 = h + 3 * kRow;
-    const real* __restrict p_A_log = p + 0 * kRow;
-    const real* __restrict k_alpha_0 = stored + 0 * kRow;
-    const real* __restrict k_alpha_1 = stored + 1 * kRow;
-    const real* __restrict k_alpha = stored + 2 * kRow;
-    const real* __restrict k_beta = stored + 3 * kRow;
-    const real* __restrict k_unit_k_0 = stored + 4 * kRow;
-    const real* __restrict k_unit_k = stored + 5 * kRow;
-    const real* __restrict k_held = stored + 6 * kRow;
-    const real* __restrict k_unit_q_0 = stored + 7 * kRow;
-    const real* __restrict k_unit_q = stored + 8 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_0_2 = M + 2 * kRow;
-    const real* __restrict M_0_3 = M + 3 * kRow;
-    const real* __restrict M_1_0 = M + 4 * kRow;
-    const real* __restrict M_1_1 = M + 5 * kRow;
-    const real* __restrict M_1_2 = M + 6 * kRow;
-    const real* __restrict M_1_3 = M + 7 * kRow;
-    const real* __restrict M_2_0 = M + 8 * kRow;
-    const real* __restrict M_2_1 = M + 9 * kRow;
-    const real* __restrict M_2_2 = M + 10 * kRow;
-    const real* __restrict M_2_3 = M + 11 * kRow;
-    const real* __restrict M_3_0 = M + 12 * kRow;
-    const real* __restrict M_3_1 = M + 13 * kRow;
-    const real* __restrict M_3_2 = M + 14 * kRow;
-    const real* __restrict M_3_3 = M + 15 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_0_2 = M_next + 2 * kRow;
-    real* __restrict N_0_3 = M_next + 3 * kRow;
-    real* __restrict N_1_0 = M_next + 4 * kRow;
-    real* __restrict N_1_1 = M_next + 5 * kRow;
-    real* __restrict N_1_2 = M_next + 6 * kRow;
-    real* __restrict N_1_3 = M_next + 7 * kRow;
-    real* __restrict N_2_0 = M_next + 8 * kRow;
-    real* __restrict N_2_1 = M_next + 9 * kRow;
-    real* __restrict N_2_2 = M_next + 10 * kRow;
-    real* __restrict N_2_3 = M_next + 11 * kRow;
-    real* __restrict N_3_0 = M_next + 12 * kRow;
-    real* __restrict N_3_1 = M_next + 13 * kRow;
-    real* __restrict N_3_2 = M_next + 14 * kRow;
-    real* __restrict N_3_3 = M_next + 15 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_S1 = h + 0 * pitch;
+    const real* __restrict h_S2 = h + 1 * pitch;
+    const real* __restrict h_S3 = h + 2 * pitch;
+    const real* __restrict h_S4 = h + 3 * pitch;
+    const real* __restrict p_A_log = p + 0 * pitch;
+    const real* __restrict k_alpha_0 = stored + 0 * pitch;
+    const real* __restrict k_alpha_1 = stored + 1 * pitch;
+    const real* __restrict k_alpha = stored + 2 * pitch;
+    const real* __restrict k_beta = stored + 3 * pitch;
+    const real* __restrict k_unit_k_0 = stored + 4 * pitch;
+    const real* __restrict k_unit_k = stored + 5 * pitch;
+    const real* __restrict k_held = stored + 6 * pitch;
+    const real* __restrict k_unit_q_0 = stored + 7 * pitch;
+    const real* __restrict k_unit_q = stored + 8 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_0_2 = M + 2 * pitch;
+    const real* __restrict M_0_3 = M + 3 * pitch;
+    const real* __restrict M_1_0 = M + 4 * pitch;
+    const real* __restrict M_1_1 = M + 5 * pitch;
+    const real* __restrict M_1_2 = M + 6 * pitch;
+    const real* __restrict M_1_3 = M + 7 * pitch;
+    const real* __restrict M_2_0 = M + 8 * pitch;
+    const real* __restrict M_2_1 = M + 9 * pitch;
+    const real* __restrict M_2_2 = M + 10 * pitch;
+    const real* __restrict M_2_3 = M + 11 * pitch;
+    const real* __restrict M_3_0 = M + 12 * pitch;
+    const real* __restrict M_3_1 = M + 13 * pitch;
+    const real* __restrict M_3_2 = M + 14 * pitch;
+    const real* __restrict M_3_3 = M + 15 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_0_2 = M_next + 2 * pitch;
+    real* __restrict N_0_3 = M_next + 3 * pitch;
+    real* __restrict N_1_0 = M_next + 4 * pitch;
+    real* __restrict N_1_1 = M_next + 5 * pitch;
+    real* __restrict N_1_2 = M_next + 6 * pitch;
+    real* __restrict N_1_3 = M_next + 7 * pitch;
+    real* __restrict N_2_0 = M_next + 8 * pitch;
+    real* __restrict N_2_1 = M_next + 9 * pitch;
+    real* __restrict N_2_2 = M_next + 10 * pitch;
+    real* __restrict N_2_3 = M_next + 11 * pitch;
+    real* __restrict N_3_0 = M_next + 12 * pitch;
+    real* __restrict N_3_1 = M_next + 13 * pitch;
+    real* __restrict N_3_2 = M_next + 14 * pitch;
+    real* __restrict N_3_3 = M_next + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_k1 = x[1].block(first);
@@ -769,26 +769,26 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_S1 = h + 0 * kRow;
-    const real* __restrict h_S2 = h + 1 * kRow;
-    const real* __restrict h_S3 = h + 2 * kRow;
-    const real* __restrict h_S4 = h + 3 * kRow;
-    const real* __restrict p_A_log = p + 0 * kRow;
-    const real* __restrict k_alpha_0 = stored + 0 * kRow;
-    const real* __restrict k_alpha_1 = stored + 1 * kRow;
-    const real* __restrict k_alpha = stored + 2 * kRow;
-    const real* __restrict k_beta = stored + 3 * kRow;
-    const real* __restrict k_unit_k_0 = stored + 4 * kRow;
-    const real* __restrict k_unit_k = stored + 5 * kRow;
-    const real* __restrict k_held = stored + 6 * kRow;
-    const real* __restrict k_unit_q_0 = stored + 7 * kRow;
-    const real* __restrict k_unit_q = stored + 8 * kRow;
-    real* __restrict g_S1 = g + 0 * kRow;
-    real* __restrict g_S2 = g + 1 * kRow;
-    real* __restrict g_S3 = g + 2 * kRow;
-    real* __restrict g_S4 = g + 3 * kRow;
-    real* __restrict dp_A_log = dp + 0 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_S1 = h + 0 * pitch;
+    const real* __restrict h_S2 = h + 1 * pitch;
+    const real* __restrict h_S3 = h + 2 * pitch;
+    const real* __restrict h_S4 = h + 3 * pitch;
+    const real* __restrict p_A_log = p + 0 * pitch;
+    const real* __restrict k_alpha_0 = stored + 0 * pitch;
+    const real* __restrict k_alpha_1 = stored + 1 * pitch;
+    const real* __restrict k_alpha = stored + 2 * pitch;
+    const real* __restrict k_beta = stored + 3 * pitch;
+    const real* __restrict k_unit_k_0 = stored + 4 * pitch;
+    const real* __restrict k_unit_k = stored + 5 * pitch;
+    const real* __restrict k_held = stored + 6 * pitch;
+    const real* __restrict k_unit_q_0 = stored + 7 * pitch;
+    const real* __restrict k_unit_q = stored + 8 * pitch;
+    real* __restrict g_S1 = g + 0 * pitch;
+    real* __restrict g_S2 = g + 1 * pitch;
+    real* __restrict g_S3 = g + 2 * pitch;
+    real* __restrict g_S4 = g + 3 * pitch;
+    real* __restrict dp_A_log = dp + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_k1 = x[1].block(first);

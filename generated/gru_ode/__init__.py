@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "279088dcb4a3894c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "068455c0d939a3f1")
 
 
 @_takes_options

@@ -423,32 +423,32 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_s = h + 0 * kRow;
-    const real* __restrict h_u = h + 1 * kRow;
-    const real* __restrict h_l = h + 2 * kRow;
-    real* __restrict next_s = next + 0 * kRow;
-    real* __restrict next_u = next + 1 * kRow;
-    real* __restrict next_l = next + 2 * kRow;
-    const real* __restrict p_FC = p + 0 * kRow;
-    const real* __restrict p_LP = p + 1 * kRow;
-    const real* __restrict p_beta = p + 2 * kRow;
-    const real* __restrict p_PERC = p + 3 * kRow;
-    const real* __restrict p_UZL = p + 4 * kRow;
-    const real* __restrict p_k0 = p + 5 * kRow;
-    const real* __restrict p_k1 = p + 6 * kRow;
-    const real* __restrict p_k2 = p + 7 * kRow;
-    real* __restrict k_wet_0 = stored + 0 * kRow;
-    real* __restrict k_wet_1 = stored + 1 * kRow;
-    real* __restrict k_wet_2 = stored + 2 * kRow;
-    real* __restrict k_soil = stored + 3 * kRow;
-    real* __restrict k_evaporated_0 = stored + 4 * kRow;
-    real* __restrict k_evaporated_1 = stored + 5 * kRow;
-    real* __restrict k_filled = stored + 6 * kRow;
-    real* __restrict k_upper = stored + 7 * kRow;
-    real* __restrict k_lower = stored + 8 * kRow;
-    real* __restrict k_quick_1 = stored + 9 * kRow;
-    real* __restrict k_s_new_0 = stored + 10 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_s = h + 0 * pitch;
+    const real* __restrict h_u = h + 1 * pitch;
+    const real* __restrict h_l = h + 2 * pitch;
+    real* __restrict next_s = next + 0 * pitch;
+    real* __restrict next_u = next + 1 * pitch;
+    real* __restrict next_l = next + 2 * pitch;
+    const real* __restrict p_FC = p + 0 * pitch;
+    const real* __restrict p_LP = p + 1 * pitch;
+    const real* __restrict p_beta = p + 2 * pitch;
+    const real* __restrict p_PERC = p + 3 * pitch;
+    const real* __restrict p_UZL = p + 4 * pitch;
+    const real* __restrict p_k0 = p + 5 * pitch;
+    const real* __restrict p_k1 = p + 6 * pitch;
+    const real* __restrict p_k2 = p + 7 * pitch;
+    real* __restrict k_wet_0 = stored + 0 * pitch;
+    real* __restrict k_wet_1 = stored + 1 * pitch;
+    real* __restrict k_wet_2 = stored + 2 * pitch;
+    real* __restrict k_soil = stored + 3 * pitch;
+    real* __restrict k_evaporated_0 = stored + 4 * pitch;
+    real* __restrict k_evaporated_1 = stored + 5 * pitch;
+    real* __restrict k_filled = stored + 6 * pitch;
+    real* __restrict k_upper = stored + 7 * pitch;
+    real* __restrict k_lower = stored + 8 * pitch;
+    real* __restrict k_quick_1 = stored + 9 * pitch;
+    real* __restrict k_s_new_0 = stored + 10 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
@@ -487,35 +487,35 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_s = h + 0 * kRow;
-    const real* __restrict h_u = h + 1 * kRow;
-    const real* __restrict h_l = h + 2 * kRow;
-    const real* __restrict p_FC = p + 0 * kRow;
-    const real* __restrict p_LP = p + 1 * kRow;
-    const real* __restrict p_beta = p + 2 * kRow;
-    const real* __restrict p_PERC = p + 3 * kRow;
-    const real* __restrict p_UZL = p + 4 * kRow;
-    const real* __restrict p_k0 = p + 5 * kRow;
-    const real* __restrict p_k1 = p + 6 * kRow;
-    const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_wet_0 = stored + 0 * kRow;
-    const real* __restrict k_wet_1 = stored + 1 * kRow;
-    const real* __restrict k_wet_2 = stored + 2 * kRow;
-    const real* __restrict k_soil = stored + 3 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
-    const real* __restrict k_filled = stored + 6 * kRow;
-    const real* __restrict k_upper = stored + 7 * kRow;
-    const real* __restrict k_lower = stored + 8 * kRow;
-    const real* __restrict k_quick_1 = stored + 9 * kRow;
-    const real* __restrict k_s_new_0 = stored + 10 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_s = h + 0 * pitch;
+    const real* __restrict h_u = h + 1 * pitch;
+    const real* __restrict h_l = h + 2 * pitch;
+    const real* __restrict p_FC = p + 0 * pitch;
+    const real* __restrict p_LP = p + 1 * pitch;
+    const real* __restrict p_beta = p + 2 * pitch;
+    const real* __restrict p_PERC = p + 3 * pitch;
+    const real* __restrict p_UZL = p + 4 * pitch;
+    const real* __restrict p_k0 = p + 5 * pitch;
+    const real* __restrict p_k1 = p + 6 * pitch;
+    const real* __restrict p_k2 = p + 7 * pitch;
+    const real* __restrict k_wet_0 = stored + 0 * pitch;
+    const real* __restrict k_wet_1 = stored + 1 * pitch;
+    const real* __restrict k_wet_2 = stored + 2 * pitch;
+    const real* __restrict k_soil = stored + 3 * pitch;
+    const real* __restrict k_evaporated_0 = stored + 4 * pitch;
+    const real* __restrict k_evaporated_1 = stored + 5 * pitch;
+    const real* __restrict k_filled = stored + 6 * pitch;
+    const real* __restrict k_upper = stored + 7 * pitch;
+    const real* __restrict k_lower = stored + 8 * pitch;
+    const real* __restrict k_quick_1 = stored + 9 * pitch;
+    const real* __restrict k_s_new_0 = stored + 10 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
@@ -543,41 +543,41 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_s = h + 0 * kRow;
-    const real* __restrict h_u = h + 1 * kRow;
-    const real* __restrict h_l = h + 2 * kRow;
-    const real* __restrict p_FC = p + 0 * kRow;
-    const real* __restrict p_LP = p + 1 * kRow;
-    const real* __restrict p_beta = p + 2 * kRow;
-    const real* __restrict p_PERC = p + 3 * kRow;
-    const real* __restrict p_UZL = p + 4 * kRow;
-    const real* __restrict p_k0 = p + 5 * kRow;
-    const real* __restrict p_k1 = p + 6 * kRow;
-    const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_wet_0 = stored + 0 * kRow;
-    const real* __restrict k_wet_1 = stored + 1 * kRow;
-    const real* __restrict k_wet_2 = stored + 2 * kRow;
-    const real* __restrict k_soil = stored + 3 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
-    const real* __restrict k_filled = stored + 6 * kRow;
-    const real* __restrict k_upper = stored + 7 * kRow;
-    const real* __restrict k_lower = stored + 8 * kRow;
-    const real* __restrict k_quick_1 = stored + 9 * kRow;
-    const real* __restrict k_s_new_0 = stored + 10 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_1_0 = M + 1 * kRow;
-    const real* __restrict M_1_1 = M + 2 * kRow;
-    const real* __restrict M_2_0 = M + 3 * kRow;
-    const real* __restrict M_2_1 = M + 4 * kRow;
-    const real* __restrict M_2_2 = M + 5 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_1_0 = M_next + 1 * kRow;
-    real* __restrict N_1_1 = M_next + 2 * kRow;
-    real* __restrict N_2_0 = M_next + 3 * kRow;
-    real* __restrict N_2_1 = M_next + 4 * kRow;
-    real* __restrict N_2_2 = M_next + 5 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_s = h + 0 * pitch;
+    const real* __restrict h_u = h + 1 * pitch;
+    const real* __restrict h_l = h + 2 * pitch;
+    const real* __restrict p_FC = p + 0 * pitch;
+    const real* __restrict p_LP = p + 1 * pitch;
+    const real* __restrict p_beta = p + 2 * pitch;
+    const real* __restrict p_PERC = p + 3 * pitch;
+    const real* __restrict p_UZL = p + 4 * pitch;
+    const real* __restrict p_k0 = p + 5 * pitch;
+    const real* __restrict p_k1 = p + 6 * pitch;
+    const real* __restrict p_k2 = p + 7 * pitch;
+    const real* __restrict k_wet_0 = stored + 0 * pitch;
+    const real* __restrict k_wet_1 = stored + 1 * pitch;
+    const real* __restrict k_wet_2 = stored + 2 * pitch;
+    const real* __restrict k_soil = stored + 3 * pitch;
+    const real* __restrict k_evaporated_0 = stored + 4 * pitch;
+    const real* __restrict k_evaporated_1 = stored + 5 * pitch;
+    const real* __restrict k_filled = stored + 6 * pitch;
+    const real* __restrict k_upper = stored + 7 * pitch;
+    const real* __restrict k_lower = stored + 8 * pitch;
+    const real* __restrict k_quick_1 = stored + 9 * pitch;
+    const real* __restrict k_s_new_0 = stored + 10 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_1_0 = M + 1 * pitch;
+    const real* __restrict M_1_1 = M + 2 * pitch;
+    const real* __restrict M_2_0 = M + 3 * pitch;
+    const real* __restrict M_2_1 = M + 4 * pitch;
+    const real* __restrict M_2_2 = M + 5 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_1_0 = M_next + 1 * pitch;
+    real* __restrict N_1_1 = M_next + 2 * pitch;
+    real* __restrict N_2_0 = M_next + 3 * pitch;
+    real* __restrict N_2_1 = M_next + 4 * pitch;
+    real* __restrict N_2_2 = M_next + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
@@ -607,40 +607,40 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_s = h + 0 * kRow;
-    const real* __restrict h_u = h + 1 * kRow;
-    const real* __restrict h_l = h + 2 * kRow;
-    const real* __restrict p_FC = p + 0 * kRow;
-    const real* __restrict p_LP = p + 1 * kRow;
-    const real* __restrict p_beta = p + 2 * kRow;
-    const real* __restrict p_PERC = p + 3 * kRow;
-    const real* __restrict p_UZL = p + 4 * kRow;
-    const real* __restrict p_k0 = p + 5 * kRow;
-    const real* __restrict p_k1 = p + 6 * kRow;
-    const real* __restrict p_k2 = p + 7 * kRow;
-    const real* __restrict k_wet_0 = stored + 0 * kRow;
-    const real* __restrict k_wet_1 = stored + 1 * kRow;
-    const real* __restrict k_wet_2 = stored + 2 * kRow;
-    const real* __restrict k_soil = stored + 3 * kRow;
-    const real* __restrict k_evaporated_0 = stored + 4 * kRow;
-    const real* __restrict k_evaporated_1 = stored + 5 * kRow;
-    const real* __restrict k_filled = stored + 6 * kRow;
-    const real* __restrict k_upper = stored + 7 * kRow;
-    const real* __restrict k_lower = stored + 8 * kRow;
-    const real* __restrict k_quick_1 = stored + 9 * kRow;
-    const real* __restrict k_s_new_0 = stored + 10 * kRow;
-    real* __restrict g_s = g + 0 * kRow;
-    real* __restrict g_u = g + 1 * kRow;
-    real* __restrict g_l = g + 2 * kRow;
-    real* __restrict dp_FC = dp + 0 * kRow;
-    real* __restrict dp_LP = dp + 1 * kRow;
-    real* __restrict dp_beta = dp + 2 * kRow;
-    real* __restrict dp_PERC = dp + 3 * kRow;
-    real* __restrict dp_UZL = dp + 4 * kRow;
-    real* __restrict dp_k0 = dp + 5 * kRow;
-    real* __restrict dp_k1 = dp + 6 * kRow;
-    real* __restrict dp_k2 = dp + 7 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_s = h + 0 * pitch;
+    const real* __restrict h_u = h + 1 * pitch;
+    const real* __restrict h_l = h + 2 * pitch;
+    const real* __restrict p_FC = p + 0 * pitch;
+    const real* __restrict p_LP = p + 1 * pitch;
+    const real* __restrict p_beta = p + 2 * pitch;
+    const real* __restrict p_PERC = p + 3 * pitch;
+    const real* __restrict p_UZL = p + 4 * pitch;
+    const real* __restrict p_k0 = p + 5 * pitch;
+    const real* __restrict p_k1 = p + 6 * pitch;
+    const real* __restrict p_k2 = p + 7 * pitch;
+    const real* __restrict k_wet_0 = stored + 0 * pitch;
+    const real* __restrict k_wet_1 = stored + 1 * pitch;
+    const real* __restrict k_wet_2 = stored + 2 * pitch;
+    const real* __restrict k_soil = stored + 3 * pitch;
+    const real* __restrict k_evaporated_0 = stored + 4 * pitch;
+    const real* __restrict k_evaporated_1 = stored + 5 * pitch;
+    const real* __restrict k_filled = stored + 6 * pitch;
+    const real* __restrict k_upper = stored + 7 * pitch;
+    const real* __restrict k_lower = stored + 8 * pitch;
+    const real* __restrict k_quick_1 = stored + 9 * pitch;
+    const real* __restrict k_s_new_0 = stored + 10 * pitch;
+    real* __restrict g_s = g + 0 * pitch;
+    real* __restrict g_u = g + 1 * pitch;
+    real* __restrict g_l = g + 2 * pitch;
+    real* __restrict dp_FC = dp + 0 * pitch;
+    real* __restrict dp_LP = dp + 1 * pitch;
+    real* __restrict dp_beta = dp + 2 * pitch;
+    real* __restrict dp_PERC = dp + 3 * pitch;
+    real* __restrict dp_UZL = dp + 4 * pitch;
+    real* __restrict dp_k0 = dp + 5 * pitch;
+    real* __restrict dp_k1 = dp + 6 * pitch;
+    real* __restrict dp_k2 = dp + 7 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);

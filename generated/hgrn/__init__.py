@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1ec29cc10c1b145a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9b60cb982c5dd05d")
 
 
 @_takes_options

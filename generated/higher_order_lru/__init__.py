@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "682f12de054fcf14")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b0f7a4cad804f21b")
 
 
 @_takes_options

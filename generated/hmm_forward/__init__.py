@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "593b0455df66df87")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b82430d3ffb99f90")
 
 
 @_takes_options

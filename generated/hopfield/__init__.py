@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a6a60ce6a7d0d2af")
+_KERNEL = Kernel.read(_folder_of(__spec__), "068f741477aa0e0b")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "48c980065b237e21")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c480f55756e5cd11")
 
 
 @_takes_options

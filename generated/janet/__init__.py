@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a12d7041c51fe497")
+_KERNEL = Kernel.read(_folder_of(__spec__), "eaa64533ba45270e")
 
 
 @_takes_options

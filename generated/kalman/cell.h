@@ -461,27 +461,27 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_l = h + 0 * kRow;
-    const real* __restrict h_b = h + 1 * kRow;
-    const real* __restrict h_p = h + 2 * kRow;
-    const real* __restrict h_c = h + 3 * kRow;
-    const real* __restrict h_q = h + 4 * kRow;
-    real* __restrict next_l = next + 0 * kRow;
-    real* __restrict next_b = next + 1 * kRow;
-    real* __restrict next_p = next + 2 * kRow;
-    real* __restrict next_c = next + 3 * kRow;
-    real* __restrict next_q = next + 4 * kRow;
-    const real* __restrict p_log_level = p + 0 * kRow;
-    const real* __restrict p_log_slope = p + 1 * kRow;
-    const real* __restrict p_log_noise = p + 2 * kRow;
-    real* __restrict k_p_hat_0 = stored + 0 * kRow;
-    real* __restrict k_q_hat_0 = stored + 1 * kRow;
-    real* __restrict k_total_0 = stored + 2 * kRow;
-    real* __restrict k_total = stored + 3 * kRow;
-    real* __restrict k_gain = stored + 4 * kRow;
-    real* __restrict k_gain_b = stored + 5 * kRow;
-    real* __restrict k_loss_1 = stored + 6 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_l = h + 0 * pitch;
+    const real* __restrict h_b = h + 1 * pitch;
+    const real* __restrict h_p = h + 2 * pitch;
+    const real* __restrict h_c = h + 3 * pitch;
+    const real* __restrict h_q = h + 4 * pitch;
+    real* __restrict next_l = next + 0 * pitch;
+    real* __restrict next_b = next + 1 * pitch;
+    real* __restrict next_p = next + 2 * pitch;
+    real* __restrict next_c = next + 3 * pitch;
+    real* __restrict next_q = next + 4 * pitch;
+    const real* __restrict p_log_level = p + 0 * pitch;
+    const real* __restrict p_log_slope = p + 1 * pitch;
+    const real* __restrict p_log_noise = p + 2 * pitch;
+    real* __restrict k_p_hat_0 = stored + 0 * pitch;
+    real* __restrict k_q_hat_0 = stored + 1 * pitch;
+    real* __restrict k_total_0 = stored + 2 * pitch;
+    real* __restrict k_total = stored + 3 * pitch;
+    real* __restrict k_gain = stored + 4 * pitch;
+    real* __restrict k_gain_b = stored + 5 * pitch;
+    real* __restrict k_loss_1 = stored + 6 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -536,28 +536,28 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_l = h + 0 * kRow;
-    const real* __restrict h_b = h + 1 * kRow;
-    const real* __restrict h_p = h + 2 * kRow;
-    const real* __restrict h_c = h + 3 * kRow;
-    const real* __restrict h_q = h + 4 * kRow;
-    const real* __restrict p_log_level = p + 0 * kRow;
-    const real* __restrict p_log_slope = p + 1 * kRow;
-    const real* __restrict p_log_noise = p + 2 * kRow;
-    const real* __restrict k_p_hat_0 = stored + 0 * kRow;
-    const real* __restrict k_q_hat_0 = stored + 1 * kRow;
-    const real* __restrict k_total_0 = stored + 2 * kRow;
-    const real* __restrict k_total = stored + 3 * kRow;
-    const real* __restrict k_gain = stored + 4 * kRow;
-    const real* __restrict k_gain_b = stored + 5 * kRow;
-    const real* __restrict k_loss_1 = stored + 6 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_l = h + 0 * pitch;
+    const real* __restrict h_b = h + 1 * pitch;
+    const real* __restrict h_p = h + 2 * pitch;
+    const real* __restrict h_c = h + 3 * pitch;
+    const real* __restrict h_q = h + 4 * pitch;
+    const real* __restrict p_log_level = p + 0 * pitch;
+    const real* __restrict p_log_slope = p + 1 * pitch;
+    const real* __restrict p_log_noise = p + 2 * pitch;
+    const real* __restrict k_p_hat_0 = stored + 0 * pitch;
+    const real* __restrict k_q_hat_0 = stored + 1 * pitch;
+    const real* __restrict k_total_0 = stored + 2 * pitch;
+    const real* __restrict k_total = stored + 3 * pitch;
+    const real* __restrict k_gain = stored + 4 * pitch;
+    const real* __restrict k_gain_b = stored + 5 * pitch;
+    const real* __restrict k_loss_1 = stored + 6 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
 #pragma omp simd
@@ -600,60 +600,60 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_l = h + 0 * kRow;
-    const real* __restrict h_b = h + 1 * kRow;
-    const real* __restrict h_p = h + 2 * kRow;
-    const real* __restrict h_c = h + 3 * kRow;
-    const real* __restrict h_q = h + 4 * kRow;
-    const real* __restrict p_log_level = p + 0 * kRow;
-    const real* __restrict p_log_slope = p + 1 * kRow;
-    const real* __restrict p_log_noise = p + 2 * kRow;
-    const real* __restrict k_p_hat_0 = stored + 0 * kRow;
-    const real* __restrict k_q_hat_0 = stored + 1 * kRow;
-    const real* __restrict k_total_0 = stored + 2 * kRow;
-    const real* __restrict k_total = stored + 3 * kRow;
-    const real* __restrict k_gain = stored + 4 * kRow;
-    const real* __restrict k_gain_b = stored + 5 * kRow;
-    const real* __restrict k_loss_1 = stored + 6 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_0_2 = M + 2 * kRow;
-    const real* __restrict M_0_3 = M + 3 * kRow;
-    const real* __restrict M_0_4 = M + 4 * kRow;
-    const real* __restrict M_1_0 = M + 5 * kRow;
-    const real* __restrict M_1_1 = M + 6 * kRow;
-    const real* __restrict M_1_2 = M + 7 * kRow;
-    const real* __restrict M_1_3 = M + 8 * kRow;
-    const real* __restrict M_1_4 = M + 9 * kRow;
-    const real* __restrict M_2_2 = M + 10 * kRow;
-    const real* __restrict M_2_3 = M + 11 * kRow;
-    const real* __restrict M_2_4 = M + 12 * kRow;
-    const real* __restrict M_3_2 = M + 13 * kRow;
-    const real* __restrict M_3_3 = M + 14 * kRow;
-    const real* __restrict M_3_4 = M + 15 * kRow;
-    const real* __restrict M_4_2 = M + 16 * kRow;
-    const real* __restrict M_4_3 = M + 17 * kRow;
-    const real* __restrict M_4_4 = M + 18 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_0_2 = M_next + 2 * kRow;
-    real* __restrict N_0_3 = M_next + 3 * kRow;
-    real* __restrict N_0_4 = M_next + 4 * kRow;
-    real* __restrict N_1_0 = M_next + 5 * kRow;
-    real* __restrict N_1_1 = M_next + 6 * kRow;
-    real* __restrict N_1_2 = M_next + 7 * kRow;
-    real* __restrict N_1_3 = M_next + 8 * kRow;
-    real* __restrict N_1_4 = M_next + 9 * kRow;
-    real* __restrict N_2_2 = M_next + 10 * kRow;
-    real* __restrict N_2_3 = M_next + 11 * kRow;
-    real* __restrict N_2_4 = M_next + 12 * kRow;
-    real* __restrict N_3_2 = M_next + 13 * kRow;
-    real* __restrict N_3_3 = M_next + 14 * kRow;
-    real* __restrict N_3_4 = M_next + 15 * kRow;
-    real* __restrict N_4_2 = M_next + 16 * kRow;
-    real* __restrict N_4_3 = M_next + 17 * kRow;
-    real* __restrict N_4_4 = M_next + 18 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_l = h + 0 * pitch;
+    const real* __restrict h_b = h + 1 * pitch;
+    const real* __restrict h_p = h + 2 * pitch;
+    const real* __restrict h_c = h + 3 * pitch;
+    const real* __restrict h_q = h + 4 * pitch;
+    const real* __restrict p_log_level = p + 0 * pitch;
+    const real* __restrict p_log_slope = p + 1 * pitch;
+    const real* __restrict p_log_noise = p + 2 * pitch;
+    const real* __restrict k_p_hat_0 = stored + 0 * pitch;
+    const real* __restrict k_q_hat_0 = stored + 1 * pitch;
+    const real* __restrict k_total_0 = stored + 2 * pitch;
+    const real* __restrict k_total = stored + 3 * pitch;
+    const real* __restrict k_gain = stored + 4 * pitch;
+    const real* __restrict k_gain_b = stored + 5 * pitch;
+    const real* __restrict k_loss_1 = stored + 6 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_0_2 = M + 2 * pitch;
+    const real* __restrict M_0_3 = M + 3 * pitch;
+    const real* __restrict M_0_4 = M + 4 * pitch;
+    const real* __restrict M_1_0 = M + 5 * pitch;
+    const real* __restrict M_1_1 = M + 6 * pitch;
+    const real* __restrict M_1_2 = M + 7 * pitch;
+    const real* __restrict M_1_3 = M + 8 * pitch;
+    const real* __restrict M_1_4 = M + 9 * pitch;
+    const real* __restrict M_2_2 = M + 10 * pitch;
+    const real* __restrict M_2_3 = M + 11 * pitch;
+    const real* __restrict M_2_4 = M + 12 * pitch;
+    const real* __restrict M_3_2 = M + 13 * pitch;
+    const real* __restrict M_3_3 = M + 14 * pitch;
+    const real* __restrict M_3_4 = M + 15 * pitch;
+    const real* __restrict M_4_2 = M + 16 * pitch;
+    const real* __restrict M_4_3 = M + 17 * pitch;
+    const real* __restrict M_4_4 = M + 18 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_0_2 = M_next + 2 * pitch;
+    real* __restrict N_0_3 = M_next + 3 * pitch;
+    real* __restrict N_0_4 = M_next + 4 * pitch;
+    real* __restrict N_1_0 = M_next + 5 * pitch;
+    real* __restrict N_1_1 = M_next + 6 * pitch;
+    real* __restrict N_1_2 = M_next + 7 * pitch;
+    real* __restrict N_1_3 = M_next + 8 * pitch;
+    real* __restrict N_1_4 = M_next + 9 * pitch;
+    real* __restrict N_2_2 = M_next + 10 * pitch;
+    real* __restrict N_2_3 = M_next + 11 * pitch;
+    real* __restrict N_2_4 = M_next + 12 * pitch;
+    real* __restrict N_3_2 = M_next + 13 * pitch;
+    real* __restrict N_3_3 = M_next + 14 * pitch;
+    real* __restrict N_3_4 = M_next + 15 * pitch;
+    real* __restrict N_4_2 = M_next + 16 * pitch;
+    real* __restrict N_4_3 = M_next + 17 * pitch;
+    real* __restrict N_4_4 = M_next + 18 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
 #pragma omp simd
@@ -718,30 +718,30 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_l = h + 0 * kRow;
-    const real* __restrict h_b = h + 1 * kRow;
-    const real* __restrict h_p = h + 2 * kRow;
-    const real* __restrict h_c = h + 3 * kRow;
-    const real* __restrict h_q = h + 4 * kRow;
-    const real* __restrict p_log_level = p + 0 * kRow;
-    const real* __restrict p_log_slope = p + 1 * kRow;
-    const real* __restrict p_log_noise = p + 2 * kRow;
-    const real* __restrict k_p_hat_0 = stored + 0 * kRow;
-    const real* __restrict k_q_hat_0 = stored + 1 * kRow;
-    const real* __restrict k_total_0 = stored + 2 * kRow;
-    const real* __restrict k_total = stored + 3 * kRow;
-    const real* __restrict k_gain = stored + 4 * kRow;
-    const real* __restrict k_gain_b = stored + 5 * kRow;
-    const real* __restrict k_loss_1 = stored + 6 * kRow;
-    real* __restrict g_l = g + 0 * kRow;
-    real* __restrict g_b = g + 1 * kRow;
-    real* __restrict g_p = g + 2 * kRow;
-    real* __restrict g_c = g + 3 * kRow;
-    real* __restrict g_q = g + 4 * kRow;
-    real* __restrict dp_log_level = dp + 0 * kRow;
-    real* __restrict dp_log_slope = dp + 1 * kRow;
-    real* __restrict dp_log_noise = dp + 2 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_l = h + 0 * pitch;
+    const real* __restrict h_b = h + 1 * pitch;
+    const real* __restrict h_p = h + 2 * pitch;
+    const real* __restrict h_c = h + 3 * pitch;
+    const real* __restrict h_q = h + 4 * pitch;
+    const real* __restrict p_log_level = p + 0 * pitch;
+    const real* __restrict p_log_slope = p + 1 * pitch;
+    const real* __restrict p_log_noise = p + 2 * pitch;
+    const real* __restrict k_p_hat_0 = stored + 0 * pitch;
+    const real* __restrict k_q_hat_0 = stored + 1 * pitch;
+    const real* __restrict k_total_0 = stored + 2 * pitch;
+    const real* __restrict k_total = stored + 3 * pitch;
+    const real* __restrict k_gain = stored + 4 * pitch;
+    const real* __restrict k_gain_b = stored + 5 * pitch;
+    const real* __restrict k_loss_1 = stored + 6 * pitch;
+    real* __restrict g_l = g + 0 * pitch;
+    real* __restrict g_b = g + 1 * pitch;
+    real* __restrict g_p = g + 2 * pitch;
+    real* __restrict g_c = g + 3 * pitch;
+    real* __restrict g_q = g + 4 * pitch;
+    real* __restrict dp_log_level = dp + 0 * pitch;
+    real* __restrict dp_log_slope = dp + 1 * pitch;
+    real* __restrict dp_log_noise = dp + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

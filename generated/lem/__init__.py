@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bbbf358b0ca10219")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d0a5d95892d6cb7b")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f09a52d0d6c7d4d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e4792627e792891b")
 
 
 @_takes_options

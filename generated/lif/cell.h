@@ -213,12 +213,12 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_v = h + 0 * kRow;
-    real* __restrict next_v = next + 0 * kRow;
-    const real* __restrict p_beta = p + 0 * kRow;
-    real* __restrict k_u_0 = stored + 0 * kRow;
-    real* __restrict k_s = stored + 1 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_v = h + 0 * pitch;
+    real* __restrict next_v = next + 0 * pitch;
+    const real* __restrict p_beta = p + 0 * pitch;
+    real* __restrict k_u_0 = stored + 0 * pitch;
+    real* __restrict k_s = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -240,17 +240,17 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict p_beta = p + 0 * kRow;
-    const real* __restrict k_u_0 = stored + 0 * kRow;
-    const real* __restrict k_s = stored + 1 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_v = h + 0 * pitch;
+    const real* __restrict p_beta = p + 0 * pitch;
+    const real* __restrict k_u_0 = stored + 0 * pitch;
+    const real* __restrict k_s = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
@@ -269,13 +269,13 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict p_beta = p + 0 * kRow;
-    const real* __restrict k_u_0 = stored + 0 * kRow;
-    const real* __restrict k_s = stored + 1 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_v = h + 0 * pitch;
+    const real* __restrict p_beta = p + 0 * pitch;
+    const real* __restrict k_u_0 = stored + 0 * pitch;
+    const real* __restrict k_s = stored + 1 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
@@ -295,13 +295,13 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_v = h + 0 * kRow;
-    const real* __restrict p_beta = p + 0 * kRow;
-    const real* __restrict k_u_0 = stored + 0 * kRow;
-    const real* __restrict k_s = stored + 1 * kRow;
-    real* __restrict g_v = g + 0 * kRow;
-    real* __restrict dp_beta = dp + 0 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_v = h + 0 * pitch;
+    const real* __restrict p_beta = p + 0 * pitch;
+    const real* __restrict k_u_0 = stored + 0 * pitch;
+    const real* __restrict k_s = stored + 1 * pitch;
+    real* __restrict g_v = g + 0 * pitch;
+    real* __restrict dp_beta = dp + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

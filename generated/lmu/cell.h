@@ -531,31 +531,31 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_m0 = h + 0 * kRow;
-    const real* __restrict h_m1 = h + 1 * kRow;
-    const real* __restrict h_m2 = h + 2 * kRow;
-    const real* __restrict h_m3 = h + 3 * kRow;
-    const real* __restrict h_m4 = h + 4 * kRow;
-    const real* __restrict h_m5 = h + 5 * kRow;
-    real* __restrict next_m0 = next + 0 * kRow;
-    real* __restrict next_m1 = next + 1 * kRow;
-    real* __restrict next_m2 = next + 2 * kRow;
-    real* __restrict next_m3 = next + 3 * kRow;
-    real* __restrict next_m4 = next + 4 * kRow;
-    real* __restrict next_m5 = next + 5 * kRow;
-    const real* __restrict p_c0 = p + 0 * kRow;
-    const real* __restrict p_c1 = p + 1 * kRow;
-    const real* __restrict p_c2 = p + 2 * kRow;
-    const real* __restrict p_c3 = p + 3 * kRow;
-    const real* __restrict p_c4 = p + 4 * kRow;
-    const real* __restrict p_c5 = p + 5 * kRow;
-    real* __restrict k_n0 = stored + 0 * kRow;
-    real* __restrict k_n1 = stored + 1 * kRow;
-    real* __restrict k_n2 = stored + 2 * kRow;
-    real* __restrict k_n3 = stored + 3 * kRow;
-    real* __restrict k_n4 = stored + 4 * kRow;
-    real* __restrict k_n5 = stored + 5 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_m0 = h + 0 * pitch;
+    const real* __restrict h_m1 = h + 1 * pitch;
+    const real* __restrict h_m2 = h + 2 * pitch;
+    const real* __restrict h_m3 = h + 3 * pitch;
+    const real* __restrict h_m4 = h + 4 * pitch;
+    const real* __restrict h_m5 = h + 5 * pitch;
+    real* __restrict next_m0 = next + 0 * pitch;
+    real* __restrict next_m1 = next + 1 * pitch;
+    real* __restrict next_m2 = next + 2 * pitch;
+    real* __restrict next_m3 = next + 3 * pitch;
+    real* __restrict next_m4 = next + 4 * pitch;
+    real* __restrict next_m5 = next + 5 * pitch;
+    const real* __restrict p_c0 = p + 0 * pitch;
+    const real* __restrict p_c1 = p + 1 * pitch;
+    const real* __restrict p_c2 = p + 2 * pitch;
+    const real* __restrict p_c3 = p + 3 * pitch;
+    const real* __restrict p_c4 = p + 4 * pitch;
+    const real* __restrict p_c5 = p + 5 * pitch;
+    real* __restrict k_n0 = stored + 0 * pitch;
+    real* __restrict k_n1 = stored + 1 * pitch;
+    real* __restrict k_n2 = stored + 2 * pitch;
+    real* __restrict k_n3 = stored + 3 * pitch;
+    real* __restrict k_n4 = stored + 4 * pitch;
+    real* __restrict k_n5 = stored + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -587,31 +587,31 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_m0 = h + 0 * kRow;
-    const real* __restrict h_m1 = h + 1 * kRow;
-    const real* __restrict h_m2 = h + 2 * kRow;
-    const real* __restrict h_m3 = h + 3 * kRow;
-    const real* __restrict h_m4 = h + 4 * kRow;
-    const real* __restrict h_m5 = h + 5 * kRow;
-    const real* __restrict p_c0 = p + 0 * kRow;
-    const real* __restrict p_c1 = p + 1 * kRow;
-    const real* __restrict p_c2 = p + 2 * kRow;
-    const real* __restrict p_c3 = p + 3 * kRow;
-    const real* __restrict p_c4 = p + 4 * kRow;
-    const real* __restrict p_c5 = p + 5 * kRow;
-    const real* __restrict k_n0 = stored + 0 * kRow;
-    const real* __restrict k_n1 = stored + 1 * kRow;
-    const real* __restrict k_n2 = stored + 2 * kRow;
-    const real* __restrict k_n3 = stored + 3 * kRow;
-    const real* __restrict k_n4 = stored + 4 * kRow;
-    const real* __restrict k_n5 = stored + 5 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_m0 = h + 0 * pitch;
+    const real* __restrict h_m1 = h + 1 * pitch;
+    const real* __restrict h_m2 = h + 2 * pitch;
+    const real* __restrict h_m3 = h + 3 * pitch;
+    const real* __restrict h_m4 = h + 4 * pitch;
+    const real* __restrict h_m5 = h + 5 * pitch;
+    const real* __restrict p_c0 = p + 0 * pitch;
+    const real* __restrict p_c1 = p + 1 * pitch;
+    const real* __restrict p_c2 = p + 2 * pitch;
+    const real* __restrict p_c3 = p + 3 * pitch;
+    const real* __restrict p_c4 = p + 4 * pitch;
+    const real* __restrict p_c5 = p + 5 * pitch;
+    const real* __restrict k_n0 = stored + 0 * pitch;
+    const real* __restrict k_n1 = stored + 1 * pitch;
+    const real* __restrict k_n2 = stored + 2 * pitch;
+    const real* __restrict k_n3 = stored + 3 * pitch;
+    const real* __restrict k_n4 = stored + 4 * pitch;
+    const real* __restrict k_n5 = stored + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
 #pragma omp simd
@@ -676,97 +676,97 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_m0 = h + 0 * kRow;
-    const real* __restrict h_m1 = h + 1 * kRow;
-    const real* __restrict h_m2 = h + 2 * kRow;
-    const real* __restrict h_m3 = h + 3 * kRow;
-    const real* __restrict h_m4 = h + 4 * kRow;
-    const real* __restrict h_m5 = h + 5 * kRow;
-    const real* __restrict p_c0 = p + 0 * kRow;
-    const real* __restrict p_c1 = p + 1 * kRow;
-    const real* __restrict p_c2 = p + 2 * kRow;
-    const real* __restrict p_c3 = p + 3 * kRow;
-    const real* __restrict p_c4 = p + 4 * kRow;
-    const real* __restrict p_c5 = p + 5 * kRow;
-    const real* __restrict k_n0 = stored + 0 * kRow;
-    const real* __restrict k_n1 = stored + 1 * kRow;
-    const real* __restrict k_n2 = stored + 2 * kRow;
-    const real* __restrict k_n3 = stored + 3 * kRow;
-    const real* __restrict k_n4 = stored + 4 * kRow;
-    const real* __restrict k_n5 = stored + 5 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_0_2 = M + 2 * kRow;
-    const real* __restrict M_0_3 = M + 3 * kRow;
-    const real* __restrict M_0_4 = M + 4 * kRow;
-    const real* __restrict M_0_5 = M + 5 * kRow;
-    const real* __restrict M_1_0 = M + 6 * kRow;
-    const real* __restrict M_1_1 = M + 7 * kRow;
-    const real* __restrict M_1_2 = M + 8 * kRow;
-    const real* __restrict M_1_3 = M + 9 * kRow;
-    const real* __restrict M_1_4 = M + 10 * kRow;
-    const real* __restrict M_1_5 = M + 11 * kRow;
-    const real* __restrict M_2_0 = M + 12 * kRow;
-    const real* __restrict M_2_1 = M + 13 * kRow;
-    const real* __restrict M_2_2 = M + 14 * kRow;
-    const real* __restrict M_2_3 = M + 15 * kRow;
-    const real* __restrict M_2_4 = M + 16 * kRow;
-    const real* __restrict M_2_5 = M + 17 * kRow;
-    const real* __restrict M_3_0 = M + 18 * kRow;
-    const real* __restrict M_3_1 = M + 19 * kRow;
-    const real* __restrict M_3_2 = M + 20 * kRow;
-    const real* __restrict M_3_3 = M + 21 * kRow;
-    const real* __restrict M_3_4 = M + 22 * kRow;
-    const real* __restrict M_3_5 = M + 23 * kRow;
-    const real* __restrict M_4_0 = M + 24 * kRow;
-    const real* __restrict M_4_1 = M + 25 * kRow;
-    const real* __restrict M_4_2 = M + 26 * kRow;
-    const real* __restrict M_4_3 = M + 27 * kRow;
-    const real* __restrict M_4_4 = M + 28 * kRow;
-    const real* __restrict M_4_5 = M + 29 * kRow;
-    const real* __restrict M_5_0 = M + 30 * kRow;
-    const real* __restrict M_5_1 = M + 31 * kRow;
-    const real* __restrict M_5_2 = M + 32 * kRow;
-    const real* __restrict M_5_3 = M + 33 * kRow;
-    const real* __restrict M_5_4 = M + 34 * kRow;
-    const real* __restrict M_5_5 = M + 35 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_0_2 = M_next + 2 * kRow;
-    real* __restrict N_0_3 = M_next + 3 * kRow;
-    real* __restrict N_0_4 = M_next + 4 * kRow;
-    real* __restrict N_0_5 = M_next + 5 * kRow;
-    real* __restrict N_1_0 = M_next + 6 * kRow;
-    real* __restrict N_1_1 = M_next + 7 * kRow;
-    real* __restrict N_1_2 = M_next + 8 * kRow;
-    real* __restrict N_1_3 = M_next + 9 * kRow;
-    real* __restrict N_1_4 = M_next + 10 * kRow;
-    real* __restrict N_1_5 = M_next + 11 * kRow;
-    real* __restrict N_2_0 = M_next + 12 * kRow;
-    real* __restrict N_2_1 = M_next + 13 * kRow;
-    real* __restrict N_2_2 = M_next + 14 * kRow;
-    real* __restrict N_2_3 = M_next + 15 * kRow;
-    real* __restrict N_2_4 = M_next + 16 * kRow;
-    real* __restrict N_2_5 = M_next + 17 * kRow;
-    real* __restrict N_3_0 = M_next + 18 * kRow;
-    real* __restrict N_3_1 = M_next + 19 * kRow;
-    real* __restrict N_3_2 = M_next + 20 * kRow;
-    real* __restrict N_3_3 = M_next + 21 * kRow;
-    real* __restrict N_3_4 = M_next + 22 * kRow;
-    real* __restrict N_3_5 = M_next + 23 * kRow;
-    real* __restrict N_4_0 = M_next + 24 * kRow;
-    real* __restrict N_4_1 = M_next + 25 * kRow;
-    real* __restrict N_4_2 = M_next + 26 * kRow;
-    real* __restrict N_4_3 = M_next + 27 * kRow;
-    real* __restrict N_4_4 = M_next + 28 * kRow;
-    real* __restrict N_4_5 = M_next + 29 * kRow;
-    real* __restrict N_5_0 = M_next + 30 * kRow;
-    real* __restrict N_5_1 = M_next + 31 * kRow;
-    real* __restrict N_5_2 = M_next + 32 * kRow;
-    real* __restrict N_5_3 = M_next + 33 * kRow;
-    real* __restrict N_5_4 = M_next + 34 * kRow;
-    real* __restrict N_5_5 = M_next + 35 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_m0 = h + 0 * pitch;
+    const real* __restrict h_m1 = h + 1 * pitch;
+    const real* __restrict h_m2 = h + 2 * pitch;
+    const real* __restrict h_m3 = h + 3 * pitch;
+    const real* __restrict h_m4 = h + 4 * pitch;
+    const real* __restrict h_m5 = h + 5 * pitch;
+    const real* __restrict p_c0 = p + 0 * pitch;
+    const real* __restrict p_c1 = p + 1 * pitch;
+    const real* __restrict p_c2 = p + 2 * pitch;
+    const real* __restrict p_c3 = p + 3 * pitch;
+    const real* __restrict p_c4 = p + 4 * pitch;
+    const real* __restrict p_c5 = p + 5 * pitch;
+    const real* __restrict k_n0 = stored + 0 * pitch;
+    const real* __restrict k_n1 = stored + 1 * pitch;
+    const real* __restrict k_n2 = stored + 2 * pitch;
+    const real* __restrict k_n3 = stored + 3 * pitch;
+    const real* __restrict k_n4 = stored + 4 * pitch;
+    const real* __restrict k_n5 = stored + 5 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_0_2 = M + 2 * pitch;
+    const real* __restrict M_0_3 = M + 3 * pitch;
+    const real* __restrict M_0_4 = M + 4 * pitch;
+    const real* __restrict M_0_5 = M + 5 * pitch;
+    const real* __restrict M_1_0 = M + 6 * pitch;
+    const real* __restrict M_1_1 = M + 7 * pitch;
+    const real* __restrict M_1_2 = M + 8 * pitch;
+    const real* __restrict M_1_3 = M + 9 * pitch;
+    const real* __restrict M_1_4 = M + 10 * pitch;
+    const real* __restrict M_1_5 = M + 11 * pitch;
+    const real* __restrict M_2_0 = M + 12 * pitch;
+    const real* __restrict M_2_1 = M + 13 * pitch;
+    const real* __restrict M_2_2 = M + 14 * pitch;
+    const real* __restrict M_2_3 = M + 15 * pitch;
+    const real* __restrict M_2_4 = M + 16 * pitch;
+    const real* __restrict M_2_5 = M + 17 * pitch;
+    const real* __restrict M_3_0 = M + 18 * pitch;
+    const real* __restrict M_3_1 = M + 19 * pitch;
+    const real* __restrict M_3_2 = M + 20 * pitch;
+    const real* __restrict M_3_3 = M + 21 * pitch;
+    const real* __restrict M_3_4 = M + 22 * pitch;
+    const real* __restrict M_3_5 = M + 23 * pitch;
+    const real* __restrict M_4_0 = M + 24 * pitch;
+    const real* __restrict M_4_1 = M + 25 * pitch;
+    const real* __restrict M_4_2 = M + 26 * pitch;
+    const real* __restrict M_4_3 = M + 27 * pitch;
+    const real* __restrict M_4_4 = M + 28 * pitch;
+    const real* __restrict M_4_5 = M + 29 * pitch;
+    const real* __restrict M_5_0 = M + 30 * pitch;
+    const real* __restrict M_5_1 = M + 31 * pitch;
+    const real* __restrict M_5_2 = M + 32 * pitch;
+    const real* __restrict M_5_3 = M + 33 * pitch;
+    const real* __restrict M_5_4 = M + 34 * pitch;
+    const real* __restrict M_5_5 = M + 35 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_0_2 = M_next + 2 * pitch;
+    real* __restrict N_0_3 = M_next + 3 * pitch;
+    real* __restrict N_0_4 = M_next + 4 * pitch;
+    real* __restrict N_0_5 = M_next + 5 * pitch;
+    real* __restrict N_1_0 = M_next + 6 * pitch;
+    real* __restrict N_1_1 = M_next + 7 * pitch;
+    real* __restrict N_1_2 = M_next + 8 * pitch;
+    real* __restrict N_1_3 = M_next + 9 * pitch;
+    real* __restrict N_1_4 = M_next + 10 * pitch;
+    real* __restrict N_1_5 = M_next + 11 * pitch;
+    real* __restrict N_2_0 = M_next + 12 * pitch;
+    real* __restrict N_2_1 = M_next + 13 * pitch;
+    real* __restrict N_2_2 = M_next + 14 * pitch;
+    real* __restrict N_2_3 = M_next + 15 * pitch;
+    real* __restrict N_2_4 = M_next + 16 * pitch;
+    real* __restrict N_2_5 = M_next + 17 * pitch;
+    real* __restrict N_3_0 = M_next + 18 * pitch;
+    real* __restrict N_3_1 = M_next + 19 * pitch;
+    real* __restrict N_3_2 = M_next + 20 * pitch;
+    real* __restrict N_3_3 = M_next + 21 * pitch;
+    real* __restrict N_3_4 = M_next + 22 * pitch;
+    real* __restrict N_3_5 = M_next + 23 * pitch;
+    real* __restrict N_4_0 = M_next + 24 * pitch;
+    real* __restrict N_4_1 = M_next + 25 * pitch;
+    real* __restrict N_4_2 = M_next + 26 * pitch;
+    real* __restrict N_4_3 = M_next + 27 * pitch;
+    real* __restrict N_4_4 = M_next + 28 * pitch;
+    real* __restrict N_4_5 = M_next + 29 * pitch;
+    real* __restrict N_5_0 = M_next + 30 * pitch;
+    real* __restrict N_5_1 = M_next + 31 * pitch;
+    real* __restrict N_5_2 = M_next + 32 * pitch;
+    real* __restrict N_5_3 = M_next + 33 * pitch;
+    real* __restrict N_5_4 = M_next + 34 * pitch;
+    real* __restrict N_5_5 = M_next + 35 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
 #pragma omp simd
@@ -940,37 +940,37 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_m0 = h + 0 * kRow;
-    const real* __restrict h_m1 = h + 1 * kRow;
-    const real* __restrict h_m2 = h + 2 * kRow;
-    const real* __restrict h_m3 = h + 3 * kRow;
-    const real* __restrict h_m4 = h + 4 * kRow;
-    const real* __restrict h_m5 = h + 5 * kRow;
-    const real* __restrict p_c0 = p + 0 * kRow;
-    const real* __restrict p_c1 = p + 1 * kRow;
-    const real* __restrict p_c2 = p + 2 * kRow;
-    const real* __restrict p_c3 = p + 3 * kRow;
-    const real* __restrict p_c4 = p + 4 * kRow;
-    const real* __restrict p_c5 = p + 5 * kRow;
-    const real* __restrict k_n0 = stored + 0 * kRow;
-    const real* __restrict k_n1 = stored + 1 * kRow;
-    const real* __restrict k_n2 = stored + 2 * kRow;
-    const real* __restrict k_n3 = stored + 3 * kRow;
-    const real* __restrict k_n4 = stored + 4 * kRow;
-    const real* __restrict k_n5 = stored + 5 * kRow;
-    real* __restrict g_m0 = g + 0 * kRow;
-    real* __restrict g_m1 = g + 1 * kRow;
-    real* __restrict g_m2 = g + 2 * kRow;
-    real* __restrict g_m3 = g + 3 * kRow;
-    real* __restrict g_m4 = g + 4 * kRow;
-    real* __restrict g_m5 = g + 5 * kRow;
-    real* __restrict dp_c0 = dp + 0 * kRow;
-    real* __restrict dp_c1 = dp + 1 * kRow;
-    real* __restrict dp_c2 = dp + 2 * kRow;
-    real* __restrict dp_c3 = dp + 3 * kRow;
-    real* __restrict dp_c4 = dp + 4 * kRow;
-    real* __restrict dp_c5 = dp + 5 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_m0 = h + 0 * pitch;
+    const real* __restrict h_m1 = h + 1 * pitch;
+    const real* __restrict h_m2 = h + 2 * pitch;
+    const real* __restrict h_m3 = h + 3 * pitch;
+    const real* __restrict h_m4 = h + 4 * pitch;
+    const real* __restrict h_m5 = h + 5 * pitch;
+    const real* __restrict p_c0 = p + 0 * pitch;
+    const real* __restrict p_c1 = p + 1 * pitch;
+    const real* __restrict p_c2 = p + 2 * pitch;
+    const real* __restrict p_c3 = p + 3 * pitch;
+    const real* __restrict p_c4 = p + 4 * pitch;
+    const real* __restrict p_c5 = p + 5 * pitch;
+    const real* __restrict k_n0 = stored + 0 * pitch;
+    const real* __restrict k_n1 = stored + 1 * pitch;
+    const real* __restrict k_n2 = stored + 2 * pitch;
+    const real* __restrict k_n3 = stored + 3 * pitch;
+    const real* __restrict k_n4 = stored + 4 * pitch;
+    const real* __restrict k_n5 = stored + 5 * pitch;
+    real* __restrict g_m0 = g + 0 * pitch;
+    real* __restrict g_m1 = g + 1 * pitch;
+    real* __restrict g_m2 = g + 2 * pitch;
+    real* __restrict g_m3 = g + 3 * pitch;
+    real* __restrict g_m4 = g + 4 * pitch;
+    real* __restrict g_m5 = g + 5 * pitch;
+    real* __restrict dp_c0 = dp + 0 * pitch;
+    real* __restrict dp_c1 = dp + 1 * pitch;
+    real* __restrict dp_c2 = dp + 2 * pitch;
+    real* __restrict dp_c3 = dp + 3 * pitch;
+    real* __restrict dp_c4 = dp + 4 * pitch;
+    real* __restrict dp_c5 = dp + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

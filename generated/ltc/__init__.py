@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "50bdaa7459ff784c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dbdbf4dc1b1b0310")
 
 
 @_takes_options

@@ -245,15 +245,15 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    real* __restrict next_x = next + 0 * kRow;
-    const real* __restrict p_w = p + 0 * kRow;
-    const real* __restrict p_A = p + 1 * kRow;
-    const real* __restrict p_leak = p + 2 * kRow;
-    real* __restrict k_f = stored + 0 * kRow;
-    real* __restrict k_rate = stored + 1 * kRow;
-    real* __restrict k_x_next = stored + 2 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    real* __restrict next_x = next + 0 * pitch;
+    const real* __restrict p_w = p + 0 * pitch;
+    const real* __restrict p_A = p + 1 * pitch;
+    const real* __restrict p_leak = p + 2 * pitch;
+    real* __restrict k_f = stored + 0 * pitch;
+    real* __restrict k_rate = stored + 1 * pitch;
+    real* __restrict k_x_next = stored + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict x_dt = x[1].block(first);
@@ -277,20 +277,20 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict p_w = p + 0 * kRow;
-    const real* __restrict p_A = p + 1 * kRow;
-    const real* __restrict p_leak = p + 2 * kRow;
-    const real* __restrict k_f = stored + 0 * kRow;
-    const real* __restrict k_rate = stored + 1 * kRow;
-    const real* __restrict k_x_next = stored + 2 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict p_w = p + 0 * pitch;
+    const real* __restrict p_A = p + 1 * pitch;
+    const real* __restrict p_leak = p + 2 * pitch;
+    const real* __restrict k_f = stored + 0 * pitch;
+    const real* __restrict k_rate = stored + 1 * pitch;
+    const real* __restrict k_x_next = stored + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict x_dt = x[1].block(first);
@@ -310,16 +310,16 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict p_w = p + 0 * kRow;
-    const real* __restrict p_A = p + 1 * kRow;
-    const real* __restrict p_leak = p + 2 * kRow;
-    const real* __restrict k_f = stored + 0 * kRow;
-    const real* __restrict k_rate = stored + 1 * kRow;
-    const real* __restrict k_x_next = stored + 2 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict p_w = p + 0 * pitch;
+    const real* __restrict p_A = p + 1 * pitch;
+    const real* __restrict p_leak = p + 2 * pitch;
+    const real* __restrict k_f = stored + 0 * pitch;
+    const real* __restrict k_rate = stored + 1 * pitch;
+    const real* __restrict k_x_next = stored + 2 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict x_dt = x[1].block(first);
@@ -340,18 +340,18 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict p_w = p + 0 * kRow;
-    const real* __restrict p_A = p + 1 * kRow;
-    const real* __restrict p_leak = p + 2 * kRow;
-    const real* __restrict k_f = stored + 0 * kRow;
-    const real* __restrict k_rate = stored + 1 * kRow;
-    const real* __restrict k_x_next = stored + 2 * kRow;
-    real* __restrict g_x = g + 0 * kRow;
-    real* __restrict dp_w = dp + 0 * kRow;
-    real* __restrict dp_A = dp + 1 * kRow;
-    real* __restrict dp_leak = dp + 2 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict p_w = p + 0 * pitch;
+    const real* __restrict p_A = p + 1 * pitch;
+    const real* __restrict p_leak = p + 2 * pitch;
+    const real* __restrict k_f = stored + 0 * pitch;
+    const real* __restrict k_rate = stored + 1 * pitch;
+    const real* __restrict k_x_next = stored + 2 * pitch;
+    real* __restrict g_x = g + 0 * pitch;
+    real* __restrict dp_w = dp + 0 * pitch;
+    real* __restrict dp_A = dp + 1 * pitch;
+    real* __restrict dp_leak = dp + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict x_dt = x[1].block(first);

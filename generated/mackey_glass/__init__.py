@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MackeyGlass", "mackey_glass"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "21ae84d84110d59e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "de0e6818932a4c10")
 
 
 @_takes_options

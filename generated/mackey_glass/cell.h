@@ -365,44 +365,44 @@ struct Lanes : Cell, NoProducts {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict h_x_1ago = h + 1 * kRow;
-    const real* __restrict h_x_2ago = h + 2 * kRow;
-    const real* __restrict h_x_3ago = h + 3 * kRow;
-    const real* __restrict h_x_4ago = h + 4 * kRow;
-    const real* __restrict h_x_5ago = h + 5 * kRow;
-    const real* __restrict h_x_6ago = h + 6 * kRow;
-    const real* __restrict h_x_7ago = h + 7 * kRow;
-    const real* __restrict h_x_8ago = h + 8 * kRow;
-    const real* __restrict h_x_9ago = h + 9 * kRow;
-    const real* __restrict h_x_10ago = h + 10 * kRow;
-    const real* __restrict h_x_11ago = h + 11 * kRow;
-    const real* __restrict h_x_12ago = h + 12 * kRow;
-    const real* __restrict h_x_13ago = h + 13 * kRow;
-    const real* __restrict h_x_14ago = h + 14 * kRow;
-    const real* __restrict h_x_15ago = h + 15 * kRow;
-    const real* __restrict h_x_16ago = h + 16 * kRow;
-    const real* __restrict h_x_17ago = h + 17 * kRow;
-    real* __restrict next_x = next + 0 * kRow;
-    real* __restrict next_x_1ago = next + 1 * kRow;
-    real* __restrict next_x_2ago = next + 2 * kRow;
-    real* __restrict next_x_3ago = next + 3 * kRow;
-    real* __restrict next_x_4ago = next + 4 * kRow;
-    real* __restrict next_x_5ago = next + 5 * kRow;
-    real* __restrict next_x_6ago = next + 6 * kRow;
-    real* __restrict next_x_7ago = next + 7 * kRow;
-    real* __restrict next_x_8ago = next + 8 * kRow;
-    real* __restrict next_x_9ago = next + 9 * kRow;
-    real* __restrict next_x_10ago = next + 10 * kRow;
-    real* __restrict next_x_11ago = next + 11 * kRow;
-    real* __restrict next_x_12ago = next + 12 * kRow;
-    real* __restrict next_x_13ago = next + 13 * kRow;
-    real* __restrict next_x_14ago = next + 14 * kRow;
-    real* __restrict next_x_15ago = next + 15 * kRow;
-    real* __restrict next_x_16ago = next + 16 * kRow;
-    real* __restrict next_x_17ago = next + 17 * kRow;
-    real* __restrict k_x_next_1 = stored + 0 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict h_x_1ago = h + 1 * pitch;
+    const real* __restrict h_x_2ago = h + 2 * pitch;
+    const real* __restrict h_x_3ago = h + 3 * pitch;
+    const real* __restrict h_x_4ago = h + 4 * pitch;
+    const real* __restrict h_x_5ago = h + 5 * pitch;
+    const real* __restrict h_x_6ago = h + 6 * pitch;
+    const real* __restrict h_x_7ago = h + 7 * pitch;
+    const real* __restrict h_x_8ago = h + 8 * pitch;
+    const real* __restrict h_x_9ago = h + 9 * pitch;
+    const real* __restrict h_x_10ago = h + 10 * pitch;
+    const real* __restrict h_x_11ago = h + 11 * pitch;
+    const real* __restrict h_x_12ago = h + 12 * pitch;
+    const real* __restrict h_x_13ago = h + 13 * pitch;
+    const real* __restrict h_x_14ago = h + 14 * pitch;
+    const real* __restrict h_x_15ago = h + 15 * pitch;
+    const real* __restrict h_x_16ago = h + 16 * pitch;
+    const real* __restrict h_x_17ago = h + 17 * pitch;
+    real* __restrict next_x = next + 0 * pitch;
+    real* __restrict next_x_1ago = next + 1 * pitch;
+    real* __restrict next_x_2ago = next + 2 * pitch;
+    real* __restrict next_x_3ago = next + 3 * pitch;
+    real* __restrict next_x_4ago = next + 4 * pitch;
+    real* __restrict next_x_5ago = next + 5 * pitch;
+    real* __restrict next_x_6ago = next + 6 * pitch;
+    real* __restrict next_x_7ago = next + 7 * pitch;
+    real* __restrict next_x_8ago = next + 8 * pitch;
+    real* __restrict next_x_9ago = next + 9 * pitch;
+    real* __restrict next_x_10ago = next + 10 * pitch;
+    real* __restrict next_x_11ago = next + 11 * pitch;
+    real* __restrict next_x_12ago = next + 12 * pitch;
+    real* __restrict next_x_13ago = next + 13 * pitch;
+    real* __restrict next_x_14ago = next + 14 * pitch;
+    real* __restrict next_x_15ago = next + 15 * pitch;
+    real* __restrict next_x_16ago = next + 16 * pitch;
+    real* __restrict next_x_17ago = next + 17 * pitch;
+    real* __restrict k_x_next_1 = stored + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -442,32 +442,32 @@ struct Lanes : Cell, NoProducts {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict h_x_1ago = h + 1 * kRow;
-    const real* __restrict h_x_2ago = h + 2 * kRow;
-    const real* __restrict h_x_3ago = h + 3 * kRow;
-    const real* __restrict h_x_4ago = h + 4 * kRow;
-    const real* __restrict h_x_5ago = h + 5 * kRow;
-    const real* __restrict h_x_6ago = h + 6 * kRow;
-    const real* __restrict h_x_7ago = h + 7 * kRow;
-    const real* __restrict h_x_8ago = h + 8 * kRow;
-    const real* __restrict h_x_9ago = h + 9 * kRow;
-    const real* __restrict h_x_10ago = h + 10 * kRow;
-    const real* __restrict h_x_11ago = h + 11 * kRow;
-    const real* __restrict h_x_12ago = h + 12 * kRow;
-    const real* __restrict h_x_13ago = h + 13 * kRow;
-    const real* __restrict h_x_14ago = h + 14 * kRow;
-    const real* __restrict h_x_15ago = h + 15 * kRow;
-    const real* __restrict h_x_16ago = h + 16 * kRow;
-    const real* __restrict h_x_17ago = h + 17 * kRow;
-    const real* __restrict k_x_next_1 = stored + 0 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict h_x_1ago = h + 1 * pitch;
+    const real* __restrict h_x_2ago = h + 2 * pitch;
+    const real* __restrict h_x_3ago = h + 3 * pitch;
+    const real* __restrict h_x_4ago = h + 4 * pitch;
+    const real* __restrict h_x_5ago = h + 5 * pitch;
+    const real* __restrict h_x_6ago = h + 6 * pitch;
+    const real* __restrict h_x_7ago = h + 7 * pitch;
+    const real* __restrict h_x_8ago = h + 8 * pitch;
+    const real* __restrict h_x_9ago = h + 9 * pitch;
+    const real* __restrict h_x_10ago = h + 10 * pitch;
+    const real* __restrict h_x_11ago = h + 11 * pitch;
+    const real* __restrict h_x_12ago = h + 12 * pitch;
+    const real* __restrict h_x_13ago = h + 13 * pitch;
+    const real* __restrict h_x_14ago = h + 14 * pitch;
+    const real* __restrict h_x_15ago = h + 15 * pitch;
+    const real* __restrict h_x_16ago = h + 16 * pitch;
+    const real* __restrict h_x_17ago = h + 17 * pitch;
+    const real* __restrict k_x_next_1 = stored + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
 #pragma omp simd
@@ -516,44 +516,44 @@ struct Lanes : Cell, NoProducts {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_x = h + 0 * kRow;
-    const real* __restrict h_x_1ago = h + 1 * kRow;
-    const real* __restrict h_x_2ago = h + 2 * kRow;
-    const real* __restrict h_x_3ago = h + 3 * kRow;
-    const real* __restrict h_x_4ago = h + 4 * kRow;
-    const real* __restrict h_x_5ago = h + 5 * kRow;
-    const real* __restrict h_x_6ago = h + 6 * kRow;
-    const real* __restrict h_x_7ago = h + 7 * kRow;
-    const real* __restrict h_x_8ago = h + 8 * kRow;
-    const real* __restrict h_x_9ago = h + 9 * kRow;
-    const real* __restrict h_x_10ago = h + 10 * kRow;
-    const real* __restrict h_x_11ago = h + 11 * kRow;
-    const real* __restrict h_x_12ago = h + 12 * kRow;
-    const real* __restrict h_x_13ago = h + 13 * kRow;
-    const real* __restrict h_x_14ago = h + 14 * kRow;
-    const real* __restrict h_x_15ago = h + 15 * kRow;
-    const real* __restrict h_x_16ago = h + 16 * kRow;
-    const real* __restrict h_x_17ago = h + 17 * kRow;
-    const real* __restrict k_x_next_1 = stored + 0 * kRow;
-    real* __restrict g_x = g + 0 * kRow;
-    real* __restrict g_x_1ago = g + 1 * kRow;
-    real* __restrict g_x_2ago = g + 2 * kRow;
-    real* __restrict g_x_3ago = g + 3 * kRow;
-    real* __restrict g_x_4ago = g + 4 * kRow;
-    real* __restrict g_x_5ago = g + 5 * kRow;
-    real* __restrict g_x_6ago = g + 6 * kRow;
-    real* __restrict g_x_7ago = g + 7 * kRow;
-    real* __restrict g_x_8ago = g + 8 * kRow;
-    real* __restrict g_x_9ago = g + 9 * kRow;
-    real* __restrict g_x_10ago = g + 10 * kRow;
-    real* __restrict g_x_11ago = g + 11 * kRow;
-    real* __restrict g_x_12ago = g + 12 * kRow;
-    real* __restrict g_x_13ago = g + 13 * kRow;
-    real* __restrict g_x_14ago = g + 14 * kRow;
-    real* __restrict g_x_15ago = g + 15 * kRow;
-    real* __restrict g_x_16ago = g + 16 * kRow;
-    real* __restrict g_x_17ago = g + 17 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_x = h + 0 * pitch;
+    const real* __restrict h_x_1ago = h + 1 * pitch;
+    const real* __restrict h_x_2ago = h + 2 * pitch;
+    const real* __restrict h_x_3ago = h + 3 * pitch;
+    const real* __restrict h_x_4ago = h + 4 * pitch;
+    const real* __restrict h_x_5ago = h + 5 * pitch;
+    const real* __restrict h_x_6ago = h + 6 * pitch;
+    const real* __restrict h_x_7ago = h + 7 * pitch;
+    const real* __restrict h_x_8ago = h + 8 * pitch;
+    const real* __restrict h_x_9ago = h + 9 * pitch;
+    const real* __restrict h_x_10ago = h + 10 * pitch;
+    const real* __restrict h_x_11ago = h + 11 * pitch;
+    const real* __restrict h_x_12ago = h + 12 * pitch;
+    const real* __restrict h_x_13ago = h + 13 * pitch;
+    const real* __restrict h_x_14ago = h + 14 * pitch;
+    const real* __restrict h_x_15ago = h + 15 * pitch;
+    const real* __restrict h_x_16ago = h + 16 * pitch;
+    const real* __restrict h_x_17ago = h + 17 * pitch;
+    const real* __restrict k_x_next_1 = stored + 0 * pitch;
+    real* __restrict g_x = g + 0 * pitch;
+    real* __restrict g_x_1ago = g + 1 * pitch;
+    real* __restrict g_x_2ago = g + 2 * pitch;
+    real* __restrict g_x_3ago = g + 3 * pitch;
+    real* __restrict g_x_4ago = g + 4 * pitch;
+    real* __restrict g_x_5ago = g + 5 * pitch;
+    real* __restrict g_x_6ago = g + 6 * pitch;
+    real* __restrict g_x_7ago = g + 7 * pitch;
+    real* __restrict g_x_8ago = g + 8 * pitch;
+    real* __restrict g_x_9ago = g + 9 * pitch;
+    real* __restrict g_x_10ago = g + 10 * pitch;
+    real* __restrict g_x_11ago = g + 11 * pitch;
+    real* __restrict g_x_12ago = g + 12 * pitch;
+    real* __restrict g_x_13ago = g + 13 * pitch;
+    real* __restrict g_x_14ago = g + 14 * pitch;
+    real* __restrict g_x_15ago = g + 15 * pitch;
+    real* __restrict g_x_16ago = g + 16 * pitch;
+    real* __restrict g_x_17ago = g + 17 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "101670bb619501a3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "784503d4e853918e")
 
 
 @_takes_options

@@ -356,28 +356,28 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_h_re = h + 0 * kRow;
-    const real* __restrict h_h_im = h + 1 * kRow;
-    const real* __restrict h_v_re = h + 2 * kRow;
-    const real* __restrict h_v_im = h + 3 * kRow;
-    real* __restrict next_h_re = next + 0 * kRow;
-    real* __restrict next_h_im = next + 1 * kRow;
-    real* __restrict next_v_re = next + 2 * kRow;
-    real* __restrict next_v_im = next + 3 * kRow;
-    const real* __restrict p_D = p + 0 * kRow;
-    real* __restrict k_dt = stored + 0 * kRow;
-    real* __restrict k_lam = stored + 1 * kRow;
-    real* __restrict k_alpha_0 = stored + 2 * kRow;
-    real* __restrict k_alpha = stored + 3 * kRow;
-    real* __restrict k_turn_re_0 = stored + 4 * kRow;
-    real* __restrict k_turn_re = stored + 5 * kRow;
-    real* __restrict k_turn_im_0 = stored + 6 * kRow;
-    real* __restrict k_turn_im = stored + 7 * kRow;
-    real* __restrict k_w_re = stored + 8 * kRow;
-    real* __restrict k_w_im = stored + 9 * kRow;
-    real* __restrict k_re = stored + 10 * kRow;
-    real* __restrict k_im = stored + 11 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_h_re = h + 0 * pitch;
+    const real* __restrict h_h_im = h + 1 * pitch;
+    const real* __restrict h_v_re = h + 2 * pitch;
+    const real* __restrict h_v_im = h + 3 * pitch;
+    real* __restrict next_h_re = next + 0 * pitch;
+    real* __restrict next_h_im = next + 1 * pitch;
+    real* __restrict next_v_re = next + 2 * pitch;
+    real* __restrict next_v_im = next + 3 * pitch;
+    const real* __restrict p_D = p + 0 * pitch;
+    real* __restrict k_dt = stored + 0 * pitch;
+    real* __restrict k_lam = stored + 1 * pitch;
+    real* __restrict k_alpha_0 = stored + 2 * pitch;
+    real* __restrict k_alpha = stored + 3 * pitch;
+    real* __restrict k_turn_re_0 = stored + 4 * pitch;
+    real* __restrict k_turn_re = stored + 5 * pitch;
+    real* __restrict k_turn_im_0 = stored + 6 * pitch;
+    real* __restrict k_turn_im = stored + 7 * pitch;
+    real* __restrict k_w_re = stored + 8 * pitch;
+    real* __restrict k_w_im = stored + 9 * pitch;
+    real* __restrict k_re = stored + 10 * pitch;
+    real* __restrict k_im = stored + 11 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -454,30 +454,30 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_h_re = h + 0 * kRow;
-    const real* __restrict h_h_im = h + 1 * kRow;
-    const real* __restrict h_v_re = h + 2 * kRow;
-    const real* __restrict h_v_im = h + 3 * kRow;
-    const real* __restrict p_D = p + 0 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_lam = stored + 1 * kRow;
-    const real* __restrict k_alpha_0 = stored + 2 * kRow;
-    const real* __restrict k_alpha = stored + 3 * kRow;
-    const real* __restrict k_turn_re_0 = stored + 4 * kRow;
-    const real* __restrict k_turn_re = stored + 5 * kRow;
-    const real* __restrict k_turn_im_0 = stored + 6 * kRow;
-    const real* __restrict k_turn_im = stored + 7 * kRow;
-    const real* __restrict k_w_re = stored + 8 * kRow;
-    const real* __restrict k_w_im = stored + 9 * kRow;
-    const real* __restrict k_re = stored + 10 * kRow;
-    const real* __restrict k_im = stored + 11 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_h_re = h + 0 * pitch;
+    const real* __restrict h_h_im = h + 1 * pitch;
+    const real* __restrict h_v_re = h + 2 * pitch;
+    const real* __restrict h_v_im = h + 3 * pitch;
+    const real* __restrict p_D = p + 0 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_lam = stored + 1 * pitch;
+    const real* __restrict k_alpha_0 = stored + 2 * pitch;
+    const real* __restrict k_alpha = stored + 3 * pitch;
+    const real* __restrict k_turn_re_0 = stored + 4 * pitch;
+    const real* __restrict k_turn_re = stored + 5 * pitch;
+    const real* __restrict k_turn_im_0 = stored + 6 * pitch;
+    const real* __restrict k_turn_im = stored + 7 * pitch;
+    const real* __restrict k_w_re = stored + 8 * pitch;
+    const real* __restrict k_w_im = stored + 9 * pitch;
+    const real* __restrict k_re = stored + 10 * pitch;
+    const real* __restrict k_im = stored + 11 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -515,40 +515,40 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_h_re = h + 0 * kRow;
-    const real* __restrict h_h_im = h + 1 * kRow;
-    const real* __restrict h_v_re = h + 2 * kRow;
-    const real* __restrict h_v_im = h + 3 * kRow;
-    const real* __restrict p_D = p + 0 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_lam = stored + 1 * kRow;
-    const real* __restrict k_alpha_0 = stored + 2 * kRow;
-    const real* __restrict k_alpha = stored + 3 * kRow;
-    const real* __restrict k_turn_re_0 = stored + 4 * kRow;
-    const real* __restrict k_turn_re = stored + 5 * kRow;
-    const real* __restrict k_turn_im_0 = stored + 6 * kRow;
-    const real* __restrict k_turn_im = stored + 7 * kRow;
-    const real* __restrict k_w_re = stored + 8 * kRow;
-    const real* __restrict k_w_im = stored + 9 * kRow;
-    const real* __restrict k_re = stored + 10 * kRow;
-    const real* __restrict k_im = stored + 11 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_0_2 = M + 2 * kRow;
-    const real* __restrict M_0_3 = M + 3 * kRow;
-    const real* __restrict M_1_0 = M + 4 * kRow;
-    const real* __restrict M_1_1 = M + 5 * kRow;
-    const real* __restrict M_1_2 = M + 6 * kRow;
-    const real* __restrict M_1_3 = M + 7 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_0_2 = M_next + 2 * kRow;
-    real* __restrict N_0_3 = M_next + 3 * kRow;
-    real* __restrict N_1_0 = M_next + 4 * kRow;
-    real* __restrict N_1_1 = M_next + 5 * kRow;
-    real* __restrict N_1_2 = M_next + 6 * kRow;
-    real* __restrict N_1_3 = M_next + 7 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_h_re = h + 0 * pitch;
+    const real* __restrict h_h_im = h + 1 * pitch;
+    const real* __restrict h_v_re = h + 2 * pitch;
+    const real* __restrict h_v_im = h + 3 * pitch;
+    const real* __restrict p_D = p + 0 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_lam = stored + 1 * pitch;
+    const real* __restrict k_alpha_0 = stored + 2 * pitch;
+    const real* __restrict k_alpha = stored + 3 * pitch;
+    const real* __restrict k_turn_re_0 = stored + 4 * pitch;
+    const real* __restrict k_turn_re = stored + 5 * pitch;
+    const real* __restrict k_turn_im_0 = stored + 6 * pitch;
+    const real* __restrict k_turn_im = stored + 7 * pitch;
+    const real* __restrict k_w_re = stored + 8 * pitch;
+    const real* __restrict k_w_im = stored + 9 * pitch;
+    const real* __restrict k_re = stored + 10 * pitch;
+    const real* __restrict k_im = stored + 11 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_0_2 = M + 2 * pitch;
+    const real* __restrict M_0_3 = M + 3 * pitch;
+    const real* __restrict M_1_0 = M + 4 * pitch;
+    const real* __restrict M_1_1 = M + 5 * pitch;
+    const real* __restrict M_1_2 = M + 6 * pitch;
+    const real* __restrict M_1_3 = M + 7 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_0_2 = M_next + 2 * pitch;
+    real* __restrict N_0_3 = M_next + 3 * pitch;
+    real* __restrict N_1_0 = M_next + 4 * pitch;
+    real* __restrict N_1_1 = M_next + 5 * pitch;
+    real* __restrict N_1_2 = M_next + 6 * pitch;
+    real* __restrict N_1_3 = M_next + 7 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -595,29 +595,29 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_h_re = h + 0 * kRow;
-    const real* __restrict h_h_im = h + 1 * kRow;
-    const real* __restrict h_v_re = h + 2 * kRow;
-    const real* __restrict h_v_im = h + 3 * kRow;
-    const real* __restrict p_D = p + 0 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_lam = stored + 1 * kRow;
-    const real* __restrict k_alpha_0 = stored + 2 * kRow;
-    const real* __restrict k_alpha = stored + 3 * kRow;
-    const real* __restrict k_turn_re_0 = stored + 4 * kRow;
-    const real* __restrict k_turn_re = stored + 5 * kRow;
-    const real* __restrict k_turn_im_0 = stored + 6 * kRow;
-    const real* __restrict k_turn_im = stored + 7 * kRow;
-    const real* __restrict k_w_re = stored + 8 * kRow;
-    const real* __restrict k_w_im = stored + 9 * kRow;
-    const real* __restrict k_re = stored + 10 * kRow;
-    const real* __restrict k_im = stored + 11 * kRow;
-    real* __restrict g_h_re = g + 0 * kRow;
-    real* __restrict g_h_im = g + 1 * kRow;
-    real* __restrict g_v_re = g + 2 * kRow;
-    real* __restrict g_v_im = g + 3 * kRow;
-    real* __restrict dp_D = dp + 0 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_h_re = h + 0 * pitch;
+    const real* __restrict h_h_im = h + 1 * pitch;
+    const real* __restrict h_v_re = h + 2 * pitch;
+    const real* __restrict h_v_im = h + 3 * pitch;
+    const real* __restrict p_D = p + 0 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_lam = stored + 1 * pitch;
+    const real* __restrict k_alpha_0 = stored + 2 * pitch;
+    const real* __restrict k_alpha = stored + 3 * pitch;
+    const real* __restrict k_turn_re_0 = stored + 4 * pitch;
+    const real* __restrict k_turn_re = stored + 5 * pitch;
+    const real* __restrict k_turn_im_0 = stored + 6 * pitch;
+    const real* __restrict k_turn_im = stored + 7 * pitch;
+    const real* __restrict k_w_re = stored + 8 * pitch;
+    const real* __restrict k_w_im = stored + 9 * pitch;
+    const real* __restrict k_re = stored + 10 * pitch;
+    const real* __restrict k_im = stored + 11 * pitch;
+    real* __restrict g_h_re = g + 0 * pitch;
+    real* __restrict g_h_im = g + 1 * pitch;
+    real* __restrict g_v_re = g + 2 * pitch;
+    real* __restrict g_v_im = g + 3 * pitch;
+    real* __restrict dp_D = dp + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);

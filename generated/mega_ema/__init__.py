@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d13a5b8dddd3a98a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "76952aee62ddcb3a")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1adeb1abc53b1cbd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f8a0e08a71c4bd3f")
 
 
 @_takes_options

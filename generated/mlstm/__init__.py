@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e6d53904dec79fb4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "92987d1bb952e7e3")
 
 
 @_takes_options

@@ -364,31 +364,31 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_C1 = h + 0 * kRow;
-    const real* __restrict h_C2 = h + 1 * kRow;
-    const real* __restrict h_n1 = h + 2 * kRow;
-    const real* __restrict h_n2 = h + 3 * kRow;
-    const real* __restrict h_m = h + 4 * kRow;
-    real* __restrict next_C1 = next + 0 * kRow;
-    real* __restrict next_C2 = next + 1 * kRow;
-    real* __restrict next_n1 = next + 2 * kRow;
-    real* __restrict next_n2 = next + 3 * kRow;
-    real* __restrict next_m = next + 4 * kRow;
-    real* __restrict k_log_f = stored + 0 * kRow;
-    real* __restrict k_m_new = stored + 1 * kRow;
-    real* __restrict k_f = stored + 2 * kRow;
-    real* __restrict k_i_0 = stored + 3 * kRow;
-    real* __restrict k_score = stored + 4 * kRow;
-    real* __restrict k_held = stored + 5 * kRow;
-    real* __restrict k_weight = stored + 6 * kRow;
-    real* __restrict k_h_0 = stored + 7 * kRow;
-    real* __restrict k_h_1 = stored + 8 * kRow;
-    real* __restrict k_h_2 = stored + 9 * kRow;
-    real* __restrict k_h_3 = stored + 10 * kRow;
-    real* __restrict k_h_4 = stored + 11 * kRow;
-    real* __restrict k_h_6 = stored + 12 * kRow;
-    real* __restrict k_h = stored + 13 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_C1 = h + 0 * pitch;
+    const real* __restrict h_C2 = h + 1 * pitch;
+    const real* __restrict h_n1 = h + 2 * pitch;
+    const real* __restrict h_n2 = h + 3 * pitch;
+    const real* __restrict h_m = h + 4 * pitch;
+    real* __restrict next_C1 = next + 0 * pitch;
+    real* __restrict next_C2 = next + 1 * pitch;
+    real* __restrict next_n1 = next + 2 * pitch;
+    real* __restrict next_n2 = next + 3 * pitch;
+    real* __restrict next_m = next + 4 * pitch;
+    real* __restrict k_log_f = stored + 0 * pitch;
+    real* __restrict k_m_new = stored + 1 * pitch;
+    real* __restrict k_f = stored + 2 * pitch;
+    real* __restrict k_i_0 = stored + 3 * pitch;
+    real* __restrict k_score = stored + 4 * pitch;
+    real* __restrict k_held = stored + 5 * pitch;
+    real* __restrict k_weight = stored + 6 * pitch;
+    real* __restrict k_h_0 = stored + 7 * pitch;
+    real* __restrict k_h_1 = stored + 8 * pitch;
+    real* __restrict k_h_2 = stored + 9 * pitch;
+    real* __restrict k_h_3 = stored + 10 * pitch;
+    real* __restrict k_h_4 = stored + 11 * pitch;
+    real* __restrict k_h_6 = stored + 12 * pitch;
+    real* __restrict k_h = stored + 13 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_xo = x[1].block(first);
@@ -468,32 +468,32 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_C1 = h + 0 * kRow;
-    const real* __restrict h_C2 = h + 1 * kRow;
-    const real* __restrict h_n1 = h + 2 * kRow;
-    const real* __restrict h_n2 = h + 3 * kRow;
-    const real* __restrict h_m = h + 4 * kRow;
-    const real* __restrict k_log_f = stored + 0 * kRow;
-    const real* __restrict k_m_new = stored + 1 * kRow;
-    const real* __restrict k_f = stored + 2 * kRow;
-    const real* __restrict k_i_0 = stored + 3 * kRow;
-    const real* __restrict k_score = stored + 4 * kRow;
-    const real* __restrict k_held = stored + 5 * kRow;
-    const real* __restrict k_weight = stored + 6 * kRow;
-    const real* __restrict k_h_0 = stored + 7 * kRow;
-    const real* __restrict k_h_1 = stored + 8 * kRow;
-    const real* __restrict k_h_2 = stored + 9 * kRow;
-    const real* __restrict k_h_3 = stored + 10 * kRow;
-    const real* __restrict k_h_4 = stored + 11 * kRow;
-    const real* __restrict k_h_6 = stored + 12 * kRow;
-    const real* __restrict k_h = stored + 13 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_C1 = h + 0 * pitch;
+    const real* __restrict h_C2 = h + 1 * pitch;
+    const real* __restrict h_n1 = h + 2 * pitch;
+    const real* __restrict h_n2 = h + 3 * pitch;
+    const real* __restrict h_m = h + 4 * pitch;
+    const real* __restrict k_log_f = stored + 0 * pitch;
+    const real* __restrict k_m_new = stored + 1 * pitch;
+    const real* __restrict k_f = stored + 2 * pitch;
+    const real* __restrict k_i_0 = stored + 3 * pitch;
+    const real* __restrict k_score = stored + 4 * pitch;
+    const real* __restrict k_held = stored + 5 * pitch;
+    const real* __restrict k_weight = stored + 6 * pitch;
+    const real* __restrict k_h_0 = stored + 7 * pitch;
+    const real* __restrict k_h_1 = stored + 8 * pitch;
+    const real* __restrict k_h_2 = stored + 9 * pitch;
+    const real* __restrict k_h_3 = stored + 10 * pitch;
+    const real* __restrict k_h_4 = stored + 11 * pitch;
+    const real* __restrict k_h_6 = stored + 12 * pitch;
+    const real* __restrict k_h = stored + 13 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_xo = x[1].block(first);
@@ -531,44 +531,44 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_C1 = h + 0 * kRow;
-    const real* __restrict h_C2 = h + 1 * kRow;
-    const real* __restrict h_n1 = h + 2 * kRow;
-    const real* __restrict h_n2 = h + 3 * kRow;
-    const real* __restrict h_m = h + 4 * kRow;
-    const real* __restrict k_log_f = stored + 0 * kRow;
-    const real* __restrict k_m_new = stored + 1 * kRow;
-    const real* __restrict k_f = stored + 2 * kRow;
-    const real* __restrict k_i_0 = stored + 3 * kRow;
-    const real* __restrict k_score = stored + 4 * kRow;
-    const real* __restrict k_held = stored + 5 * kRow;
-    const real* __restrict k_weight = stored + 6 * kRow;
-    const real* __restrict k_h_0 = stored + 7 * kRow;
-    const real* __restrict k_h_1 = stored + 8 * kRow;
-    const real* __restrict k_h_2 = stored + 9 * kRow;
-    const real* __restrict k_h_3 = stored + 10 * kRow;
-    const real* __restrict k_h_4 = stored + 11 * kRow;
-    const real* __restrict k_h_6 = stored + 12 * kRow;
-    const real* __restrict k_h = stored + 13 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_4 = M + 1 * kRow;
-    const real* __restrict M_1_1 = M + 2 * kRow;
-    const real* __restrict M_1_4 = M + 3 * kRow;
-    const real* __restrict M_2_2 = M + 4 * kRow;
-    const real* __restrict M_2_4 = M + 5 * kRow;
-    const real* __restrict M_3_3 = M + 6 * kRow;
-    const real* __restrict M_3_4 = M + 7 * kRow;
-    const real* __restrict M_4_4 = M + 8 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_4 = M_next + 1 * kRow;
-    real* __restrict N_1_1 = M_next + 2 * kRow;
-    real* __restrict N_1_4 = M_next + 3 * kRow;
-    real* __restrict N_2_2 = M_next + 4 * kRow;
-    real* __restrict N_2_4 = M_next + 5 * kRow;
-    real* __restrict N_3_3 = M_next + 6 * kRow;
-    real* __restrict N_3_4 = M_next + 7 * kRow;
-    real* __restrict N_4_4 = M_next + 8 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_C1 = h + 0 * pitch;
+    const real* __restrict h_C2 = h + 1 * pitch;
+    const real* __restrict h_n1 = h + 2 * pitch;
+    const real* __restrict h_n2 = h + 3 * pitch;
+    const real* __restrict h_m = h + 4 * pitch;
+    const real* __restrict k_log_f = stored + 0 * pitch;
+    const real* __restrict k_m_new = stored + 1 * pitch;
+    const real* __restrict k_f = stored + 2 * pitch;
+    const real* __restrict k_i_0 = stored + 3 * pitch;
+    const real* __restrict k_score = stored + 4 * pitch;
+    const real* __restrict k_held = stored + 5 * pitch;
+    const real* __restrict k_weight = stored + 6 * pitch;
+    const real* __restrict k_h_0 = stored + 7 * pitch;
+    const real* __restrict k_h_1 = stored + 8 * pitch;
+    const real* __restrict k_h_2 = stored + 9 * pitch;
+    const real* __restrict k_h_3 = stored + 10 * pitch;
+    const real* __restrict k_h_4 = stored + 11 * pitch;
+    const real* __restrict k_h_6 = stored + 12 * pitch;
+    const real* __restrict k_h = stored + 13 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_4 = M + 1 * pitch;
+    const real* __restrict M_1_1 = M + 2 * pitch;
+    const real* __restrict M_1_4 = M + 3 * pitch;
+    const real* __restrict M_2_2 = M + 4 * pitch;
+    const real* __restrict M_2_4 = M + 5 * pitch;
+    const real* __restrict M_3_3 = M + 6 * pitch;
+    const real* __restrict M_3_4 = M + 7 * pitch;
+    const real* __restrict M_4_4 = M + 8 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_4 = M_next + 1 * pitch;
+    real* __restrict N_1_1 = M_next + 2 * pitch;
+    real* __restrict N_1_4 = M_next + 3 * pitch;
+    real* __restrict N_2_2 = M_next + 4 * pitch;
+    real* __restrict N_2_4 = M_next + 5 * pitch;
+    real* __restrict N_3_3 = M_next + 6 * pitch;
+    real* __restrict N_3_4 = M_next + 7 * pitch;
+    real* __restrict N_4_4 = M_next + 8 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_xo = x[1].block(first);
@@ -607,31 +607,31 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_C1 = h + 0 * kRow;
-    const real* __restrict h_C2 = h + 1 * kRow;
-    const real* __restrict h_n1 = h + 2 * kRow;
-    const real* __restrict h_n2 = h + 3 * kRow;
-    const real* __restrict h_m = h + 4 * kRow;
-    const real* __restrict k_log_f = stored + 0 * kRow;
-    const real* __restrict k_m_new = stored + 1 * kRow;
-    const real* __restrict k_f = stored + 2 * kRow;
-    const real* __restrict k_i_0 = stored + 3 * kRow;
-    const real* __restrict k_score = stored + 4 * kRow;
-    const real* __restrict k_held = stored + 5 * kRow;
-    const real* __restrict k_weight = stored + 6 * kRow;
-    const real* __restrict k_h_0 = stored + 7 * kRow;
-    const real* __restrict k_h_1 = stored + 8 * kRow;
-    const real* __restrict k_h_2 = stored + 9 * kRow;
-    const real* __restrict k_h_3 = stored + 10 * kRow;
-    const real* __restrict k_h_4 = stored + 11 * kRow;
-    const real* __restrict k_h_6 = stored + 12 * kRow;
-    const real* __restrict k_h = stored + 13 * kRow;
-    real* __restrict g_C1 = g + 0 * kRow;
-    real* __restrict g_C2 = g + 1 * kRow;
-    real* __restrict g_n1 = g + 2 * kRow;
-    real* __restrict g_n2 = g + 3 * kRow;
-    real* __restrict g_m = g + 4 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_C1 = h + 0 * pitch;
+    const real* __restrict h_C2 = h + 1 * pitch;
+    const real* __restrict h_n1 = h + 2 * pitch;
+    const real* __restrict h_n2 = h + 3 * pitch;
+    const real* __restrict h_m = h + 4 * pitch;
+    const real* __restrict k_log_f = stored + 0 * pitch;
+    const real* __restrict k_m_new = stored + 1 * pitch;
+    const real* __restrict k_f = stored + 2 * pitch;
+    const real* __restrict k_i_0 = stored + 3 * pitch;
+    const real* __restrict k_score = stored + 4 * pitch;
+    const real* __restrict k_held = stored + 5 * pitch;
+    const real* __restrict k_weight = stored + 6 * pitch;
+    const real* __restrict k_h_0 = stored + 7 * pitch;
+    const real* __restrict k_h_1 = stored + 8 * pitch;
+    const real* __restrict k_h_2 = stored + 9 * pitch;
+    const real* __restrict k_h_3 = stored + 10 * pitch;
+    const real* __restrict k_h_4 = stored + 11 * pitch;
+    const real* __restrict k_h_6 = stored + 12 * pitch;
+    const real* __restrict k_h = stored + 13 * pitch;
+    real* __restrict g_C1 = g + 0 * pitch;
+    real* __restrict g_C2 = g + 1 * pitch;
+    real* __restrict g_n1 = g + 2 * pitch;
+    real* __restrict g_n2 = g + 3 * pitch;
+    real* __restrict g_m = g + 4 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_v = x[0].block(first);
       const real* __restrict x_xo = x[1].block(first);

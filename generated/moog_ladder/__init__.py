@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MoogLadder", "moog_ladder"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e481dc9bc3c406e9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2013eaebf3ce905c")
 
 
 @_takes_options

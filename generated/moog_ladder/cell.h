@@ -548,35 +548,35 @@ struct Lanes : Cell, NoProducts {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_Y1 = h + 0 * kRow;
-    const real* __restrict h_Y2 = h + 1 * kRow;
-    const real* __restrict h_Y3 = h + 2 * kRow;
-    const real* __restrict h_Y4 = h + 3 * kRow;
-    const real* __restrict h_W1 = h + 4 * kRow;
-    const real* __restrict h_W2 = h + 5 * kRow;
-    const real* __restrict h_W3 = h + 6 * kRow;
-    const real* __restrict h_d = h + 7 * kRow;
-    const real* __restrict h_last = h + 8 * kRow;
-    real* __restrict next_Y1 = next + 0 * kRow;
-    real* __restrict next_Y2 = next + 1 * kRow;
-    real* __restrict next_Y3 = next + 2 * kRow;
-    real* __restrict next_Y4 = next + 3 * kRow;
-    real* __restrict next_W1 = next + 4 * kRow;
-    real* __restrict next_W2 = next + 5 * kRow;
-    real* __restrict next_W3 = next + 6 * kRow;
-    real* __restrict next_d = next + 7 * kRow;
-    real* __restrict next_last = next + 8 * kRow;
-    const real* __restrict p_g = p + 0 * kRow;
-    const real* __restrict p_r = p + 1 * kRow;
-    real* __restrict k_y1_0 = stored + 0 * kRow;
-    real* __restrict k_y1 = stored + 1 * kRow;
-    real* __restrict k_w1 = stored + 2 * kRow;
-    real* __restrict k_y2 = stored + 3 * kRow;
-    real* __restrict k_w2 = stored + 4 * kRow;
-    real* __restrict k_y3 = stored + 5 * kRow;
-    real* __restrict k_w3 = stored + 6 * kRow;
-    real* __restrict k_y4_0 = stored + 7 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_Y1 = h + 0 * pitch;
+    const real* __restrict h_Y2 = h + 1 * pitch;
+    const real* __restrict h_Y3 = h + 2 * pitch;
+    const real* __restrict h_Y4 = h + 3 * pitch;
+    const real* __restrict h_W1 = h + 4 * pitch;
+    const real* __restrict h_W2 = h + 5 * pitch;
+    const real* __restrict h_W3 = h + 6 * pitch;
+    const real* __restrict h_d = h + 7 * pitch;
+    const real* __restrict h_last = h + 8 * pitch;
+    real* __restrict next_Y1 = next + 0 * pitch;
+    real* __restrict next_Y2 = next + 1 * pitch;
+    real* __restrict next_Y3 = next + 2 * pitch;
+    real* __restrict next_Y4 = next + 3 * pitch;
+    real* __restrict next_W1 = next + 4 * pitch;
+    real* __restrict next_W2 = next + 5 * pitch;
+    real* __restrict next_W3 = next + 6 * pitch;
+    real* __restrict next_d = next + 7 * pitch;
+    real* __restrict next_last = next + 8 * pitch;
+    const real* __restrict p_g = p + 0 * pitch;
+    const real* __restrict p_r = p + 1 * pitch;
+    real* __restrict k_y1_0 = stored + 0 * pitch;
+    real* __restrict k_y1 = stored + 1 * pitch;
+    real* __restrict k_w1 = stored + 2 * pitch;
+    real* __restrict k_y2 = stored + 3 * pitch;
+    real* __restrict k_w2 = stored + 4 * pitch;
+    real* __restrict k_y3 = stored + 5 * pitch;
+    real* __restrict k_w3 = stored + 6 * pitch;
+    real* __restrict k_y4_0 = stored + 7 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -659,32 +659,32 @@ struct Lanes : Cell, NoProducts {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_Y1 = h + 0 * kRow;
-    const real* __restrict h_Y2 = h + 1 * kRow;
-    const real* __restrict h_Y3 = h + 2 * kRow;
-    const real* __restrict h_Y4 = h + 3 * kRow;
-    const real* __restrict h_W1 = h + 4 * kRow;
-    const real* __restrict h_W2 = h + 5 * kRow;
-    const real* __restrict h_W3 = h + 6 * kRow;
-    const real* __restrict h_d = h + 7 * kRow;
-    const real* __restrict h_last = h + 8 * kRow;
-    const real* __restrict p_g = p + 0 * kRow;
-    const real* __restrict p_r = p + 1 * kRow;
-    const real* __restrict k_y1_0 = stored + 0 * kRow;
-    const real* __restrict k_y1 = stored + 1 * kRow;
-    const real* __restrict k_w1 = stored + 2 * kRow;
-    const real* __restrict k_y2 = stored + 3 * kRow;
-    const real* __restrict k_w2 = stored + 4 * kRow;
-    const real* __restrict k_y3 = stored + 5 * kRow;
-    const real* __restrict k_w3 = stored + 6 * kRow;
-    const real* __restrict k_y4_0 = stored + 7 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_Y1 = h + 0 * pitch;
+    const real* __restrict h_Y2 = h + 1 * pitch;
+    const real* __restrict h_Y3 = h + 2 * pitch;
+    const real* __restrict h_Y4 = h + 3 * pitch;
+    const real* __restrict h_W1 = h + 4 * pitch;
+    const real* __restrict h_W2 = h + 5 * pitch;
+    const real* __restrict h_W3 = h + 6 * pitch;
+    const real* __restrict h_d = h + 7 * pitch;
+    const real* __restrict h_last = h + 8 * pitch;
+    const real* __restrict p_g = p + 0 * pitch;
+    const real* __restrict p_r = p + 1 * pitch;
+    const real* __restrict k_y1_0 = stored + 0 * pitch;
+    const real* __restrict k_y1 = stored + 1 * pitch;
+    const real* __restrict k_w1 = stored + 2 * pitch;
+    const real* __restrict k_y2 = stored + 3 * pitch;
+    const real* __restrict k_w2 = stored + 4 * pitch;
+    const real* __restrict k_y3 = stored + 5 * pitch;
+    const real* __restrict k_w3 = stored + 6 * pitch;
+    const real* __restrict k_y4_0 = stored + 7 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
 #pragma omp simd
@@ -775,37 +775,37 @@ struct Lanes : Cell, NoProducts {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_Y1 = h + 0 * kRow;
-    const real* __restrict h_Y2 = h + 1 * kRow;
-    const real* __restrict h_Y3 = h + 2 * kRow;
-    const real* __restrict h_Y4 = h + 3 * kRow;
-    const real* __restrict h_W1 = h + 4 * kRow;
-    const real* __restrict h_W2 = h + 5 * kRow;
-    const real* __restrict h_W3 = h + 6 * kRow;
-    const real* __restrict h_d = h + 7 * kRow;
-    const real* __restrict h_last = h + 8 * kRow;
-    const real* __restrict p_g = p + 0 * kRow;
-    const real* __restrict p_r = p + 1 * kRow;
-    const real* __restrict k_y1_0 = stored + 0 * kRow;
-    const real* __restrict k_y1 = stored + 1 * kRow;
-    const real* __restrict k_w1 = stored + 2 * kRow;
-    const real* __restrict k_y2 = stored + 3 * kRow;
-    const real* __restrict k_w2 = stored + 4 * kRow;
-    const real* __restrict k_y3 = stored + 5 * kRow;
-    const real* __restrict k_w3 = stored + 6 * kRow;
-    const real* __restrict k_y4_0 = stored + 7 * kRow;
-    real* __restrict g_Y1 = g + 0 * kRow;
-    real* __restrict g_Y2 = g + 1 * kRow;
-    real* __restrict g_Y3 = g + 2 * kRow;
-    real* __restrict g_Y4 = g + 3 * kRow;
-    real* __restrict g_W1 = g + 4 * kRow;
-    real* __restrict g_W2 = g + 5 * kRow;
-    real* __restrict g_W3 = g + 6 * kRow;
-    real* __restrict g_d = g + 7 * kRow;
-    real* __restrict g_last = g + 8 * kRow;
-    real* __restrict dp_g = dp + 0 * kRow;
-    real* __restrict dp_r = dp + 1 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_Y1 = h + 0 * pitch;
+    const real* __restrict h_Y2 = h + 1 * pitch;
+    const real* __restrict h_Y3 = h + 2 * pitch;
+    const real* __restrict h_Y4 = h + 3 * pitch;
+    const real* __restrict h_W1 = h + 4 * pitch;
+    const real* __restrict h_W2 = h + 5 * pitch;
+    const real* __restrict h_W3 = h + 6 * pitch;
+    const real* __restrict h_d = h + 7 * pitch;
+    const real* __restrict h_last = h + 8 * pitch;
+    const real* __restrict p_g = p + 0 * pitch;
+    const real* __restrict p_r = p + 1 * pitch;
+    const real* __restrict k_y1_0 = stored + 0 * pitch;
+    const real* __restrict k_y1 = stored + 1 * pitch;
+    const real* __restrict k_w1 = stored + 2 * pitch;
+    const real* __restrict k_y2 = stored + 3 * pitch;
+    const real* __restrict k_w2 = stored + 4 * pitch;
+    const real* __restrict k_y3 = stored + 5 * pitch;
+    const real* __restrict k_w3 = stored + 6 * pitch;
+    const real* __restrict k_y4_0 = stored + 7 * pitch;
+    real* __restrict g_Y1 = g + 0 * pitch;
+    real* __restrict g_Y2 = g + 1 * pitch;
+    real* __restrict g_Y3 = g + 2 * pitch;
+    real* __restrict g_Y4 = g + 3 * pitch;
+    real* __restrict g_W1 = g + 4 * pitch;
+    real* __restrict g_W2 = g + 5 * pitch;
+    real* __restrict g_W3 = g + 6 * pitch;
+    real* __restrict g_d = g + 7 * pitch;
+    real* __restrict g_last = g + 8 * pitch;
+    real* __restrict dp_g = dp + 0 * pitch;
+    real* __restrict dp_r = dp + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

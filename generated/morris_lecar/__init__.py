@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "432c6c832d3abf59")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bc07334553c6c0ca")
 
 
 @_takes_options

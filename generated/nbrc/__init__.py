@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "89f4d9c4d606c9a4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8e8504d45ec39efe")
 
 
 @_takes_options

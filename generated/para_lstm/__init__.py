@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5dbf3b84adacc61c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "68e8279429204f38")
 
 
 @_takes_options

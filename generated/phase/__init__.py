@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "84ed714049985366")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aa70893f042faddf")
 
 
 @_takes_options

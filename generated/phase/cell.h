@@ -220,13 +220,13 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_theta = h + 0 * kRow;
-    real* __restrict next_theta = next + 0 * kRow;
-    const real* __restrict p_omega = p + 0 * kRow;
-    const real* __restrict p_K = p + 1 * kRow;
-    real* __restrict k_theta_new_1 = stored + 0 * kRow;
-    real* __restrict k_theta_new = stored + 1 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_theta = h + 0 * pitch;
+    real* __restrict next_theta = next + 0 * pitch;
+    const real* __restrict p_omega = p + 0 * pitch;
+    const real* __restrict p_K = p + 1 * pitch;
+    real* __restrict k_theta_new_1 = stored + 0 * pitch;
+    real* __restrict k_theta_new = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -262,18 +262,18 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_theta = h + 0 * kRow;
-    const real* __restrict p_omega = p + 0 * kRow;
-    const real* __restrict p_K = p + 1 * kRow;
-    const real* __restrict k_theta_new_1 = stored + 0 * kRow;
-    const real* __restrict k_theta_new = stored + 1 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_theta = h + 0 * pitch;
+    const real* __restrict p_omega = p + 0 * pitch;
+    const real* __restrict p_K = p + 1 * pitch;
+    const real* __restrict k_theta_new_1 = stored + 0 * pitch;
+    const real* __restrict k_theta_new = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
 #pragma omp simd
@@ -292,14 +292,14 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_theta = h + 0 * kRow;
-    const real* __restrict p_omega = p + 0 * kRow;
-    const real* __restrict p_K = p + 1 * kRow;
-    const real* __restrict k_theta_new_1 = stored + 0 * kRow;
-    const real* __restrict k_theta_new = stored + 1 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_theta = h + 0 * pitch;
+    const real* __restrict p_omega = p + 0 * pitch;
+    const real* __restrict p_K = p + 1 * pitch;
+    const real* __restrict k_theta_new_1 = stored + 0 * pitch;
+    const real* __restrict k_theta_new = stored + 1 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
 #pragma omp simd
@@ -319,15 +319,15 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_theta = h + 0 * kRow;
-    const real* __restrict p_omega = p + 0 * kRow;
-    const real* __restrict p_K = p + 1 * kRow;
-    const real* __restrict k_theta_new_1 = stored + 0 * kRow;
-    const real* __restrict k_theta_new = stored + 1 * kRow;
-    real* __restrict g_theta = g + 0 * kRow;
-    real* __restrict dp_omega = dp + 0 * kRow;
-    real* __restrict dp_K = dp + 1 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_theta = h + 0 * pitch;
+    const real* __restrict p_omega = p + 0 * pitch;
+    const real* __restrict p_K = p + 1 * pitch;
+    const real* __restrict k_theta_new_1 = stored + 0 * pitch;
+    const real* __restrict k_theta_new = stored + 1 * pitch;
+    real* __restrict g_theta = g + 0 * pitch;
+    real* __restrict dp_omega = dp + 0 * pitch;
+    real* __restrict dp_K = dp + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

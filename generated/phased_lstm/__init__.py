@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f6bb7821e09ab146")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e1dd0c7363547c45")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7c631cda0e28ce28")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9cb9519bce82594a")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "95dfefac4327dad2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "152c5c4b1986636e")
 
 
 @_takes_options

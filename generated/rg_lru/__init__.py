@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e68004dabafae8ab")
+_KERNEL = Kernel.read(_folder_of(__spec__), "44781e1a745c38ea")
 
 
 @_takes_options

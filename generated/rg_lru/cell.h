@@ -255,17 +255,17 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_h = h + 0 * kRow;
-    real* __restrict next_h = next + 0 * kRow;
-    const real* __restrict p_Lambda = p + 0 * kRow;
-    real* __restrict k_r = stored + 0 * kRow;
-    real* __restrict k_i = stored + 1 * kRow;
-    real* __restrict k_log_a_0 = stored + 2 * kRow;
-    real* __restrict k_log_a = stored + 3 * kRow;
-    real* __restrict k_scale_0 = stored + 4 * kRow;
-    real* __restrict k_scale = stored + 5 * kRow;
-    real* __restrict k_h_next_0 = stored + 6 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_h = h + 0 * pitch;
+    real* __restrict next_h = next + 0 * pitch;
+    const real* __restrict p_Lambda = p + 0 * pitch;
+    real* __restrict k_r = stored + 0 * pitch;
+    real* __restrict k_i = stored + 1 * pitch;
+    real* __restrict k_log_a_0 = stored + 2 * pitch;
+    real* __restrict k_log_a = stored + 3 * pitch;
+    real* __restrict k_scale_0 = stored + 4 * pitch;
+    real* __restrict k_scale = stored + 5 * pitch;
+    real* __restrict k_h_next_0 = stored + 6 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);
@@ -311,22 +311,22 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_h = h + 0 * kRow;
-    const real* __restrict p_Lambda = p + 0 * kRow;
-    const real* __restrict k_r = stored + 0 * kRow;
-    const real* __restrict k_i = stored + 1 * kRow;
-    const real* __restrict k_log_a_0 = stored + 2 * kRow;
-    const real* __restrict k_log_a = stored + 3 * kRow;
-    const real* __restrict k_scale_0 = stored + 4 * kRow;
-    const real* __restrict k_scale = stored + 5 * kRow;
-    const real* __restrict k_h_next_0 = stored + 6 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_h = h + 0 * pitch;
+    const real* __restrict p_Lambda = p + 0 * pitch;
+    const real* __restrict k_r = stored + 0 * pitch;
+    const real* __restrict k_i = stored + 1 * pitch;
+    const real* __restrict k_log_a_0 = stored + 2 * pitch;
+    const real* __restrict k_log_a = stored + 3 * pitch;
+    const real* __restrict k_scale_0 = stored + 4 * pitch;
+    const real* __restrict k_scale = stored + 5 * pitch;
+    const real* __restrict k_h_next_0 = stored + 6 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);
@@ -348,18 +348,18 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_h = h + 0 * kRow;
-    const real* __restrict p_Lambda = p + 0 * kRow;
-    const real* __restrict k_r = stored + 0 * kRow;
-    const real* __restrict k_i = stored + 1 * kRow;
-    const real* __restrict k_log_a_0 = stored + 2 * kRow;
-    const real* __restrict k_log_a = stored + 3 * kRow;
-    const real* __restrict k_scale_0 = stored + 4 * kRow;
-    const real* __restrict k_scale = stored + 5 * kRow;
-    const real* __restrict k_h_next_0 = stored + 6 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_h = h + 0 * pitch;
+    const real* __restrict p_Lambda = p + 0 * pitch;
+    const real* __restrict k_r = stored + 0 * pitch;
+    const real* __restrict k_i = stored + 1 * pitch;
+    const real* __restrict k_log_a_0 = stored + 2 * pitch;
+    const real* __restrict k_log_a = stored + 3 * pitch;
+    const real* __restrict k_scale_0 = stored + 4 * pitch;
+    const real* __restrict k_scale = stored + 5 * pitch;
+    const real* __restrict k_h_next_0 = stored + 6 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);
@@ -382,18 +382,18 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_h = h + 0 * kRow;
-    const real* __restrict p_Lambda = p + 0 * kRow;
-    const real* __restrict k_r = stored + 0 * kRow;
-    const real* __restrict k_i = stored + 1 * kRow;
-    const real* __restrict k_log_a_0 = stored + 2 * kRow;
-    const real* __restrict k_log_a = stored + 3 * kRow;
-    const real* __restrict k_scale_0 = stored + 4 * kRow;
-    const real* __restrict k_scale = stored + 5 * kRow;
-    const real* __restrict k_h_next_0 = stored + 6 * kRow;
-    real* __restrict g_h = g + 0 * kRow;
-    real* __restrict dp_Lambda = dp + 0 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_h = h + 0 * pitch;
+    const real* __restrict p_Lambda = p + 0 * pitch;
+    const real* __restrict k_r = stored + 0 * pitch;
+    const real* __restrict k_i = stored + 1 * pitch;
+    const real* __restrict k_log_a_0 = stored + 2 * pitch;
+    const real* __restrict k_log_a = stored + 3 * pitch;
+    const real* __restrict k_scale_0 = stored + 4 * pitch;
+    const real* __restrict k_scale = stored + 5 * pitch;
+    const real* __restrict k_h_next_0 = stored + 6 * pitch;
+    real* __restrict g_h = g + 0 * pitch;
+    real* __restrict dp_Lambda = dp + 0 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5d5e1ec937cd05af")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d3da5509b563ac14")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8d174239a4d3e2e9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d58b1a0575bacb73")
 
 
 @_takes_options

@@ -357,33 +357,33 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_x_re = h + 0 * kRow;
-    const real* __restrict h_x_im = h + 1 * kRow;
-    real* __restrict next_x_re = next + 0 * kRow;
-    real* __restrict next_x_im = next + 1 * kRow;
-    const real* __restrict p_log_dt = p + 0 * kRow;
-    const real* __restrict p_a_log = p + 1 * kRow;
-    const real* __restrict p_a_im = p + 2 * kRow;
-    const real* __restrict p_c_re = p + 3 * kRow;
-    const real* __restrict p_c_im = p + 4 * kRow;
-    const real* __restrict p_D = p + 5 * kRow;
-    real* __restrict k_dt = stored + 0 * kRow;
-    real* __restrict k_a = stored + 1 * kRow;
-    real* __restrict k_size = stored + 2 * kRow;
-    real* __restrict k_angle = stored + 3 * kRow;
-    real* __restrict k_A_re_0 = stored + 4 * kRow;
-    real* __restrict k_A_im_0 = stored + 5 * kRow;
-    real* __restrict k_less_0 = stored + 6 * kRow;
-    real* __restrict k_less_1 = stored + 7 * kRow;
-    real* __restrict k_less_2 = stored + 8 * kRow;
-    real* __restrict k_less_3 = stored + 9 * kRow;
-    real* __restrict k_B_re_0 = stored + 10 * kRow;
-    real* __restrict k_B_re = stored + 11 * kRow;
-    real* __restrict k_B_im_0 = stored + 12 * kRow;
-    real* __restrict k_B_im = stored + 13 * kRow;
-    real* __restrict k_re = stored + 14 * kRow;
-    real* __restrict k_im = stored + 15 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_x_re = h + 0 * pitch;
+    const real* __restrict h_x_im = h + 1 * pitch;
+    real* __restrict next_x_re = next + 0 * pitch;
+    real* __restrict next_x_im = next + 1 * pitch;
+    const real* __restrict p_log_dt = p + 0 * pitch;
+    const real* __restrict p_a_log = p + 1 * pitch;
+    const real* __restrict p_a_im = p + 2 * pitch;
+    const real* __restrict p_c_re = p + 3 * pitch;
+    const real* __restrict p_c_im = p + 4 * pitch;
+    const real* __restrict p_D = p + 5 * pitch;
+    real* __restrict k_dt = stored + 0 * pitch;
+    real* __restrict k_a = stored + 1 * pitch;
+    real* __restrict k_size = stored + 2 * pitch;
+    real* __restrict k_angle = stored + 3 * pitch;
+    real* __restrict k_A_re_0 = stored + 4 * pitch;
+    real* __restrict k_A_im_0 = stored + 5 * pitch;
+    real* __restrict k_less_0 = stored + 6 * pitch;
+    real* __restrict k_less_1 = stored + 7 * pitch;
+    real* __restrict k_less_2 = stored + 8 * pitch;
+    real* __restrict k_less_3 = stored + 9 * pitch;
+    real* __restrict k_B_re_0 = stored + 10 * pitch;
+    real* __restrict k_B_re = stored + 11 * pitch;
+    real* __restrict k_B_im_0 = stored + 12 * pitch;
+    real* __restrict k_B_im = stored + 13 * pitch;
+    real* __restrict k_re = stored + 14 * pitch;
+    real* __restrict k_im = stored + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -449,37 +449,37 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_x_re = h + 0 * kRow;
-    const real* __restrict h_x_im = h + 1 * kRow;
-    const real* __restrict p_log_dt = p + 0 * kRow;
-    const real* __restrict p_a_log = p + 1 * kRow;
-    const real* __restrict p_a_im = p + 2 * kRow;
-    const real* __restrict p_c_re = p + 3 * kRow;
-    const real* __restrict p_c_im = p + 4 * kRow;
-    const real* __restrict p_D = p + 5 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_a = stored + 1 * kRow;
-    const real* __restrict k_size = stored + 2 * kRow;
-    const real* __restrict k_angle = stored + 3 * kRow;
-    const real* __restrict k_A_re_0 = stored + 4 * kRow;
-    const real* __restrict k_A_im_0 = stored + 5 * kRow;
-    const real* __restrict k_less_0 = stored + 6 * kRow;
-    const real* __restrict k_less_1 = stored + 7 * kRow;
-    const real* __restrict k_less_2 = stored + 8 * kRow;
-    const real* __restrict k_less_3 = stored + 9 * kRow;
-    const real* __restrict k_B_re_0 = stored + 10 * kRow;
-    const real* __restrict k_B_re = stored + 11 * kRow;
-    const real* __restrict k_B_im_0 = stored + 12 * kRow;
-    const real* __restrict k_B_im = stored + 13 * kRow;
-    const real* __restrict k_re = stored + 14 * kRow;
-    const real* __restrict k_im = stored + 15 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_x_re = h + 0 * pitch;
+    const real* __restrict h_x_im = h + 1 * pitch;
+    const real* __restrict p_log_dt = p + 0 * pitch;
+    const real* __restrict p_a_log = p + 1 * pitch;
+    const real* __restrict p_a_im = p + 2 * pitch;
+    const real* __restrict p_c_re = p + 3 * pitch;
+    const real* __restrict p_c_im = p + 4 * pitch;
+    const real* __restrict p_D = p + 5 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_a = stored + 1 * pitch;
+    const real* __restrict k_size = stored + 2 * pitch;
+    const real* __restrict k_angle = stored + 3 * pitch;
+    const real* __restrict k_A_re_0 = stored + 4 * pitch;
+    const real* __restrict k_A_im_0 = stored + 5 * pitch;
+    const real* __restrict k_less_0 = stored + 6 * pitch;
+    const real* __restrict k_less_1 = stored + 7 * pitch;
+    const real* __restrict k_less_2 = stored + 8 * pitch;
+    const real* __restrict k_less_3 = stored + 9 * pitch;
+    const real* __restrict k_B_re_0 = stored + 10 * pitch;
+    const real* __restrict k_B_re = stored + 11 * pitch;
+    const real* __restrict k_B_im_0 = stored + 12 * pitch;
+    const real* __restrict k_B_im = stored + 13 * pitch;
+    const real* __restrict k_re = stored + 14 * pitch;
+    const real* __restrict k_im = stored + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
 #pragma omp simd
@@ -503,39 +503,39 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_x_re = h + 0 * kRow;
-    const real* __restrict h_x_im = h + 1 * kRow;
-    const real* __restrict p_log_dt = p + 0 * kRow;
-    const real* __restrict p_a_log = p + 1 * kRow;
-    const real* __restrict p_a_im = p + 2 * kRow;
-    const real* __restrict p_c_re = p + 3 * kRow;
-    const real* __restrict p_c_im = p + 4 * kRow;
-    const real* __restrict p_D = p + 5 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_a = stored + 1 * kRow;
-    const real* __restrict k_size = stored + 2 * kRow;
-    const real* __restrict k_angle = stored + 3 * kRow;
-    const real* __restrict k_A_re_0 = stored + 4 * kRow;
-    const real* __restrict k_A_im_0 = stored + 5 * kRow;
-    const real* __restrict k_less_0 = stored + 6 * kRow;
-    const real* __restrict k_less_1 = stored + 7 * kRow;
-    const real* __restrict k_less_2 = stored + 8 * kRow;
-    const real* __restrict k_less_3 = stored + 9 * kRow;
-    const real* __restrict k_B_re_0 = stored + 10 * kRow;
-    const real* __restrict k_B_re = stored + 11 * kRow;
-    const real* __restrict k_B_im_0 = stored + 12 * kRow;
-    const real* __restrict k_B_im = stored + 13 * kRow;
-    const real* __restrict k_re = stored + 14 * kRow;
-    const real* __restrict k_im = stored + 15 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_1_0 = M + 2 * kRow;
-    const real* __restrict M_1_1 = M + 3 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_1_0 = M_next + 2 * kRow;
-    real* __restrict N_1_1 = M_next + 3 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_x_re = h + 0 * pitch;
+    const real* __restrict h_x_im = h + 1 * pitch;
+    const real* __restrict p_log_dt = p + 0 * pitch;
+    const real* __restrict p_a_log = p + 1 * pitch;
+    const real* __restrict p_a_im = p + 2 * pitch;
+    const real* __restrict p_c_re = p + 3 * pitch;
+    const real* __restrict p_c_im = p + 4 * pitch;
+    const real* __restrict p_D = p + 5 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_a = stored + 1 * pitch;
+    const real* __restrict k_size = stored + 2 * pitch;
+    const real* __restrict k_angle = stored + 3 * pitch;
+    const real* __restrict k_A_re_0 = stored + 4 * pitch;
+    const real* __restrict k_A_im_0 = stored + 5 * pitch;
+    const real* __restrict k_less_0 = stored + 6 * pitch;
+    const real* __restrict k_less_1 = stored + 7 * pitch;
+    const real* __restrict k_less_2 = stored + 8 * pitch;
+    const real* __restrict k_less_3 = stored + 9 * pitch;
+    const real* __restrict k_B_re_0 = stored + 10 * pitch;
+    const real* __restrict k_B_re = stored + 11 * pitch;
+    const real* __restrict k_B_im_0 = stored + 12 * pitch;
+    const real* __restrict k_B_im = stored + 13 * pitch;
+    const real* __restrict k_re = stored + 14 * pitch;
+    const real* __restrict k_im = stored + 15 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_1_0 = M + 2 * pitch;
+    const real* __restrict M_1_1 = M + 3 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_1_0 = M_next + 2 * pitch;
+    real* __restrict N_1_1 = M_next + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
 #pragma omp simd
@@ -564,39 +564,39 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_x_re = h + 0 * kRow;
-    const real* __restrict h_x_im = h + 1 * kRow;
-    const real* __restrict p_log_dt = p + 0 * kRow;
-    const real* __restrict p_a_log = p + 1 * kRow;
-    const real* __restrict p_a_im = p + 2 * kRow;
-    const real* __restrict p_c_re = p + 3 * kRow;
-    const real* __restrict p_c_im = p + 4 * kRow;
-    const real* __restrict p_D = p + 5 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_a = stored + 1 * kRow;
-    const real* __restrict k_size = stored + 2 * kRow;
-    const real* __restrict k_angle = stored + 3 * kRow;
-    const real* __restrict k_A_re_0 = stored + 4 * kRow;
-    const real* __restrict k_A_im_0 = stored + 5 * kRow;
-    const real* __restrict k_less_0 = stored + 6 * kRow;
-    const real* __restrict k_less_1 = stored + 7 * kRow;
-    const real* __restrict k_less_2 = stored + 8 * kRow;
-    const real* __restrict k_less_3 = stored + 9 * kRow;
-    const real* __restrict k_B_re_0 = stored + 10 * kRow;
-    const real* __restrict k_B_re = stored + 11 * kRow;
-    const real* __restrict k_B_im_0 = stored + 12 * kRow;
-    const real* __restrict k_B_im = stored + 13 * kRow;
-    const real* __restrict k_re = stored + 14 * kRow;
-    const real* __restrict k_im = stored + 15 * kRow;
-    real* __restrict g_x_re = g + 0 * kRow;
-    real* __restrict g_x_im = g + 1 * kRow;
-    real* __restrict dp_log_dt = dp + 0 * kRow;
-    real* __restrict dp_a_log = dp + 1 * kRow;
-    real* __restrict dp_a_im = dp + 2 * kRow;
-    real* __restrict dp_c_re = dp + 3 * kRow;
-    real* __restrict dp_c_im = dp + 4 * kRow;
-    real* __restrict dp_D = dp + 5 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_x_re = h + 0 * pitch;
+    const real* __restrict h_x_im = h + 1 * pitch;
+    const real* __restrict p_log_dt = p + 0 * pitch;
+    const real* __restrict p_a_log = p + 1 * pitch;
+    const real* __restrict p_a_im = p + 2 * pitch;
+    const real* __restrict p_c_re = p + 3 * pitch;
+    const real* __restrict p_c_im = p + 4 * pitch;
+    const real* __restrict p_D = p + 5 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_a = stored + 1 * pitch;
+    const real* __restrict k_size = stored + 2 * pitch;
+    const real* __restrict k_angle = stored + 3 * pitch;
+    const real* __restrict k_A_re_0 = stored + 4 * pitch;
+    const real* __restrict k_A_im_0 = stored + 5 * pitch;
+    const real* __restrict k_less_0 = stored + 6 * pitch;
+    const real* __restrict k_less_1 = stored + 7 * pitch;
+    const real* __restrict k_less_2 = stored + 8 * pitch;
+    const real* __restrict k_less_3 = stored + 9 * pitch;
+    const real* __restrict k_B_re_0 = stored + 10 * pitch;
+    const real* __restrict k_B_re = stored + 11 * pitch;
+    const real* __restrict k_B_im_0 = stored + 12 * pitch;
+    const real* __restrict k_B_im = stored + 13 * pitch;
+    const real* __restrict k_re = stored + 14 * pitch;
+    const real* __restrict k_im = stored + 15 * pitch;
+    real* __restrict g_x_re = g + 0 * pitch;
+    real* __restrict g_x_im = g + 1 * pitch;
+    real* __restrict dp_log_dt = dp + 0 * pitch;
+    real* __restrict dp_a_log = dp + 1 * pitch;
+    real* __restrict dp_a_im = dp + 2 * pitch;
+    real* __restrict dp_c_re = dp + 3 * pitch;
+    real* __restrict dp_c_im = dp + 4 * pitch;
+    real* __restrict dp_D = dp + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

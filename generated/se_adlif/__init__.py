@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9df5e0ee1cd84e7e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8c314de11379618e")
 
 
 @_takes_options

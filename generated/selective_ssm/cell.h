@@ -345,30 +345,30 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_h1 = h + 0 * kRow;
-    const real* __restrict h_h2 = h + 1 * kRow;
-    const real* __restrict h_h3 = h + 2 * kRow;
-    const real* __restrict h_h4 = h + 3 * kRow;
-    real* __restrict next_h1 = next + 0 * kRow;
-    real* __restrict next_h2 = next + 1 * kRow;
-    real* __restrict next_h3 = next + 2 * kRow;
-    real* __restrict next_h4 = next + 3 * kRow;
-    const real* __restrict p_A_log1 = p + 0 * kRow;
-    const real* __restrict p_A_log2 = p + 1 * kRow;
-    const real* __restrict p_A_log3 = p + 2 * kRow;
-    const real* __restrict p_A_log4 = p + 3 * kRow;
-    const real* __restrict p_D = p + 4 * kRow;
-    real* __restrict k_dt = stored + 0 * kRow;
-    real* __restrict k_u = stored + 1 * kRow;
-    real* __restrict k_h1_new_0 = stored + 2 * kRow;
-    real* __restrict k_h1_new_1 = stored + 3 * kRow;
-    real* __restrict k_h2_new_0 = stored + 4 * kRow;
-    real* __restrict k_h2_new_1 = stored + 5 * kRow;
-    real* __restrict k_h3_new_0 = stored + 6 * kRow;
-    real* __restrict k_h3_new_1 = stored + 7 * kRow;
-    real* __restrict k_h4_new_0 = stored + 8 * kRow;
-    real* __restrict k_h4_new_1 = stored + 9 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_h1 = h + 0 * pitch;
+    const real* __restrict h_h2 = h + 1 * pitch;
+    const real* __restrict h_h3 = h + 2 * pitch;
+    const real* __restrict h_h4 = h + 3 * pitch;
+    real* __restrict next_h1 = next + 0 * pitch;
+    real* __restrict next_h2 = next + 1 * pitch;
+    real* __restrict next_h3 = next + 2 * pitch;
+    real* __restrict next_h4 = next + 3 * pitch;
+    const real* __restrict p_A_log1 = p + 0 * pitch;
+    const real* __restrict p_A_log2 = p + 1 * pitch;
+    const real* __restrict p_A_log3 = p + 2 * pitch;
+    const real* __restrict p_A_log4 = p + 3 * pitch;
+    const real* __restrict p_D = p + 4 * pitch;
+    real* __restrict k_dt = stored + 0 * pitch;
+    real* __restrict k_u = stored + 1 * pitch;
+    real* __restrict k_h1_new_0 = stored + 2 * pitch;
+    real* __restrict k_h1_new_1 = stored + 3 * pitch;
+    real* __restrict k_h2_new_0 = stored + 4 * pitch;
+    real* __restrict k_h2_new_1 = stored + 5 * pitch;
+    real* __restrict k_h3_new_0 = stored + 6 * pitch;
+    real* __restrict k_h3_new_1 = stored + 7 * pitch;
+    real* __restrict k_h4_new_0 = stored + 8 * pitch;
+    real* __restrict k_h4_new_1 = stored + 9 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -450,32 +450,32 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_h1 = h + 0 * kRow;
-    const real* __restrict h_h2 = h + 1 * kRow;
-    const real* __restrict h_h3 = h + 2 * kRow;
-    const real* __restrict h_h4 = h + 3 * kRow;
-    const real* __restrict p_A_log1 = p + 0 * kRow;
-    const real* __restrict p_A_log2 = p + 1 * kRow;
-    const real* __restrict p_A_log3 = p + 2 * kRow;
-    const real* __restrict p_A_log4 = p + 3 * kRow;
-    const real* __restrict p_D = p + 4 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_u = stored + 1 * kRow;
-    const real* __restrict k_h1_new_0 = stored + 2 * kRow;
-    const real* __restrict k_h1_new_1 = stored + 3 * kRow;
-    const real* __restrict k_h2_new_0 = stored + 4 * kRow;
-    const real* __restrict k_h2_new_1 = stored + 5 * kRow;
-    const real* __restrict k_h3_new_0 = stored + 6 * kRow;
-    const real* __restrict k_h3_new_1 = stored + 7 * kRow;
-    const real* __restrict k_h4_new_0 = stored + 8 * kRow;
-    const real* __restrict k_h4_new_1 = stored + 9 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_h1 = h + 0 * pitch;
+    const real* __restrict h_h2 = h + 1 * pitch;
+    const real* __restrict h_h3 = h + 2 * pitch;
+    const real* __restrict h_h4 = h + 3 * pitch;
+    const real* __restrict p_A_log1 = p + 0 * pitch;
+    const real* __restrict p_A_log2 = p + 1 * pitch;
+    const real* __restrict p_A_log3 = p + 2 * pitch;
+    const real* __restrict p_A_log4 = p + 3 * pitch;
+    const real* __restrict p_D = p + 4 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_u = stored + 1 * pitch;
+    const real* __restrict k_h1_new_0 = stored + 2 * pitch;
+    const real* __restrict k_h1_new_1 = stored + 3 * pitch;
+    const real* __restrict k_h2_new_0 = stored + 4 * pitch;
+    const real* __restrict k_h2_new_1 = stored + 5 * pitch;
+    const real* __restrict k_h3_new_0 = stored + 6 * pitch;
+    const real* __restrict k_h3_new_1 = stored + 7 * pitch;
+    const real* __restrict k_h4_new_0 = stored + 8 * pitch;
+    const real* __restrict k_h4_new_1 = stored + 9 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -509,34 +509,34 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_h1 = h + 0 * kRow;
-    const real* __restrict h_h2 = h + 1 * kRow;
-    const real* __restrict h_h3 = h + 2 * kRow;
-    const real* __restrict h_h4 = h + 3 * kRow;
-    const real* __restrict p_A_log1 = p + 0 * kRow;
-    const real* __restrict p_A_log2 = p + 1 * kRow;
-    const real* __restrict p_A_log3 = p + 2 * kRow;
-    const real* __restrict p_A_log4 = p + 3 * kRow;
-    const real* __restrict p_D = p + 4 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_u = stored + 1 * kRow;
-    const real* __restrict k_h1_new_0 = stored + 2 * kRow;
-    const real* __restrict k_h1_new_1 = stored + 3 * kRow;
-    const real* __restrict k_h2_new_0 = stored + 4 * kRow;
-    const real* __restrict k_h2_new_1 = stored + 5 * kRow;
-    const real* __restrict k_h3_new_0 = stored + 6 * kRow;
-    const real* __restrict k_h3_new_1 = stored + 7 * kRow;
-    const real* __restrict k_h4_new_0 = stored + 8 * kRow;
-    const real* __restrict k_h4_new_1 = stored + 9 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_1_1 = M + 1 * kRow;
-    const real* __restrict M_2_2 = M + 2 * kRow;
-    const real* __restrict M_3_3 = M + 3 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_1_1 = M_next + 1 * kRow;
-    real* __restrict N_2_2 = M_next + 2 * kRow;
-    real* __restrict N_3_3 = M_next + 3 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_h1 = h + 0 * pitch;
+    const real* __restrict h_h2 = h + 1 * pitch;
+    const real* __restrict h_h3 = h + 2 * pitch;
+    const real* __restrict h_h4 = h + 3 * pitch;
+    const real* __restrict p_A_log1 = p + 0 * pitch;
+    const real* __restrict p_A_log2 = p + 1 * pitch;
+    const real* __restrict p_A_log3 = p + 2 * pitch;
+    const real* __restrict p_A_log4 = p + 3 * pitch;
+    const real* __restrict p_D = p + 4 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_u = stored + 1 * pitch;
+    const real* __restrict k_h1_new_0 = stored + 2 * pitch;
+    const real* __restrict k_h1_new_1 = stored + 3 * pitch;
+    const real* __restrict k_h2_new_0 = stored + 4 * pitch;
+    const real* __restrict k_h2_new_1 = stored + 5 * pitch;
+    const real* __restrict k_h3_new_0 = stored + 6 * pitch;
+    const real* __restrict k_h3_new_1 = stored + 7 * pitch;
+    const real* __restrict k_h4_new_0 = stored + 8 * pitch;
+    const real* __restrict k_h4_new_1 = stored + 9 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_1_1 = M + 1 * pitch;
+    const real* __restrict M_2_2 = M + 2 * pitch;
+    const real* __restrict M_3_3 = M + 3 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_1_1 = M_next + 1 * pitch;
+    real* __restrict N_2_2 = M_next + 2 * pitch;
+    real* __restrict N_3_3 = M_next + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);
@@ -571,35 +571,35 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_h1 = h + 0 * kRow;
-    const real* __restrict h_h2 = h + 1 * kRow;
-    const real* __restrict h_h3 = h + 2 * kRow;
-    const real* __restrict h_h4 = h + 3 * kRow;
-    const real* __restrict p_A_log1 = p + 0 * kRow;
-    const real* __restrict p_A_log2 = p + 1 * kRow;
-    const real* __restrict p_A_log3 = p + 2 * kRow;
-    const real* __restrict p_A_log4 = p + 3 * kRow;
-    const real* __restrict p_D = p + 4 * kRow;
-    const real* __restrict k_dt = stored + 0 * kRow;
-    const real* __restrict k_u = stored + 1 * kRow;
-    const real* __restrict k_h1_new_0 = stored + 2 * kRow;
-    const real* __restrict k_h1_new_1 = stored + 3 * kRow;
-    const real* __restrict k_h2_new_0 = stored + 4 * kRow;
-    const real* __restrict k_h2_new_1 = stored + 5 * kRow;
-    const real* __restrict k_h3_new_0 = stored + 6 * kRow;
-    const real* __restrict k_h3_new_1 = stored + 7 * kRow;
-    const real* __restrict k_h4_new_0 = stored + 8 * kRow;
-    const real* __restrict k_h4_new_1 = stored + 9 * kRow;
-    real* __restrict g_h1 = g + 0 * kRow;
-    real* __restrict g_h2 = g + 1 * kRow;
-    real* __restrict g_h3 = g + 2 * kRow;
-    real* __restrict g_h4 = g + 3 * kRow;
-    real* __restrict dp_A_log1 = dp + 0 * kRow;
-    real* __restrict dp_A_log2 = dp + 1 * kRow;
-    real* __restrict dp_A_log3 = dp + 2 * kRow;
-    real* __restrict dp_A_log4 = dp + 3 * kRow;
-    real* __restrict dp_D = dp + 4 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_h1 = h + 0 * pitch;
+    const real* __restrict h_h2 = h + 1 * pitch;
+    const real* __restrict h_h3 = h + 2 * pitch;
+    const real* __restrict h_h4 = h + 3 * pitch;
+    const real* __restrict p_A_log1 = p + 0 * pitch;
+    const real* __restrict p_A_log2 = p + 1 * pitch;
+    const real* __restrict p_A_log3 = p + 2 * pitch;
+    const real* __restrict p_A_log4 = p + 3 * pitch;
+    const real* __restrict p_D = p + 4 * pitch;
+    const real* __restrict k_dt = stored + 0 * pitch;
+    const real* __restrict k_u = stored + 1 * pitch;
+    const real* __restrict k_h1_new_0 = stored + 2 * pitch;
+    const real* __restrict k_h1_new_1 = stored + 3 * pitch;
+    const real* __restrict k_h2_new_0 = stored + 4 * pitch;
+    const real* __restrict k_h2_new_1 = stored + 5 * pitch;
+    const real* __restrict k_h3_new_0 = stored + 6 * pitch;
+    const real* __restrict k_h3_new_1 = stored + 7 * pitch;
+    const real* __restrict k_h4_new_0 = stored + 8 * pitch;
+    const real* __restrict k_h4_new_1 = stored + 9 * pitch;
+    real* __restrict g_h1 = g + 0 * pitch;
+    real* __restrict g_h2 = g + 1 * pitch;
+    real* __restrict g_h3 = g + 2 * pitch;
+    real* __restrict g_h4 = g + 3 * pitch;
+    real* __restrict dp_A_log1 = dp + 0 * pitch;
+    real* __restrict dp_A_log2 = dp + 1 * pitch;
+    real* __restrict dp_A_log3 = dp + 2 * pitch;
+    real* __restrict dp_A_log4 = dp + 3 * pitch;
+    real* __restrict dp_D = dp + 4 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_x_dt = x[1].block(first);

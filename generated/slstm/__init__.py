@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3cc4969892ae5edc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "98d235acd116918d")
 
 
 @_takes_options

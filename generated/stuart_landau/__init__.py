@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cbd5a8c5e0ad9e34")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4a8c456cd212dda1")
 
 
 @_takes_options

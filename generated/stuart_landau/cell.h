@@ -267,16 +267,16 @@ struct Lanes : Cell {
   // From the state h to `next`; `write` its outputs y, `store` what its derivatives read of it.
   template <bool write, bool store>
   RNNCC_FN void step(const Row* x, const real* p, const real* h, real* next, const Row* y,
-                     real* stored, int width) {
-    const real* __restrict h_re = h + 0 * kRow;
-    const real* __restrict h_im = h + 1 * kRow;
-    real* __restrict next_re = next + 0 * kRow;
-    real* __restrict next_im = next + 1 * kRow;
-    const real* __restrict p_mu = p + 0 * kRow;
-    const real* __restrict p_omega = p + 1 * kRow;
-    real* __restrict k_turn_re = stored + 0 * kRow;
-    real* __restrict k_turn_im = stored + 1 * kRow;
-    real* __restrict k_growth = stored + 2 * kRow;
+                     real* stored, int width, int64_t pitch) {
+    const real* __restrict h_re = h + 0 * pitch;
+    const real* __restrict h_im = h + 1 * pitch;
+    real* __restrict next_re = next + 0 * pitch;
+    real* __restrict next_im = next + 1 * pitch;
+    const real* __restrict p_mu = p + 0 * pitch;
+    const real* __restrict p_omega = p + 1 * pitch;
+    real* __restrict k_turn_re = stored + 0 * pitch;
+    real* __restrict k_turn_im = stored + 1 * pitch;
+    real* __restrict k_growth = stored + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
@@ -300,20 +300,20 @@ struct Lanes : Cell {
 
   // A step that writes no outputs, for callers that want only the lets that it stores.
   RNNCC_ONCE static void step_to_store(const Row* x, const real* p, const real* h, real* next,
-                                       real* stored, int width) {
-    step<false, true>(x, p, h, next, nullptr, stored, width);
+                                       real* stored, int width, int64_t pitch) {
+    step<false, true>(x, p, h, next, nullptr, stored, width, pitch);
   }
 
   // J[row * kStates + column] over lanes where it isn't zero, at a state h.
   RNNCC_FN void jacobian(const Row* x, const real* p, const real* h, const real* stored, real* J,
-                         int width) {
-    const real* __restrict h_re = h + 0 * kRow;
-    const real* __restrict h_im = h + 1 * kRow;
-    const real* __restrict p_mu = p + 0 * kRow;
-    const real* __restrict p_omega = p + 1 * kRow;
-    const real* __restrict k_turn_re = stored + 0 * kRow;
-    const real* __restrict k_turn_im = stored + 1 * kRow;
-    const real* __restrict k_growth = stored + 2 * kRow;
+                         int width, int64_t pitch) {
+    const real* __restrict h_re = h + 0 * pitch;
+    const real* __restrict h_im = h + 1 * pitch;
+    const real* __restrict p_mu = p + 0 * pitch;
+    const real* __restrict p_omega = p + 1 * pitch;
+    const real* __restrict k_turn_re = stored + 0 * pitch;
+    const real* __restrict k_turn_im = stored + 1 * pitch;
+    const real* __restrict k_growth = stored + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
@@ -335,22 +335,22 @@ struct Lanes : Cell {
   // M_next = J M, at a state h; M_next = J for the first step.
   template <bool first_step>
   RNNCC_FN void carry(const Row* x, const real* p, const real* h, const real* stored, const real* M,
-                      real* M_next, int width) {
-    const real* __restrict h_re = h + 0 * kRow;
-    const real* __restrict h_im = h + 1 * kRow;
-    const real* __restrict p_mu = p + 0 * kRow;
-    const real* __restrict p_omega = p + 1 * kRow;
-    const real* __restrict k_turn_re = stored + 0 * kRow;
-    const real* __restrict k_turn_im = stored + 1 * kRow;
-    const real* __restrict k_growth = stored + 2 * kRow;
-    const real* __restrict M_0_0 = M + 0 * kRow;
-    const real* __restrict M_0_1 = M + 1 * kRow;
-    const real* __restrict M_1_0 = M + 2 * kRow;
-    const real* __restrict M_1_1 = M + 3 * kRow;
-    real* __restrict N_0_0 = M_next + 0 * kRow;
-    real* __restrict N_0_1 = M_next + 1 * kRow;
-    real* __restrict N_1_0 = M_next + 2 * kRow;
-    real* __restrict N_1_1 = M_next + 3 * kRow;
+                      real* M_next, int width, int64_t pitch) {
+    const real* __restrict h_re = h + 0 * pitch;
+    const real* __restrict h_im = h + 1 * pitch;
+    const real* __restrict p_mu = p + 0 * pitch;
+    const real* __restrict p_omega = p + 1 * pitch;
+    const real* __restrict k_turn_re = stored + 0 * pitch;
+    const real* __restrict k_turn_im = stored + 1 * pitch;
+    const real* __restrict k_growth = stored + 2 * pitch;
+    const real* __restrict M_0_0 = M + 0 * pitch;
+    const real* __restrict M_0_1 = M + 1 * pitch;
+    const real* __restrict M_1_0 = M + 2 * pitch;
+    const real* __restrict M_1_1 = M + 3 * pitch;
+    real* __restrict N_0_0 = M_next + 0 * pitch;
+    real* __restrict N_0_1 = M_next + 1 * pitch;
+    real* __restrict N_1_0 = M_next + 2 * pitch;
+    real* __restrict N_1_1 = M_next + 3 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
 #pragma omp simd
@@ -373,18 +373,18 @@ struct Lanes : Cell {
   // those of inputs and params.
   template <bool all>
   RNNCC_FN void adjoint(const Row* x, const real* p, const real* h, const real* stored,
-                        const Row* dy, real* g, const Row* dx, real* dp, int width) {
-    const real* __restrict h_re = h + 0 * kRow;
-    const real* __restrict h_im = h + 1 * kRow;
-    const real* __restrict p_mu = p + 0 * kRow;
-    const real* __restrict p_omega = p + 1 * kRow;
-    const real* __restrict k_turn_re = stored + 0 * kRow;
-    const real* __restrict k_turn_im = stored + 1 * kRow;
-    const real* __restrict k_growth = stored + 2 * kRow;
-    real* __restrict g_re = g + 0 * kRow;
-    real* __restrict g_im = g + 1 * kRow;
-    real* __restrict dp_mu = dp + 0 * kRow;
-    real* __restrict dp_omega = dp + 1 * kRow;
+                        const Row* dy, real* g, const Row* dx, real* dp, int width, int64_t pitch) {
+    const real* __restrict h_re = h + 0 * pitch;
+    const real* __restrict h_im = h + 1 * pitch;
+    const real* __restrict p_mu = p + 0 * pitch;
+    const real* __restrict p_omega = p + 1 * pitch;
+    const real* __restrict k_turn_re = stored + 0 * pitch;
+    const real* __restrict k_turn_im = stored + 1 * pitch;
+    const real* __restrict k_growth = stored + 2 * pitch;
+    real* __restrict g_re = g + 0 * pitch;
+    real* __restrict g_im = g + 1 * pitch;
+    real* __restrict dp_mu = dp + 0 * pitch;
+    real* __restrict dp_omega = dp + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);

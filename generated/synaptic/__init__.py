@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3d4991800d0c0144")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c4404bf9fec04abd")
 
 
 @_takes_options

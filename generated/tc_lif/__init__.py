@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ed937aee6f2712c9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d5955d9c42a5607c")
 
 
 @_takes_options

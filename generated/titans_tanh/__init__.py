@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a47cc459171eece5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "64a9f9f1ac66dd56")
 
 
 @_takes_options

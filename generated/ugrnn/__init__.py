@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3706a2078277abe0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4088219f053cae45")
 
 
 @_takes_options

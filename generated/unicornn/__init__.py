@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "42c7c13d376abb69")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8b60d9f82611bab2")
 
 
 @_takes_options

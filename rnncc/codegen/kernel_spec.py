@@ -15,7 +15,7 @@ from rnncc.lang.dsl import uniform
 # Of a step, in operations: up to so many it is light, and above the other heavy.
 LIGHT, HEAVY = 40, 100
 MANY_STATES = 16  # of more, a thread holds those of one step
-TILE = 256  # kTile of templates/include/rnncc/cpp/lanes.h
+TILE, WIDEST = 256, 4096  # kTile and kWidest of templates/include/rnncc/cpp/lanes.h
 
 
 def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
@@ -42,6 +42,7 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
+        widest=WIDEST,
         effort=cost,
         ahead=ahead,
         lets=len(compiled.rows),

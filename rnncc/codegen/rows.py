@@ -67,7 +67,7 @@ Row = tuple[str, str]
 
 def _packed(prefix: str, names: Iterable[str], array: str = "", const: bool = True) -> list[Row]:
     return [
-        (_head(prefix, name, const), f"{array or prefix} + {i} * kRow")
+        (_head(prefix, name, const), f"{array or prefix} + {i} * pitch")
         for i, name in enumerate(names)
     ]
 

@@ -131,7 +131,7 @@ class KernelSpec(_Frozen):
         arguments: as users name them: inputs and params in the order of the cell's signature, then
             learned starts.
         param_slots, shared_inputs: sizes of the kernel's workspace.
-        tile: lanes of the largest tile.
+        tile, widest: the most lanes of a tile, of several runs and of one.
         effort: the cost of a lane.
         ahead: steps that a thread of a CUDA kernel takes at once.
         lets: values of a step that its derivatives read.
@@ -152,6 +152,7 @@ class KernelSpec(_Frozen):
     param_slots: int
     shared_inputs: int
     tile: int
+    widest: int
     effort: EffortSpec
     ahead: int
     lets: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rnncc.ir.choices import AUTO, Choices
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner import cpu_model
-from rnncc.planner.cpu_model import LANE_BYTES, Load
+from rnncc.planner.cpu_model import LANE_BYTES, Load, span_of
 from rnncc.planner.machine import Machine, this_machine
 from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tiling, round_up
 
@@ -21,7 +21,7 @@ FEWEST_SWEEPS = 4
 AFFINE_SWEEPS = 3
 BACK_WALKS = 4  # over segments: alone, from the gradients of the scan, and corrected
 
-SLOWEST = 0.046  # of one pass over time: the most that a warm-up in vain may cost
+SLOWEST = 0.1  # of one pass over time: the most that a warm-up in vain may cost
 # Of one pass over time: the most that may be predicted where states are forgotten slowly, for
 # Newton's iteration, for an affine cell and for the backward, whose sweeps are short (the model has
 # no cost of a sweep itself); and the most that all sweeps may cost that there may be.
@@ -78,7 +78,7 @@ class _Planner(Planner):
         super().__init__(spec, problem, itemsize, choices, steps_saved(spec, choices))
         self.threads = threads
         self.lanes = LANE_BYTES // itemsize
-        self.largest = spec.tile * 4 // max(4, itemsize)
+        self.largest, self.widest = (n * 4 // max(4, itemsize) for n in (spec.tile, spec.widest))
         self.model = cpu_model.Model(machine, spec, Load(problem, self.lanes, cores))
 
     # --- forward ---------------------------------------------------------------------------------
@@ -206,20 +206,29 @@ class _Planner(Planner):
 
     def tiling(self, segment: int, threads: int) -> Tiling:
         runs, groups = self.problem.runs(segment), self.problem.groups
-        rows, columns = _tile(runs, groups, self.lanes, self.largest, threads)
+        rows, columns = _tile(runs, groups, self.lanes, (self.largest, self.widest), threads)
         return Tiling(segment, rows, columns)
 
 
-def _tile(runs: int, groups: int, lanes: int, largest: int, threads: int) -> tuple[int, int]:
-    """Rows by columns: whole vectors, many of them in flight, and equal shares for all threads."""
-    wanted = min(round_up(-(-runs * groups // threads), lanes), largest)
-    if groups < lanes or wanted >= 2 * groups:  # several runs side by side
-        return max(1, min(runs, wanted // max(1, groups))), groups
-    fewest = -(-groups // largest)
-    most = max(fewest, groups // lanes)
-    counts = range(fewest, min(most, fewest + 2 * threads) + 1)
+def _tile(
+    runs: int, groups: int, lanes: int, most: tuple[int, int], threads: int
+) -> tuple[int, int]:
+    """Rows by columns: whole vectors, many of them in flight, and equal shares for all threads.
+
+    A tile of one run takes its whole row, for caches are filled best in one stream through memory;
+    less of it only where threads would be without a tile.
+
+    Args:
+        most: lanes of a tile of several runs, and of one.
+    """
+    span, (several, one) = span_of(groups, lanes), most
+    wanted = min(round_up(-(-runs * groups // threads), lanes), several)
+    if groups < lanes or wanted >= 2 * span:  # several runs side by side
+        return max(1, min(runs, wanted // span)), groups
+    fewest = -(-groups // one)
+    counts = range(fewest, min(max(fewest, groups // lanes), fewest + 2 * threads) + 1)
     best = min(counts, key=lambda tiles: (round(_idle(runs * tiles, threads), 1), tiles))
-    return 1, min(round_up(-(-groups // best), lanes), largest)
+    return 1, min(round_up(-(-groups // best), lanes), one)
 
 
 def _idle(tiles: int, threads: int) -> float:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from rnncc.ir.spec import Effort, KernelSpec
 from rnncc.planner.machine import Machine
-from rnncc.planner.plan import Problem, Tiling
+from rnncc.planner.plan import Problem, Tiling, round_up
 
 LANE_BYTES = 64  # the inner loop of a kernel: one AVX-512 register, two of AVX2
+SLICE = 16  # vectors of these, which a step takes at once
+WAIT = 3  # vectors that could be computed in the time until the result of one is there
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Model:
         return self.machine.nanoseconds(counts(self.load, tiling, steps, efforts, streams))
 
 
+def span_of(columns: int, lanes: int) -> int:
+    """Lanes of a run of these columns: whole vectors, unless they don't fill one."""
+    return columns if columns < lanes else round_up(columns, lanes)
+
+
 def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], streams: int) -> Machine:
     """The counts of the busiest thread."""
     problem, rows, columns = load.problem, tiling.rows, tiling.columns
@@ -77,13 +84,16 @@ def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], stream
     tiles = -(-runs // rows) * across
     mean = min(steps, problem.total / runs)
     taken = max(steps, -(-tiles // load.threads) * mean)  # steps of tiles that a thread takes
-    vectors = taken * -(-rows * columns // load.lanes)
-    copied = 0 if columns % load.lanes == 0 else taken * rows * streams
+    span = span_of(columns, load.lanes)
+    wide = -(-rows * span // load.lanes)
+    operations = sum(max(wide * e.operations, WAIT * e.chain_operations) for e in efforts)
+    functions = sum(max(wide * e.functions, WAIT * e.chain_functions) for e in efforts)
+    copied = 0 if span % load.lanes == 0 else taken * rows * streams
     together = load.threads > 1 and tiles > 1
     return Machine(
-        step=taken * len(efforts),
-        operation=vectors * sum(e.operations for e in efforts),
-        function=vectors * sum(e.functions for e in efforts),
+        step=taken * -(-wide // SLICE) * len(efforts),
+        operation=taken * operations,
+        function=taken * functions,
         row=copied,
         value=copied * columns,
         beside=taken if together and across > 1 else 0,

@@ -39,10 +39,10 @@ class Machine:
         return float(sum(mine * count for mine, count in pairs))
 
 
-# Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 3, AVX2), g++ 12, 2026-11-22; `beside`
-# and `wake` from whole calls of one sequence of 64 channels, where threads sleep between calls.
+# Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 4, AVX-512), g++ 12, 2026-11-27: medians
+# of three; `beside` and `wake` from whole calls of one sequence of 64 channels.
 MEASURED = Machine(
-    step=19.5, operation=2.0, function=2.4, row=1.75, value=0.0, beside=40.0, wake=15000.0
+    step=13.7, operation=0.32, function=5.3, row=1.35, value=0.53, beside=40.0, wake=5000.0
 )
 
 

@@ -16,7 +16,7 @@ from rnncc.bench.calibrate import fit
 from rnncc.ir.choices import Choices
 from rnncc.planner import machine
 from rnncc.planner.cpu import AFFINE_SWEEPS, BACK_WALKS, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, plan
-from rnncc.planner.cpu_model import LANE_BYTES
+from rnncc.planner.cpu_model import LANE_BYTES, span_of
 from rnncc.planner.machine import MEASURED, Machine
 from rnncc.planner.plan import WARM_UP, Plan
 from tests.support.runs import CORE, compiled
@@ -62,8 +62,19 @@ def test_tiles_cover_every_channel_of_every_run_once_and_fit_the_kernels_arrays(
         rows, columns = cuts(runs, cut.tiling.rows), cuts(groups, cut.tiling.columns)
         assert (sum(rows), sum(columns)) == (runs, groups)
         assert 1 <= cut.tiling.rows <= runs
-        padded = -(-max(rows) * max(columns) // lanes) * lanes
-        assert padded <= SPECS["para_gru"].tile * 4 // itemsize
+        padded = -(-max(rows) * span_of(max(columns), lanes) // lanes) * lanes
+        most = SPECS["para_gru"].tile if max(rows) > 1 else SPECS["para_gru"].widest
+        assert padded <= most * 4 // itemsize
+
+
+@given(st.integers(16, 4096), st.integers(1, 16), threads, st.sampled_from([1, 3]))
+def test_a_tile_takes_whole_rows_where_these_are_enough_for_all_threads(
+    groups: int, each: int, threads: int, steps: int
+) -> None:
+    batch = each * threads
+    t = plan_for((batch, 4096 * steps, groups), 4, threads).forward.tiling
+    assert t.columns >= groups
+    assert t.rows == 1 or t.rows * groups <= SPECS["para_gru"].tile
 
 
 @given(batches, channels, itemsizes, threads)

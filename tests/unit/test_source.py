@@ -11,7 +11,7 @@ import pytest
 
 import rnncc
 from rnncc import paths
-from rnncc.codegen.kernel_spec import TILE
+from rnncc.codegen.kernel_spec import TILE, WIDEST
 from rnncc.errors import LoadError
 from rnncc.ir.spec import FILES
 from rnncc.planner.cuda import LETS_IN_REGISTERS, WARM_UP_OF_BLOCK
@@ -119,6 +119,7 @@ def test_the_shown_text_begins_with_the_cell_and_ends_with_its_kernels() -> None
 
 def test_a_tile_is_as_large_as_the_planner_takes_it_to_be() -> None:
     assert f"constexpr int kTile = {TILE};" in header("rnncc/cpp/lanes.h")
+    assert f"constexpr int kWidest = {WIDEST};" in header("rnncc/cpp/lanes.h")
 
 
 def test_a_block_along_time_is_as_the_planner_takes_it_to_be() -> None:

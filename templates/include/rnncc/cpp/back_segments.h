@@ -31,8 +31,8 @@ static void alone_tile(const Pass& pass, int64_t index, real* space) {
       continue;
     }
     for (int q = 0; q < Lanes::kFed; ++q)
-      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
-        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * kRow + c] = 1;
+      for (int64_t c = r * t.span; c < (r + 1) * t.span; ++c)
+        walk.Q[(q * Lanes::kStates + Lanes::fed[q]) * t.pitch + c] = 1;
   }
   walk.run(true);
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -58,8 +58,8 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
   for (int64_t r = 0; r < t.rows; ++r) {
     const int64_t run = t.run + r;
     for (int s = 0; s < Lanes::kStates && !t.segment[r]; ++s)
-      for (int64_t c = r * t.columns; c < (r + 1) * t.columns; ++c)
-        walk.g_initial[s * kRow + c] += walk.g[s * kRow + c];
+      for (int64_t c = r * t.span; c < (r + 1) * t.span; ++c)
+        walk.g_initial[s * t.pitch + c] += walk.g[s * t.pitch + c];
     if (whole) {
       store_states(a, t, r, walk.g_initial, a.dh0);
     } else {
@@ -70,7 +70,7 @@ static void backward_tile(const Pass& pass, int64_t index, real* space) {
     for (int k = 0; k < Lanes::kParams; ++k)
       for (int64_t c = 0; c < t.columns; ++c)
         a.param_sums[(run * Lanes::kParams + k) * a.groups + t.column + c] =
-            walk.sums[k * kRow + r * t.columns + c];
+            walk.sums[k * t.pitch + r * t.span + t.lane_of(c)];
   }
 }
 
@@ -158,8 +158,9 @@ static bool walk_segments(Pass pass, bool known, int64_t walks, bool* agreed) {
   pass.sweep.carry = known;
   move_all(a, pass.cut.first_run(a, a.batch));
   for (int64_t n = 0; n < walks && !*agreed; ++n) {
-    if (in_parallel(pass, backward_tile, Tile::number(pass), WalkBack::space(a))) return false;
-    if (in_parallel(pass, compare_back, a.batch, 1)) return false;
+    if (in_parallel(pass, backward_tile, Tile::number(pass), WalkBack::space(a, pass.cut)))
+      return false;
+    if (in_parallel(pass, compare_back, a.batch, {1})) return false;
     double change = 0;
     for (int64_t b = 0; b < a.batch; ++b)
       change = a.verdicts[2 * b] > change ? a.verdicts[2 * b] : change;
@@ -172,17 +173,18 @@ static bool walk_segments(Pass pass, bool known, int64_t walks, bool* agreed) {
 // The gradients of all segments; false if there was no memory. `solved`: whether they are right.
 static bool back_segments(const Pass& pass, bool* solved) {
   const Args& a = pass.args;
-  const int64_t tiles = Tile::number(pass), space = WalkBack::space(a);
+  const int64_t tiles = Tile::number(pass);
+  const Space space = WalkBack::space(a, pass.cut);
   Pass warm_up = pass;
   warm_up.cut.stretch = Stretch::kWarmUpAfter;
   if (in_parallel(warm_up, alone_tile, tiles, space)) return false;
-  if (in_parallel(pass, judge_sequence, a.batch, Lanes::kStates * a.groups + 64)) return false;
+  if (in_parallel(pass, judge_sequence, a.batch, {Lanes::kStates * a.groups + 64})) return false;
   if (all_there(a) && !walk_segments(pass, false, 1, solved)) return false;
   if (*solved || !walks_twice(a)) return true;
   if (in_parallel(pass, alone_tile, tiles, space)) return false;
   const int64_t values = pass.cut.first_run(a, a.batch) * WalkBack::kQ;
   if (!scans_back(a, largest_product(a, values))) return true;
-  if (in_parallel(pass, scan_back, a.batch, 1)) return false;
+  if (in_parallel(pass, scan_back, a.batch, {1})) return false;
   return walk_segments(pass, true, most_walks(a), solved);
 }
 
@@ -194,7 +196,7 @@ static int run_backward(const Args& a) {
   if (!kOnePass && !pass.cut.whole && !back_segments(pass, &solved)) return 1;
   if (!solved) {
     pass.cut = Cut::in_one(a, 0);
-    const int64_t space = WalkBack::space(a);
+    const Space space = WalkBack::space(a, pass.cut);
     if (in_parallel(pass, backward_tile, Tile::number(pass), space)) return 1;
   }
   if (solved) reduce_starts(pass);

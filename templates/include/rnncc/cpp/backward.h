@@ -28,26 +28,27 @@ struct WalkBack {
     return ((a.checkpoint < a.steps ? a.checkpoint : a.steps) + kBlock - 1) / kBlock;
   }
 
-  static int64_t space(const Args& a) {
-    constexpr int64_t stored = Lanes::kStates + Lanes::kStored;
-    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 4 + kQ + kHeld + 1 +
-                             kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
-    return (once + stored * (kBlock + 1) + Lanes::kStates * blocks(a)) * int64_t(kRow);
+  static Space space(const Args& a, const Cut& cut) {
+    constexpr int64_t once = Lanes::kParams * 4 + Lanes::kStates * 4 + kQ + kHeld + 1;
+    constexpr int64_t stored = Lanes::kStates * (kBlock + 1) + Lanes::kStored * kBlock;
+    constexpr int64_t buffers = kAhead * (2 * Lanes::kInputs + Lanes::kOutputs + Lanes::kStates);
+    const int64_t cleared = once + Lanes::kStates * blocks(a);
+    return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
       : a(args), t(tile), width(t.width()) {
     auto take = [&](int64_t count) {
       real* rows = space;
-      space += count * kRow;
+      space += count * t.pitch;
       return rows;
     };
     sums = reinterpret_cast<double*>(take(2 * Lanes::kParams));
     p = take(Lanes::kParams), dp = take(Lanes::kParams);
     g = take(Lanes::kStates), g_initial = take(Lanes::kStates), initial = take(Lanes::kStates);
     peak = take(Lanes::kStates), Q = take(kQ), held = take(kHeld), absent_row = take(1);
-    h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     inner = take(Lanes::kStates * blocks(a));
+    h = take(Lanes::kStates * (kBlock + 1)), stored = take(Lanes::kStored * kBlock);
     for (int i = 0; i < Lanes::kInputs; ++i) {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
@@ -62,15 +63,15 @@ struct WalkBack {
     load_params(a, t, p);
     for (int64_t r = 0; r < t.rows; ++r) load_states(a, t, r, a.h0, initial);
     fill_absent(absent_row, 1);
-    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) sums[i] = 0;
-    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) g_initial[i] = 0;
+    for (int64_t i = 0; i < Lanes::kParams * t.pitch; ++i) sums[i] = 0;
+    for (int64_t i = 0; i < Lanes::kStates * t.pitch; ++i) g_initial[i] = 0;
   }
 
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q. Else the largest
   // gradients of its first steps are in `peak`.
   RNNCC_ONCE void run(bool alone) {
-    clear_sizes(Lanes::kStates, peak);
-    constexpr int64_t states = Lanes::kStates * int64_t(kRow);
+    clear_lanes(Lanes::kStates * t.pitch, peak);
+    const int64_t states = Lanes::kStates * t.pitch;
     for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
          first -= a.checkpoint) {
       const int64_t end = first + a.checkpoint < t.steps ? first + a.checkpoint : t.steps;
@@ -92,27 +93,41 @@ struct WalkBack {
   }
 
  private:
-  static void fill_absent(real* rows, int64_t count) {
-    for (int64_t i = 0; i < count * kRow; ++i) rows[i] = real(-0.0);
+  // A slice of the rows of a step.
+  struct Rows {
+    Row x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs];
+  };
+
+  void open(Row* rows, const Stream* streams, int count, int64_t first, int64_t step,
+            int slice) const {
+    for (int i = 0; i < count; ++i) rows[i] = streams[i].row(first, step, t.slice[slice]);
   }
 
-  static void copy(const real* from, real* to) {
-    for (int64_t i = 0; i < Lanes::kStates * kRow; ++i) to[i] = from[i];
+  void fill_absent(real* rows, int64_t count) const {
+    for (int64_t i = 0; i < count * t.pitch; ++i) rows[i] = real(-0.0);
+  }
+
+  void copy(const real* from, real* to) const {
+    for (int64_t i = 0; i < Lanes::kStates * t.pitch; ++i) to[i] = from[i];
   }
 
   // Recomputes steps; stores all their states and the lets that the adjoint reads.
   RNNCC_ONCE void recompute(const real* from, int64_t first, int64_t count) {
     copy(from, h);
-    Row x_rows[Lanes::kInputs + 1];
-    for (int i = 0; i < Lanes::kInputs; ++i)
-      x[i].load(first, count), x_rows[i] = x[i].row(first, first);
+    Rows rows[kMostSlices];
+    for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, count);
+    for (int i = 0; i < t.slices; ++i) open(rows[i].x, x, Lanes::kInputs, first, first, i);
     for (int64_t k = 0; k < count; ++k) {
-      real* const before = h + k * Lanes::kStates * kRow;
+      real* const before = h + k * Lanes::kStates * t.pitch;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
-      Lanes::step_to_store(x_rows, p, before, before + Lanes::kStates * kRow,
-                           stored + k * Lanes::kStored * kRow, width);
-      shift(x_rows, x, Lanes::kInputs, 1);
+      for (int i = 0; i < t.slices; ++i) {
+        const int64_t at = t.slice[i].first;
+        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
+        Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
+                             stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
+        shift(rows[i].x, Lanes::kInputs, 1);
+      }
     }
   }
 
@@ -120,36 +135,43 @@ struct WalkBack {
   RNNCC_ONCE void back(int64_t first, int64_t count) {
     const bool uneven = !t.even, has_dz = load_dz(first, count);
     const int64_t last = first + count - 1;
-    Row x_rows[Lanes::kInputs + 1], dx_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs];
-    for (int i = 0; i < Lanes::kInputs; ++i)
-      x_rows[i] = x[i].row(first, last), dx_rows[i] = dx[i].row(first, last);
-    for (int i = 0; i < Lanes::kOutputs; ++i)
-      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
-    for (int64_t i = 0; i < Lanes::kParams * kRow; ++i) dp[i] = 0;
+    Rows rows[kMostSlices];
+    for (int i = 0; i < Lanes::kOutputs; ++i) dy[i].load(first, count);
+    for (int i = 0; i < t.slices; ++i) {
+      open(rows[i].x, x, Lanes::kInputs, first, last, i);
+      open(rows[i].dx, dx, Lanes::kInputs, first, last, i);
+      open(rows[i].dy, dy, Lanes::kOutputs, first, last, i);
+    }
+    for (int64_t i = 0; i < Lanes::kParams * t.pitch; ++i) dp[i] = 0;
     for (int64_t k = count - 1; k >= 0; --k) {
       const int64_t step = first + k;
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, g, held);
-        hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * kRow);
+        hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * t.pitch);
       }
       if (has_dz) add_dz(first, k);
-      Lanes::adjoint<true>(x_rows, p, h + k * Lanes::kStates * kRow,
-                           stored + k * Lanes::kStored * kRow, dy_rows, g, dx_rows, dp, width);
+      for (int i = 0; i < t.slices; ++i) {
+        const int64_t at = t.slice[i].first;
+        Lanes::adjoint<true>(rows[i].x, p + at, h + k * Lanes::kStates * t.pitch + at,
+                             stored + k * Lanes::kStored * t.pitch + at, rows[i].dy, g + at,
+                             rows[i].dx, dp + at, t.slice[i].width, t.pitch);
+        shift(rows[i].x, Lanes::kInputs, -1), shift(rows[i].dx, Lanes::kInputs, -1);
+        shift(rows[i].dy, Lanes::kOutputs, -1);
+      }
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, held, g);
-        hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * kRow, dp);
+        hold_ended(t, step, Lanes::kParams, held + Lanes::kStates * t.pitch, dp);
       }
       if (a.reset) reset(step, false);
-      if (step < kTail) note_sizes(Lanes::kStates, g, peak);
+      if (step < kTail) note_sizes(Lanes::kStates * t.pitch, g, peak);
       for (int i = 0, shared = 0; i < Lanes::kInputs; ++i)
-        if (!Lanes::inputs[i].stride) reduce_shared(shared++, step, dx_rows[i].at);
-      shift(x_rows, x, Lanes::kInputs, -1), shift(dx_rows, dx, Lanes::kInputs, -1);
-      shift(dy_rows, dy, Lanes::kOutputs, -1);
+        if (!Lanes::inputs[i].stride)
+          reduce_shared(shared++, step, dx[i].row(first, step, t.slice[0]).at);
     }
     for (int i = 0; i < Lanes::kInputs; ++i) dx[i].store(first, count);
     for (int i = 0; i < Lanes::kParams; ++i) {
 #pragma omp simd
-      for (int c = 0; c < width; ++c) sums[i * kRow + c] += dp[i * kRow + c];
+      for (int c = 0; c < width; ++c) sums[i * t.pitch + c] += dp[i * t.pitch + c];
     }
   }
 
@@ -157,25 +179,34 @@ struct WalkBack {
   RNNCC_ONCE void back_alone(int64_t first, int64_t count) {
     const bool has_dz = load_dz(first, count);
     const int64_t last = first + count - 1;
-    Row x_rows[Lanes::kInputs + 1], dy_rows[Lanes::kOutputs], no_dy[Lanes::kOutputs];
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, last);
+    Row no_dy[Lanes::kOutputs];
+    Rows rows[kMostSlices];
     for (int i = 0; i < Lanes::kOutputs; ++i) {
-      dy[i].load(first, count), dy_rows[i] = dy[i].row(first, last);
-      no_dy[i] = {absent_row, t.blocks};
+      dy[i].load(first, count);
+      no_dy[i] = {absent_row, t.blocks, 0};
+    }
+    for (int i = 0; i < t.slices; ++i) {
+      open(rows[i].x, x, Lanes::kInputs, first, last, i);
+      open(rows[i].dy, dy, Lanes::kOutputs, first, last, i);
     }
     for (int64_t k = count - 1; k >= 0; --k) {
       for (int q = 0; q <= Lanes::kFed; ++q) {
         const bool own = q == Lanes::kFed;
-        real* const column = own ? g : Q + q * Lanes::kStates * kRow;
+        real* const column = own ? g : Q + q * Lanes::kStates * t.pitch;
         if (!t.even) hold_ended(t, first + k, Lanes::kStates, column, held);
         if (own && has_dz) add_dz(first, k);
-        Lanes::adjoint<false>(x_rows, p, h + k * Lanes::kStates * kRow,
-                              stored + k * Lanes::kStored * kRow, own ? dy_rows : no_dy, column,
-                              nullptr, dp, width);
+        for (int i = 0; i < t.slices; ++i) {
+          const int64_t at = t.slice[i].first;
+          Lanes::adjoint<false>(rows[i].x, p + at, h + k * Lanes::kStates * t.pitch + at,
+                                stored + k * Lanes::kStored * t.pitch + at,
+                                own ? rows[i].dy : no_dy, column + at, nullptr, dp + at,
+                                t.slice[i].width, t.pitch);
+        }
         if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
       }
       if (a.reset) reset(first + k, true);
-      shift(x_rows, x, Lanes::kInputs, -1), shift(dy_rows, dy, Lanes::kOutputs, -1);
+      for (int i = 0; i < t.slices; ++i)
+        shift(rows[i].x, Lanes::kInputs, -1), shift(rows[i].dy, Lanes::kOutputs, -1);
     }
   }
 
@@ -189,11 +220,14 @@ struct WalkBack {
   // Adds to g the gradient that flows in at a step; the caller restores g of runs that have ended.
   RNNCC_ONCE void add_dz(int64_t first, int64_t k) {
     for (int s = 0; s < Lanes::kStates; ++s) {
-      const Row row = dz[s].row(first, first + k);
-      for (int lane = 0; dz[s].present && lane < width; lane += kLanes) {
-        const real* const from = row.block(lane);
+      for (int i = 0; dz[s].present && i < t.slices; ++i) {
+        const Row row = dz[s].row(first, first + k, t.slice[i]);
+        real* const to = g + s * t.pitch + t.slice[i].first;
+        for (int lane = 0; lane < t.slice[i].width; lane += kLanes) {
+          const real* const from = row.block(lane);
 #pragma omp simd
-        for (int i = lane; i < lane + kLanes; ++i) g[s * kRow + i] += from[i];
+          for (int c = lane; c < lane + kLanes; ++c) to[c] += from[c];
+        }
       }
     }
   }
@@ -203,8 +237,8 @@ struct WalkBack {
     for (int64_t row = 0; row < t.rows; ++row) {
       if (!t.resets(a, row, step)) continue;
       for (int s = 0; s < Lanes::kStates; ++s)
-        for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c)
-          g_initial[s * kRow + c] += g[s * kRow + c];
+        for (int64_t c = row * t.span; c < (row + 1) * t.span; ++c)
+          g_initial[s * t.pitch + c] += g[s * t.pitch + c];
       clear_row(t, row, Lanes::kStates, g);
       if (alone) clear_row(t, row, int(kQ), Q);
     }
@@ -219,7 +253,7 @@ struct WalkBack {
       for (int64_t c = 0; c < t.columns; c += kLanes) {
         real sum = 0;
         const int64_t end = c + kLanes < t.columns ? c + kLanes : t.columns;
-        for (int64_t i = c; i < end; ++i) sum += row[r * t.columns + i];
+        for (int64_t i = c; i < end; ++i) sum += row[r * t.span + t.lane_of(i)];
         const int64_t block = blocks_before + c / kLanes;
         a.shared_sums[(block * places + place) * Lanes::kSharedInputs + shared] = sum;
       }

@@ -7,25 +7,28 @@ namespace rnncc {
 
 // The walk of a tile through time.
 struct Walk {
+  static constexpr int kEntries = Lanes::kStates * Lanes::kStates;
+
   const Args& a;
   const Tile& t;
-  real *p, *h, *next, *initial, *stored, *M, *M_next, *J, *peak;
+  real *p, *h, *next, *initial, *stored, *M, *M_next, *peak, *J;
   Stream x[Lanes::kInputs + 1], y[Lanes::kOutputs], z[Lanes::kStates];
 
-  static int64_t space() {
-    return (Lanes::kParams + 4 * Lanes::kStates + Lanes::kStored + 2 * Lanes::kProducts +
-            kAhead * (Lanes::kInputs + Lanes::kOutputs)) *
-           int64_t(kRow);
+  static Space space(const Cut& cut) {
+    constexpr int64_t cleared =
+        Lanes::kParams + 4 * Lanes::kStates + Lanes::kStored + 2 * Lanes::kProducts;
+    constexpr int64_t buffers = kAhead * (Lanes::kInputs + Lanes::kOutputs);
+    return {cleared * cut.pitch(), buffers * cut.pitch()};
   }
-  // With J behind all other rows: those of entries that are zero by structure are never written.
-  static int64_t space_with_J() {
-    return space() + Lanes::kStates * Lanes::kStates * int64_t(kRow);
+  static Space space_with_J(const Cut& cut) {
+    const Space rows = space(cut);
+    return {rows.cleared, rows.more + kEntries * kRow};
   }
 
   RNNCC_ONCE Walk(const Args& args, const Tile& tile, real* space) : a(args), t(tile) {
     auto take = [&](int count) {
       real* rows = space;
-      space += count * kRow;
+      space += count * t.pitch;
       return rows;
     };
     p = take(Lanes::kParams), h = take(Lanes::kStates), next = take(Lanes::kStates);
@@ -58,7 +61,7 @@ struct Walk {
     for (int i = 0; i < Lanes::kInputs; ++i) direct = direct && x[i].direct;
     for (int i = 0; i < Lanes::kOutputs; ++i) direct = direct && y[i].direct;
     const int64_t most = direct ? t.steps : kAhead, tail = sizes ? t.steps - kTail : t.steps;
-    clear_sizes(Lanes::kStates, peak);
+    clear_lanes(Lanes::kStates * t.pitch, peak);
     for (int64_t first = 0, end; first < t.steps; first = end) {
       end = first + most < t.steps ? first + most : t.steps;
       for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, end - first);
@@ -70,24 +73,38 @@ struct Walk {
         if (write && !carry) take_steps(first, step, stop);
         else take_steps_with_J(first, step, stop, write, carry);
         if (!t.even) hold_ended(t, step, Lanes::kStates, next, h);
-        if (step >= tail) note_sizes(Lanes::kStates, h, peak);
-        for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(h + i * kRow, step);
+        if (step >= tail) note_sizes(Lanes::kStates * t.pitch, h, peak);
+        for (int i = 0; write && i < Lanes::kStates; ++i) z[i].store_from(h + i * t.pitch, step);
       }
       for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(first, end - first);
     }
   }
 
  private:
+  // A slice of the rows of a step.
+  struct Rows {
+    Row x[Lanes::kInputs + 1], y[Lanes::kOutputs];
+
+    void open(const Walk& walk, int64_t first, int64_t step, const Slice& slice) {
+      for (int i = 0; i < Lanes::kInputs; ++i) x[i] = walk.x[i].row(first, step, slice);
+      for (int i = 0; i < Lanes::kOutputs; ++i) y[i] = walk.y[i].row(first, step, slice);
+    }
+    void shift() { rnncc::shift(x, Lanes::kInputs, 1), rnncc::shift(y, Lanes::kOutputs, 1); }
+  };
+
   // Some of the steps from `first` on, whose rows are at hand.
   RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop) {
-    const int width = t.width();
     real *now = h, *then = next;
-    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
-    for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
+    Rows rows[kMostSlices];
+    for (int i = 0; i < t.slices; ++i) rows[i].open(*this, first, step, t.slice[i]);
     for (; step < stop; ++step) {
-      Lanes::step<true, false>(x_rows, p, now, then, y_rows, stored, width);
-      shift(x_rows, x, Lanes::kInputs, 1), shift(y_rows, y, Lanes::kOutputs, 1);
+      for (int i = 0; i < t.slices; ++i) {
+        const int64_t at = t.slice[i].first;
+        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
+        Lanes::step<true, false>(rows[i].x, p + at, now + at, then + at, rows[i].y, stored,
+                                 t.slice[i].width, t.pitch);
+        rows[i].shift();
+      }
       exchange(now, then);
     }
     h = now, next = then;
@@ -96,24 +113,29 @@ struct Walk {
   // The same, but with M carried along, or else with each step's Jacobian written out.
   RNNCC_ONCE void take_steps_with_J(int64_t first, int64_t step, int64_t stop, bool write,
                                     bool carry) {
-    const int width = t.width();
     real *now = h, *then = next, *m = M, *m_next = M_next;
-    Row x_rows[Lanes::kInputs + 1], y_rows[Lanes::kOutputs];
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
-    for (int i = 0; i < Lanes::kOutputs; ++i) y_rows[i] = y[i].row(first, step);
+    Rows rows[kMostSlices];
+    for (int i = 0; i < t.slices; ++i) rows[i].open(*this, first, step, t.slice[i]);
     for (; step < stop; ++step) {
-      if (write) Lanes::step<true, true>(x_rows, p, now, then, y_rows, stored, width);
-      else Lanes::step_to_store(x_rows, p, now, then, stored, width);
+      for (int i = 0; i < t.slices; ++i) {
+        const int width = t.slice[i].width;
+        const int64_t at = t.slice[i].first;
+        const Row* const x = rows[i].x;
+        if (write)
+          Lanes::step<true, true>(x, p + at, now + at, then + at, rows[i].y, stored, width,
+                                  t.pitch);
+        else Lanes::step_to_store(x, p + at, now + at, then + at, stored, width, t.pitch);
+        if (!carry) write_jacobians(x, step, t.slice[i], now + at);
+        else if (step)
+          Lanes::carry<false>(x, p + at, now + at, stored, m + at, m_next + at, width, t.pitch);
+        else Lanes::carry<true>(x, p + at, now + at, stored, m + at, m_next + at, width, t.pitch);
+        rows[i].shift();
+      }
       if (carry) {
-        if (step) Lanes::carry<false>(x_rows, p, now, stored, m, m_next, width);
-        else Lanes::carry<true>(x_rows, p, now, stored, m, m_next, width);
         if (a.reset) restart(step, Lanes::kProducts, nullptr, m_next);
         if (!t.even) hold_ended(t, step, Lanes::kProducts, m, m_next);
         exchange(m, m_next);
-      } else {
-        write_jacobians(first, step, now);
       }
-      shift(x_rows, x, Lanes::kInputs, 1), shift(y_rows, y, Lanes::kOutputs, 1);
       exchange(now, then);
     }
     h = now, next = then, M = m, M_next = m_next;
@@ -124,16 +146,15 @@ struct Walk {
     one = other, other = before;
   }
 
-  RNNCC_ONCE void write_jacobians(int64_t first, int64_t step, const real* now) const {
-    constexpr int entries = Lanes::kStates * Lanes::kStates;
-    Row x_rows[Lanes::kInputs + 1];
-    for (int i = 0; i < Lanes::kInputs; ++i) x_rows[i] = x[i].row(first, step);
-    Lanes::jacobian(x_rows, p, now, stored, J, t.width());
-    for (int64_t r = 0; r < t.rows; ++r)
-      for (int64_t c = 0; c < t.columns; ++c)
-        for (int e = 0; e < entries; ++e)
-          a.jacobians[((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * entries + e] =
-              J[e * kRow + r * t.columns + c];
+  RNNCC_ONCE void write_jacobians(const Row* x, int64_t step, const Slice& slice,
+                                  const real* now) const {
+    Lanes::jacobian(x, p + slice.first, now, stored, J, slice.width, t.pitch);
+    for (int64_t i = 0; i < slice.width && slice.first + i < t.lanes(); ++i) {
+      const int64_t at = slice.first + i, r = at / t.span, c = t.channel_of(at % t.span);
+      real* const to =
+          a.jacobians + ((step * a.batch + t.sequence[r]) * a.groups + t.column + c) * kEntries;
+      for (int e = 0; e < kEntries; ++e) to[e] = J[e * kRow + i];
+    }
   }
 
   // Where a sequence is reset, rows become those of its initial state, or 0.
@@ -173,12 +194,13 @@ static void jacobian_tile(const Pass& pass, int64_t index, real* space) {
   const Tile t(pass, index);
   Walk walk(pass.args, t, space);
   for (int64_t r = 0; r < t.rows; ++r) copy_row(t, r, Lanes::kStates, walk.initial, walk.h);
+  clear_lanes(Walk::kEntries * kRow, walk.J);  // those that are zero by structure stay so
   walk.run(false, false);
 }
 
 static int run_jacobian(const Args& a) {
   const Pass pass = {a, Cut::in_one(a, 0)};
-  return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space_with_J());
+  return in_parallel(pass, jacobian_tile, Tile::number(pass), Walk::space_with_J(pass.cut));
 }
 
 }  // namespace rnncc

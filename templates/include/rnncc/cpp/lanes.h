@@ -17,28 +17,29 @@
 namespace rnncc {
 
 constexpr int kLanes = 64 / sizeof(real);
-constexpr int kTile = 256;            // lanes of the largest tile
-constexpr int kRow = kTile + kLanes;  // between rows: the odd part spreads them over the cache
+constexpr int kTile = 256;            // the most lanes of several runs side by side
+constexpr int kWidest = 4096;         // the most of one run
+constexpr int kSlice = 16 * kLanes;   // the most that a step takes at once, in the nearest cache
+constexpr int kRow = kTile + kLanes;  // between the rows of a Jacobian
 
-// The sizes of `count` rows so far, each the largest in its lane; NaN has none.
-RNNCC_ONCE static void note_sizes(int count, const real* rows, real* sizes) {
-  for (int s = 0; s < count; ++s) {
+// The sizes of `count` lanes so far, each the largest; NaN has none.
+RNNCC_ONCE static void note_sizes(int64_t count, const real* lanes, real* sizes) {
 #pragma omp simd
-    for (int i = s * kRow; i < (s + 1) * kRow; ++i) {
-      const real size = rows[i] < 0 ? -rows[i] : rows[i];
-      sizes[i] = size > sizes[i] ? size : sizes[i];
-    }
+  for (int64_t i = 0; i < count; ++i) {
+    const real size = lanes[i] < 0 ? -lanes[i] : lanes[i];
+    sizes[i] = size > sizes[i] ? size : sizes[i];
   }
 }
 
-static void clear_sizes(int count, real* sizes) {
-  for (int i = 0; i < count * kRow; ++i) sizes[i] = 0;
+static void clear_lanes(int64_t count, real* lanes) {
+  for (int64_t i = 0; i < count; ++i) lanes[i] = 0;
 }
 
 // A row of lanes whose blocks of kLanes may lie apart.
 struct Row {
   real* at;
   const int64_t* blocks;  // where each begins
+  int64_t apart;          // to the row of the next step
   real* block(int first) const { return at + blocks[first / kLanes] - first; }
 };
 

@@ -135,8 +135,8 @@ static void move_all(const Args& a, int64_t runs) {
 static bool sweep_once(const Args& a, const Sweep& sweep, double* change, int64_t* solved) {
   const Pass pass = {a, Cut::into_segments(a), sweep, *change};
   double worst = 0;
-  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space())) return false;
-  if (in_parallel(pass, scan_sequence, a.batch, scan_space(a))) return false;
+  if (in_parallel(pass, sweep_tile, Tile::number(pass), Walk::space(pass.cut))) return false;
+  if (in_parallel(pass, scan_sequence, a.batch, {scan_space(a)})) return false;
   *solved = sweep.write ? segments_of(a) : 0;
   for (int64_t b = 0; b < a.batch; ++b) {
     const double bad = a.verdicts[2 * b + 1];
@@ -152,7 +152,7 @@ static bool sweep_once(const Args& a, const Sweep& sweep, double* change, int64_
 static bool guess(const Args& a, int64_t runs, double* left) {
   Pass pass = {a, Cut::into_segments(a)};
   pass.cut.stretch = Stretch::kWarmUpBefore;
-  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space())) return false;
+  if (in_parallel(pass, guess_tile, Tile::number(pass), Walk::space(pass.cut))) return false;
   *left = largest_product(a, runs * Lanes::kProducts);
   return true;
 }
@@ -186,7 +186,7 @@ static int run_forward(const Args& a) {
       a.status->converged = 1, a.status->sequential_from = double(solved * a.segment);
   }
   const Pass rest = {a, Cut::in_one(a, solved * a.segment)};
-  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space())) return 1;
+  if (in_parallel(rest, forward_tile, Tile::number(rest), Walk::space(rest.cut))) return 1;
   for (int i = 0; i < Lanes::kOutputTensors; ++i) clear_tails(a, a.y[i]);
   for (int i = 0; i < Lanes::kStateTensors; ++i) clear_tails(a, a.z[i]);
   return 0;

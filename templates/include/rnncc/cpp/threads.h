@@ -11,21 +11,27 @@ namespace rnncc {
 
 typedef void (*Work)(const Pass&, int64_t index, real* space);
 
+// Numbers of scratch memory that a thread takes: those that begin as 0, and those behind them.
+struct Space {
+  int64_t cleared, more = 0;
+};
+
 struct Job {
   const Pass* pass;
   Work work;
-  int64_t space, count, next;
+  Space space;
+  int64_t count, next;
   int failed;
 };
 
 static void work_on(void* pointer) {
   Job& job = *static_cast<Job*>(pointer);
   void* space = nullptr;
-  if (posix_memalign(&space, 128, size_t(job.space) * sizeof(real))) {
+  if (posix_memalign(&space, 128, size_t(job.space.cleared + job.space.more) * sizeof(real))) {
     __atomic_store_n(&job.failed, 1, __ATOMIC_RELAXED);
     return;
   }
-  memset(space, 0, size_t(job.space) * sizeof(real));
+  memset(space, 0, size_t(job.space.cleared) * sizeof(real));
   for (;;) {
     const int64_t index = __atomic_fetch_add(&job.next, 1, __ATOMIC_RELAXED);
     if (index >= job.count) break;
@@ -39,9 +45,9 @@ static void* work_on_thread(void* job) {
   return nullptr;
 }
 
-// Does pieces 0 to count - 1, each with `space` numbers of scratch memory. The threads are those of
+// Does pieces 0 to count - 1, each with scratch memory of its thread. The threads are those of
 // PyTorch's own pool where there is one, so that two pools don't fight for the cores.
-static int in_parallel(const Pass& pass, Work work, int64_t count, int64_t space) {
+static int in_parallel(const Pass& pass, Work work, int64_t count, Space space) {
   const Args& a = pass.args;
   Job job = {&pass, work, space, count, 0, 0};
   int64_t threads = a.threads < count ? a.threads : count;

@@ -1,13 +1,21 @@
 // Tiles.
 //
-// A run is a stretch of steps of one sequence. A tile holds up to kTile lanes, a lane a channel (or
-// a group of channels) of one run; its runs walk through their steps side by side.
+// A run is a stretch of steps of one sequence. A tile holds a lane for each channel (or group of
+// channels) of its runs: many of one run, so that it reads whole rows of memory, or up to kTile of
+// several. Its runs walk through their steps side by side; a step takes slice after slice of lanes.
 #pragma once
 
 #include "rnncc/common/policy.h"
 #include "rnncc/cpp/results.h"
 
 namespace rnncc {
+
+// The lanes of a run. Where rows can be used as they lie in memory, these are whole vectors: the
+// last begins before the end of the one before it, and computes some channels a second time.
+static int64_t span_of(int64_t columns) {
+  const bool in_place = sizeof(io) == sizeof(real) && Lanes::kGroup == 1 && columns > kLanes;
+  return in_place ? (columns + kLanes - 1) / kLanes * kLanes : columns;
+}
 
 // How each sequence is cut into runs.
 struct Cut {
@@ -23,6 +31,9 @@ struct Cut {
   static Cut into_segments(const Args& a) {
     return {kOnePass || a.segment >= a.steps, a.segment, 0, a.rows, a.columns};
   }
+
+  // Between rows of lanes: an odd number of lines, which spreads them over the cache.
+  int64_t pitch() const { return ((rows * span_of(columns) + kLanes - 1) / kLanes | 1) * kLanes; }
 
   // The first run of a sequence; that of `batch` is how many there are.
   int64_t first_run(const Args& a, int64_t sequence) const {
@@ -59,12 +70,26 @@ struct Pass {
   double before = kNoScan;  // the largest change of the scan before
 };
 
+constexpr int kMostSlices = kWidest / kSlice;
+
+// Lanes that a step takes at once.
+struct Slice {
+  int64_t first;
+  int width;
+  const int64_t* blocks;  // of a row of one run
+};
+
 struct Tile {
   int64_t run, rows, column, columns;
-  int64_t steps;  // of the longest run
-  bool even;      // all runs are as long
+  int64_t pitch, span;  // between rows of lanes; of a run in them
+  int64_t whole;        // the lanes of a run that hold its first channels, in their order
+  int64_t steps;        // of the longest run
+  bool even;            // all runs are as long
   int64_t sequence[kTile], segment[kTile], first[kTile], count[kTile];
   int64_t blocks[kTile / kLanes];  // of a row of lanes in one piece
+  int64_t last[kTile / kLanes];    // of the last slice of a row in memory
+  int slices;
+  Slice slice[kMostSlices];
 
   RNNCC_ONCE Tile(const Pass& pass, int64_t index) {
     const Args& a = pass.args;
@@ -94,6 +119,9 @@ struct Tile {
     }
     for (int64_t r = 0; r < rows; ++r) even = even && count[r] == steps;
     for (int64_t b = 0; b < kTile / kLanes; ++b) blocks[b] = b * kLanes;
+    pitch = cut.pitch(), span = span_of(columns);
+    whole = span == columns ? columns : span - kLanes;
+    cut_into_slices();
   }
 
   static int64_t number(const Pass& pass) {
@@ -103,14 +131,34 @@ struct Tile {
            ((a.groups + cut.columns - 1) / cut.columns);
   }
 
-  int lanes() const { return int(rows * columns); }
+  int lanes() const { return int(rows * span); }
   int width() const { return (lanes() + kLanes - 1) / kLanes * kLanes; }
+  // Of the channels of a run, and back.
+  int64_t lane_of(int64_t c) const { return c < whole ? c : c + span - columns; }
+  int64_t channel_of(int64_t lane) const { return lane < whole ? lane : lane - span + columns; }
   bool runs(int64_t row, int64_t step) const { return even || step < count[row]; }
 
   bool resets(const Args& a, int64_t row, int64_t step) const {
     if (!a.reset || step >= count[row]) return false;
     const int64_t b = sequence[row], time = time_of(a, b, first[row] + step);
     return a.reset[(a.joined ? 0 : b) * a.reset_batch + time * a.reset_time];
+  }
+
+ private:
+  // Of nearly equal widths.
+  void cut_into_slices() {
+    const int64_t vectors = width() / kLanes, most = kSlice / kLanes;
+    const int64_t number = (vectors + most - 1) / most, each = (vectors + number - 1) / number;
+    slices = 0;
+    for (int64_t at = 0; at < vectors; at += each) {
+      const int64_t count = vectors - at < each ? vectors - at : each;
+      slice[slices++] = {at * kLanes, int(count * kLanes), blocks};
+    }
+    if (rows > 1 || span == columns) return;
+    Slice& end = slice[slices - 1];
+    end.blocks = last;
+    for (int64_t b = 0; b < kTile / kLanes; ++b) last[b] = blocks[b];
+    last[end.width / kLanes - 1] = columns - kLanes - end.first;
   }
 };
 
@@ -132,16 +180,30 @@ static void copy_some(const real* from, int64_t from_stride, real* to, int64_t t
   else copy_many(from, from_stride, to, to_stride, count);
 }
 
+// The channels of a run, a stride apart, into their lanes.
+static void to_lanes(const Tile& t, const real* from, int64_t stride, real* lanes) {
+  copy_some(from, stride, lanes, 1, t.whole);
+  if (t.span > t.whole)
+    copy_many(from + (t.columns - kLanes) * stride, stride, lanes + t.whole, 1, kLanes);
+}
+
+// And back.
+static void from_lanes(const Tile& t, const real* lanes, real* to, int64_t stride) {
+  copy_some(lanes, 1, to, stride, t.whole);
+  if (t.span > t.whole)
+    copy_many(lanes + t.whole, 1, to + (t.columns - kLanes) * stride, stride, kLanes);
+}
+
 // One row of lanes, in part: what `count` scalars of a run hold.
 RNNCC_FN void copy_lanes(const Tile& t, int64_t row, int count, const real* from, real* to) {
-  from += row * t.columns, to += row * t.columns;
-  for (int s = 0; s < count; ++s, from += kRow, to += kRow) {
-    if (t.columns == 1) {
+  from += row * t.span, to += row * t.span;
+  for (int s = 0; s < count; ++s, from += t.pitch, to += t.pitch) {
+    if (t.span == 1) {
       *to = *from;
       continue;
     }
 #pragma omp simd
-    for (int64_t c = 0; c < t.columns; ++c) to[c] = from[c];
+    for (int64_t c = 0; c < t.span; ++c) to[c] = from[c];
   }
 }
 
@@ -151,7 +213,7 @@ RNNCC_ONCE static void copy_row(const Tile& t, int64_t row, int count, const rea
 
 RNNCC_ONCE static void clear_row(const Tile& t, int64_t row, int count, real* to) {
   for (int s = 0; s < count; ++s)
-    for (int64_t c = row * t.columns; c < (row + 1) * t.columns; ++c) to[s * kRow + c] = 0;
+    for (int64_t c = row * t.span; c < (row + 1) * t.span; ++c) to[s * t.pitch + c] = 0;
 }
 
 // Runs that have ended hold their values.
@@ -165,30 +227,32 @@ RNNCC_ONCE static void hold_ended(const Tile& t, int64_t step, int count, const 
 // lie in memory as the kernel needs them, they are copied, many steps at a time (at most kAhead),
 // so that neighbours in memory move together.
 constexpr int kAhead = 16;
+constexpr int kFetched = 4;  // steps from a row to the one that is fetched ahead
 
 struct Stream {
   io* runs[kTile];  // the first step of each run
-  real* buffer;     // [kAhead, kRow]
+  real* buffer;     // [kAhead, pitch]
   int64_t time, lane;
-  int64_t apart;  // from the row of a step to that of the next
   const Tile* tile;
-  bool present, direct;            // direct: no copy
-  int64_t blocks[kTile / kLanes];  // of a row that is not copied
+  bool present, direct, gaps;      // direct: no copy; gaps: between the rows of its steps
+  int64_t blocks[kTile / kLanes];  // of a direct row of several runs
 
   RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
                        real* space) {
-    tile = &t, buffer = space, present = view.data, direct = false;
-    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel, apart = kRow;
+    tile = &t, buffer = space, present = view.data, direct = gaps = false;
+    time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
       const int64_t b = t.sequence[r], row = a.joined ? 0 : b;
       runs[r] = view.data + row * view.batch + time_of(a, b, t.first[r]) * view.time +
                 slot.offset * view.channel + t.column * lane;
     }
-    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.columns % kLanes == 0;
-    for (int64_t at = 0; direct && at < t.lanes(); at += kLanes)
-      blocks[at / kLanes] = runs[at / t.columns] - runs[0] + at % t.columns;
-    if (direct) apart = time;
+    direct = sizeof(io) == sizeof(real) && t.even && lane == 1 && t.span % kLanes == 0;
+    for (int64_t at = 0; direct && t.rows > 1 && at < t.lanes(); at += kLanes)
+      blocks[at / kLanes] = runs[at / t.span] - runs[0] + t.channel_of(at % t.span);
+    gaps = direct && (time < 0 ? -time : time) > t.columns;
+    if (!direct && space && (t.lanes() < t.width() || !t.even))
+      clear_lanes((t.steps < kAhead ? t.steps : kAhead) * t.pitch, buffer);
   }
 
   // Brings in the rows of at most kAhead steps, unless they are direct; those of an absent
@@ -197,10 +261,13 @@ struct Stream {
     if (!direct && present) each<get>(first, count, buffer);
   }
 
-  // The row of a step, where those from `first` on are at hand.
-  Row row(int64_t first, int64_t step) const {
-    if (direct) return {reinterpret_cast<real*>(runs[0] + step * time), blocks};
-    return {buffer + (step - first) * kRow, tile->blocks};
+  // A slice of the row of a step, where those from `first` on are at hand.
+  Row row(int64_t first, int64_t step, const Slice& slice) const {
+    if (!direct)
+      return {buffer + (step - first) * tile->pitch + slice.first, tile->blocks, tile->pitch};
+    real* const at = reinterpret_cast<real*>(runs[0] + step * time);
+    if (tile->rows == 1) return {at + slice.first, slice.blocks, time};
+    return {at, blocks + slice.first / kLanes, time};
   }
 
   // Copies to memory the values that the kernel has written to the rows.
@@ -220,33 +287,63 @@ struct Stream {
   // `move` for every lane of the runs that take these steps, with its place in memory.
   template <void (*move)(io*, real&)>
   RNNCC_ONCE void each(int64_t first, int64_t steps, real* lanes) const {
-    const int64_t columns = tile->columns;
+    const int64_t pitch = tile->pitch;
     for (int64_t r = 0; r < tile->rows; ++r) {
       const int64_t left = tile->count[r] - first, count = left < steps ? left : steps;
       io* here = runs[r] + first * time;
-      real* row = lanes + r * columns;
-      if (columns == 1) {
-        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * kRow]);
+      real* row = lanes + r * tile->span;
+      if (tile->columns == 1) {
+        for (int64_t k = 0; k < count; ++k) move(here + k * time, row[k * pitch]);
         continue;
       }
-      for (int64_t k = 0; k < count; ++k, here += time, row += kRow) {
-        if (lane != 1) {
-          for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
-        } else if (columns == kLanes) {
-#pragma omp simd
-          for (int c = 0; c < kLanes; ++c) move(here + c, row[c]);
-        } else {
-#pragma omp simd
-          for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
-        }
+      for (int64_t k = 0; k < count; ++k, here += time, row += pitch) {
+        piece<move>(lane, here, row, tile->whole);
+        if (tile->span > tile->whole)
+          piece<move>(lane, here + (tile->columns - kLanes) * lane, row + tile->whole, kLanes);
       }
     }
   }
+
+  // In vectors, the last of which may overlap the one before.
+  template <void (*move)(io*, real&)>
+  RNNCC_FN void piece(int64_t lane, io* here, real* row, int64_t columns) {
+    if (lane != 1) {
+      for (int64_t c = 0; c < columns; ++c) move(here + c * lane, row[c]);
+    } else if (columns >= kLanes) {
+      for (int64_t c = 0; c + kLanes < columns; c += kLanes) vector<move, kLanes>(here, row, c);
+      vector<move, kLanes>(here, row, columns - kLanes);
+    } else if (columns >= kLanes / 2) {
+      vector<move, kLanes / 2>(here, row, 0);
+      vector<move, kLanes / 2>(here, row, columns - kLanes / 2);
+    } else if (columns >= kLanes / 4) {
+      vector<move, kLanes / 4>(here, row, 0);
+      vector<move, kLanes / 4>(here, row, columns - kLanes / 4);
+    } else {
+      for (int64_t c = 0; c < columns; ++c) move(here + c, row[c]);
+    }
+  }
+
+  template <void (*move)(io*, real&), int width>
+  RNNCC_FN void vector(io* here, real* row, int64_t from) {
+#pragma omp simd
+    for (int c = 0; c < width; ++c) move(here + from + c, row[from + c]);
+  }
 };
 
+// Fetches the rows of a later step where they don't follow those of this one in memory: there the
+// hardware doesn't. Inlined, for a call of it would have no effect that compilers see.
+RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, const Slice& slice) {
+  for (int i = 0; i < count; ++i) {
+    if (!streams[i].gaps) continue;
+    const Row& row = rows[i];
+    for (int lane = 0; lane < slice.width; lane += kLanes)
+      __builtin_prefetch(row.block(lane) + lane + kFetched * row.apart, 0, 2);
+  }
+}
+
 // From the rows of a step to those of the next, or of the one before.
-static void shift(Row* rows, const Stream* streams, int count, int64_t steps) {
-  for (int i = 0; i < count; ++i) rows[i].at += steps * streams[i].apart;
+static void shift(Row* rows, int count, int64_t steps) {
+  for (int i = 0; i < count; ++i) rows[i].at += steps * rows[i].apart;
 }
 
 // --- states and params
@@ -256,7 +353,7 @@ static void load_params(const Args& a, const Tile& t, real* p) {
     const Slot& slot = Lanes::params[k];
     const real* from = a.params[slot.tensor] + slot.offset + t.column * slot.stride;
     for (int64_t r = 0; r < t.rows; ++r)
-      copy_some(from, slot.stride, p + k * kRow + r * t.columns, 1, t.columns);
+      to_lanes(t, from, slot.stride, p + k * t.pitch + r * t.span);
   }
 }
 
@@ -268,7 +365,7 @@ RNNCC_ONCE static void load_states(const Args& a, const Tile& t, int64_t row, co
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     const real* here = from ? from + at + t.column * slot.stride : Lanes::init + slot.tensor;
-    copy_some(here, from ? slot.stride : 0, h + s * kRow + row * t.columns, 1, t.columns);
+    to_lanes(t, here, from ? slot.stride : 0, h + s * t.pitch + row * t.span);
   }
 }
 
@@ -279,7 +376,7 @@ RNNCC_ONCE static void store_states(const Args& a, const Tile& t, int64_t row, c
     const Slot& slot = Lanes::states[s];
     const int64_t at = (slot.tensor * a.batch + t.sequence[row]) * channels + slot.offset;
     real* there = to + at + t.column * slot.stride;
-    copy_some(h + s * kRow + row * t.columns, 1, there, slot.stride, t.columns);
+    from_lanes(t, h + s * t.pitch + row * t.span, there, slot.stride);
   }
 }
 
@@ -295,7 +392,7 @@ static void save_row(const Args& a, const Tile& t, int64_t row, int64_t step, co
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(h + s * kRow + row * t.columns, 1, to + at, slot.stride, t.columns);
+    from_lanes(t, h + s * t.pitch + row * t.span, to + at, slot.stride);
   }
 }
 
@@ -305,21 +402,21 @@ static void load_saved(const Args& a, const Tile& t, int64_t row, int64_t step, 
   for (int s = 0; s < Lanes::kStates; ++s) {
     const Slot& slot = Lanes::states[s];
     const int64_t at = slot.tensor * channels + slot.offset + t.column * slot.stride;
-    copy_some(from + at, slot.stride, h + s * kRow + row * t.columns, 1, t.columns);
+    to_lanes(t, from + at, slot.stride, h + s * t.pitch + row * t.span);
   }
 }
 
 // Scalars of each run, [runs, count, groups], and lanes.
 RNNCC_ONCE static void load_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                 const real* from, real* lanes) {
-  from += run * count * a.groups + t.column, lanes += row * t.columns;
-  for (int s = 0; s < count; ++s) copy_some(from + s * a.groups, 1, lanes + s * kRow, 1, t.columns);
+  from += run * count * a.groups + t.column, lanes += row * t.span;
+  for (int s = 0; s < count; ++s) to_lanes(t, from + s * a.groups, 1, lanes + s * t.pitch);
 }
 
 RNNCC_ONCE static void store_run(const Args& a, const Tile& t, int64_t row, int64_t run, int count,
                                  const real* lanes, real* to) {
-  lanes += row * t.columns, to += run * count * a.groups + t.column;
-  for (int s = 0; s < count; ++s) copy_some(lanes + s * kRow, 1, to + s * a.groups, 1, t.columns);
+  lanes += row * t.span, to += run * count * a.groups + t.column;
+  for (int s = 0; s < count; ++s) from_lanes(t, lanes + s * t.pitch, to + s * a.groups, 1);
 }
 
 }  // namespace rnncc
