@@ -19,6 +19,7 @@ from rnncc.ir.spec import InputSpec, KernelSpec
 from rnncc.ir.vector import Vector
 from rnncc.nn.arguments import broadcast, cast, check_tensor, common_dtype, fit
 from rnncc.nn.initialize import fill
+from rnncc.nn.linear import apply_linear
 from rnncc.nn.refusal import refuse, show
 from rnncc.nn.vectors import label
 from rnncc.runtime.kernel import COMPUTE
@@ -136,7 +137,7 @@ def inputs(
     """
     if linear is None or x is None:
         return _as_given(layout, [named[i.name] for i in layout.given])
-    rows, leading = linear(x), x.shape[:-1]
+    rows, leading = apply_linear(linear, x), x.shape[:-1]
     packed, channels, shape = layout.packed, layout.channels, (*leading, layout.width)
     if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype not in COMPUTE:
         raise _misfit(rows, x, layout.width)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WORTH_KEEPING = 2**22  # bytes; smaller results stay with PyTorch's allocator, which is quicker
+WORTH_KEEPING = 2**21  # bytes; smaller results stay with PyTorch's allocator, which is quicker
 MOST_KEPT = int(os.environ.get("RNNCC_KEPT_BYTES", 2**29))
 LARGE_PAGE = 2**21
 
