@@ -96,6 +96,6 @@ def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], stream
         function=taken * functions,
         row=copied,
         value=copied * columns,
-        beside=taken if together and across > 1 else 0,
+        beside=taken * wide if together and across > 1 else 0,
         wake=1 if together else 0,
     )

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "rnncc/cpp/tiles.h"
+#include "rnncc/cpp/streams.h"
 
 namespace rnncc {
 
