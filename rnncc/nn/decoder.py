@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnncc.ir.vector import grouped
 from rnncc.nn.arguments import check_tensor, initial_states, stack_states
+from rnncc.nn.direction import check_forward
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.level import Form, Stack
 from rnncc.nn.projection import promoted
@@ -43,7 +44,7 @@ class Decoder:
     def __init__(self, layer: CellLayer, batch: int = 1, graph: bool = True) -> None:
         if type(batch) is not int or batch < 1:
             raise refuse("batch", repr(batch), "an int of at least 1", "layer.decoder(1)")
-        layer.check_forward("decoder")
+        check_forward("decoder", layer.bidirectional, layer.choices.reverse)
         self.layer, self.batch, self.graph = layer, batch, graph
         features, like = layer.input_size, layer._like()
         self._wanted = Wanted(features, 2, 2, layer.batch_first, False, batch)

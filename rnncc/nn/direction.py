@@ -52,6 +52,20 @@ def check_directions(bidirectional: bool, reverse: bool) -> None:
         )
 
 
+def check_forward(what: str, bidirectional: bool, reverse: bool) -> None:
+    """A layer goes step by step if a sequence begins at its first step.
+
+    Raises:
+        ArgumentError: it begins at the last one.
+    """
+    if bidirectional or reverse:
+        option = "bidirectional" if bidirectional else "reverse"
+        raise ArgumentError(
+            f"{what}: got a layer with {option}=True, which begins at the last step of a "
+            "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
+        )
+
+
 def endings(layers: int, bidirectional: bool) -> list[str]:
     """Of the attributes of each direction: those of the first layer have none, then _l1, _l2."""
     levels = ["", *(f"_l{k}" for k in range(1, layers))]

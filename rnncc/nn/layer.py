@@ -24,7 +24,14 @@ from rnncc.nn.arguments import (
     unpack,
 )
 from rnncc.nn.decoder import Decoder
-from rnncc.nn.direction import Direction, check_directions, directions, endings, side_by_side
+from rnncc.nn.direction import (
+    Direction,
+    check_directions,
+    check_forward,
+    directions,
+    endings,
+    side_by_side,
+)
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.initialize import fill
 from rnncc.nn.named import Takes, by_place, time_first, time_last
@@ -222,21 +229,12 @@ class CellLayer(nn.Module):
         Without a projection it takes the inputs, [..., N] each, shared ones [...]. `decoder` does
         it in memory that is kept.
         """
-        self.check_forward("step")
+        check_forward("step", self.bidirectional, self.choices.reverse)
         return step(self, args, state, named)
 
     def decoder(self, batch: int = 1, graph: bool = True) -> Decoder:
         """Steps without gradients in memory that is kept, for `batch` sequences; see `Decoder`."""
         return Decoder(self, batch, graph)
-
-    def check_forward(self, what: str) -> None:
-        """Refuse to go step by step where a sequence begins at its last step."""
-        if self.bidirectional or self.choices.reverse:
-            option = "bidirectional" if self.bidirectional else "reverse"
-            raise ArgumentError(
-                f"{what}: got a layer with {option}=True, which begins at the last step of a "
-                "sequence, expected one that runs forward.\nFix: layer(x) on the whole sequence"
-            )
 
     def warmup(self, dtype: torch.dtype | None = None) -> None:
         """Build and load all kernels for the device that the layer is on, ahead of the first call.

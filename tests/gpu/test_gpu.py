@@ -400,6 +400,19 @@ def test_decoding_replays_one_step(name: str) -> None:
         assert_close(torch.stack(column, 1), whole, torch.float32, name)
 
 
+@each_kind
+def test_a_decoder_replays_what_a_layer_steps(name: str) -> None:
+    layer, given = layer_of(name), draw(name, 4, 30)
+    with torch.no_grad():
+        decoder, plain, state = layer.decoder(4), layer.decoder(4, graph=False), None
+        for t in range(30):
+            now = {n: v[:, t] for n, v in given.items()}
+            row, state = layer.step(state=state, **now)
+            for got in (decoder(**now), plain(**now)):
+                assert_alike(listed(got), listed(row), f"{name}, step {t}")
+        assert_alike(listed(decoder.state), listed(state), f"{name}, state")
+
+
 IN_A_NEW_PROCESS = """
 import torch, rnncc
 from rnncc.lang.loader import find
