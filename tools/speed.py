@@ -33,7 +33,7 @@ FILE, BOUNDS = FOLDER / "speed.json", FOLDER / "must_hold.json"
 PAGE, README = ROOT / "docs" / "speed.md", ROOT / "README.md"
 CELL, THREADS = "para_gru", 2
 OTHER_CELLS = {name: rows(FUNCTION, (BASE,)) for name in ("slstm", "para_lstm")}
-COMPILED = ("wide", "short", "half")  # suites that are compared with the loop under torch.compile
+COMPILED = ("wide", "short")  # suites that are compared with the loop under torch.compile
 # What a commit must have changed for its times to be others.
 MEASURED = ("rnncc", "templates", "cells", ":!rnncc/bench", ":!rnncc/cli", ":!rnncc/doctor")
 ATTEMPTS, DISTURBED = 3, 0.05  # again where other processes took more of the processors
