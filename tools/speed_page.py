@@ -68,7 +68,7 @@ def bounds_text(bounds: dict[str, Any] | None) -> str:
     lines = ["| row | figure | bound | measured |", "|---|---|---|---|"]
     for b in bounds["bounds"]:
         found = b["reason"] if b["measured"] is None else f"{b['measured']:.3g}"
-        mark = ", **fails**" if b["verdict"] == "FAILS" else ""
+        mark = _mark(b) + (", **fails**" if b["verdict"] == "FAILS" else "")
         lines.append(
             f"| {b['name']} | {b['figure']} | {b['sign']} {b['limit']:g} | {found}{mark} |"
         )

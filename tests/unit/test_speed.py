@@ -58,11 +58,11 @@ def test_every_row_was_measured() -> None:
 def test_all_tables_are_rendered() -> None:
     bounds = {
         "name": "copy: function 8x2048x256 float32 forward",
-        **{"figure": "time / copy", "sign": "<=", "limit": 1.6, "reason": ""},
+        **{"figure": "time / copy", "sign": "<=", "limit": 1.6, "reason": "", "others": None},
     }
     held = [
         {**bounds, "measured": 1.234, "verdict": "ok"},
-        {**bounds, "measured": 2.0, "verdict": "FAILS"},
+        {**bounds, "measured": 2.0, "verdict": "FAILS", "others": 0.1},
         {**bounds, "measured": None, "verdict": "skipped", "reason": "none yet"},
     ]
     measured = as_if_measured()
@@ -79,7 +79,7 @@ def test_all_tables_are_rendered() -> None:
         "| 1x1x512 | 2000 | - | - | - | - |",
         "| bfloat16 | 8x2048x256 | forward+backward | 2 | - | - | - |",
         "| copy: function 8x2048x256 float32 forward | time / copy | <= 1.6 | 1.23 |",
-        "| copy: function 8x2048x256 float32 forward | time / copy | <= 1.6 | 2, **fails** |",
+        "| copy: function 8x2048x256 float32 forward | time / copy | <= 1.6 | 2\\*, **fails** |",
         "| copy: function 8x2048x256 float32 forward | time / copy | <= 1.6 | none yet |",
     ):
         assert line in page.splitlines(), f"{line}\nnot in\n{page}"
