@@ -134,6 +134,16 @@ def test_measuring_goes_on_where_it_ended(file: Path) -> None:
     assert sorted(times_of(file)) == [2, 3, 4, 5]
 
 
+def test_what_was_disturbed_is_measured_again(file: Path) -> None:
+    jobs = speed.jobs(["layer"])
+    speed.measure_into(file, jobs, "one", 1e9)
+    found = json.loads(file.read_text())
+    found["results"][1]["others"] = 0.5
+    file.write_text(json.dumps(found))
+    assert speed.measure_into(file, jobs, "one", 1e9) == 0
+    assert times_of(file) == [1, 3]
+
+
 def test_results_stand_in_the_order_of_the_suites(file: Path) -> None:
     for name in reversed(SUITES):
         speed.measure_into(file, speed.jobs([name]), "one", 1e9)
