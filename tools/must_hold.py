@@ -55,7 +55,7 @@ from rnncc.bench.timing import quickest
 
 CELL, THREADS = "para_gru", 2
 ATTEMPTS, DISTURBED = 3, 0.05  # again where other processes took more of the processors
-SLOW = 4.0  # seconds for a row with a rival that takes long
+SLOW, QUICK = 4.0, 1.0  # seconds for a row with a rival that takes long, and for one of many plans
 SHORTEST, KEPT_PLANS = 64, 3  # steps of a segment; plans that are timed with `auto`, the fastest
 PLANNED: tuple[tuple[int, int, int], ...] = (
     *[(8, 2048, 256), (16, 512, 512), (2, 2048, 1024), (8, 2048, 255), (32, 128, 528)],
@@ -203,27 +203,28 @@ def picked(words: Sequence[str]) -> list[Bound]:
 
 def measure(compiled: rnncc.CompiledCell, bounds: Sequence[Bound]) -> Iterator[Held]:
     """Each bound, then the medians."""
-    by_group: dict[str, list[Held]] = {}
+    figures: dict[str, float | None] = {}
     for bound in bounds:
         held = _measured(compiled, bound)
-        by_group.setdefault(bound.group, []).append(held)
+        figures[bound.name] = held.measured
         yield held
+    yield from medians(figures)
+
+
+def medians(figures: Mapping[str, float | None]) -> Iterator[Held]:
+    """The bounds on medians of groups, from what was measured by the names of the rows' bounds."""
     for group, limit in MEDIANS.items():
-        figures = [h.measured for h in by_group.get(group, ()) if h.measured is not None]
-        if figures:
-            yield Held(median_of(group, len(figures), limit), statistics.median(figures), {})
-
-
-def median_of(group: str, count: int, limit: float) -> Bound:
-    """The bound on the median of a group."""
-    row = Row(f"median of {count} rows", (0, 0, 0), "", "")
-    return Bound(group, row, next(b.figure for b in BOUNDS if b.group == group), limit)
+        own = [b for b in BOUNDS if b.group == group]
+        found = [figure for b in own if (figure := figures.get(b.name)) is not None]
+        if found:
+            row = Row(f"median of {len(found)} rows", (0, 0, 0), "", "")
+            yield Held(Bound(group, row, own[0].figure, limit), statistics.median(found), {})
 
 
 def _measured(compiled: rnncc.CompiledCell, bound: Bound) -> Held:
     plans: Programs = _plans(compiled, bound.row) if bound.figure is REGRET else {}
     wanted = (*bound.figure.programs, *plans)
-    budget = SLOW if CHUNKS in wanted else suite.SECONDS
+    budget = SLOW if CHUNKS in wanted else QUICK if plans else suite.SECONDS
     for _ in range(ATTEMPTS):
         found = suite.measure(compiled, bound.row, wanted, budget, plans)
         if (found.others or 0.0) <= DISTURBED:
@@ -285,9 +286,9 @@ def merge_into(file: Path, found: dict[str, Any]) -> None:
     """Put results into a file, in the place of earlier ones of the same names."""
     before = json.loads(file.read_text(encoding="utf-8"))["bounds"] if file.exists() else []
     by_name = {b["name"]: b for b in (*before, *found["bounds"])}
-    order = {bound.name: k for k, bound in enumerate(BOUNDS)}
-    bounds = sorted(by_name.values(), key=lambda b: order.get(b["name"], len(order)))
-    text = json.dumps({"machine": found["machine"], "bounds": bounds}, indent=1)
+    rows = [by_name[bound.name] for bound in BOUNDS if bound.name in by_name]
+    middle = [data(held) for held in medians({b["name"]: b["measured"] for b in rows})]
+    text = json.dumps({"machine": found["machine"], "bounds": rows + middle}, indent=1)
     write_atomically(file, text + "\n")
 
 

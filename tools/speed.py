@@ -1,7 +1,7 @@
 """The speed on a CPU: measures the rows of docs/speed.md, and writes the page and README's table.
 
     python tools/speed.py                            from what was measured before
-    python tools/speed.py --measure                  rows first that this commit hasn't measured
+    python tools/speed.py --measure                  first what has changed or was disturbed
     python tools/speed.py --measure --seconds 80     for about so long; once more goes on
     python tools/speed.py --measure wide half        some suites
 
@@ -33,7 +33,7 @@ FILE, BOUNDS = FOLDER / "speed.json", FOLDER / "must_hold.json"
 PAGE, README = ROOT / "docs" / "speed.md", ROOT / "README.md"
 CELL, THREADS = "para_gru", 2
 OTHER_CELLS = {name: rows(FUNCTION, (BASE,)) for name in ("slstm", "para_lstm")}
-COMPILED = ("wide", "short", "half")  # suites that are compared with the loop under torch.compile
+COMPILED = ("wide", "short")  # suites that are compared with the loop under torch.compile
 # What a commit must have changed for its times to be others.
 MEASURED = ("rnncc", "templates", "cells", ":!rnncc/bench", ":!rnncc/cli", ":!rnncc/doctor")
 ATTEMPTS, DISTURBED = 3, 0.05  # again where other processes took more of the processors
@@ -105,10 +105,13 @@ def _git(*words: str) -> str:
 
 
 def measure_into(file: Path, wanted: Sequence[Job], commit: str, end: float) -> int:
-    """Measure what this commit hasn't, row by row into the file; the number that is left."""
+    """Measure what this commit hasn't, or not undisturbed, row by row into the file.
+
+    Returns: the number of rows that are left.
+    """
     machine = cpu.machine()
     by_key = {_text(key_of(result)): result for result in _read(file, machine)}
-    todo = [job for job in wanted if by_key.get(_text(job.key), {}).get("commit") != commit]
+    todo = [job for job in wanted if not _measured_well(by_key.get(_text(job.key)), commit)]
     left = len(todo)
     with Console(stderr=True).status("measuring") as status:
         for job, found in _measured(todo, end, status.update):
@@ -117,6 +120,12 @@ def measure_into(file: Path, wanted: Sequence[Job], commit: str, end: float) -> 
             _write(file, machine, [by_key[k] for k in map(_text, KEYS) if k in by_key])
             left -= 1
     return left
+
+
+def _measured_well(result: dict[str, Any] | None, commit: str) -> bool:
+    return (
+        result is not None and result["commit"] == commit and (result["others"] or 0) <= DISTURBED
+    )
 
 
 def _write(file: Path, machine: dict[str, Any], results: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ def page(measured: dict[str, Any], bounds: dict[str, Any] | None) -> str:
         about=about(measured),
         wide=table(_of(results, "wide"), LOOPS),
         packed=table(_of(results, "packed"), BARE),
-        half=table(_functions(_of(results, "half")), (DTYPE, *LOOPS)),
+        half=table(_functions(_of(results, "half")), (DTYPE, *BARE, PLAIN)),
         call=table(_of(results, "short"), CALLS),
         step=table(_of(results, "decode"), STEPS),
         layer=table(_of(results, "layer") + _layers(_of(results, "half")), (DTYPE, *LAYERS)),
@@ -68,7 +68,7 @@ def bounds_text(bounds: dict[str, Any] | None) -> str:
     lines = ["| row | figure | bound | measured |", "|---|---|---|---|"]
     for b in bounds["bounds"]:
         found = b["reason"] if b["measured"] is None else f"{b['measured']:.3g}"
-        mark = ", **fails**" if b["verdict"] == "FAILS" else ""
+        mark = _mark(b) + (", **fails**" if b["verdict"] == "FAILS" else "")
         lines.append(
             f"| {b['name']} | {b['figure']} | {b['sign']} {b['limit']:g} | {found}{mark} |"
         )
@@ -133,11 +133,9 @@ OWN: Column = ("rnncc, ms", _time("rnncc"))
 PER_ELEMENT: Column = ("ns / element", lambda r: _number(r["ns_per_element"]))
 OF_COPY: Column = ("of the speed of a copy", lambda r: f"{100 * _share(r):.0f} %")
 BARE = (SHAPE, PASS, OWN, PER_ELEMENT, OF_COPY)
-LOOPS = (
-    *BARE,
-    ("chunks of 32 steps under torch.compile", _rival("torch.compile")),
-    ("plain loop", _rival("plain loop")),
-)
+PLAIN: Column = ("plain loop", _rival("plain loop"))
+CHUNKS: Column = ("chunks of 32 steps under torch.compile", _rival("torch.compile"))
+LOOPS = (*BARE, CHUNKS, PLAIN)
 CALLS = (
     SHAPE,
     PASS,

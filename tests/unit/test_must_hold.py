@@ -166,6 +166,18 @@ def test_results_are_data_and_are_put_among_earlier_ones(
     assert names == [b.name for b in held.picked(["copy", "step"])]
 
 
+def test_a_median_is_of_all_rows_in_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "held.json"
+    for shape, seconds in (("8x2048x256 ", 1e-3), ("1x64x64 ", 1.02e-3)):
+        Measured(monkeypatch, **{RNNCC: seconds})
+        call("--merge", str(file), "plans", shape)
+    last = json.loads(file.read_text())["bounds"][-1]
+    assert last["name"] == "plans: median of 4 rows"
+    assert last["measured"] == pytest.approx(1.01)
+
+
 def test_the_list_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = Measured(monkeypatch)
     lines = call("--list", "call").stdout.splitlines()
