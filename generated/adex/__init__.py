@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7dacff06d67802f0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2b83cbed00d9ad0e")
 
 
 @_takes_options

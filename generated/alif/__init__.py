@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "21e32b72c2fe2342")
+_KERNEL = Kernel.read(_folder_of(__spec__), "094871caf5338566")
 
 
 @_takes_options

@@ -361,8 +361,8 @@ struct Lanes : Cell {
       const real* __restrict x_xu = x[0].block(first);
       const real* __restrict x_xv = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xu = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xv = all ? dx[1].block(first) : nullptr;
+      Result dx_xu = {all ? dx + 0 : nullptr, first};
+      Result dx_xv = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_u, out_d_v, out_d_xu, out_d_xv, out_d_a;

@@ -434,9 +434,9 @@ struct Lanes : Cell {
       const real* __restrict x_f = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_f = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_r = all ? dx[2].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
+      Result dx_f = {all ? dx + 1 : nullptr, first};
+      Result dx_r = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_s1, out_d_s2, out_d_x, out_d_f, out_d_r;

@@ -764,10 +764,10 @@ struct Lanes : Cell {
       const real* __restrict dy_1 = dy[1].block(first);
       const real* __restrict dy_2 = dy[2].block(first);
       const real* __restrict dy_3 = dy[3].block(first);
-      real* __restrict dx_x_ch0 = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_x_ch1 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_x_ch2 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_x_ch3 = all ? dx[3].block(first) : nullptr;
+      Result dx_x_ch0 = {all ? dx + 0 : nullptr, first};
+      Result dx_x_ch1 = {all ? dx + 1 : nullptr, first};
+      Result dx_x_ch2 = {all ? dx + 2 : nullptr, first};
+      Result dx_x_ch3 = {all ? dx + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_ch0, out_d_h_ch1, out_d_h_ch2, out_d_h_ch3, out_d_x_ch0, out_d_x_ch1,

@@ -1522,18 +1522,18 @@ struct Lanes : Cell {
       const real* __restrict dy_1 = dy[1].block(first);
       const real* __restrict dy_2 = dy[2].block(first);
       const real* __restrict dy_3 = dy[3].block(first);
-      real* __restrict dx_xz_ch0 = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xz_ch1 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xz_ch2 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_xz_ch3 = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_xr_ch0 = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_xr_ch1 = all ? dx[5].block(first) : nullptr;
-      real* __restrict dx_xr_ch2 = all ? dx[6].block(first) : nullptr;
-      real* __restrict dx_xr_ch3 = all ? dx[7].block(first) : nullptr;
-      real* __restrict dx_xc_ch0 = all ? dx[8].block(first) : nullptr;
-      real* __restrict dx_xc_ch1 = all ? dx[9].block(first) : nullptr;
-      real* __restrict dx_xc_ch2 = all ? dx[10].block(first) : nullptr;
-      real* __restrict dx_xc_ch3 = all ? dx[11].block(first) : nullptr;
+      Result dx_xz_ch0 = {all ? dx + 0 : nullptr, first};
+      Result dx_xz_ch1 = {all ? dx + 1 : nullptr, first};
+      Result dx_xz_ch2 = {all ? dx + 2 : nullptr, first};
+      Result dx_xz_ch3 = {all ? dx + 3 : nullptr, first};
+      Result dx_xr_ch0 = {all ? dx + 4 : nullptr, first};
+      Result dx_xr_ch1 = {all ? dx + 5 : nullptr, first};
+      Result dx_xr_ch2 = {all ? dx + 6 : nullptr, first};
+      Result dx_xr_ch3 = {all ? dx + 7 : nullptr, first};
+      Result dx_xc_ch0 = {all ? dx + 8 : nullptr, first};
+      Result dx_xc_ch1 = {all ? dx + 9 : nullptr, first};
+      Result dx_xc_ch2 = {all ? dx + 10 : nullptr, first};
+      Result dx_xc_ch3 = {all ? dx + 11 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_ch0, out_d_h_ch1, out_d_h_ch2, out_d_h_ch3, out_d_xz_ch0, out_d_xz_ch1,

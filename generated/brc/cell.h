@@ -369,9 +369,9 @@ struct Lanes : Cell {
       const real* __restrict x_xc = x[1].block(first);
       const real* __restrict x_x = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xa = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xc = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_x = all ? dx[2].block(first) : nullptr;
+      Result dx_xa = {all ? dx + 0 : nullptr, first};
+      Result dx_xc = {all ? dx + 1 : nullptr, first};
+      Result dx_x = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xa, out_d_xc, out_d_x, out_d_wa, out_d_wc;

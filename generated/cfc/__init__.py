@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "374e2d50d97b0823")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cc5001fdd1e4c903")
 
 
 @_takes_options

@@ -376,11 +376,11 @@ struct Lanes : Cell {
       const real* __restrict x_Ih = x[3].block(first);
       const real* __restrict x_dt = x[4].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_If = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_Ib = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_Ig = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_Ih = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_dt = all ? dx[4].block(first) : nullptr;
+      Result dx_If = {all ? dx + 0 : nullptr, first};
+      Result dx_Ib = {all ? dx + 1 : nullptr, first};
+      Result dx_Ig = {all ? dx + 2 : nullptr, first};
+      Result dx_Ih = {all ? dx + 3 : nullptr, first};
+      Result dx_dt = {all ? dx + 4 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_If, out_d_Ib, out_d_Ig, out_d_Ih, out_d_dt, out_d_wf, out_d_wb,

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Compressor", "compressor"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2e1e33160c4cc498")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c8608b4bb48cdc13")
 
 
 @_takes_options

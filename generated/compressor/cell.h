@@ -475,7 +475,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_g, out_d_x, out_d_threshold, out_d_ratio, out_d_attack, out_d_release;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Egarch", "egarch"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7702d195e4661f20")
+_KERNEL = Kernel.read(_folder_of(__spec__), "55e4aa0ca7fc56fb")
 
 
 @_takes_options

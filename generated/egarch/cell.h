@@ -333,7 +333,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_r = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_r = all ? dx[0].block(first) : nullptr;
+      Result dx_r = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_r, out_d_omega, out_d_alpha, out_d_gamma, out_d_beta;

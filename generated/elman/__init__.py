@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "34479b6c404b01cc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "90657ac0c4333b85")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b62311aad8546c34")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3ae6d4be79f67312")
 
 
 @_takes_options

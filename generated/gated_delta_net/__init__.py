@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8a3cea0e113f61c6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "40f34f3476814dbe")
 
 
 @_takes_options

@@ -802,17 +802,17 @@ struct Lanes : Cell {
       const real* __restrict x_x_dt = x[9].block(first);
       const real* __restrict x_x_beta = x[10].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_v = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_k1 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_k2 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_k3 = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_k4 = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_q1 = all ? dx[5].block(first) : nullptr;
-      real* __restrict dx_q2 = all ? dx[6].block(first) : nullptr;
-      real* __restrict dx_q3 = all ? dx[7].block(first) : nullptr;
-      real* __restrict dx_q4 = all ? dx[8].block(first) : nullptr;
-      real* __restrict dx_x_dt = all ? dx[9].block(first) : nullptr;
-      real* __restrict dx_x_beta = all ? dx[10].block(first) : nullptr;
+      Result dx_v = {all ? dx + 0 : nullptr, first};
+      Result dx_k1 = {all ? dx + 1 : nullptr, first};
+      Result dx_k2 = {all ? dx + 2 : nullptr, first};
+      Result dx_k3 = {all ? dx + 3 : nullptr, first};
+      Result dx_k4 = {all ? dx + 4 : nullptr, first};
+      Result dx_q1 = {all ? dx + 5 : nullptr, first};
+      Result dx_q2 = {all ? dx + 6 : nullptr, first};
+      Result dx_q3 = {all ? dx + 7 : nullptr, first};
+      Result dx_q4 = {all ? dx + 8 : nullptr, first};
+      Result dx_x_dt = {all ? dx + 9 : nullptr, first};
+      Result dx_x_beta = {all ? dx + 10 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_S1, out_d_S2, out_d_S3, out_d_S4, out_d_v, out_d_k1, out_d_k2, out_d_k3,

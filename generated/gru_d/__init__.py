@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "47c0e9c764957f85")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6f550e7f1393fbc4")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "068455c0d939a3f1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8f992b69e625ce5e")
 
 
 @_takes_options

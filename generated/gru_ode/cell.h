@@ -376,10 +376,10 @@ struct Lanes : Cell {
       const real* __restrict x_xg = x[2].block(first);
       const real* __restrict x_dt = x[3].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xr = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xz = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xg = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_dt = all ? dx[3].block(first) : nullptr;
+      Result dx_xr = {all ? dx + 0 : nullptr, first};
+      Result dx_xz = {all ? dx + 1 : nullptr, first};
+      Result dx_xg = {all ? dx + 2 : nullptr, first};
+      Result dx_dt = {all ? dx + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xr, out_d_xz, out_d_xg, out_d_dt, out_d_ur, out_d_uz, out_d_ug;

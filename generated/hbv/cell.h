@@ -645,8 +645,8 @@ struct Lanes : Cell {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_E = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_P = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_E = all ? dx[1].block(first) : nullptr;
+      Result dx_P = {all ? dx + 0 : nullptr, first};
+      Result dx_E = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_s, out_d_u, out_d_l, out_d_P, out_d_E, out_d_FC, out_d_LP, out_d_beta,

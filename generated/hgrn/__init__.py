@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9b60cb982c5dd05d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6e0e5f47799109e5")
 
 
 @_takes_options

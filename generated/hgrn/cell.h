@@ -416,9 +416,9 @@ struct Lanes : Cell {
       const real* __restrict x_xc_im = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
       const real* __restrict dy_1 = dy[1].block(first);
-      real* __restrict dx_xf = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xc_re = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xc_im = all ? dx[2].block(first) : nullptr;
+      Result dx_xf = {all ? dx + 0 : nullptr, first};
+      Result dx_xc_re = {all ? dx + 1 : nullptr, first};
+      Result dx_xc_im = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_re, out_d_h_im, out_d_xf, out_d_xc_re, out_d_xc_im, out_d_theta;

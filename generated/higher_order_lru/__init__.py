@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b0f7a4cad804f21b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "35a51d5bcd5eabe7")
 
 
 @_takes_options

@@ -452,11 +452,11 @@ struct Lanes : Cell {
       const real* __restrict x_g2 = x[3].block(first);
       const real* __restrict x_g3 = x[4].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_v = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_g0 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_g1 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_g2 = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_g3 = all ? dx[4].block(first) : nullptr;
+      Result dx_v = {all ? dx + 0 : nullptr, first};
+      Result dx_g0 = {all ? dx + 1 : nullptr, first};
+      Result dx_g1 = {all ? dx + 2 : nullptr, first};
+      Result dx_g2 = {all ? dx + 3 : nullptr, first};
+      Result dx_g3 = {all ? dx + 4 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h1, out_d_h2, out_d_h3, out_d_v, out_d_g0, out_d_g1, out_d_g2, out_d_g3;

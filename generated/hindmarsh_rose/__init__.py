@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a5817cb4e5412569")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a2751c573dd108cb")
 
 
 @_takes_options

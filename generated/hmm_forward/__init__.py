@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b82430d3ffb99f90")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2b49ffdbfa2f63eb")
 
 
 @_takes_options

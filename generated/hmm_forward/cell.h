@@ -1340,9 +1340,9 @@ struct Lanes : Cell {
       const real* __restrict x_e_1 = x[1].block(first);
       const real* __restrict x_e_2 = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_e_0 = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_e_1 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_e_2 = all ? dx[2].block(first) : nullptr;
+      Result dx_e_0 = {all ? dx + 0 : nullptr, first};
+      Result dx_e_1 = {all ? dx + 1 : nullptr, first};
+      Result dx_e_2 = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_a_0, out_d_a_1, out_d_a_2, out_d_e_0, out_d_e_1, out_d_e_2, out_d_A_0_0,

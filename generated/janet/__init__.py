@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "eaa64533ba45270e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "05cd5569d36f0a65")
 
 
 @_takes_options

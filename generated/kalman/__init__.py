@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Kalman", "kalman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3afbdfc3dd99a1b0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e6a8239912c721c")
 
 
 @_takes_options

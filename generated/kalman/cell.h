@@ -746,7 +746,7 @@ struct Lanes : Cell {
       const real* __restrict x_z = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
       const real* __restrict dy_1 = dy[1].block(first);
-      real* __restrict dx_z = all ? dx[0].block(first) : nullptr;
+      Result dx_z = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_l, out_d_b, out_d_p, out_d_c, out_d_q, out_d_z, out_d_log_level, out_d_log_slope,

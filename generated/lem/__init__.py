@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d0a5d95892d6cb7b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e20b5518d47bbe4c")
 
 
 @_takes_options

@@ -468,10 +468,10 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xy = x[3].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x1 = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_x2 = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xz = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_xy = all ? dx[3].block(first) : nullptr;
+      Result dx_x1 = {all ? dx + 0 : nullptr, first};
+      Result dx_x2 = {all ? dx + 1 : nullptr, first};
+      Result dx_xz = {all ? dx + 2 : nullptr, first};
+      Result dx_xy = {all ? dx + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_z, out_d_y, out_d_x1, out_d_x2, out_d_xz, out_d_xy, out_d_w1, out_d_w2, out_d_wz,

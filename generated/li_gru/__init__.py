@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e4792627e792891b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "05447e2d0ea07d7a")
 
 
 @_takes_options

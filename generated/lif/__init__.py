@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "56802f3217c81324")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fc89eb5b07aa86e1")
 
 
 @_takes_options

@@ -493,7 +493,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_u = all ? dx[0].block(first) : nullptr;
+      Result dx_u = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x_re, out_d_x_im, out_d_u, out_d_log_dt, out_d_a_log, out_d_a_im, out_d_b,

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "41eba99cd1cbf9da")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9eba1efaa15fff13")
 
 
 @_takes_options

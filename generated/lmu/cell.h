@@ -974,7 +974,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_u = all ? dx[0].block(first) : nullptr;
+      Result dx_u = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_m0, out_d_m1, out_d_m2, out_d_m3, out_d_m4, out_d_m5, out_d_u, out_d_c0,

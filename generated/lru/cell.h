@@ -459,8 +459,8 @@ struct Lanes : Cell {
       const real* __restrict x_bx_re = x[0].block(first);
       const real* __restrict x_bx_im = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_bx_re = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_bx_im = all ? dx[1].block(first) : nullptr;
+      Result dx_bx_re = {all ? dx + 0 : nullptr, first};
+      Result dx_bx_im = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_re, out_d_im, out_d_bx_re, out_d_bx_im, out_d_nu_log, out_d_theta_log;

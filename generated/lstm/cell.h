@@ -457,10 +457,10 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xo = x[3].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xi = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xf = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xz = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_xo = all ? dx[3].block(first) : nullptr;
+      Result dx_xi = {all ? dx + 0 : nullptr, first};
+      Result dx_xf = {all ? dx + 1 : nullptr, first};
+      Result dx_xz = {all ? dx + 2 : nullptr, first};
+      Result dx_xo = {all ? dx + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_ri, out_d_rf, out_d_rz,

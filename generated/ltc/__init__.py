@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dbdbf4dc1b1b0310")
+_KERNEL = Kernel.read(_folder_of(__spec__), "146da1c593f3745a")
 
 
 @_takes_options

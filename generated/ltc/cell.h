@@ -356,8 +356,8 @@ struct Lanes : Cell {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict x_dt = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_I = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_dt = all ? dx[1].block(first) : nullptr;
+      Result dx_I = {all ? dx + 0 : nullptr, first};
+      Result dx_dt = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_I, out_d_dt, out_d_w, out_d_A, out_d_leak;

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MackeyGlass", "mackey_glass"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "de0e6818932a4c10")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fa03ac2fa33493fa")
 
 
 @_takes_options

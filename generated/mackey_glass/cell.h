@@ -557,7 +557,7 @@ struct Lanes : Cell, NoProducts {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_u = all ? dx[0].block(first) : nullptr;
+      Result dx_u = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x, out_d_x_1ago, out_d_x_2ago, out_d_x_3ago, out_d_x_4ago, out_d_x_5ago,

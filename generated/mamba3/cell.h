@@ -629,15 +629,15 @@ struct Lanes : Cell {
       const real* __restrict x_C_re = x[7].block(first);
       const real* __restrict x_C_im = x[8].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_x_dt = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_x_A = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_x_lam = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_theta = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_B_re = all ? dx[5].block(first) : nullptr;
-      real* __restrict dx_B_im = all ? dx[6].block(first) : nullptr;
-      real* __restrict dx_C_re = all ? dx[7].block(first) : nullptr;
-      real* __restrict dx_C_im = all ? dx[8].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
+      Result dx_x_dt = {all ? dx + 1 : nullptr, first};
+      Result dx_x_A = {all ? dx + 2 : nullptr, first};
+      Result dx_x_lam = {all ? dx + 3 : nullptr, first};
+      Result dx_theta = {all ? dx + 4 : nullptr, first};
+      Result dx_B_re = {all ? dx + 5 : nullptr, first};
+      Result dx_B_im = {all ? dx + 6 : nullptr, first};
+      Result dx_C_re = {all ? dx + 7 : nullptr, first};
+      Result dx_C_im = {all ? dx + 8 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h_re, out_d_h_im, out_d_v_re, out_d_v_im, out_d_x, out_d_x_dt, out_d_x_A,

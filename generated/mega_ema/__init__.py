@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "76952aee62ddcb3a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "205b20311e7b1a29")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "70a5a2c4fd7e3d13")
+_KERNEL = Kernel.read(_folder_of(__spec__), "84efb2d5604b3d5a")
 
 
 @_takes_options

@@ -339,8 +339,8 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xh = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xf = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xh = all ? dx[1].block(first) : nullptr;
+      Result dx_xf = {all ? dx + 0 : nullptr, first};
+      Result dx_xh = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xf, out_d_xh, out_d_uf, out_d_uh;

@@ -283,8 +283,8 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[0].block(first);
       const real* __restrict x_xh = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xz = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xh = all ? dx[1].block(first) : nullptr;
+      Result dx_xz = {all ? dx + 0 : nullptr, first};
+      Result dx_xh = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xz, out_d_xh;

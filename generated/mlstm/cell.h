@@ -642,14 +642,14 @@ struct Lanes : Cell {
       const real* __restrict x_xi = x[6].block(first);
       const real* __restrict x_xf = x[7].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_v = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xo = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_k1 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_k2 = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_q1 = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_q2 = all ? dx[5].block(first) : nullptr;
-      real* __restrict dx_xi = all ? dx[6].block(first) : nullptr;
-      real* __restrict dx_xf = all ? dx[7].block(first) : nullptr;
+      Result dx_v = {all ? dx + 0 : nullptr, first};
+      Result dx_xo = {all ? dx + 1 : nullptr, first};
+      Result dx_k1 = {all ? dx + 2 : nullptr, first};
+      Result dx_k2 = {all ? dx + 3 : nullptr, first};
+      Result dx_q1 = {all ? dx + 4 : nullptr, first};
+      Result dx_q2 = {all ? dx + 5 : nullptr, first};
+      Result dx_xi = {all ? dx + 6 : nullptr, first};
+      Result dx_xf = {all ? dx + 7 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_C1, out_d_C2, out_d_n1, out_d_n2, out_d_m, out_d_v, out_d_xo, out_d_k1, out_d_k2,

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bc07334553c6c0ca")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b40b274d537f5b50")
 
 
 @_takes_options

@@ -364,9 +364,9 @@ struct Lanes : Cell {
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xc = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xz = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xr = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xc = all ? dx[2].block(first) : nullptr;
+      Result dx_xz = {all ? dx + 0 : nullptr, first};
+      Result dx_xr = {all ? dx + 1 : nullptr, first};
+      Result dx_xc = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xz, out_d_xr, out_d_xc, out_d_az, out_d_ar, out_d_ac;

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "68e8279429204f38")
+_KERNEL = Kernel.read(_folder_of(__spec__), "efee5819d0559213")
 
 
 @_takes_options

@@ -455,9 +455,9 @@ struct Lanes : Cell {
       const real* __restrict x_xc = x[1].block(first);
       const real* __restrict x_xo = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xf = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xc = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xo = all ? dx[2].block(first) : nullptr;
+      Result dx_xf = {all ? dx + 0 : nullptr, first};
+      Result dx_xc = {all ? dx + 1 : nullptr, first};
+      Result dx_xo = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xf, out_d_xc, out_d_xo, out_d_af, out_d_ac, out_d_ao, out_d_cf,

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3bc46fc778329ca6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "38ecd37b3819c668")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "aa70893f042faddf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a5dc2d68de047741")
 
 
 @_takes_options

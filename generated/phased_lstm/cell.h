@@ -630,11 +630,11 @@ struct Lanes : Cell {
       const real* __restrict x_xo = x[3].block(first);
       const real* __restrict x_t = x[4].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xi = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xf = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xz = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_xo = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_t = all ? dx[4].block(first) : nullptr;
+      Result dx_xi = {all ? dx + 0 : nullptr, first};
+      Result dx_xf = {all ? dx + 1 : nullptr, first};
+      Result dx_xz = {all ? dx + 2 : nullptr, first};
+      Result dx_xo = {all ? dx + 3 : nullptr, first};
+      Result dx_t = {all ? dx + 4 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_h, out_d_xi, out_d_xf, out_d_xz, out_d_xo, out_d_t, out_d_ri, out_d_rf,

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9cb9519bce82594a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9e37ee27b77201be")
 
 
 @_takes_options

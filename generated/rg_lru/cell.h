@@ -399,9 +399,9 @@ struct Lanes : Cell {
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xi = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xr = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xi = all ? dx[2].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
+      Result dx_xr = {all ? dx + 1 : nullptr, first};
+      Result dx_xi = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_x, out_d_xr, out_d_xi, out_d_Lambda;

@@ -450,8 +450,8 @@ struct Lanes : Cell {
       const real* __restrict x_u2 = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
       const real* __restrict dy_1 = dy[1].block(first);
-      real* __restrict dx_u1 = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_u2 = all ? dx[1].block(first) : nullptr;
+      Result dx_u1 = {all ? dx + 0 : nullptr, first};
+      Result dx_u2 = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_x1, out_d_x2, out_d_u1, out_d_u2, out_d_gamma_log, out_d_theta;

@@ -519,9 +519,9 @@ struct Lanes : Cell {
       const real* __restrict x_v = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_k = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_v = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_r = all ? dx[2].block(first) : nullptr;
+      Result dx_k = {all ? dx + 0 : nullptr, first};
+      Result dx_v = {all ? dx + 1 : nullptr, first};
+      Result dx_r = {all ? dx + 2 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_a, out_d_b, out_d_p, out_d_k, out_d_v, out_d_r, out_d_time_decay,

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d58b1a0575bacb73")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c185345fe1136ec9")
 
 
 @_takes_options

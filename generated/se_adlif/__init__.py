@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8c314de11379618e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "afd85972143cb300")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8766540ed546fac6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cbc40f1fa3f893ad")
 
 
 @_takes_options

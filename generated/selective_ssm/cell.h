@@ -612,16 +612,16 @@ struct Lanes : Cell {
       const real* __restrict x_C3 = x[8].block(first);
       const real* __restrict x_C4 = x[9].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_x_dt = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_B1 = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_B2 = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_B3 = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_B4 = all ? dx[5].block(first) : nullptr;
-      real* __restrict dx_C1 = all ? dx[6].block(first) : nullptr;
-      real* __restrict dx_C2 = all ? dx[7].block(first) : nullptr;
-      real* __restrict dx_C3 = all ? dx[8].block(first) : nullptr;
-      real* __restrict dx_C4 = all ? dx[9].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
+      Result dx_x_dt = {all ? dx + 1 : nullptr, first};
+      Result dx_B1 = {all ? dx + 2 : nullptr, first};
+      Result dx_B2 = {all ? dx + 3 : nullptr, first};
+      Result dx_B3 = {all ? dx + 4 : nullptr, first};
+      Result dx_B4 = {all ? dx + 5 : nullptr, first};
+      Result dx_C1 = {all ? dx + 6 : nullptr, first};
+      Result dx_C2 = {all ? dx + 7 : nullptr, first};
+      Result dx_C3 = {all ? dx + 8 : nullptr, first};
+      Result dx_C4 = {all ? dx + 9 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h1, out_d_h2, out_d_h3, out_d_h4, out_d_x, out_d_x_dt, out_d_B1, out_d_B2,

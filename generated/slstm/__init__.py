@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "98d235acd116918d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b0f41830e6915209")
 
 
 @_takes_options

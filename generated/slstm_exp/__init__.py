@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5d05b6f187949ff3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0a5bbea8a58298ce")
 
 
 @_takes_options

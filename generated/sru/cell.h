@@ -332,10 +332,10 @@ struct Lanes : Cell {
       const real* __restrict x_xr = x[2].block(first);
       const real* __restrict x_skip = x[3].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_x = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xf = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_xr = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_skip = all ? dx[3].block(first) : nullptr;
+      Result dx_x = {all ? dx + 0 : nullptr, first};
+      Result dx_xf = {all ? dx + 1 : nullptr, first};
+      Result dx_xr = {all ? dx + 2 : nullptr, first};
+      Result dx_skip = {all ? dx + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_c, out_d_x, out_d_xf, out_d_xr, out_d_skip, out_d_vf, out_d_vr;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4a8c456cd212dda1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7f682db3e5183aa5")
 
 
 @_takes_options

@@ -388,7 +388,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_I = all ? dx[0].block(first) : nullptr;
+      Result dx_I = {all ? dx + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_re, out_d_im, out_d_I, out_d_mu, out_d_omega;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d5955d9c42a5607c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6ecc4ee29114ff85")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "64a9f9f1ac66dd56")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2401586fe0d7d98d")
 
 
 @_takes_options

@@ -479,12 +479,12 @@ struct Lanes : Cell {
       const real* __restrict x_x_eta = x[4].block(first);
       const real* __restrict x_x_alpha = x[5].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_k = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_v = all ? dx[1].block(first) : nullptr;
-      real* __restrict dx_q = all ? dx[2].block(first) : nullptr;
-      real* __restrict dx_x_theta = all ? dx[3].block(first) : nullptr;
-      real* __restrict dx_x_eta = all ? dx[4].block(first) : nullptr;
-      real* __restrict dx_x_alpha = all ? dx[5].block(first) : nullptr;
+      Result dx_k = {all ? dx + 0 : nullptr, first};
+      Result dx_v = {all ? dx + 1 : nullptr, first};
+      Result dx_q = {all ? dx + 2 : nullptr, first};
+      Result dx_x_theta = {all ? dx + 3 : nullptr, first};
+      Result dx_x_eta = {all ? dx + 4 : nullptr, first};
+      Result dx_x_alpha = {all ? dx + 5 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_S, out_d_M, out_d_k, out_d_v, out_d_q, out_d_x_theta, out_d_x_eta, out_d_x_alpha;

@@ -317,8 +317,8 @@ struct Lanes : Cell {
       const real* __restrict x_xc = x[0].block(first);
       const real* __restrict x_xg = x[1].block(first);
       const real* __restrict dy_0 = dy[0].block(first);
-      real* __restrict dx_xc = all ? dx[0].block(first) : nullptr;
-      real* __restrict dx_xg = all ? dx[1].block(first) : nullptr;
+      Result dx_xc = {all ? dx + 0 : nullptr, first};
+      Result dx_xg = {all ? dx + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_d_h, out_d_xc, out_d_xg, out_d_rc, out_d_rg;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8b60d9f82611bab2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0698aec71ccd88cc")
 
 
 @_takes_options

@@ -52,7 +52,7 @@ def rows(compiled: Compiled, once: Once) -> Rows:
     M, N = _packed("M", entries), _packed("N", entries, "M_next", const=False)
     g, dp = _packed("g", states, const=False), _packed("dp", params, const=False)
     y = _unread("y", outputs) if once.large else _apart("y", outputs, const=False, only="write")
-    dx = _unread("dx", inputs) if once.adjoint else _apart("dx", inputs, const=False, only="all")
+    dx = _unread("dx", inputs) if once.adjoint else _results("dx", inputs, only="all")
     dy = _apart("dy", outputs)
     return Rows(
         step=_loop([*h, *next_, *p, *k_written], [*x, *y]),
@@ -78,6 +78,14 @@ def _apart(prefix: str, names: Iterable[str], const: bool = True, only: str = ""
     if only:
         values = [f"{only} ? {value} : nullptr" for value in values]
     return [(_head(prefix, n, const), v) for n, v in zip(names, values, strict=True)]
+
+
+def _results(prefix: str, names: Iterable[str], only: str) -> list[Row]:
+    """Blocks of lanes that go to their rows at the end, if a flag of the loop is set."""
+    return [
+        (f"Result {prefix}_{name}", f"{{{only} ? {prefix} + {i} : nullptr, first}}")
+        for i, name in enumerate(names)
+    ]
 
 
 def _unread(prefix: str, names: Iterable[str]) -> list[Row]:

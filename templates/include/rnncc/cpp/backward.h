@@ -10,6 +10,7 @@
 namespace rnncc {
 
 constexpr int64_t kBlock = 16;
+constexpr int64_t kLarge = 8 << 20;  // bytes of gradients that the cache doesn't keep
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -36,6 +37,11 @@ struct WalkBack {
     return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
+  static bool large(const Args& a) {
+    const int64_t rows = (a.joined ? 1 : a.batch) * a.extent;
+    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io)) >= kLarge;
+  }
+
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
       : a(args), t(tile), width(t.width()) {
     auto take = [&](int64_t count) {
@@ -53,6 +59,7 @@ struct WalkBack {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
+      if (large(a)) dx[i].write_past_cache();
     }
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
@@ -90,6 +97,7 @@ struct WalkBack {
         else back(step, count);
       }
     }
+    wait_for_stores();
   }
 
  private:

@@ -2,7 +2,7 @@
 // the inner loops have a fixed length, so that any compiler vectorises them.
 #pragma once
 
-#include "rnncc/common/io.h"
+#include "rnncc/cpp/past_cache.h"
 
 #define RNNCC_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -40,7 +40,28 @@ struct Row {
   real* at;
   const int64_t* blocks;  // where each begins
   int64_t apart;          // to the row of the next step
+  bool past = false;      // lines of memory that are written past the cache
   real* block(int first) const { return at + blocks[first / kLanes] - first; }
+};
+
+// A block of lanes of a result, from `first` on, which goes to its row at the end; nowhere without one.
+struct Result {
+  const Row* const row;
+  const int first;
+  alignas(64) real lanes[kLanes];
+
+  RNNCC_MEMBER Result(const Row* to, int lane) : row(to), first(lane) {}
+  RNNCC_MEMBER real& operator[](int lane) { return lanes[lane - first]; }
+  RNNCC_MEMBER ~Result() {
+    if (!row) return;
+    real* const to = row->block(first) + first;
+    if (row->past) {
+      move_past_cache(lanes, to);
+    } else {
+#pragma omp simd
+      for (int i = 0; i < kLanes; ++i) to[i] = lanes[i];
+    }
+  }
 };
 
 }  // namespace rnncc

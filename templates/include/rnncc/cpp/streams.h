@@ -17,11 +17,12 @@ struct Stream {
   int64_t time, lane;
   const Tile* tile;
   bool present, direct, gaps;      // direct: no copy; gaps: between the rows of its steps
+  bool past;                       // its rows are written past the cache
   int64_t blocks[kTile / kLanes];  // of a direct row of several runs
 
   RNNCC_ONCE void open(const Args& a, const View& view, const Slot& slot, const Tile& t,
                        real* space) {
-    tile = &t, buffer = space, present = view.data, direct = gaps = false;
+    tile = &t, buffer = space, present = view.data, direct = gaps = past = false;
     time = a.reverse ? -view.time : view.time, lane = slot.stride * view.channel;
     if (!present) return;
     for (int64_t r = 0; r < t.rows; ++r) {
@@ -37,6 +38,13 @@ struct Stream {
       clear_lanes((t.steps < kAhead ? t.steps : kAhead) * t.pitch, buffer);
   }
 
+  // Has the rows of a result written past the cache, if they are lines of memory.
+  RNNCC_ONCE void write_past_cache() {
+    past =
+        kPastCache && direct && tile->columns % kLanes == 0 && time * int64_t(sizeof(io)) % 64 == 0;
+    for (int64_t r = 0; r < tile->rows; ++r) past = past && uintptr_t(runs[r]) % 64 == 0;
+  }
+
   // Brings in the rows of at most kAhead steps, unless they are direct; those of an absent
   // gradient stay as they are.
   RNNCC_ONCE void load(int64_t first, int64_t count) const {
@@ -48,8 +56,8 @@ struct Stream {
     if (!direct)
       return {buffer + (step - first) * tile->pitch + slice.first, tile->blocks, tile->pitch};
     real* const at = reinterpret_cast<real*>(runs[0] + step * time);
-    if (tile->rows == 1) return {at + slice.first, slice.blocks, time};
-    return {at, blocks + slice.first / kLanes, time};
+    if (tile->rows == 1) return {at + slice.first, slice.blocks, time, past};
+    return {at, blocks + slice.first / kLanes, time, past};
   }
 
   // Copies to memory the values that the kernel has written to the rows.
