@@ -156,6 +156,17 @@ def test_a_step_is_one_pass_whatever_the_solver(solver: str) -> None:
     assert_close(layer.step(x)[0], plain.step(x)[0], torch.float32, "y")
 
 
+@no_grad
+def test_autocast_has_no_effect_and_a_compiled_function_breaks_its_graph() -> None:
+    decoder, x = layer_of("para_gru").decoder(2), torch.rand(2, FEATURES)
+    expected = decoder(x).clone()
+    decoder.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(decoder(x), expected)
+    decoder.reset()
+    assert torch.equal(torch.compile(lambda v: 2 * decoder(v), backend="eager")(x), 2 * expected)
+
+
 # --- its states ------------------------------------------------------------------------------
 
 
