@@ -155,17 +155,11 @@ def _step(compiled: CompiledCell, row: Row) -> Programs:
     gru = nn.GRUCell(channels, channels, dtype=_dtype(row))
     return {
         RNNCC: lambda: partial(layer.step, x, state),
-        DECODER: lambda: partial(_decoder(layer, batch), x),
+        DECODER: lambda: partial(layer.decoder(batch), x),
         EAGER: partial(_eager, compiled, row, layer.projection, x),
         GRU_CELL: lambda: partial(gru, x, torch.zeros_like(x)),
         LINEAR: lambda: partial(layer.projection, x),
     }
-
-
-def _decoder(layer: CellLayer, batch: int) -> Callable[[Tensor], Any]:
-    if not hasattr(layer, "decoder"):
-        raise UnavailableError("layers have no decoder() yet")
-    return layer.decoder(batch)  # type: ignore[no-any-return,operator]
 
 
 def _eager(compiled: CompiledCell, row: Row, linear: nn.Linear, x: Tensor) -> Run:

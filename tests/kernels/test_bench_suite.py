@@ -122,7 +122,7 @@ def test_a_step_in_plain_pytorch_is_the_layers(monkeypatch: pytest.MonkeyPatch) 
     step = layer.step
     monkeypatch.setattr(layer, "step", lambda x, _: step(x))
     found = made("para_gru", STEP)
-    assert list(found) == [RNNCC, EAGER, GRU_CELL, LINEAR]
+    assert list(found) == [RNNCC, DECODER, EAGER, GRU_CELL, LINEAR]
     (eager,) = found[EAGER][1]
     assert_close(found[RNNCC][0], eager, torch.float32, "step")
 
@@ -133,7 +133,7 @@ def test_a_decoder_is_made_for_the_batch_and_given_x(monkeypatch: pytest.MonkeyP
     def decoder(_: Any, batch: int) -> Any:
         return lambda x: seen.append((batch, tuple(x.shape)))
 
-    monkeypatch.setattr(CellLayer, "decoder", decoder, raising=False)
+    monkeypatch.setattr(CellLayer, "decoder", decoder)
     row = Row(STEP, (3, 1, 8), "float32", FORWARD)
     programs.programs(compiled("para_gru"), row)[DECODER]()()
     assert seen == [(3, (3, 8))]

@@ -17,7 +17,7 @@ from rnncc.bench.rows import FORWARD, FUNCTION, SINGLE, STEP, Row
 from tests.support.catalogue import tool
 
 held: Any = tool("must_hold")
-NO_DECODER = "layers have no decoder() yet"
+MISSING = "it is not there"
 
 
 class Measured:
@@ -31,7 +31,7 @@ class Measured:
     def __call__(self, _: Any, row: Row, wanted: Any, *__: Any) -> suite.Found:
         names = [name for name in wanted if name != DECODER]
         seconds = {name: self.seconds.get(name, 1e-3) for name in names}
-        skipped = {DECODER: NO_DECODER} if DECODER in wanted else {}
+        skipped = {DECODER: MISSING} if DECODER in wanted else {}
         others = self.others[min(self.calls, len(self.others) - 1)]
         self.calls += 1
         return suite.Found(row, seconds, skipped, 3, 8, others)
@@ -117,7 +117,7 @@ def test_what_cannot_be_measured_is_skipped_with_its_reason(
     Measured(monkeypatch)
     result = call("decoder")
     assert result.exit_code == 0
-    assert result.stdout.count(NO_DECODER) == 2
+    assert result.stdout.count(MISSING) == 2
     assert "0 ok, 0 FAILS, 2 skipped" in result.stdout
 
 
