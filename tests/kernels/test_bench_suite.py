@@ -44,7 +44,7 @@ def made(name: str, work: str, direction: str = FORWARD, dtype: str = "float32")
     shape = (2, 1, 8) if work == STEP else SHAPE
     row = Row(work, shape, dtype, direction)
     found = programs.programs(compiled(name), row)
-    runs = {n: make() for n, make in found.items() if n not in (CHUNKS, AT_BASE, DECODER)}
+    runs = {n: make() for n, make in found.items() if n not in (CHUNKS, AT_BASE)}
     with torch.set_grad_enabled(direction == BOTH):
         return {name: run() for name, run in runs.items()}
 
