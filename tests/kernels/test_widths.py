@@ -86,3 +86,23 @@ def test_tiles_of_any_width_give_the_same_bits(
     for others in found[1:]:
         for one, other in zip(found[0], others, strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("min_gru", 24), ("para_gru", 32)])
+def test_gradients_that_pass_the_cache_have_the_bits_of_small_ones(
+    name: str, channels: int
+) -> None:
+    """In rows of whole lines, which 24 channels of two inputs fill, but not whole vectors."""
+    torch.manual_seed(0)
+    layer, x = compiled(name).layer(3, channels), torch.rand(4, 24_000, 3)
+    whole, pieces = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y, _ = layer(whole)
+    found, state = [], None
+    for piece in pieces.chunk(8, 1):
+        part, state = layer(piece, state)
+        found.append(part)
+    assert torch.equal(y, torch.cat(found, 1))
+    upstream = torch.randn(y.shape)
+    (one,) = torch.autograd.grad(y, whole, upstream)
+    (other,) = torch.autograd.grad(torch.cat(found, 1), pieces, upstream)
+    assert torch.equal(one, other)
