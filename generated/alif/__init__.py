@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "094871caf5338566")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a537d5f8430319ac")
 
 
 @_takes_options

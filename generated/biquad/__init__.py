@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Biquad", "biquad"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "15ed2b692581e62c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "905b292c25819189")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "87d5732958e5631b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "774895b7cc072eed")
 
 
 @_takes_options

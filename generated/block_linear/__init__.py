@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9879c70dda8e0c04")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b120d2523dd7bd20")
 
 
 @_takes_options

@@ -263,6 +263,7 @@ struct Cell {
   static constexpr int kStored = 12;
   static constexpr int kSharedInputs = 1;
   static constexpr bool kAffine = true;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4}};
   static constexpr Slot inputs[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4}, {1, 0, 0}};
   static constexpr Slot params[] = {

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dc560a24ad4d5c9e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "372f26b10d9412be")
 
 
 @_takes_options

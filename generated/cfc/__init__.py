@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cc5001fdd1e4c903")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1b07b9f2c2002902")
 
 
 @_takes_options

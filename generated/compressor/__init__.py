@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Compressor", "compressor"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c8608b4bb48cdc13")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7ca343330fe81adf")
 
 
 @_takes_options

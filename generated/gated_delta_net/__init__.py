@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "40f34f3476814dbe")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7ea6bd4d16123e5b")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6f550e7f1393fbc4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "246708a68f0fa5fb")
 
 
 @_takes_options

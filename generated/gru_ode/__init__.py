@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8f992b69e625ce5e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cf5357d9c0e1860b")
 
 
 @_takes_options

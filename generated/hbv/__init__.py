@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "023f5a8b5f66b251")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c4a809ecad93f0bb")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6e0e5f47799109e5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "81a1aefa67a3d776")
 
 
 @_takes_options

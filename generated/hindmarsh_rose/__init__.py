@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a2751c573dd108cb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "94308a90a353fe6f")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5c380a265f5f23c4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "032db641f323ace9")
 
 
 @_takes_options

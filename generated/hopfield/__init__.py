@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "52e04442e83f6361")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b293435d39850cb3")
 
 
 @_takes_options

@@ -274,6 +274,7 @@ struct Cell {
   static constexpr int kStored = 12;
   static constexpr int kSharedInputs = 0;
   static constexpr bool kAffine = false;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4}};
   static constexpr Slot inputs[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4}};
   static constexpr Slot params[] = {{0, 0, 16},  {0, 1, 16},  {0, 2, 16},  {0, 3, 16},

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ae80818cfa6baa8f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "15664852d066589c")
 
 
 @_takes_options

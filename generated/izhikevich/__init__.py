@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f1ebf32cad36d17")
+_KERNEL = Kernel.read(_folder_of(__spec__), "18662b65e1f474bf")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e20b5518d47bbe4c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9c2ae9a16d1def2c")
 
 
 @_takes_options

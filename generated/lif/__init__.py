@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fc89eb5b07aa86e1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "715d06c19e66b6bf")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "146da1c593f3745a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "16d4253546e342db")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MackeyGlass", "mackey_glass"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fa03ac2fa33493fa")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6b60c92c3708580f")
 
 
 @_takes_options

@@ -206,6 +206,7 @@ struct Cell {
   static constexpr int kStored = 12;
   static constexpr int kSharedInputs = 5;
   static constexpr bool kAffine = true;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}};
   static constexpr Slot inputs[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}, {4, 0, 0},
                                     {5, 0, 0}, {6, 0, 0}, {7, 0, 0}, {8, 0, 0}};

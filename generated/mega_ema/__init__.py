@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "205b20311e7b1a29")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1858e7d9e666f40f")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "84efb2d5604b3d5a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c1e3c40044718019")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e8dbaf617ef4f526")
+_KERNEL = Kernel.read(_folder_of(__spec__), "98210e834085e69a")
 
 
 @_takes_options

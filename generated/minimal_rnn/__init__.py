@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2d68d21e410ea376")
+_KERNEL = Kernel.read(_folder_of(__spec__), "83f609c8e213bce9")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1930cc23bdfb1c6b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d34560c338208cdb")
 
 
 @_takes_options

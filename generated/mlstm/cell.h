@@ -209,6 +209,7 @@ struct Cell {
   static constexpr int kStored = 14;
   static constexpr int kSharedInputs = 6;
   static constexpr bool kAffine = false;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}, {4, 0, 1}};
   static constexpr Slot inputs[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 0}, {3, 0, 0},
                                     {4, 0, 0}, {5, 0, 0}, {6, 0, 0}, {7, 0, 0}};

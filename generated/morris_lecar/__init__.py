@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b40b274d537f5b50")
+_KERNEL = Kernel.read(_folder_of(__spec__), "61e1fc7891d3c664")
 
 
 @_takes_options

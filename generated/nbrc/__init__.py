@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "70772f9571b5dc7d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1a6029c69237261b")
 
 
 @_takes_options

@@ -455,6 +455,7 @@ struct Cell {
   static constexpr int kStored = 16;
   static constexpr int kSharedInputs = 0;
   static constexpr bool kAffine = false;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4}};
   static constexpr Slot inputs[] = {{0, 0, 4}, {0, 1, 4}, {0, 2, 4}, {0, 3, 4},
                                     {1, 0, 4}, {1, 1, 4}, {1, 2, 4}, {1, 3, 4},

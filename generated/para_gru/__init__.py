@@ -20,7 +20,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaGRU", "para_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "92a6df6d30712ad9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a272e8fab52e94bd")
 
 
 @_takes_options

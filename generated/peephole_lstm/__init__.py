@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "38ecd37b3819c668")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bf656981c2cde47e")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a5dc2d68de047741")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f4b733cce82981f2")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "aad5fd461796e651")
+_KERNEL = Kernel.read(_folder_of(__spec__), "706c8b6a0e33b9e9")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f74b890e87a247b8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "234530d177b9355b")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "129720b92c002137")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3d16485a5a628d3d")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c185345fe1136ec9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8422e03b722103ba")
 
 
 @_takes_options

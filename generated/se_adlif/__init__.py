@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "afd85972143cb300")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e5981e567012e90e")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cbc40f1fa3f893ad")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e588ba8ace5e323c")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b0f41830e6915209")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c906cd220d48acd5")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0a5bbea8a58298ce")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cdce2700cf5f5f39")
 
 
 @_takes_options

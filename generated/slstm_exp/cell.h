@@ -225,6 +225,7 @@ struct Cell {
   static constexpr int kStored = 6;
   static constexpr int kSharedInputs = 0;
   static constexpr bool kAffine = false;
+  static constexpr bool kLarge = false;
   static constexpr Slot states[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}};
   static constexpr Slot inputs[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}};
   static constexpr Slot params[] = {{0, 0, 1}, {1, 0, 1}, {2, 0, 1}, {3, 0, 1}};

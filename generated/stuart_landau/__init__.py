@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f682db3e5183aa5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8a8f59fd1bcae3b7")
 
 
 @_takes_options

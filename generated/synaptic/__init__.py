@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fa7386dca99a9e08")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2151527cee4b56e1")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6ecc4ee29114ff85")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da3dda82bc68f3fc")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b7294032c75b5355")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ae2ecd2f02145eff")
 
 
 @_takes_options

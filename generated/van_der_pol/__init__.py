@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "411b7e9e2a8910df")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b5147c05519732d7")
 
 
 @_takes_options

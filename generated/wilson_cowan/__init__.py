@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "338fa8b0b33b3484")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7c51d14d0106e605")
 
 
 @_takes_options

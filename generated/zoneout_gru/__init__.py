@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d2f3393b14f0d57a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "80b54d97d6fd0887")
 
 
 @_takes_options

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rnncc.calculus.cost import effort
-from rnncc.codegen.once import weight
+from rnncc.codegen.once import once, weight
 from rnncc.ir.init import Init
 from rnncc.ir.program import Argument, Compiled, whole
 from rnncc.ir.spec import Effort, InputSpec, KernelSpec, ParamSpec, StateSpec, StructureSpec
@@ -42,7 +42,7 @@ def kernel_spec(compiled: Compiled, fast_math: bool = False) -> KernelSpec:
         param_slots=len(program.params),
         shared_inputs=sum(a.shared for a in cell.inputs),
         tile=TILE,
-        widest=WIDEST,
+        widest=TILE if once(compiled, cost).large else WIDEST,
         effort=cost,
         ahead=ahead,
         lets=len(compiled.rows),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from rnncc.codegen.layout import statement
 from rnncc.codegen.once import Once
@@ -45,12 +46,13 @@ def rows(compiled: Compiled, once: Once) -> Rows:
     params = [s.symbol.name for s in program.params]
     outputs = [str(o) for o in range(len(program.outputs))]
     entries = [f"{r}_{c}" for r, c in compiled.products]
-    h, p, k = _packed("h", states), _packed("p", params), _packed("k", compiled.rows, "stored")
+    packed = partial(_packed, "kRow" if once.large else "pitch")
+    h, p, k = packed("h", states), packed("p", params), packed("k", compiled.rows, "stored")
     x = _apart("x", inputs)
-    next_ = _packed("next", states, const=False)
-    k_written = _packed("k", compiled.rows, "stored", const=False)
-    M, N = _packed("M", entries), _packed("N", entries, "M_next", const=False)
-    g, dp = _packed("g", states, const=False), _packed("dp", params, const=False)
+    next_ = packed("next", states, const=False)
+    k_written = packed("k", compiled.rows, "stored", const=False)
+    M, N = packed("M", entries), packed("N", entries, "M_next", const=False)
+    g, dp = packed("g", states, const=False), packed("dp", params, const=False)
     y = _unread("y", outputs) if once.large else _apart("y", outputs, const=False, only="write")
     dx = _unread("dx", inputs) if once.adjoint else _results("dx", inputs, only="all")
     dy = _apart("dy", outputs)
@@ -65,9 +67,11 @@ def rows(compiled: Compiled, once: Once) -> Rows:
 Row = tuple[str, str]
 
 
-def _packed(prefix: str, names: Iterable[str], array: str = "", const: bool = True) -> list[Row]:
+def _packed(
+    pitch: str, prefix: str, names: Iterable[str], array: str = "", const: bool = True
+) -> list[Row]:
     return [
-        (_head(prefix, name, const), f"{array or prefix} + {i} * pitch")
+        (_head(prefix, name, const), f"{array or prefix} + {i} * {pitch}")
         for i, name in enumerate(names)
     ]
 

@@ -10,7 +10,7 @@
 namespace rnncc {
 
 constexpr int64_t kBlock = 16;
-constexpr int64_t kLarge = 8 << 20;  // bytes of gradients that the cache doesn't keep
+constexpr int64_t kBeyondCache = 8 << 20;  // bytes of gradients that the cache doesn't keep
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -39,7 +39,7 @@ struct WalkBack {
 
   static bool large(const Args& a) {
     const int64_t rows = (a.joined ? 1 : a.batch) * a.extent;
-    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io)) >= kLarge;
+    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io)) >= kBeyondCache;
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)

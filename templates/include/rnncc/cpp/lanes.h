@@ -20,7 +20,7 @@ constexpr int kLanes = 64 / sizeof(real);
 constexpr int kTile = 256;            // the most lanes of several runs side by side
 constexpr int kWidest = 4096;         // the most of one run
 constexpr int kSlice = 16 * kLanes;   // the most that a step takes at once, in the nearest cache
-constexpr int kRow = kTile + kLanes;  // between the rows of a Jacobian
+constexpr int kRow = kTile + kLanes;  // between the rows of a Jacobian, and of a large cell
 
 // The sizes of `count` lanes so far, each the largest; NaN has none.
 RNNCC_ONCE static void note_sizes(int64_t count, const real* lanes, real* sizes) {

@@ -33,7 +33,12 @@ struct Cut {
   }
 
   // Between rows of lanes: an odd number of lines, which spreads them over the cache.
-  int64_t pitch() const { return ((rows * span_of(columns) + kLanes - 1) / kLanes | 1) * kLanes; }
+  // Between those of a large cell it is always the same: so many addresses, each of its own, would
+  // keep a compiler busy for minutes.
+  int64_t pitch() const {
+    if (Lanes::kLarge) return kRow;
+    return ((rows * span_of(columns) + kLanes - 1) / kLanes | 1) * kLanes;
+  }
 
   // The first run of a sequence; that of `batch` is how many there are.
   int64_t first_run(const Args& a, int64_t sequence) const {
