@@ -161,10 +161,11 @@ def _backward_vmap(info: Any, dims: Any, *arguments: Any) -> tuple[list[Tensor],
     return results, [0] * len(results)
 
 
-for _name, _run, _plain, _vmap in (
-    ("linear", _linear, functional.linear, _linear_vmap),
-    ("linear_backward", _linear_backward, _plain_backward, _backward_vmap),
-):
+OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = {
+    "linear": (_linear, functional.linear, _linear_vmap),
+    "linear_backward": (_linear_backward, _plain_backward, _backward_vmap),
+}
+for _name, (_run, _plain, _vmap) in OPERATORS.items():
     LIBRARY.impl(_name, _run, "CPU")
     LIBRARY.impl(_name, _plain, "CompositeExplicitAutograd")
     torch.library.register_fake(f"rnncc::{_name}", _plain, lib=LIBRARY)

@@ -69,7 +69,7 @@ def is_free(name: str) -> bool:
     return not taken and name not in {*OWN, *OPTIONS, *LAYER_NAMES}
 
 
-CHUNKS = range(24)
+CHUNKS = range(25)
 SLOW = pytest.mark.slow
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnncc.nn import ops
+from rnncc.nn import linear, ops
 from tests.support.bad_calls import ROWS, arguments, run
 from tests.support.runs import compiled
 from tests.support.sanitizers import EmulationError, run_sanitized
@@ -80,7 +80,7 @@ def test_an_expanded_saved_or_length_is_read_as_what_it_shows() -> None:
 def test_every_operator_checks_and_has_a_rule_for_fake_tensors() -> None:
     defined = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()
                if name.startswith("rnncc::")}  # fmt: skip
-    assert defined == {f"rnncc::{name}" for name in ops.OPERATORS}
+    assert defined == {f"rnncc::{name}" for name in (*ops.OPERATORS, *linear.OPERATORS)}
 
 
 SANITIZED = """
@@ -121,7 +121,7 @@ def test_under_the_sanitizers_no_call_leaves_its_tensors(name: str, sanitized: N
 
 UNCHECKED = """
 import torch
-from rnncc.nn import ops
+from rnncc.nn import linear, ops
 from rnncc.nn.given import COMMON, Given
 from rnncc.runtime.cpu.backend import BACKEND
 from tests.support import bad_calls
