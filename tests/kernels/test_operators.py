@@ -121,7 +121,7 @@ def test_under_the_sanitizers_no_call_leaves_its_tensors(name: str, sanitized: N
 
 UNCHECKED = """
 import torch
-from rnncc.nn import linear, ops
+from rnncc.nn import ops
 from rnncc.nn.given import COMMON, Given
 from rnncc.runtime.cpu.backend import BACKEND
 from tests.support import bad_calls
