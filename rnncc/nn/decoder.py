@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -164,12 +165,18 @@ class Decoder:
 
     def _rows(self, rows: Any) -> Tensor:
         """As an index on the device of the states."""
-        found = torch.as_tensor(rows)
+        try:
+            found = torch.as_tensor(rows)
+        except (TypeError, ValueError, RuntimeError):
+            found = torch.tensor(math.nan)
         if found.dtype == torch.bool:
             fits = found.shape == (self.batch,)
         else:
-            whole = not found.is_floating_point() and found.dim() <= 1
-            fits = whole and bool(((found >= 0) & (found < self.batch)).all())
+            numbers = not (found.is_floating_point() or found.is_complex()) or not found.numel()
+            found = found.long() if numbers else found
+            fits = (
+                numbers and found.dim() <= 1 and bool(((found >= 0) & (found < self.batch)).all())
+            )
         if not fits:
             known = f"sequences of the batch, 0 to {self.batch - 1}, or bools [{self.batch}]"
             seen = show(rows) if isinstance(rows, Tensor) else repr(rows)

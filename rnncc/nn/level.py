@@ -113,7 +113,7 @@ class Level:
         self.layer, self.number = layer, number
         self._attribute = layer._directions[number].projection
         self.linear: Any = getattr(layer, self._attribute)
-        self.plain: bool = is_plain(self.linear)
+        self.plain: bool = is_plain(self.linear) and len(self.linear.weight) == layer._layout.width
         self._dtype, self._wide = dtypes
         batch = states.shape[2]
         self._rows = states.new_zeros((batch, layer._layout.width), dtype=self._dtype)
@@ -154,8 +154,14 @@ class Level:
             self._follow()
         own = self.linear._parameters
         rows = nn.functional.linear(x, own["weight"], own["bias"])
-        made = map(Tensor.data_ptr, y)
-        self.prepared.run_at([rows.data_ptr(), *self._fixed, h0, *made, h, *self._after])
+        first, made = rows.data_ptr(), map(Tensor.data_ptr, y)
+        inputs = [first + offset for offset in self._offsets]
+        self.prepared.run_at([*inputs, *self._fixed, h0, *made, h, *self._after])
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether the kernel reads all inputs where the projection writes them."""
+        return all(0 <= offset < self._rows.nbytes for offset in self._offsets)
 
     def _kept_params(self) -> tuple[list[Tensor], list[int]]:
         """As the kernel reads them, and which of them are copies, to be made anew each step."""
@@ -222,6 +228,7 @@ class Level:
             self._words.append(prepared.filled(addresses, space.data_ptr()))
         self.prepared, self._launch = prepared, prepared.launch
         self._status = status if prepared.clears else None
+        self._offsets = [x.data_ptr() - self._rows.data_ptr() for x in call.inputs]
         self._fixed = [*map(Tensor.data_ptr, self._params)]
         self._after = [] if status is None else [status.data_ptr()]
         self._held = (call.inputs, made, states, space, status)  # what Args points to

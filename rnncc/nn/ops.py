@@ -221,6 +221,8 @@ def _backward(*arguments: Any) -> list[Tensor]:
     if given.lengths is not None:
         given = given.with_own_lengths(backend)
     saved, dy, dz, dh_last, wanted = arguments[COMMON:]
+    # PyTorch does so itself, but not in lists of which some may lack
+    dy, dz = ([None if g is None else g.resolve_neg() for g in rows] for rows in (dy, dz))
     count = len(given.inputs)
     results = _gradients(given, kernel, backend, saved, dy, dz, dh_last, wanted)
     dx, dparams, dh0 = results[:count], results[count:-1], results[-1]

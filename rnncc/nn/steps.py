@@ -77,7 +77,8 @@ def _form(layer: CellLayer, x: Any) -> tuple[Any, ...] | None:
 def _short(layer: CellLayer, known: Known, x: Tensor, state: Any) -> Any:
     """The step; None if the state is in another form, or the layer has changed."""
     stack = known.stack
-    held = _whole(state, known.shape, stack.compute, x.device)
+    several = len(layer.kernel.spec.states) > 1
+    held = _whole(state, known.shape, stack.compute, x.device) if _is(several, state) else None
     if (
         held is None
         or layer.choices is not known.choices
@@ -95,6 +96,11 @@ def _short(layer: CellLayer, known: Known, x: Tensor, state: Any) -> Any:
     layer.__dict__["last_solve"] = known.solve  # a module's own way to set it takes a while
     states = h if type(state) is Tensor else h.unbind(0)
     return (y[0] if len(y) == 1 else tuple(y)), states
+
+
+def _is(several: bool, state: Any) -> bool:
+    """Of several states there is a tuple, of one a tensor."""
+    return type(state) is (tuple if several else Tensor)
 
 
 def _whole(
@@ -144,6 +150,8 @@ def _learn(layer: CellLayer, form: tuple[Any, ...], x: Tensor) -> None:
         everywhere = (2, levels, len(spec.states), batch, layer.hidden_size)
         states = torch.zeros(everywhere, dtype=COMPUTE[x.dtype], device=x.device)
         stack = Stack(layer, (x.dtype, x.dtype), {}, states)
+    if not all(level.plain and level.reads_rows for level in stack.levels):
+        return
     if len(layer._known) >= MOST:
         layer._known.clear()
     shape = own if several or levels > 1 else own[1:]

@@ -17,6 +17,7 @@ from rnncc import Input, Param, State, cell, constant, tanh
 from rnncc.errors import ArgumentError
 from rnncc.ir.choices import Choices
 from rnncc.nn import steps
+from rnncc.nn.decoder import Decoder
 from rnncc.nn.layer import CellLayer
 from rnncc.runtime.cuda import graph
 from tests.support.emulated import emulated
@@ -24,7 +25,7 @@ from tests.support.runs import CELLS, compiled, fitting, listed
 from tests.support.tolerances import assert_close
 
 T, FEATURES = 6, 3
-DAILY = ["para_gru", "lstm", "clocked", "block_elman"]
+DAILY = ["para_gru", "lstm", "clocked", "block_elman", "block_linear"]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in CELLS if name not in DAILY]
 each_cell = pytest.mark.parametrize("name", [*DAILY, *OTHERS])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -185,6 +186,8 @@ def test_states_go_in_and_out_and_begin_anew_by_rows(name: str) -> None:
     mixed = decoder(x[0]).clone()
     assert torch.equal(mixed[1], first[1])
     assert not torch.equal(mixed[0], first[0])
+    decoder.reset(torch.tensor([0, 2], dtype=torch.uint8))
+    decoder.reset([])
     decoder.reset(torch.tensor([True, False, True]))
     decoder.reset(1)
     assert same(decoder(x[0]), first)
@@ -531,6 +534,19 @@ REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         lambda: layer_of("para_gru").decoder(2).reset([0]),
     ),
     (
+        "rows: got 'all', expected sequences of the batch, 0 to 1, or bools [2].\n"
+        "Fix: decoder.reset([0])",
+        lambda: layer_of("para_gru").decoder(2).reset("all"),
+        lambda: layer_of("para_gru").decoder(2).reset(),
+    ),
+    (
+        "projection(x): got float32 [1, 1, 16] on cpu, expected float32 [1, 1, 24], the rows of "
+        "all inputs that are projected.\nFix: a module from 3 features to 24 in its place; another "
+        "dtype than that of the layer's params is taken by layer.step",
+        lambda: narrowed(16)(torch.rand(1, 3)),
+        lambda: narrowed(24)(torch.rand(1, 3)),
+    ),
+    (
         "projection(x): got float32 [1, 1, 24] on cpu, expected bfloat16 [1, 1, 24], the rows of "
         "all inputs that are projected.\nFix: a module from 3 features to 24 in its place; another "
         "dtype than that of the layer's params is taken by layer.step",
@@ -545,6 +561,15 @@ class Wide(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()
+
+
+def narrowed(width: int) -> Decoder:
+    """A decoder whose layer gets another projection once it runs."""
+    layer = layer_of("para_gru")
+    decoder = layer.decoder()
+    decoder(torch.rand(1, FEATURES))
+    layer.projection = nn.Linear(FEATURES, width)
+    return decoder
 
 
 def widened() -> CellLayer:

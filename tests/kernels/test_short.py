@@ -476,3 +476,21 @@ def test_segments_take_a_way_with_scratch_memory() -> None:
     expected = through_the_dispatcher(outcome)
     assert same(outcome(), expected)
     assert same(outcome(), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lengths": torch.tensor([3, 5])}], ids=["short", "padded"]
+)
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_gradient_that_is_negated_lazily_keeps_its_sign(
+    options: dict[str, Any], create_graph: bool
+) -> None:
+    x = {i.name: torch.rand(2, 5, 8, requires_grad=True) for i in compiled("para_gru").spec.inputs}
+    p = {i.name: torch.rand(8, requires_grad=True) for i in compiled("para_gru").spec.params}
+    leaves = [*x.values(), *p.values()]
+    y = compiled("para_gru")(**x, **p, **options)
+    upstream = torch.rand(y.shape, dtype=torch.complex64).conj().imag
+    assert upstream.is_neg()
+    found = torch.autograd.grad(y, leaves, upstream, retain_graph=True, create_graph=create_graph)
+    expected = torch.autograd.grad(y, leaves, upstream.resolve_neg())
+    assert all(map(torch.equal, found, expected))
