@@ -225,7 +225,7 @@ MEMBERS = {
         *("int kParamTensors", "int kOutputTensors"),
         *("int kStates", "int kInputs", "int kParams", "int kOutputs"),
         *("int kStored", "int kSharedInputs"),
-        "bool kAffine",
+        *("bool kAffine", "bool kLarge"),
         *("Slot states[]", "Slot inputs[]", "Slot params[]", "Slot outputs[]", "real init[]"),
         *("int kFed", "int fed[]", "bool checked[]"),
         *("int kProducts", "int product_row[]", "int product_column[]"),
