@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a537d5f8430319ac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7e3600e59b8ccd33")
 
 
 @_takes_options

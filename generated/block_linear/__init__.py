@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b120d2523dd7bd20")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9a935c9ec645300c")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1b07b9f2c2002902")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ffdd841a2259dc76")
 
 
 @_takes_options

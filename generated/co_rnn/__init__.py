@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ec9b3b706ea3853b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b15c52ebc820c48f")
 
 
 @_takes_options

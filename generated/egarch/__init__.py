@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Egarch", "egarch"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6bd0830f12f4c92b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0d7e8dc4c4caf0df")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3dd9f0b1a67f5d2d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5ed1df5707fe38b4")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7ea6bd4d16123e5b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8d4aa7e87bc9e021")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cf5357d9c0e1860b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ff7a8ce3bfccc489")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c4a809ecad93f0bb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ef85b61682179795")
 
 
 @_takes_options

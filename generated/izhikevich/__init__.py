@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "18662b65e1f474bf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8b1ef82adea9476e")
 
 
 @_takes_options

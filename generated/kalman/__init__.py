@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Kalman", "kalman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f11ce9612b5c4f0f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f6dffa7dc04e4a25")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9c2ae9a16d1def2c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f842576dee87d194")
 
 
 @_takes_options

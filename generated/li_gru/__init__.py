@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "adc3ea4822407a9d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "edf3922dc9a6437c")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "715d06c19e66b6bf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "31e336713037c7dd")
 
 
 @_takes_options

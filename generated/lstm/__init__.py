@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ba5c6f429834cf87")
+_KERNEL = Kernel.read(_folder_of(__spec__), "da6fd90c6109556d")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1858e7d9e666f40f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "adcaaf464aae4ae6")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "98210e834085e69a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b0d9d88441dcdda1")
 
 
 @_takes_options

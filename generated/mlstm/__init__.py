@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d34560c338208cdb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "76a5b704b536d83d")
 
 
 @_takes_options

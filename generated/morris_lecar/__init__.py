@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "61e1fc7891d3c664")
+_KERNEL = Kernel.read(_folder_of(__spec__), "44bc66149c52640a")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f4b733cce82981f2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "acead542f959d918")
 
 
 @_takes_options

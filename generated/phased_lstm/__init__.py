@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a4946184c9d37725")
+_KERNEL = Kernel.read(_folder_of(__spec__), "981af60fd5a04f5c")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d43b1ac3100c3df4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e0ed7179f857c20")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "706c8b6a0e33b9e9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "624671f33f71bb1e")
 
 
 @_takes_options

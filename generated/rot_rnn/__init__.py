@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3d16485a5a628d3d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "baad04ac24d54a3a")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8422e03b722103ba")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c2fe455ab6ef3ec7")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e5981e567012e90e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "298a54c135ac5bad")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e588ba8ace5e323c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "76328e2b22bba637")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2d7821c4f4940526")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fef053b4ecc97dda")
 
 
 @_takes_options

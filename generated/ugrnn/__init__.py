@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ae2ecd2f02145eff")
+_KERNEL = Kernel.read(_folder_of(__spec__), "832a33e4331de2d4")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a639b4da5d5155d0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7d64b39cbb1c72c6")
 
 
 @_takes_options

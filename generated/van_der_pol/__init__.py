@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b5147c05519732d7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "47934ba290b849fa")
 
 
 @_takes_options

@@ -1,5 +1,5 @@
 // Generated from rnncc/ir/abi.py by make golden; don't edit.
-// Version 429b57a5a771, as cell.json holds it.
+// Version e649258b8257, as cell.json holds it.
 #pragma once
 
 #include "cell.h"
