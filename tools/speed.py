@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import torch
 from campaign.record import write_atomically
 from rich.console import Console
 from speed_page import BEGIN, END, page, readme_block
@@ -153,6 +154,7 @@ def _measured(todo: Sequence[Job], end: float, say: Any) -> Iterator[tuple[Job, 
         if time.perf_counter() > end:
             return
         say(f"{job.cell} {job.suite}: {job.row.name}")
+        torch.compiler.reset()  # beyond some shapes it would compile no more
         programs = (*suite.USUAL, *([CHUNKS] if job.suite in COMPILED else []))
         for _ in range(ATTEMPTS):
             found = suite.measure(compiled[job.cell], job.row, programs)
