@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rnncc.calculus.analyse import analyse
@@ -63,6 +63,7 @@ class CompiledCell:
         self.spec: KernelSpec = kernel_spec(self.stages, fast_math)
         self.files: dict[str, str] = emit(self.stages, fast_math, self.spec)
         self._kernel: Kernel | None = None
+        self._run: Callable[..., Any] | None = None
         self._tangent: CompiledCell | None = None
 
     @property
@@ -113,10 +114,14 @@ class CompiledCell:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Solve the recurrence; arguments as in `rnncc.nn.functional.run`."""
-        from rnncc.nn.functional import run
+        if self._run is None:  # an import takes a while each time
+            from rnncc.nn.functional import run
 
-        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs} if kwargs else {}
-        return run(self.kernel, args, kwargs, **options)
+            self._run = run
+        if not kwargs:
+            return self._run(self.kernel, args)
+        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+        return self._run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:
         """d h_t / d h_(t-1) along the sequence: [..., T, N / group, D, D], D = group * states."""

@@ -16,7 +16,7 @@ from rnncc.ir.program import LARGEST_JACOBIAN
 from rnncc.ir.spec import KernelSpec
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
-from rnncc.nn.ops import Solution
+from rnncc.nn.short import stacked
 from rnncc.nn.status import Solve
 from rnncc.runtime.kernel import Kernel, kernel_of
 
@@ -67,20 +67,17 @@ def run(
             f"observe: got {type(observe).__name__}, expected a function of a Solve.\n"
             "Fix: observe=print"
         )
-    alone = observe is None and not return_state
-    solution = None
-    if lengths is None and cu_seqlens is None and reset is None and not kwargs:
-        solution = _as_seen(kernel, args, h0, chosen, return_states, alone)
-    if solution is not None:
-        leading = state_leading = ONE
-    else:
-        given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset, OPTIONS)
-        leading, state_leading = given.leading, given.state_leading
-        tensors = (given.inputs, False, given.params, given.h0)
-        solution = ops.solve(kernel, *tensors, chosen, given.sequences, return_states, alone)
+    if lengths is None and cu_seqlens is None and reset is None and observe is None:
+        found = _as_seen(kernel, args, kwargs, h0, chosen, return_states, bool(return_state))
+        if found is not None:
+            return found
+    given = prepare(kernel.spec, args, kwargs or {}, h0, lengths, cu_seqlens, reset, OPTIONS)
+    tensors = (given.inputs, False, given.params, given.h0)
+    wanted = (return_states, bool(return_state), observe is not None)
+    solution = ops.solve(kernel, *tensors, chosen, given.sequences, *wanted)
     if observe is not None:
         observe(Solve(solution.status))
-    return unpack(kernel.spec, solution, leading, state_leading, return_state)
+    return unpack(kernel.spec, solution, given.leading, given.state_leading, return_state)
 
 
 OPTIONS = options_of(run)
@@ -88,22 +85,48 @@ ONE: tuple[int, ...] = (1,)  # leading dimension, of whatever size
 
 
 def _as_seen(
-    kernel: Kernel, args: Sequence[Any], h0: Any, choices: Choices, states: Any, alone: bool
-) -> Solution | None:
-    """The solution where a call of this form has passed all checks."""
-    count, whole = (0, 0) if torch.compiler.is_compiling() else _by_place(kernel.key)
-    if len(args) != whole or not count or type(states) is not bool:
+    kernel: Kernel,
+    args: Sequence[Any],
+    kwargs: dict[str, Any] | None,
+    h0: Any,
+    choices: Choices,
+    states: Any,
+    last: bool,
+) -> Any:
+    """The results where a call of this form has passed all checks; else None."""
+    count, names = NEVER if torch.compiler.is_compiling() else _in_order(kernel.key)
+    if kwargs:
+        args = _by_place(args, kwargs, names)
+    if len(args) != len(names) or not count or type(states) is not bool:
         return None
     if h0 is not None:
-        if type(h0) is not Tensor or h0.is_nested or h0.dim() != 2 or not h0.is_contiguous():
+        initial = stacked(h0)
+        if initial is None:
             return None
-        args = (*args, h0.unsqueeze(0))
-    return ops.solve_seen(kernel, args, count, choices, states, alone)
+        args = (*args, initial)
+    found = ops.solve_seen(kernel, args, count, choices, states, last)
+    if found is None:
+        return None
+    way, results = found
+    if len(results) == 1:
+        return results[0]
+    return unpack(kernel.spec, ops.solution_by(way, kernel, results), ONE, ONE, last)
+
+
+def _by_place(args: Sequence[Any], kwargs: dict[str, Any], names: Sequence[str]) -> Sequence[Any]:
+    """All arguments in order; none if the names aren't just those of the rest."""
+    rest = names[len(args) :]
+    if len(kwargs) != len(rest):
+        return ()
+    try:
+        return (*args, *map(kwargs.__getitem__, rest))
+    except KeyError:
+        return ()
 
 
 @lru_cache(maxsize=1000)
-def _by_place(key: str) -> tuple[int, int]:
-    """How many arguments of a cell are inputs, the first, and how many there are.
+def _in_order(key: str) -> tuple[int, tuple[str, ...]]:
+    """How many arguments of a cell are inputs, the first, and the names of all.
 
     No inputs where arguments become others on their way to an operator, or where they don't say how
     many channels there are.
@@ -112,7 +135,10 @@ def _by_place(key: str) -> tuple[int, int]:
     names = (*(i.name for i in spec.inputs), *(p.name for p in spec.params))
     simple = names == tuple(spec.arguments) and not spec.vectors and not spec.starts
     own = simple and not all(i.shared for i in spec.inputs)
-    return len(spec.inputs) if own else 0, len(names)
+    return (len(spec.inputs), names) if own else NEVER
+
+
+NEVER: tuple[int, tuple[str, ...]] = (0, ())
 
 
 def jacobians(

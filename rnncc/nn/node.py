@@ -15,7 +15,7 @@ FIXED = 3  # arguments of the function below that come before the tensors
 
 
 def solve(given: Given, states: bool, found: Found) -> list[Tensor]:
-    """[*outputs, *states], followed by h_last and the status unless the results are alone."""
+    """What the way gives, without what is saved for the backward."""
     head = (given.key, given.choices, given.packed, states, len(given.inputs), len(given.params))
     status: list[Tensor] = []
     return [*_apply(head, found, status, *given.own()), *status]
@@ -33,10 +33,10 @@ class Recurrence(torch.autograd.Function):
         ctx: Any, head: Any, found: Found, status: list[Tensor], *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         results = run(found)
-        if not found[0].alone:
+        if found[0].status:
             status.append(results.pop())
         ctx.save_for_backward(*tensors, results.pop())
-        ctx.head, ctx.alone = head, found[0].alone
+        ctx.head, ctx.last = head, found[0].last
         ctx.set_materialize_grads(False)
         return tuple(results)
 
@@ -45,7 +45,7 @@ class Recurrence(torch.autograd.Function):
         *tensors, saved = ctx.saved_tensors
         key, choices, packed, states, n, m = ctx.head
         given = Given(key, choices, tensors[:n], packed, tensors[n : n + m], *tensors[n + m :])
-        *rows, dh_last = (*gradients, None) if ctx.alone else gradients
+        *rows, dh_last = gradients if ctx.last else (*gradients, None)
         asked = ctx.needs_input_grad[FIXED:]
         results = pull(given, states, asked, saved, rows, dh_last)
         return *(None,) * FIXED, *results[: len(tensors)]

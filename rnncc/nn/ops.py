@@ -57,7 +57,8 @@ def solve(
     choices: Choices = AUTO,
     sequences: Sequences = ALL_WHOLE,
     states: bool = False,
-    alone: bool = False,
+    last: bool = True,
+    status: bool = True,
 ) -> Solution:
     """Run a checked call.
 
@@ -67,7 +68,7 @@ def solve(
         params: in the compute dtype.
         h0: [states, S, N] in the compute dtype, or None.
         states: also return the states after each step.
-        alone: h and status aren't wanted, and may be empty.
+        last, status: if not, h or the status isn't wanted, and may be empty.
     Raises:
         ConvergenceError: the solver is "newton" and did not converge.
     """
@@ -80,46 +81,47 @@ def solve(
     if compiling:
         if forward_ad._current_level >= 0:
             refuse_in_graph()
-        *rows, h, _, status = torch.ops.rnncc.solve.default(*given, states)
-        return _solution(kernel, rows, h, status)
+        *rows, h, _, how = torch.ops.rnncc.solve.default(*given, states)
+        return _solution(kernel, rows, h, how)
     tensors = given.own()
     save = needs_gradient(tensors)
-    found = forward_way(given, tensors, states, alone, save)
+    found = forward_way(given, tensors, states, last, save, status)
     if found is not None:
-        return _by(found[0], kernel, node.solve(given, states, found) if save else run(found))
+        results = node.solve(given, states, found) if save else run(found)
+        return solution_by(found[0], kernel, results)
     if save or forward_ad._current_level >= 0 or _transformed():
-        *rows, h, _, status = differentiable(given, states)
+        *rows, h, _, how = differentiable(given, states)
     else:
-        *rows, h, _, status = torch.ops.rnncc.forward.default(*given, states, False)
-    return _solution(kernel, rows, h, status)
+        *rows, h, _, how = torch.ops.rnncc.forward.default(*given, states, False)
+    return _solution(kernel, rows, h, how)
 
 
 def solve_seen(
-    kernel: Kernel, tensors: Sequence[Any], count: int, choices: Choices, *wanted: bool
-) -> Solution | None:
+    kernel: Kernel, tensors: Sequence[Any], count: int, choices: Choices, states: bool, last: bool
+) -> tuple[Way, list[Tensor]] | None:
     """As `solve`, of arguments that weren't checked; None if no such call was solved before.
 
     Args:
         tensors: inputs, of which there are `count`, params, and h0 if it is given.
-        wanted: states, alone.
+    Returns:
+        the way, and what it leads to, of which `solution_by` makes the solution.
     """
-    text = choices.text
-    found = seen_way((kernel.key, text, False, count, *wanted), tensors)
+    key, text = kernel.key, choices.text
+    found = seen_way(key, text, tensors, count, states, last)
     if found is None:
         return None
     if not found[0].save:
-        return _by(found[0], kernel, run(found))
-    last = count + len(kernel.spec.params)
-    given = Given(kernel.key, text, tensors[:count], False, tensors[count:last], *tensors[last:])
-    return _by(found[0], kernel, node.solve(given, wanted[0], found))
+        return found[0], run(found)
+    end = count + len(kernel.spec.params)
+    given = Given(key, text, tensors[:count], False, tensors[count:end], *tensors[end:])
+    return found[0], node.solve(given, states, found)
 
 
-def _by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
-    """The solution from what a way leads to."""
-    if way.alone:
-        return _solution(kernel, results, NOTHING, NOTHING)
-    *rows, h, status = results
-    return _solution(kernel, rows, h, status)
+def solution_by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
+    """The solution from what a way leads to; what isn't wanted is empty."""
+    rows = [*results]
+    status = rows.pop() if way.status else NOTHING
+    return _solution(kernel, rows, rows.pop() if way.last else NOTHING, status)
 
 
 def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:

@@ -29,14 +29,15 @@ class Way(NamedTuple):
     """From the tensors of a call to its results, for all calls of one form.
 
     Attributes:
-        alone: of a forward: there are no last states and no status among the results.
-        save: of a forward: what the backward needs is among them, before the status.
+        last, save, status: of a forward: which of h_last, saved and the status are among the
+            results, at their end and in this order.
     """
 
     prepared: Prepared
     makers: tuple[Callable[[], Tensor], ...]
-    alone: bool = False
+    last: bool = False
     save: bool = False
+    status: bool = False
 
 
 # A way, and the addresses of the tensors that are to go it; they must outlive the run.
@@ -45,8 +46,8 @@ Found = tuple[Way, list[int]]
 
 def run(found: Found) -> list[Tensor]:
     """The results, in memory of their own."""
-    (prepared, makers, *_), addresses = found
-    results = [make() for make in makers]
+    way, addresses = found
+    prepared, results = way.prepared, [make() for make in way.makers]
     if prepared.clears:
         results[-1].zero_()
     prepared.run_at([*addresses, *map(Tensor.data_ptr, results)])
@@ -54,15 +55,15 @@ def run(found: Found) -> list[Tensor]:
 
 
 def forward_way(
-    given: Given, tensors: Sequence[Tensor], states: bool, alone: bool, save: bool
+    given: Given, tensors: Sequence[Tensor], states: bool, last: bool, save: bool, status: bool
 ) -> Found | None:
     """The way of `rnncc::forward`, which takes `tensors`; None where there is none.
 
-    It gives [*outputs, *states, h_last, saved, status]; saved only if it is asked for.
+    It gives [*outputs, *states, h_last, saved, status], without those that `Way` says aren't there.
 
     Args:
         tensors: `given.own()`.
-        alone: h_last and status aren't wanted; they may be left out.
+        last, save, status: what is wanted of these; saved is there only then.
     Raises:
         ArgumentError: a shape or dtype doesn't fit.
     """
@@ -70,24 +71,39 @@ def forward_way(
         return None
     if not PLAIN.issuperset(map(type, tensors)):
         return None
-    head = (given.key, given.choices, given.packed, len(given.inputs), states, alone, save)
-    return _find(head, tensors, _learn_forward, given, states, alone, save)
+    wanted = (states, last, save, status)
+    head = (given.key, given.choices, given.packed, len(given.inputs), *wanted)
+    return _find(head, tensors, _learn_forward, given, *wanted)
 
 
-def seen_way(head: tuple[Any, ...], tensors: Sequence[Any]) -> Found | None:
+def seen_way(
+    key: str, choices: str, tensors: Sequence[Any], count: int, states: bool, last: bool
+) -> Found | None:
     """The same for arguments that weren't checked, if such a call was seen before.
 
     Args:
-        head: key, choices, packed, the number of inputs, states, alone.
+        tensors: `count` inputs, params, and h0 if it is given.
     """
     if not PLAIN.issuperset(map(type, tensors)):
         return None
-    return _find((*head, needs_gradient(tensors)), tensors, None)
+    head = (key, choices, False, count, states, last, needs_gradient(tensors), False)
+    return _find(head, tensors, None)
 
 
-def watched() -> bool:
+def stacked(states: Any) -> Tensor | None:
+    """Those of a call, a tensor or several, as [states, S, N]; None where they must be checked."""
+    if type(states) in PLAIN:
+        return None if states.is_nested else states.unsqueeze(0)
+    if type(states) not in SEVERAL or not states or not PLAIN.issuperset(map(type, states)):
+        return None
+    if any(map(_is_nested, states)) or len({*map(_kind, states)}) > 1:
+        return None
+    return torch.stack(states)
+
+
+def watched() -> Any:
     """Whether a mode or transform of PyTorch, or its profiler, is to see each operator."""
-    return bool(
+    return (
         forward_ad._current_level >= 0
         or _included().raw_repr() & _UNUSUAL
         or _function_modes()
@@ -172,7 +188,7 @@ def _alike(tensors: Sequence[Tensor]) -> bool:
     return all(t.layout is STRIDED and not t.is_nested and t.device == first for t in tensors)
 
 
-PLAIN = frozenset((Tensor, torch.nn.Parameter))
+PLAIN, SEVERAL = frozenset((Tensor, torch.nn.Parameter)), (tuple, list)
 CPU = torch.device("cpu")
 UNSEEN: Any = object()
 MOST = 1000  # forms that a backend knows
@@ -180,6 +196,7 @@ _function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 _profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 _included = torch._C._dispatch_tls_local_include_set
 _shape = attrgetter("shape", "dtype", "is_cpu")
+_kind, _is_nested = attrgetter("shape", "dtype", "device"), attrgetter("is_nested")
 # That a thread has only within a mode or transform of PyTorch.
 _USUAL = ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")
 _UNUSUAL = ~reduce(
@@ -189,21 +206,20 @@ _UNUSUAL = ~reduce(
 
 
 def _learn_forward(
-    backend: Preparing, given: Given, states: bool, alone: bool, save: bool
+    backend: Preparing, given: Given, states: bool, last: bool, save: bool, status: bool
 ) -> Way | None:
     given, kernel, _ = parse(given)
     rows = forward_rows(given, kernel.spec, backend, states, save)
     call = _call(backend, given, kernel, rows)
     if call is None or call.plan.solver == "newton":  # which looks at its status afterwards
         return None
-    alone = alone and backend.host_reads
-    *found, h, saved, status = _shapes(rows, backend)
-    count = len(kernel.spec.outputs)
-    there = (not alone, save, not alone)
-    last = [t if wanted else None for t, wanted in zip((h, saved, status), there, strict=True)]
-    prepared = backend.prepare_forward(call, found[:count], found[count:], *last)
+    kept = not backend.host_reads  # a GPU's kernels write them anyway
+    there = (last or kept, save, status or kept)
+    found, count = _shapes(rows, backend), len(kernel.spec.outputs)
+    rest = [t if wanted else None for t, wanted in zip(found[-3:], there, strict=True)]
+    prepared = backend.prepare_forward(call, found[:count], found[count:-3], *rest)
     made = rows[:-3] + [row for row, wanted in zip(rows[-3:], there, strict=True) if wanted]
-    return Way(prepared, backend.makers(made, given.inputs[0]), alone, save)
+    return Way(prepared, backend.makers(made, given.inputs[0]), *there)
 
 
 def _learn_backward(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from rnncc.nn.arguments import check_tensor
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.level import Stack, any_hook, is_plain
 from rnncc.nn.refusal import STRIDED
-from rnncc.nn.short import watched
+from rnncc.nn.short import stacked, watched
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.preparing import Preparing
@@ -108,8 +107,7 @@ def _whole(
 ) -> Tensor | None:
     """All states in one tensor; None where they must be checked."""
     if type(state) is tuple:
-        same = len(state) == shape[0] and all(map(_row(state[0]), state))
-        state = torch.stack(state) if same else None
+        state = stacked(state)
     same = (
         type(state) is Tensor
         and not state.is_nested
@@ -121,14 +119,6 @@ def _whole(
         and not state.is_neg()
     )
     return state if same else None
-
-
-def _row(first: Any) -> Callable[[Any], bool]:
-    """Whether a state can lie beside the first."""
-    if type(first) is not Tensor or first.is_nested:
-        return lambda s: False
-    kind = first.shape, first.dtype, first.device
-    return lambda s: type(s) is Tensor and not s.is_nested and (s.shape, s.dtype, s.device) == kind
 
 
 def _learn(layer: CellLayer, form: tuple[Any, ...], x: Tensor) -> None:

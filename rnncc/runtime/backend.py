@@ -101,6 +101,7 @@ class Backend(Protocol):
 # By the type of a device: the module whose BACKEND runs there.
 DEFAULTS = {"cpu": "rnncc.runtime.cpu.backend", "cuda": "rnncc.runtime.cuda.backend"}
 
+CPU = torch.device("cpu")
 _backends: dict[str, Backend] = {}
 
 
@@ -110,9 +111,10 @@ def backend_of(device: torch.device) -> Backend:
     Raises:
         ArgumentError: no kernels run there.
     """
-    kind = device.type if device.type != "meta" else "cpu"
-    found = _backends.get(kind)
+    found = _backends.get(kind := device.type)
     if found is None:
+        if kind == "meta":
+            return backend_of(CPU)
         if kind not in DEFAULTS:
             raise ArgumentError(
                 f"inputs: got tensors on {device}, expected {' or '.join(DEFAULTS)}.\nFix: .cpu()"
