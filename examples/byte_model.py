@@ -171,43 +171,63 @@ def bits_per_byte(model: ByteModel, windows: Tensor, rows: int = 8) -> float:
 class Writer:
     """The model's `step` for one text, in memory that is kept; decoders hold the states.
 
-    At this size an operator takes longer than its arithmetic, so there are few, and no module is
-    called for a single one.
+    At this size an operator takes longer than its arithmetic, so there are few: products of
+    parameters are made before, and no module is called for a single operator.
+
+    Args:
+        heat: what logits are divided by.
     """
 
-    def __init__(self, model: ByteModel) -> None:
-        self.embedding, blocks = model.embedding.weight.detach(), cast(Any, model.blocks)
+    def __init__(self, model: ByteModel, heat: float = 1.0) -> None:
+        self.embedding, blocks = model.embedding.weight.detach().split(1), cast(Any, model.blocks)
         self.blocks = [
-            (
-                norm(block.norm_time),
-                block.recurrence.decoder(),
-                norm(block.norm_mix),
-                linear(block.up),
-                linear(block.down),
-            )
-            for block in blocks
+            (norm(block.norm_time), block.recurrence.decoder(), mix(block)) for block in blocks
         ]
-        self.norm, self.head = norm(model.norm), linear(model.head)
+        self.norm = norm(model.norm, with_parameters=False)
+        weight, bias = behind(model.norm, model.head)
+        self.weight, self.bias = weight / heat, bias / heat
 
     def step(self, byte: int) -> Tensor:
-        """The logits [1, 256] of the byte after this one; the next step overwrites them."""
-        x = self.embedding[byte : byte + 1]
-        for norm_time, decoder, norm_mix, up, down in self.blocks:
-            x = decoder(norm_time(x)).add_(x)
-            x = down(up(norm_mix(x)).relu_().square_()).add_(x)
-        return self.head(self.norm(x))
+        """Read a byte; what `draw` takes, [1, width]."""
+        x = self.embedding[byte]
+        for norm_time, decoder, mix in self.blocks:
+            x = mix(decoder(norm_time(x)).add_(x))
+        return self.norm(x)
+
+    def draw(self, x: Tensor, noise: Tensor) -> int:
+        """The byte of the largest logit with its noise, to which the bias was added, [1, 256]."""
+        return int(torch.addmm(noise, x, self.weight, out=noise).argmax())
 
 
-def linear(module: Any) -> Callable[[Tensor], Tensor]:
-    """A Linear of one row, which it overwrites at the next call."""
-    weight, bias = module.weight.detach().t(), module.bias.detach()
-    row = torch.empty(1, len(bias))
-    return lambda x: torch.addmm(bias, x, weight, out=row)
+def norm(module: Any, with_parameters: bool = True) -> Callable[[Tensor], Tensor]:
+    """A LayerNorm."""
+    shape, eps = module.normalized_shape, module.eps
+    parameters = (module.weight.detach(), module.bias.detach()) if with_parameters else (None, None)
+    return lambda x: torch.layer_norm(x, shape, *parameters, eps)
 
 
-def norm(module: Any) -> Callable[[Tensor], Tensor]:
-    weight, bias = module.weight.detach(), module.bias.detach()
-    return lambda x: torch.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+def behind(norm: Any, linear: Any) -> tuple[Tensor, Tensor]:
+    """A Linear behind a LayerNorm, with the norm's weight and bias in its own."""
+    weight = linear.weight.detach()
+    bias = linear.bias.detach() + weight @ norm.bias.detach()
+    return (weight * norm.weight.detach()).t().contiguous(), bias
+
+
+def mix(block: Any) -> Callable[[Tensor], Tensor]:
+    """`Block.mix` of one row, which it overwrites."""
+    normed = norm(block.norm_mix, with_parameters=False)
+    weight, bias = behind(block.norm_mix, block.up)
+    # the last hidden unit is always 1, so that its weights are the bias below it
+    hidden = torch.ones(1, len(bias) + 1)
+    units = hidden[:, :-1]
+    down = torch.cat([block.down.weight.detach().t(), block.down.bias.detach().unsqueeze(0)])
+
+    def run(x: Tensor) -> Tensor:
+        torch.addmm(bias, normed(x), weight, out=units)
+        hidden.relu_().square_()
+        return x.addmm_(hidden, down)
+
+    return run
 
 
 @torch.inference_mode()
@@ -215,11 +235,11 @@ def write_on(
     model: ByteModel, prompt: bytes, length: int, generator: torch.Generator, heat: float = 0.6
 ) -> bytes:
     """Continue the prompt byte by byte, each drawn by its logits: the largest of Gumbel noise."""
-    writer, text = Writer(model), list(prompt)
+    writer, text = Writer(model, heat), list(prompt)
     for byte in prompt:
-        logits = writer.step(byte)
-    noise = -torch.empty(length, 256).exponential_(generator=generator).log_()
-    for drawn in noise:
-        text.append(int(drawn.add_(logits[0], alpha=1 / heat).argmax()))
-        logits = writer.step(text[-1])
+        x = writer.step(byte)
+    noise = torch.rand(length, 1, 256, generator=generator).log_().neg_().log_()
+    for row in writer.bias - noise:
+        text.append(writer.draw(x, row))
+        x = writer.step(text[-1])
     return bytes(text)

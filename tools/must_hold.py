@@ -10,6 +10,7 @@ Nothing else may run meanwhile. para_gru, float32, 2 threads; medians of runs in
 from __future__ import annotations
 
 import json
+import runpy
 import statistics
 import sys
 import time
@@ -51,11 +52,14 @@ from rnncc.bench.rows import (
     Row,
     rows,
 )
-from rnncc.bench.timing import quickest
+from rnncc.bench.timing import interleave, quickest
+from rnncc.bench.watch import Watch
 
 CELL, THREADS = "para_gru", 2
 ATTEMPTS, DISTURBED = 3, 0.05  # again where other processes took more of the processors
 SLOW, QUICK = 4.0, 1.0  # seconds for a row with a rival that takes long, and for one of many plans
+DEMO, SAMPLED = "sample", (1, 400, 128)  # what `make demo` writes: bytes by a model of this width
+BYTE_MODEL = Path(__file__).parents[1] / "examples" / "byte_model.py"
 SHORTEST, KEPT_PLANS = 64, 3  # steps of a segment; plans that are timed with `auto`, the fastest
 PLANNED: tuple[tuple[int, int, int], ...] = (
     *[(8, 2048, 256), (16, 512, 512), (2, 2048, 1024), (8, 2048, 255), (32, 128, 528)],
@@ -134,6 +138,7 @@ def beyond(over: str, under: str) -> Figure:
 
 
 MICROSECONDS = Figure("us", (RNNCC,), lambda _, t: t[RNNCC] * 1e6)
+BYTES_PER_SECOND = Figure("bytes per second", (DEMO,), lambda row, t: row.shape[1] / t[DEMO])
 PER_ELEMENT = Figure(
     "time per element / that at 8x2048x256",
     (RNNCC, AT_BASE),
@@ -169,6 +174,7 @@ BOUNDS: tuple[Bound, ...] = (
     *_of("step", STEP, {(N128, FORWARD): 0.75, (N512, FORWARD): 1.0}, share(RNNCC, EAGER)),
     *_of("decoder", STEP, {(N128, FORWARD): 8, (N512, FORWARD): 8}, beyond(DECODER, LINEAR)),
     *_of("call", FUNCTION, {(N128, FORWARD): 15, (N128, BOTH): 130}, MICROSECONDS),
+    Bound("demo", Row(DEMO, SAMPLED, SINGLE, FORWARD), BYTES_PER_SECOND, 8000, least=True),
     *_of("layer", LAYER, {(BASE, FORWARD): 0.85}, share(RNNCC, LINEAR, RECURRENCE)),
     *_of("layer", LAYER, {(BASE, BOTH): 1.0}, share(RNNCC, LINEAR)),
     *(Bound("plans", row, REGRET, 1.2) for row in rows(FUNCTION, PLANNED)),
@@ -226,7 +232,10 @@ def _measured(compiled: rnncc.CompiledCell, bound: Bound) -> Held:
     wanted = (*bound.figure.programs, *plans)
     budget = SLOW if CHUNKS in wanted else QUICK if plans else suite.SECONDS
     for _ in range(ATTEMPTS):
-        found = suite.measure(compiled, bound.row, wanted, budget, plans)
+        if bound.row.work == DEMO:
+            found = sampled(compiled, bound.row)
+        else:
+            found = suite.measure(compiled, bound.row, wanted, budget, plans)
         if (found.others or 0.0) <= DISTURBED:
             break
     missing = [name for name in wanted if name not in found.seconds]
@@ -234,6 +243,16 @@ def _measured(compiled: rnncc.CompiledCell, bound: Bound) -> Held:
         return Held(bound, None, {}, reason=found.skipped[missing[0]])
     seconds = dict(found.seconds)
     return Held(bound, bound.figure.of(bound.row, seconds), seconds, found.others)
+
+
+def sampled(compiled: rnncc.CompiledCell, row: Row) -> suite.Found:
+    """The sampling of `make demo`, by a model that wasn't trained."""
+    example, (_, length, width) = runpy.run_path(str(BYTE_MODEL)), row.shape
+    model = example["ByteModel"](width, 2, compiled.layer)
+    generator, watch = torch.Generator().manual_seed(0), Watch()
+    run = partial(example["write_on"], model, b"def ", length, generator)
+    times = interleave({DEMO: run}, suite.SECONDS)[DEMO]
+    return suite.Found(row, {DEMO: statistics.median(times)}, {}, len(times), 0, watch.others())
 
 
 def _plans(compiled: rnncc.CompiledCell, row: Row) -> Programs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from rnncc.nn.direction import check_forward
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.level import Form, Stack
 from rnncc.nn.projection import promoted
-from rnncc.nn.refusal import STRIDED, refuse, show
+from rnncc.nn.refusal import refuse, show
 from rnncc.nn.vectors import join
 from rnncc.runtime.kernel import COMPUTE
 
@@ -55,10 +56,6 @@ class Decoder:
         self._build(_form([torch.empty(0, dtype=dtype, device=device)] * len(layer._takes.ranks)))
         self.reset()
 
-    def __call__(self, *args: Tensor, **named: Tensor) -> Any:
-        """Run one step, see `step`."""
-        return self.step(*args, **named)
-
     def step(self, *args: Tensor, **named: Tensor) -> Any:
         """Run one step: x [B, input_size] -> y [B, N], a tuple for several outputs.
 
@@ -82,19 +79,11 @@ class Decoder:
         self._side = 1 - self._side
         return self._y
 
+    __call__ = step  # without a second call of Python
+
     def _fits(self, x: Any) -> bool:
         """It is as the one before was, and there is nothing else."""
-        own = self._x
-        return (
-            own is not None
-            and type(x) is Tensor
-            and not x.is_nested
-            and x.shape == own.shape
-            and x.dtype == own.dtype
-            and x.device == own.device
-            and x.layout is STRIDED
-            and self.layer._takes.alone
-        )
+        return type(x) is Tensor and not x.is_nested and _kind(x) == self._alone
 
     def _take(self, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         """Check all values, put those that are given where the kernels read them; x."""
@@ -203,6 +192,7 @@ class Decoder:
             self._stack = Stack(layer, (dtype, wide), self._given, states)
             x = None if layer.input_size is None else (self.batch, layer.input_size)
             self._x = None if x is None else states.new_zeros(x, dtype=dtype)
+            self._alone = _kind(self._x) if layer._takes.alone else None
         self._form, self._dtype, self._states, self._side = form, dtype, states, 0
         y = self._stack.levels[-1].y
         self._y: Any = y[0] if len(y) == 1 else tuple(y)
@@ -256,6 +246,9 @@ class Decoder:
             self._recorded += [self._stack.backend.record(run, device) for run in runs]
             self._states.copy_(held)  # a run ahead of the capture changed them
         self._recorded[self._side]()
+
+
+_kind = attrgetter("shape", "dtype", "device", "layout")
 
 
 def _form(values: Sequence[Tensor]) -> Form:

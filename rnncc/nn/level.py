@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
+from operator import is_not
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -54,7 +57,7 @@ class Stack:
     ) -> None:
         backend = backend_of(states.device)
         assert isinstance(backend, Preparing)
-        self.layer, self.backend, self._states = layer, backend, states
+        self.layer, self.backend, self._device = layer, backend, states.device
         self.levels = [
             Level(layer, k, self.backend, dtypes, given, states[:, k])
             for k in range(layer.num_layers)
@@ -73,19 +76,15 @@ class Stack:
 
         It is written in one, because every step pays for it.
         """
-        modules, hooked = self.layer._modules, any_hook()
+        modules = self.layer._modules
         for name, linear, plain in self._projections:
-            now = modules.get(name)
-            if now is not linear or plain != (
-                not hooked and type(now) is nn.Linear and is_bare(now)
-            ):
+            if modules.get(name) is not linear or plain != is_plain(linear):
                 return True
-        if backend_of(self._states.device) is not self.backend:
-            return True
-        return self._addresses() != self._seen
+        return backend_of(self._device) is not self.backend or self._addresses() != self._seen
 
     def _addresses(self) -> list[int]:
-        return [p.data_ptr() for own in self._owned for p in own.values() if p is not None]
+        values = chain.from_iterable(map(dict.values, self._owned))
+        return [*map(Tensor.data_ptr, filter(_is_there, values))]
 
 
 class Level:
@@ -285,5 +284,6 @@ def is_bare(linear: nn.Linear) -> bool:
     )
 
 
+_is_there = partial(is_not, None)
 # whether there is a hook of all modules
 any_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook

@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from rnncc.bench import suite
 from rnncc.bench.programs import AT_BASE, CHUNKS, DECODER, EAGER, LINEAR, RECURRENCE, RNNCC
 from rnncc.bench.rows import FORWARD, FUNCTION, SINGLE, STEP, Row
-from tests.support.catalogue import tool
+from tests.support.catalogue import ROOT, tool
 
 held: Any = tool("must_hold")
 MISSING = "it is not there"
+TRAINING = (ROOT / "examples" / "train_bytes.py").read_text(encoding="utf-8")
 
 
 class Measured:
@@ -52,7 +53,7 @@ def test_every_bound_of_the_list_is_there_once() -> None:
     counts = Counter(b.group for b in held.BOUNDS)
     assert counts == {
         **{"elements": 10, "packed": 10, "chunks": 2, "copy": 4, "step": 2, "decoder": 2},
-        **{"call": 2, "layer": 2, "plans": 40},
+        **{"call": 2, "layer": 2, "demo": 1, "plans": 40},
     }
     assert len({b.name for b in held.BOUNDS}) == len(held.BOUNDS)
     assert len(set(held.PLANNED)) == 20
@@ -68,6 +69,7 @@ def test_every_bound_of_the_list_is_there_once() -> None:
         (held.beyond(DECODER, LINEAR), {DECODER: 19e-6, LINEAR: 11e-6}, 8.0),
         (held.MICROSECONDS, {RNNCC: 15e-6}, 15.0),
         (held.PER_ELEMENT, {RNNCC: 3e-3, AT_BASE: 1e-3}, 1.5),
+        (held.BYTES_PER_SECOND, {held.DEMO: 0.25}, 8192.0),
         (held.REGRET, {RNNCC: 3.0, "one pass": 2.0, "segments of 64": 4.0}, 1.5),
     ],
     ids=lambda value: getattr(value, "text", ""),
@@ -183,6 +185,18 @@ def test_the_list_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = call("--list", "call").stdout.splitlines()
     assert lines[0] == "call: function 1x1x128 float32 forward: <= 15 us"
     assert (len(lines), fake.calls) == (2, 0)
+
+
+def test_the_demo_samples_as_many_bytes_as_its_bound_is_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (demo,) = (b for b in held.BOUNDS if b.group == "demo")
+    assert f"width: int = {demo.row.shape[2]}" in TRAINING
+    assert f"sample: int = {demo.row.shape[1]}" in TRAINING
+    for seconds, verdict in ((0.04, "ok"), (0.06, "FAILS")):
+        found = suite.Found(demo.row, {held.DEMO: seconds}, {}, 3, 0, 0.0)
+        monkeypatch.setattr(held, "sampled", lambda *_, found=found: found)
+        assert call("demo").stdout.startswith(f"{verdict:<7}  demo: sample 1x400x128")
 
 
 def test_rows_of_a_step_have_one_step() -> None:
