@@ -105,7 +105,6 @@ def pull(
     """
     n, m = len(given.inputs), len(given.params)
     wanted, compiling = list(asked[:n]), torch.compiler.is_compiling()
-    *rows, dh_last = [None if g is None else g.resolve_neg() for g in (*rows, dh_last)]
     if torch.is_grad_enabled() or (not compiling and forward_ad._current_level >= 0):
         apply: Any = Gradient.apply  # create_graph=True
         head = (given.key, given.choices, given.packed, states, (n, m), list(asked[: n + m]))

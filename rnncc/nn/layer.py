@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ from rnncc.nn.projection import inputs as projection_inputs
 from rnncc.nn.projection import reset as reset_projection
 from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
-from rnncc.nn.settings import LINEAR, check_stack, read_sizes
+from rnncc.nn.settings import LINEAR, check_stack, read_sizes, show_settings
 from rnncc.nn.status import Solve
 from rnncc.nn.steps import step
 from rnncc.nn.vectors import learned_of, split
@@ -380,16 +380,7 @@ class CellLayer(nn.Module):
             rest[-1].append(problem)
 
     def extra_repr(self) -> str:
-        sizes = [self.kernel.spec.name, self.input_size, self.hidden_size]
-        options = [str(size) for size in sizes if size is not None]
-        options += ["projection=None"] if self.input_size is None else []
-        for name, usual in SHOWN.items():
-            value = getattr(self, name)
-            options += [f"{name}={value!r}"] if value != usual else []
-        for field in fields(self.choices):
-            value = getattr(self.choices, field.name)
-            options += [f"{field.name}={value!r}"] if value != field.default else []
-        return ", ".join(options)
+        return show_settings(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies and pickles, without what belongs to this process."""
@@ -397,4 +388,3 @@ class CellLayer(nn.Module):
 
 
 OPTIONS = tuple(inspect.signature(CellLayer.__init__).parameters)[1:]
-SHOWN = {"num_layers": 1, "batch_first": True, "dropout": 0.0, "bidirectional": False}

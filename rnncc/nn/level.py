@@ -69,7 +69,7 @@ class Stack:
         ]
         self._owned = [layer._parameters]
         self._owned += [v.linear._parameters for v in self.levels if v.plain]
-        self._seen = self._addresses()
+        self._seen = self._places()
 
     def moved(self) -> bool:
         """Whether a parameter, or a projection, is another one, or elsewhere.
@@ -80,11 +80,12 @@ class Stack:
         for name, linear, plain in self._projections:
             if modules.get(name) is not linear or plain != is_plain(linear):
                 return True
-        return backend_of(self._device) is not self.backend or self._addresses() != self._seen
+        return backend_of(self._device) is not self.backend or self._places() != self._seen
 
-    def _addresses(self) -> list[int]:
-        values = chain.from_iterable(map(dict.values, self._owned))
-        return [*map(Tensor.data_ptr, filter(_is_there, values))]
+    def _places(self) -> list[int]:
+        """Where all parameters lie, and whether each is dense: .data may be another view of it."""
+        values = [*filter(_is_there, chain.from_iterable(map(dict.values, self._owned)))]
+        return [*map(Tensor.data_ptr, values), *map(Tensor.is_contiguous, values)]
 
 
 class Level:
@@ -120,12 +121,12 @@ class Level:
         if self.plain:
             weight, bias = self.linear.weight, self.linear.bias
             self._weight, self._bias = weight.detach().t(), None if bias is None else bias.detach()
-        self._params, self._copied = self._kept_params()
+        self._params, self._copies, self._sources = self._kept_params()
         self._prepare(backend, given, states)
 
     def run(self, side: int, x: Tensor | None) -> None:
         """One step from the states of a side to those of the other."""
-        if self._copied:
+        if self._copies:
             self._follow()
         if x is not None:
             if not self.plain:
@@ -149,7 +150,7 @@ class Level:
             y: the outputs, to fill.
             h0, h: the addresses of the states [states, B, N] before the step and after it.
         """
-        if self._copied:
+        if self._copies:
             self._follow()
         own = self.linear._parameters
         rows = nn.functional.linear(x, own["weight"], own["bias"])
@@ -162,38 +163,45 @@ class Level:
         """Whether the kernel reads all inputs where the projection writes them."""
         return all(0 <= offset < self._rows.nbytes for offset in self._offsets)
 
-    def _kept_params(self) -> tuple[list[Tensor], list[int]]:
-        """As the kernel reads them, and which of them are copies, to be made anew each step."""
+    def _kept_params(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """As the kernel reads them; which of them are copies, to be made anew each step; of what.
+
+        The last is empty where a param is computed anew each time, from others or from parts of a
+        parameter that isn't dense.
+        """
         layer, spec = self.layer, self.layer.kernel.spec
         bound = layer._learned(self.number)
         names = layer._directions[self.number].params.values()
-        own = all(name in layer._parameters for name in names)
-        kept, copied = [], []
-        for k, param in enumerate(compute_params(spec, bound, self._dtype)):
-            same = (
-                own
-                and not param.is_neg()
-                and param.data_ptr() == bound[spec.params[k].name].data_ptr()
-            )
+        registered = [layer._parameters.get(name) for name in names]
+        own = all(p is not None and p.is_contiguous() for p in registered)
+        kept, copies, sources = [], [], []
+        for described, param in zip(
+            spec.params, compute_params(spec, bound, self._dtype), strict=True
+        ):
+            source = bound[described.name].detach()
+            same = own and not param.is_neg() and param.data_ptr() == source.data_ptr()
             if same and param.is_contiguous():
                 kept.append(param.detach())
             else:
-                kept.append(torch.empty_like(param, memory_format=torch.contiguous_format))
-                kept[-1].copy_(param.detach())
-                copied.append(k)
-        return kept, copied
+                copy = torch.empty_like(param, memory_format=torch.contiguous_format)
+                kept.append(copy.copy_(param.detach()))
+                copies.append(copy)
+                sources.append(source.reshape(param.shape))
+        return kept, copies, sources if own else []
 
     def _follow(self) -> None:
         """The params of which the kernel reads copies, in half precision all of them."""
         with torch.no_grad():
-            spec, bound = self.layer.kernel.spec, self.layer._learned(self.number)
-            params = compute_params(spec, bound, self._dtype)
-            for k in self._copied:
-                self._params[k].copy_(params[k])
+            sources = self._sources or self._computed()
+            torch._foreach_copy_(self._copies, sources)
+
+    def _computed(self) -> list[Tensor]:
+        spec, bound = self.layer.kernel.spec, self.layer._learned(self.number)
+        return compute_params(spec, bound, self._dtype)
 
     def _by_module(self, x: Tensor) -> Tensor:
         """The rows by what is in the projection's place."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             rows = self.linear(x.unsqueeze(-2))
         shape = (x.shape[0], 1, self._rows.shape[1])
         if not isinstance(rows, Tensor) or rows.shape != shape or rows.dtype != self._dtype:

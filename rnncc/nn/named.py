@@ -59,8 +59,10 @@ class Takes(NamedTuple):
         wanted = self.ranks
         places = 1 if self.projected else len(wanted)
         if len(args) > places:
-            if state is not None or len(args) > places + 1:
+            if len(args) > places + 1:
                 raise self._refuse_many(places, len(args))
+            if state is not None:
+                raise self._refuse_both(places)
             state, args = args[-1], args[:-1]
         values = dict(zip(wanted, args, strict=False))
         if named:
@@ -81,6 +83,13 @@ class Takes(NamedTuple):
         return ArgumentError(
             f"layer({', '.join([*by_place, 'state'])}): got {count} positional arguments, expected "
             f"{places + 1} at most, the state last and once.\nFix: {self}"
+        )
+
+    def _refuse_both(self, places: int) -> ArgumentError:
+        last = [*self.ranks][places - 1]
+        return ArgumentError(
+            f"state: got one by its place, after {last}, and one by its name, expected one of "
+            f"them.\nFix: leave out state=, or what stands after {last}"
         )
 
     def _refuse_name(self, name: str, twice: bool) -> ArgumentError:

@@ -1,19 +1,24 @@
-"""Settings: the sizes of a layer and how it is stacked, checked."""
+"""Settings: the sizes of a layer and how it is stacked, checked and shown."""
 
 from __future__ import annotations
 
 import math
 import operator
 import warnings
-from typing import Any, NamedTuple
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
 from rnncc.ir.vector import grouped
 from rnncc.nn.refusal import refuse
 
+if TYPE_CHECKING:
+    from rnncc.nn.layer import CellLayer
+
 LINEAR = "linear"  # the projection of a layer that has one
 TAKEN = ("state", "self")  # by the call of every layer
+SHOWN = {"num_layers": 1, "batch_first": True, "dropout": 0.0, "bidirectional": False}
 
 
 class Sizes(NamedTuple):
@@ -137,3 +142,17 @@ def check_stack(
             f"leave num_layers out, and call a layer of {math.prod(shape)} * hidden_size features "
             f"on y.flatten({-1 - len(shape)})",
         )
+
+
+def show_settings(layer: CellLayer) -> str:
+    """The cell, the sizes, and what else was chosen, for a layer's repr."""
+    sizes = [layer.kernel.spec.name, layer.input_size, layer.hidden_size]
+    options = [str(size) for size in sizes if size is not None]
+    options += ["projection=None"] if layer.input_size is None else []
+    for name, usual in SHOWN.items():
+        value = getattr(layer, name)
+        options += [f"{name}={value!r}"] if value != usual else []
+    for field in fields(layer.choices):
+        value = getattr(layer.choices, field.name)
+        options += [f"{field.name}={value!r}"] if value != field.default else []
+    return ", ".join(options)

@@ -168,6 +168,17 @@ def test_autocast_has_no_effect_and_a_compiled_function_breaks_its_graph() -> No
     assert torch.equal(torch.compile(lambda v: 2 * decoder(v), backend="eager")(x), 2 * expected)
 
 
+@no_grad
+def test_autocast_has_no_effect_on_a_module_in_the_projections_place() -> None:
+    layer, x = layer_of("para_gru"), torch.rand(2, FEATURES)
+    by_a_module(layer)
+    decoder = layer.decoder(2)
+    expected = decoder(x).clone()
+    decoder.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert same(decoder(x), expected)
+
+
 # --- its states ------------------------------------------------------------------------------
 
 
@@ -255,6 +266,11 @@ def by_data(layer: CellLayer) -> None:
         p.data = p.data * 1.5
 
 
+def by_data_in_place(layer: CellLayer) -> None:
+    for p in layer.parameters():
+        p.data.mul_(1.5)
+
+
 def by_state_dict(layer: CellLayer) -> None:
     own = layer.state_dict()
     layer.load_state_dict({k: v * 1.5 if v.is_floating_point() else v for k, v in own.items()})
@@ -284,8 +300,8 @@ def by_parametrization(layer: CellLayer) -> None:
 
 
 CHANGES = [
-    in_place, by_data, by_state_dict, by_assignment, by_another_projection, by_a_module, by_a_hook,
-    by_parametrization,
+    in_place, by_data, by_data_in_place, by_state_dict, by_assignment, by_another_projection,
+    by_a_module, by_a_hook, by_parametrization,
 ]  # fmt: skip
 
 
@@ -309,6 +325,22 @@ def test_changes_of_the_layer_are_followed(
         assert not torch.equal(expected, before)
         in_place(layer)  # once more, now that it is another
         state = after
+
+
+@no_grad
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_so_is_another_view_of_the_same_memory(dtype: torch.dtype) -> None:
+    layer = layer_of("block_elman", dtype)
+    x, turned = torch.rand(2, FEATURES).to(dtype), [p for p in layer.parameters() if p.dim() == 3]
+    decoder = layer.decoder(2)
+    assert turned
+    y, state = layer.step(x)
+    for _ in range(3):
+        assert torch.equal(decoder(x), y)
+        for p in turned:
+            p.data = p.data.transpose(1, 2)
+        y, state = layer.step(x, state)
+        assert same((y, state), steps._as_sequence(layer, (x,), decoder.state, {}))
 
 
 @no_grad
@@ -474,6 +506,7 @@ def test_a_graph_is_captured_on_a_stream_of_its_own_after_a_run(
 
 # --- what is refused -------------------------------------------------------------------------
 
+STATE = torch.zeros(1, 8)
 REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
     (
         "batch: got 0, expected an int of at least 1.\nFix: layer.decoder(1)",
@@ -515,6 +548,12 @@ REFUSED: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
         "Fix: decoder.state = state",
         lambda: layer_of("para_gru").decoder()(torch.rand(1, 3), torch.rand(1, 8)),
         lambda: setattr(layer_of("para_gru").decoder(), "state", torch.rand(1, 8)),
+    ),
+    (
+        "state: got one by its place, after x, and one by its name, expected one of them.\n"
+        "Fix: leave out state=, or what stands after x",
+        lambda: layer_of("para_gru").step(torch.rand(1, 3), STATE, state=STATE),
+        lambda: layer_of("para_gru").step(torch.rand(1, 3), STATE),
     ),
     (
         "dt: got float32 [2] on cpu, expected [1].\nFix: dt of [1]",
