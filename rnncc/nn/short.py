@@ -93,12 +93,13 @@ def seen_way(
 def stacked(states: Any) -> Tensor | None:
     """Those of a call, a tensor or several, as [states, S, N]; None where they must be checked."""
     if type(states) in PLAIN:
-        return None if states.is_nested else states.unsqueeze(0)
+        dense = not states.is_nested and states.layout is STRIDED
+        return states.unsqueeze(0) if dense else None
     if type(states) not in SEVERAL or not states or not PLAIN.issuperset(map(type, states)):
         return None
     if any(map(_is_nested, states)) or len({*map(_kind, states)}) > 1:
         return None
-    return torch.stack(states)
+    return torch.stack(states) if states[0].layout is STRIDED else None
 
 
 def watched() -> Any:
@@ -196,7 +197,7 @@ _function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 _profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 _included = torch._C._dispatch_tls_local_include_set
 _shape = attrgetter("shape", "dtype", "is_cpu")
-_kind, _is_nested = attrgetter("shape", "dtype", "device"), attrgetter("is_nested")
+_kind, _is_nested = attrgetter("shape", "dtype", "device", "layout"), attrgetter("is_nested")
 # That a thread has only within a mode or transform of PyTorch.
 _USUAL = ("BackendSelect", "ADInplaceOrView", "AutocastCPU", "AutocastCUDA")
 _UNUSUAL = ~reduce(

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from rnncc.errors import ArgumentError
-from rnncc.nn import short
+from rnncc.nn import functional, short
 from rnncc.runtime.backend import backend_of, registered
 from rnncc.runtime.cpu.backend import CpuBackend
 from tests.support.runs import compiled
@@ -213,7 +213,67 @@ def test_states_given_and_returned_are_those_of_the_operators() -> None:
         c(*arguments, h0=torch.randn(3, 8))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("places", [0, 2])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_calls_by_name_and_with_states_are_not_checked_again(
+    name: str, places: int, gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c, arguments = compiled(name), [x.requires_grad_(gradients) for x in draw(name, 2, 3, 8)]
+    rest = zip(c.spec.arguments[places:], arguments[places:], strict=True)
+    named = dict(reversed([*rest]))
+    states = tuple(torch.randn(2, 8, requires_grad=gradients) for _ in c.spec.states)
+    given: dict[str, Any] = {"h0": states if len(states) > 1 else states[0]}
+    for options in ({}, {"return_state": True}, given, {**given, "return_state": True}):
+        expected = through_the_dispatcher(lambda o=options: c(*arguments, **o))
+        c(*arguments, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(functional, "prepare", None)
+            found = c(*arguments[:places], **named, **options)
+        assert same(found, expected)
+        if gradients:
+            leaves = [*arguments, *(states if "h0" in options else ())]
+            ends = [[v.sum() for v in flat(results)] for results in (found, expected)]
+            got, wanted = (torch.autograd.grad(sum(e), leaves) for e in ends)
+            assert same(got, wanted)
+
+
+def flat(results: Any) -> list[Tensor]:
+    return [results] if isinstance(results, Tensor) else [v for r in results for v in flat(r)]
+
+
 # --- every check is still there --------------------------------------------------------------
+
+
+def test_names_and_states_that_do_not_fit_are_refused_after_calls_that_did() -> None:
+    c, arguments = compiled("para_lstm"), draw("para_lstm", 2, 3, 8)
+    named, h = dict(zip(c.spec.arguments, arguments, strict=True)), torch.randn(2, 8)
+    first, *_, last = named
+    for _ in range(3):
+        c(**named, h0=(h, h), return_state=True)
+    fewer = {n: x for n, x in named.items() if n != last}
+    for call, said in (
+        (lambda: c(**fewer), f"{last}: missing"),
+        (lambda: c(**fewer, other=h), "other: not an argument"),
+        (lambda: c(**named, other=h), "other: not an argument"),
+        (lambda: c(h, **fewer), f"{first}: given twice"),
+        (lambda: c(**{**named, last: h}), f"{last}: got float32"),
+        (lambda: c(**{**named, last: None}), f"{last}: got NoneType"),
+        (lambda: c(**named, h0=(h, h, h)), "h0: got 3 tensors"),
+        (lambda: c(**named, h0=h), "h0: got 1 tensor, "),
+        (lambda: c(**named, h0=()), "h0: got 0 tensors"),
+        (lambda: c(**named, h0=(h, h.double())), r"h0 \(\w+\): got float64"),
+        (lambda: c(**named, h0=(h, h[:1])), r"h0 \(\w+\): got float32 \[1, 8\]"),
+        (lambda: c(**named, h0=(h, h.to("meta"))), r"h0 \(\w+\): got float32 \[2, 8\] on meta"),
+        (lambda: c(**named, h0=(h, None)), r"h0 \(\w+\): got NoneType"),
+        (lambda: c(**named, h0=(h, h.to_sparse())), r"h0 \(\w+\): got a sparse_coo tensor"),
+        (lambda: c(**named, h0=(h.to_sparse(),) * 2), r"h0 \(\w+\): got a sparse_coo tensor"),
+        (lambda: c(**named, h0=h.to_mkldnn()), "h0: got 1 tensor, "),
+        (lambda: c(**named, return_states=1), "return_states: got 1"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            call()
+    assert same(c(**named, h0=[h, h]), c(**named, h0=(h, torch.nn.Parameter(h))))
 
 
 def test_what_does_not_fit_is_refused_after_calls_that_did() -> None:
