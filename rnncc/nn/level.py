@@ -84,7 +84,7 @@ class Stack:
 
     def _places(self) -> list[int]:
         """Where all parameters lie, and whether each is dense: .data may be another view of it."""
-        values = [*filter(_is_there, chain.from_iterable(map(dict.values, self._owned)))]
+        values: list[Any] = [*filter(_is_there, chain.from_iterable(map(dict.values, self._owned)))]
         return [*map(Tensor.data_ptr, values), *map(Tensor.is_contiguous, values)]
 
 
