@@ -21,7 +21,7 @@ from rnncc.runtime.kernel import COMPUTE
 from rnncc.runtime.sequences import Sequences
 
 if TYPE_CHECKING:
-    from rnncc.nn.ops import Solution
+    from rnncc.nn.solution import Solution
 
 
 class Prepared(NamedTuple):

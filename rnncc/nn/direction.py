@@ -10,7 +10,7 @@ from torch import nn
 
 from rnncc.errors import ArgumentError
 from rnncc.ir.spec import KernelSpec
-from rnncc.nn.ops import Solution
+from rnncc.nn.solution import Solution
 from rnncc.nn.vectors import learned_of
 
 # Names that a layer uses itself.

@@ -17,6 +17,7 @@ from rnncc.ir.spec import KernelSpec
 from rnncc.nn import ops
 from rnncc.nn.arguments import prepare, unpack
 from rnncc.nn.short import stacked
+from rnncc.nn.solution import solution_by
 from rnncc.nn.status import Solve
 from rnncc.runtime.kernel import Kernel, kernel_of
 
@@ -110,7 +111,7 @@ def _as_seen(
     way, results = found
     if len(results) == 1:
         return results[0]
-    return unpack(kernel.spec, ops.solution_by(way, kernel, results), ONE, ONE, last)
+    return unpack(kernel.spec, solution_by(way, kernel, results), ONE, ONE, last)
 
 
 def _by_place(args: Sequence[Any], kwargs: dict[str, Any], names: Sequence[str]) -> Sequence[Any]:

@@ -35,7 +35,6 @@ from rnncc.nn.direction import (
 from rnncc.nn.fits import Wanted, check_values
 from rnncc.nn.initialize import fill
 from rnncc.nn.named import Takes, by_place, time_first, time_last
-from rnncc.nn.ops import Solution
 from rnncc.nn.order import KEY, order_of, restore_order
 from rnncc.nn.packed_sequence import read_packing, refuse_beside_packed
 from rnncc.nn.projection import Layout, extent, without
@@ -44,6 +43,7 @@ from rnncc.nn.projection import reset as reset_projection
 from rnncc.nn.refusal import check_dtype
 from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes, show_settings
+from rnncc.nn.solution import Solution
 from rnncc.nn.status import Solve
 from rnncc.nn.steps import step
 from rnncc.nn.vectors import learned_of, split

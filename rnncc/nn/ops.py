@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from rnncc.nn.refusal import refuse
 from rnncc.nn.rows import backward_rows, empty, forward_rows
 from rnncc.nn.second import refuse_in_graph
 from rnncc.nn.short import Way, forward_way, needs_gradient, run, seen_way
+from rnncc.nn.solution import Solution, solution_by, solution_of
 from rnncc.nn.status import read_status, write_status
 from rnncc.runtime.backend import DEFAULTS, Backend
 from rnncc.runtime.call import Call, plan_call, shapes_of
@@ -30,22 +31,6 @@ from rnncc.runtime.kernel import COMPUTE, Kernel
 from rnncc.runtime.sequences import ALL_WHOLE, Sequences
 
 _transformed: Callable[[], bool] = torch._C._are_functorch_transforms_active
-
-
-class Solution(NamedTuple):
-    """The results of a call.
-
-    Attributes:
-        y: the outputs, [B, T, N] each.
-        z: the states after each step, [B, T, N] each, if they were asked for.
-        h: the states after the last step, [states, S, N].
-        status: float64, the struct Status of ir/abi.py; see `Solve`.
-    """
-
-    y: Sequence[Tensor]
-    z: Sequence[Tensor]
-    h: Tensor
-    status: Tensor
 
 
 def solve(
@@ -82,7 +67,7 @@ def solve(
         if forward_ad._current_level >= 0:
             refuse_in_graph()
         *rows, h, _, how = torch.ops.rnncc.solve.default(*given, states)
-        return _solution(kernel, rows, h, how)
+        return solution_of(kernel, rows, h, how)
     tensors = given.own()
     save = needs_gradient(tensors)
     found = forward_way(given, tensors, states, last, save, status)
@@ -93,7 +78,7 @@ def solve(
         *rows, h, _, how = differentiable(given, states)
     else:
         *rows, h, _, how = torch.ops.rnncc.forward.default(*given, states, False)
-    return _solution(kernel, rows, h, how)
+    return solution_of(kernel, rows, h, how)
 
 
 def solve_seen(
@@ -115,21 +100,6 @@ def solve_seen(
     end = count + len(kernel.spec.params)
     given = Given(key, text, tensors[:count], False, tensors[count:end], *tensors[end:])
     return found[0], node.solve(given, states, found)
-
-
-def solution_by(way: Way, kernel: Kernel, results: Sequence[Tensor]) -> Solution:
-    """The solution from what a way leads to; what isn't wanted is empty."""
-    rows = [*results]
-    status = rows.pop() if way.status else NOTHING
-    return _solution(kernel, rows, rows.pop() if way.last else NOTHING, status)
-
-
-def _solution(kernel: Kernel, rows: Sequence[Tensor], h: Tensor, status: Tensor) -> Solution:
-    count = len(kernel.spec.outputs)
-    return Solution(rows[:count], rows[count:], h, status)
-
-
-NOTHING = torch.empty(0)
 
 
 def jacobian(
