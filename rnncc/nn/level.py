@@ -277,14 +277,10 @@ class _Rows(nn.Module):
 
 
 def is_plain(linear: Any) -> bool:
-    """A Linear that does nothing but its product."""
-    return type(linear) is nn.Linear and not any_hook() and is_bare(linear)
-
-
-def is_bare(linear: nn.Linear) -> bool:
-    """Its parameters are its own, and nothing is put in its way."""
-    return not (
-        linear._forward_hooks
+    """A Linear that does nothing but its product, with parameters of its own."""
+    return type(linear) is nn.Linear and not (
+        any_hook()
+        or linear._forward_hooks
         or linear._forward_pre_hooks
         or "forward" in linear.__dict__
         or "weight" not in linear._parameters
