@@ -285,5 +285,11 @@ def is_bare(linear: nn.Linear) -> bool:
     )
 
 
-# whether there is a hook of all modules
-any_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
+def any_hook() -> bool:
+    """Whether there is a hook of all modules."""
+    return any(_HOOKS)
+
+
+_KINDS = ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
+# PyTorch adds to these and takes away; its own function of that name came after 2.6.
+_HOOKS = [getattr(nn.modules.module, f"_global_{kind}") for kind in _KINDS]
