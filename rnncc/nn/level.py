@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -288,6 +288,12 @@ def is_plain(linear: Any) -> bool:
     )
 
 
+def any_hook() -> bool:
+    """Whether there is a hook of all modules."""
+    return any(_HOOKS)
+
+
+_KINDS = ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
+# PyTorch adds to these and takes away; its own function of that name came after 2.6.
+_HOOKS = [getattr(nn.modules.module, f"_global_{kind}") for kind in _KINDS]
 _is_there = partial(is_not, None)
-# whether there is a hook of all modules
-any_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook

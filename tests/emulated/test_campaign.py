@@ -49,6 +49,8 @@ def test_its_report_has_every_table_and_is_marked(rehearsed: tuple[Path, int]) -
         "Times of para_gru, ms:",
         "| 2x70x8 | float32 | forward+backward | ",
         "| plain loop | nn.GRU | nn.LSTM |",
+        "Short calls of para_gru, us:",
+        "| by place | by name | forward+backward | layer.step | decoder | decoder, no graph | nn.",
         "| plain loop | torch.compile |",
         "Times of min_gru, ms:",
         "| para_gru | float32 | ",

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from array import array
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ import torch
 
 from rnncc.errors import BuildError, RnnccError
 from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.launch import Launch, launch_one
 
 pytestmark = pytest.mark.gpu
 
@@ -61,8 +61,8 @@ def launch(
     clocks: int = 0,
     shared: int = 0,
 ) -> None:
-    args = array("q", (source.numel(), clocks, source.data_ptr(), to.data_ptr()))
-    module.launch(kernel, 1, (32, 1), shared, args.buffer_info()[0], 8 * len(args))
+    args = (source.numel(), clocks, source.data_ptr(), to.data_ptr())
+    launch_one(module, Launch(kernel, 1, (32, 1), shared), *args)
 
 
 def ones(device: str = "cuda:0", count: int = 1000) -> torch.Tensor:
@@ -245,9 +245,9 @@ def test_more_shared_memory_than_there_is_is_refused(device: torch.device) -> No
 
 def test_a_block_too_large_is_refused_with_its_sizes(device: torch.device) -> None:
     source = ones()
-    args = array("q", (0, 0, source.data_ptr(), source.data_ptr()))
+    words = (0, 0, source.data_ptr(), source.data_ptr())
     with pytest.raises(RnnccError, match=r"1 blocks of 32 x 64 threads.*: CUDA_ERROR_INVALID_VAL"):
-        load().launch("copy", 1, (32, 64), 0, args.buffer_info()[0], 32)
+        launch_one(load(), Launch("copy", 1, (32, 64), 0), *words)
     modules.self_test(device)
 
 
@@ -265,6 +265,7 @@ def test_a_forked_process_is_told_to_spawn() -> None:
 import os, torch
 from rnncc import errors
 from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.launch import Launch, launch_one
 device = torch.device("cuda:0")
 modules.self_test(device)
 child = os.fork()
@@ -313,6 +314,7 @@ def test_no_memory_comes_from_cupys_pool(device: torch.device) -> None:
 SELF_TEST = """
 import torch
 from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.launch import Launch, launch_one
 device = torch.device("cuda:0")
 torch.zeros(1, device=device)
 modules.import_cupy()

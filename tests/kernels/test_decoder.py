@@ -444,7 +444,7 @@ def test_a_step_on_a_gpu_is_one_replay(
         return graphs[-1].replay
 
     with emulated() as launches:
-        monkeypatch.setattr("rnncc.runtime.cuda.backend.CudaBackend.record", record)
+        monkeypatch.setattr("tests.support.emulated.Emulation.record", record)
         decoder, plain, state = layer.decoder(2), layer.decoder(2, graph=False), None
         for row in x:
             y, state = layer.step(row, state)

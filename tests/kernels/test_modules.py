@@ -27,6 +27,7 @@ from rnncc.errors import BuildError, RnnccError
 from rnncc.ir.spec import CUDA_KERNELS
 from rnncc.runtime.cpu.build import find_compiler
 from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.launch import Launch, Module, launch_one
 from tests.support.runs import compiled
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +62,7 @@ class CompileError(Exception):
 
 
 @dataclass
-class Launch:
+class Launched:
     """One launch: what the driver was given, and the bytes of the kernel's parameter."""
 
     kernel: str
@@ -92,17 +93,20 @@ class Machine:
     """Two GPUs, PyTorch's view of them and CuPy's, as far as rnncc uses either."""
 
     here: Here = field(default_factory=Here)
-    launches: list[Launch] = field(default_factory=list)
+    launches: list[Launched] = field(default_factory=list)
     compiled: list[tuple[str, tuple[str, ...], int]] = field(default_factory=list)
     raised: list[tuple[str, int, int]] = field(default_factory=list)
     handles: dict[int, tuple[str, int]] = field(default_factory=dict)
     keywords: list[dict[str, Any]] = field(default_factory=list)
     capturing: bool = False
     size: int = 16
+    driver_version: int = 13000
+    nvrtc_version: tuple[int, int] = (13, 0)
+    capability: tuple[int, int] = (9, 0)
     most_shared: int = 227 * 1024
     seconds: float = 0  # that a compilation takes
     fail: dict[str, Exception] = field(default_factory=dict)
-    run: Callable[[Launch], None] = lambda launch: None
+    run: Callable[[Launched], None] = lambda launch: None
 
     def check(self, what: str) -> None:
         if what in self.fail:
@@ -135,7 +139,7 @@ class Machine:
         *sizes, shared, stream, params, extra = rest
         address = ctypes.c_uint64.from_address(params).value
         args = ctypes.string_at(address, self.size)
-        launch = Launch(
+        launch = Launched(
             kernel, device, tuple(sizes[:3]), tuple(sizes[3:]), shared, stream, args, extra
         )
         self.launches.append(launch)
@@ -170,7 +174,13 @@ class Machine:
             launchKernel=self.launchKernel,
         )
         compiler = SimpleNamespace(CompileException=CompileError)
-        cuda = SimpleNamespace(driver=driver, Device=self.device, compiler=compiler)
+        cuda = SimpleNamespace(
+            driver=driver,
+            Device=self.device,
+            compiler=compiler,
+            runtime=SimpleNamespace(driverGetVersion=lambda: self.driver_version),
+            nvrtc=SimpleNamespace(getVersion=lambda: self.nvrtc_version),
+        )
         return SimpleNamespace(cuda=cuda, RawModule=self.raw_module)
 
 
@@ -216,6 +226,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         "device": made.device,
         "is_current_stream_capturing": lambda: made.capturing,
         "get_device_name": lambda index: "NVIDIA H100",
+        "get_device_capability": lambda index: made.capability,
         "get_device_properties": lambda index: SimpleNamespace(
             name="NVIDIA H100", shared_memory_per_block_optin=made.most_shared
         ),
@@ -228,10 +239,10 @@ def load(source: str = SOURCE, dtype: str = "float32", device: torch.device = CU
     return modules.load("para_gru", source, dtype, device)
 
 
-def launch(module: modules.Module, kernel: str = "forward", **changes: Any) -> None:
-    words = array("q", (7, -1))
-    call = {"grid": 3, "block": (32, 4), "shared": 256, "size": 16} | changes
-    module.launch(kernel, args=words.buffer_info()[0], **call)
+def launch(module: Module, kernel: str = "forward", **changes: Any) -> None:
+    call = {"grid": 3, "block": (32, 4), "shared": 256, "words": (7, -1)} | changes
+    words = call.pop("words")
+    launch_one(module, Launch(kernel, **call), *words)
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
@@ -257,7 +268,7 @@ def in_a_thread(work: Callable[[], None]) -> None:
 def test_the_struct_reaches_the_kernel_by_value_as_its_only_parameter(machine: Machine) -> None:
     launch(load())
     assert machine.launches == [
-        Launch("forward", 0, (3, 1, 1), (32, 4, 1), 256, 0, array("q", (7, -1)).tobytes(), 0)
+        Launched("forward", 0, (3, 1, 1), (32, 4, 1), 256, 0, array("q", (7, -1)).tobytes(), 0)
     ]
 
 
@@ -344,10 +355,27 @@ def test_a_launch_that_cuda_refuses_names_kernel_device_and_sizes(
         launch(module)
 
 
-def test_more_arguments_than_cuda_passes_are_refused(machine: Machine) -> None:
-    with pytest.raises(RnnccError, match=r"takes 4104 bytes of arguments; CUDA passes at most 409"):
-        launch(load(), size=4104)
-    assert machine.launches == []
+@pytest.mark.parametrize(
+    ("older", "most", "fix"),
+    [
+        ({}, 32764, r"a cell with fewer inputs and parameters\Z"),
+        ({"driver_version": 12000}, 4096, "parameters, or a driver and NVRTC of CUDA 12.1 or late"),
+        ({"nvrtc_version": (12, 0)}, 4096, "or a driver and NVRTC of CUDA 12.1 or later"),
+        ({"capability": (6, 1)}, 4096, "a cell with fewer inputs"),
+    ],
+)
+def test_more_arguments_than_cuda_passes_are_refused(
+    machine: Machine, older: dict[str, Any], most: int, fix: str
+) -> None:
+    for name, value in older.items():
+        setattr(machine, name, value)
+    module = load()
+    launch(module, words=range(most // 8))
+    over = 8 * (most // 8 + 1)
+    message = rf"takes {over} bytes of arguments; CUDA passes at most {most} here.\nFix: .*{fix}"
+    with pytest.raises(RnnccError, match=message):
+        launch(module, words=range(over // 8))
+    assert len(machine.launches) == 1
 
 
 def test_a_kernel_that_the_source_lacks_is_named_with_those_it_has(machine: Machine) -> None:
@@ -437,8 +465,8 @@ def test_threads_that_launch_at_once_each_pass_their_own_arguments(machine: Mach
 
     def work(number: int) -> None:
         for _ in range(50):
-            args = array("q", (number, number))
-            module.launch("forward", 1, (32, 1), 0, args.buffer_info()[0], 16)
+            one = Launch("forward", 1, (32, 1), 0)
+            launch_one(module, one, number, number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -721,6 +749,7 @@ from types import SimpleNamespace
 import cupy
 from rnncc import errors
 from rnncc.runtime.cuda import module as modules
+from rnncc.runtime.cuda.launch import Launch, launch_one
 libcuda = ctypes.CDLL("libcuda.so.1")
 raw = SimpleNamespace(kernel=SimpleNamespace(ptr=0xABC), max_dynamic_shared_size_bytes=49152)
 modules.current_stream = lambda index: 0x77
@@ -728,13 +757,12 @@ cupy.cuda.driver.ctxSetCurrent(0x1000)
 module = modules._Loaded(cupy, SimpleNamespace(get_function=lambda name: raw), 0, "'tiny'")
 module.find("tiny")
 cupy.cuda.driver.ctxSetCurrent(0)
-args = array("q", (7, -1))
-module.launch("tiny", 3, (32, 4), 256, args.buffer_info()[0], 16)
+launch_one(module, Launch("tiny", 3, (32, 4), 256), 7, -1)
 print(*(ctypes.c_longlong * 11).in_dll(libcuda, "seen"))
 print(*array("q", bytes((ctypes.c_ubyte * 16).in_dll(libcuda, "bytes"))))
 print(cupy.cuda.driver.ctxGetCurrent())
 try:
-    module.launch("tiny", 3, (2048, 1), 0, args.buffer_info()[0], 16)
+    launch_one(module, Launch("tiny", 3, (2048, 1), 0), 7, -1)
 except errors.RnnccError as error:
     print(str(error).splitlines()[0])
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,6 +14,7 @@ import torch
 from rnncc.planner.cuda import Gpu
 from rnncc.runtime.backend import registered
 from rnncc.runtime.cuda.backend import CudaBackend
+from rnncc.runtime.cuda.launch import Launch, Ready
 from tests.support import emulate
 
 
@@ -22,11 +25,22 @@ class EmulatedModule:
     module: emulate.EmulatedModule
     launches: list[str]
 
-    def launch(
-        self, kernel: str, grid: int, block: tuple[int, int], shared: int, args: int, size: int
-    ) -> None:
-        self.launches.append(kernel)
-        self.module.launch(kernel, grid, block, shared, args, size)
+    def ready(self, launch: Launch, size: int) -> Ready:
+        def put(_stream: int, parameters: int, _extra: int) -> None:
+            kernel, *sizes = launch[:4]
+            self.launches.append(kernel)
+            address = ctypes.c_uint64.from_address(parameters).value
+            self.module.launch(kernel, *sizes, address, size)
+
+        return launch, put
+
+    def run(self, series: Sequence[Ready], words: array[int]) -> None:
+        pointers = array("Q", (words.buffer_info()[0],))
+        for launch, put in series:
+            for place, value in launch.changes:
+                words[place] = value
+            if put is not None:
+                put(0, pointers.buffer_info()[0], 0)
 
 
 class Emulation(CudaBackend):
@@ -48,6 +62,10 @@ class Emulation(CudaBackend):
 
     def gpu(self, device: torch.device) -> Gpu:
         return Gpu(8)
+
+    def record(self, run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """Nothing is captured on the host; what is launched comes to the same."""
+        return run
 
 
 @contextmanager

@@ -28,6 +28,7 @@ PARTS = (
     Part("doctor", 30, "what is installed, and whether a first kernel gives the right answer"),
     Part("agreement", 100, "tests/gpu for the core cells, then the other tests that need a GPU"),
     Part("times", 140, "the table of docs/cuda.md: rnncc, a copy, the plain loop, cuDNN"),
+    Part("calls", 30, "Python's time for short calls, and for one step of a layer"),
     Part("compile", 40, "seconds of compiling kernels, cold, and loading them from the cache"),
     Part("counters", 50, "ncu: DRAM throughput, occupancy, stalls, bank conflicts"),
     Part("sanitizer", 45, "compute-sanitizer: memcheck and racecheck on small calls"),

@@ -12,6 +12,7 @@ REHEARSAL = "**Rehearsal**: kernels were emulated on a CPU; no time here means a
 NOTHING = "No times yet: nothing has been measured on a GPU."
 BESIDE = ("nn.GRU", "nn.LSTM")
 LOOP, CHUNKS = "plain loop", "torch.compile"
+SHOWN = ("times", "calls", "peers", "compile", "counters", "constants")  # in docs/cuda.md
 Row = Sequence[str]
 
 
@@ -26,7 +27,7 @@ def page(campaign: Campaign) -> str:
 def block(campaign: Campaign) -> str:
     """The part that goes into docs/cuda.md."""
     found = _tables(campaign)
-    parts = [found[name] for name in ("times", "peers", "compile", "counters", "constants")]
+    parts = [found[name] for name in SHOWN]
     if not any(parts):
         return NOTHING
     return "\n\n".join(part for part in (head(campaign), agreement(campaign), *parts) if part)
@@ -37,8 +38,9 @@ def _title(campaign: Campaign) -> str:
 
 
 def _tables(campaign: Campaign) -> dict[str, str]:
-    made = {"agreement": agreement, "times": times, "peers": peers, "compile": compiling,
-            "counters": counters, "sanitizer": sanitizer, "constants": constants}  # fmt: skip
+    made = {"agreement": agreement, "times": times, "calls": calls, "peers": peers,
+            "compile": compiling, "counters": counters, "sanitizer": sanitizer,
+            "constants": constants}  # fmt: skip
     return {name: make(campaign) for name, make in made.items()}
 
 
@@ -142,6 +144,26 @@ def agreement(campaign: Campaign) -> str:
 def times(campaign: Campaign) -> str:
     """The table of para_gru."""
     return _timings("Times of para_gru, ms", _rows(campaign, "times", "fused_ms"))
+
+
+def calls(campaign: Campaign) -> str:
+    """What Python takes; of what the device takes longer for, that in brackets."""
+    rows = _rows(campaign, "calls", "python_us")
+    if not rows:
+        return ""
+    columns = list(dict.fromkeys(name for r in rows for name in r.data["python_us"]))
+    table = [
+        ("x".join(map(str, r.data["shape"])), r.data["dtype"], *(_call(r.data, n) for n in columns))
+        for r in rows
+    ]
+    return f"Short calls of para_gru, us:\n\n{_table(('shape', 'dtype', *columns), table)}"
+
+
+def _call(d: dict[str, Any], name: str) -> str:
+    python, device = d["python_us"].get(name), d["device_us"].get(name)
+    if python is None or device < 1.2 * python:
+        return _digits(python)
+    return f"{_digits(python)} ({_digits(device)})"
 
 
 def peers(campaign: Campaign) -> str:

@@ -26,7 +26,8 @@ from rnncc.runtime.args import Packer, tensors_of
 from rnncc.runtime.call import Call
 from rnncc.runtime.cuda import graph, series
 from rnncc.runtime.cuda import module as modules
-from rnncc.runtime.cuda.series import Job, Launch, sums_of
+from rnncc.runtime.cuda.launch import Module
+from rnncc.runtime.cuda.series import Job, Named, sums_of
 from rnncc.runtime.kernel import COMPUTE, Kernel, kernel_of
 from rnncc.runtime.prepared import Prepared
 from rnncc.runtime.preparing import Preparing
@@ -47,7 +48,7 @@ class CudaBackend(Preparing):
         self._parts: dict[tuple[str, int], str] = {}
         self._sources: dict[tuple[str, str, torch.dtype], tuple[str, str]] = {}
 
-    def load(self, name: str, source: str, dtype: str, device: torch.device) -> modules.Module:
+    def load(self, name: str, source: str, dtype: str, device: torch.device) -> Module:
         """The kernels of a source, see `module.load`."""
         return modules.load(name, source, dtype, device)
 
@@ -78,9 +79,7 @@ class CudaBackend(Preparing):
         sizes = (COMPUTE[dtype].itemsize, dtype.itemsize)
         return _plan(kernel.key, shape, sizes, self.gpu(device), choices, total)
 
-    def module(
-        self, kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device
-    ) -> modules.Module:
+    def module(self, kernel: Kernel, name: str, dtype: torch.dtype, device: torch.device) -> Module:
         """The part of kernel.cu that holds a kernel `name`; compiled and loaded at first use."""
         found = self._sources.get((kernel.key, name, dtype))
         if found is None:
@@ -163,7 +162,7 @@ class CudaBackend(Preparing):
         packer: Packer,
         call: Call,
         cut: Cut,
-        count: Callable[[Job], Sequence[Launch]],
+        count: Callable[[Job], Sequence[Named]],
         clears: bool = False,
     ) -> Prepared:
         job, kernel, dtype, device = (
@@ -175,10 +174,10 @@ class CudaBackend(Preparing):
         launches = count(job)
         packer.space(series.borders(call, job) if count is not series.jacobians else {})
 
-        def find(name: str) -> modules.Module:
+        def find(name: str) -> Module:
             return self.module(kernel, name, dtype, device)
 
-        return packer.prepared(lambda words: series.launch(launches, words, find), False, clears)
+        return packer.prepared(series.launcher(launches, find), False, clears)
 
 
 def part_of(source: str, part: int) -> str:

@@ -11,16 +11,19 @@ import re
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 
 from rnncc.errors import BuildError, RnnccError
+from rnncc.runtime.cuda.launch import Launch, Module, Ready, launch_one
 from rnncc.runtime.cuda.nvrtc import give_cupy_a_cache, options, refusal
 
 NOT_FOUND = 500  # CUDA_ERROR_NOT_FOUND
-PARAMETER_BYTES = 4096  # accepted by every driver and GPU; more only from CUDA 12.1 on
+# Of a kernel's parameters: what every driver and GPU accepts; what CUDA 12.1 and sm_70 brought.
+PARAMETER_BYTES, MORE_BYTES = 4096, 32764
 # A kernel's name in its text: after the macro of templates/include/cuda, or written out.
 BOUNDS = r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?"
 KERNEL = re.compile(
@@ -40,30 +43,6 @@ extern "C" __global__ void rnncc_add_one(const Args args) {
   if (i < args.count) args.values[i] += 1.0f;
 }
 """
-
-
-class Module(Protocol):
-    """The kernels of one source for one dtype on one device."""
-
-    def launch(
-        self, kernel: str, grid: int, block: tuple[int, int], shared: int, args: int, size: int
-    ) -> None:
-        """Put a kernel on the stream that is PyTorch's current one of the device; never waits.
-
-        A grid of 0 blocks launches nothing.
-
-        Args:
-            kernel: its name in the source, extern "C".
-            grid: how many blocks, along x.
-            block: how many threads a block has, along x and y.
-            shared: bytes of dynamic shared memory of a block.
-            args: address of the struct that the kernel takes by value as its only parameter. It is
-                copied before this returns; the tensors that it points to must outlive the kernel.
-            size: bytes of that struct, at most `PARAMETER_BYTES`.
-        Raises:
-            BuildError: a CUDA graph is being captured, and this kernel is not loaded yet.
-            RnnccError: the source has no such kernel, or CUDA refuses the launch.
-        """
 
 
 def load(name: str, source: str, dtype: str, device: torch.device) -> Module:
@@ -102,8 +81,7 @@ def self_test(device: torch.device) -> str:
     module = load("self_test", ADD_ONE, "float32", device)
     seconds = time.perf_counter() - start
     values = torch.arange(1000, dtype=torch.float32, device=device)
-    args = array("q", (values.numel(), values.data_ptr()))
-    module.launch("rnncc_add_one", 8, (32, 4), 0, args.buffer_info()[0], 8 * len(args))
+    launch_one(module, Launch("rnncc_add_one", 8, (32, 4), 0), values.numel(), values.data_ptr())
     if not torch.equal(values, torch.arange(1, 1001, dtype=torch.float32, device=device)):
         raise RnnccError(
             f"a kernel that adds 1 to 0, 1, 2, ... on {device} gave {values[:4].tolist()}, ...\n"
@@ -277,16 +255,21 @@ class _Loaded:
             ) from error
         self._kernels[kernel] = _Kernel(raw, raw.kernel.ptr, limit)
 
-    def launch(
-        self, kernel: str, grid: int, block: tuple[int, int], shared: int, args: int, size: int
-    ) -> None:
-        if grid == 0:
-            return
-        found = self._kernels.get(kernel)
-        if found is None or shared > found.shared or size > PARAMETER_BYTES:
-            found = self._prepare(kernel, shared, size)
-        x, y = block
-        pointers = array("Q", (args,))  # of each parameter; the driver reads them before it returns
+    def ready(self, launch: Launch, size: int) -> Ready:
+        if launch.grid == 0:
+            return launch, None
+        found = self._kernels.get(launch.kernel)
+        if found is None or launch.shared > found.shared or size > PARAMETER_BYTES:
+            found = self._prepare(launch.kernel, launch.shared, size)
+        grid, block = (launch.grid, 1, 1), (*launch.block, 1)
+        return launch, partial(
+            self._driver.launchKernel, found.handle, *grid, *block, launch.shared
+        )
+
+    def run(self, series: Sequence[Ready], words: array[int]) -> None:
+        # of each parameter; the driver reads them before a launch returns
+        pointers = array("Q", (words.buffer_info()[0],))
+        address = pointers.buffer_info()[0]
         driver, context = self._driver, self._context
         # a thread that has not used CUDA has no context; another device's has that one's
         before = driver.ctxGetCurrent()
@@ -294,9 +277,13 @@ class _Loaded:
             driver.ctxSetCurrent(context)
         try:
             stream = current_stream(self._index)
-            address = pointers.buffer_info()[0]
-            driver.launchKernel(found.handle, grid, 1, 1, x, y, 1, shared, stream, address, 0)
+            for launch, put in series:
+                for place, value in launch.changes:
+                    words[place] = value
+                if put is not None:
+                    put(stream, address, 0)
         except (RuntimeError, OverflowError) as error:
+            kernel, grid, (x, y), shared, _ = launch
             raise RnnccError(
                 f"the kernel {kernel} of {self._title} can't be launched on cuda:{self._index} "
                 f"({grid} blocks of {x} x {y} threads, {shared} bytes of shared memory): "
@@ -310,10 +297,13 @@ class _Loaded:
 
     def _prepare(self, kernel: str, shared: int, size: int) -> _Kernel:
         """A kernel at its first launch, or one that asks for more shared memory than before."""
-        if size > PARAMETER_BYTES:
+        most = _most_bytes(self._cupy, self._index) if size > PARAMETER_BYTES else size
+        if size > most:
             raise RnnccError(
                 f"the kernel {kernel} of {self._title} takes {size} bytes of arguments; CUDA "
-                f"passes at most {PARAMETER_BYTES}.\nFix: a cell with fewer inputs and parameters"
+                f"passes at most {most} here.\nFix: a cell with fewer inputs and parameters"
+                + f", or a driver and NVRTC of CUDA 12.1 or later ({MORE_BYTES} bytes)"
+                * (most < MORE_BYTES)
             )
         with self._lock, _on(self._cupy, self._index):
             if kernel not in self._kernels:
@@ -344,6 +334,15 @@ class _Loaded:
                 "Fix: smaller groups of channels need less; report the cell and its shape"
             ) from error
         return found._replace(shared=shared)
+
+
+def _most_bytes(cupy: Any, index: int) -> int:
+    """Of a kernel's parameters, as the driver, the compiler and the GPU have it."""
+    driver, compiler = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.nvrtc.getVersion()
+    new = driver >= 12010 and compiler >= (12, 1)
+    return (
+        MORE_BYTES if new and torch.cuda.get_device_capability(index) >= (7, 0) else PARAMETER_BYTES
+    )
 
 
 # --- loaded modules --------------------------------------------------------------------------

@@ -10,9 +10,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
-from rnncc.ir.abi import WORD, Stage
+from rnncc.ir.abi import Stage
 from rnncc.ir.spec import KernelSpec
 from rnncc.planner.plan import Cut, Shape
 from rnncc.planner.ring import (
@@ -26,30 +25,12 @@ from rnncc.planner.ring import (
 )
 from rnncc.runtime.args import layout_of
 from rnncc.runtime.call import Call
-from rnncc.runtime.cuda.module import Module
+from rnncc.runtime.cuda.launch import Launch, Module, Ready
 from rnncc.runtime.kernel import COMPUTE, kernel_of
 from rnncc.runtime.workspace import runs_of, workspace
 
 SPREAD = 512  # warps; fewer go one to a block, so that they spread over all processors
 CHANGED = ("stage", "round", "segment")  # members of Args, from launch to launch
-
-
-class Launch(NamedTuple):
-    """One launch of a series.
-
-    Attributes:
-        name: the kernel's, and `full` its name in the text.
-        blocks, warps: of the grid, and of a block.
-        shared: bytes of shared memory of a block.
-        changes: words of Args, by place, that are others than before.
-    """
-
-    name: str
-    full: str
-    blocks: int
-    warps: int
-    shared: int
-    changes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -91,22 +72,31 @@ class Job:
         return not self.cut.in_block and self.cut.tiling.segment < self.shape[1]
 
 
-def launch(launches: Sequence[Launch], words: array[int], find: Callable[[str], Module]) -> None:
-    """Launch a series, one kernel after another.
+Named = tuple[str, Launch]  # with the kernel's name, of which its name in the text is made
+
+
+def launcher(
+    launches: Sequence[Named], find: Callable[[str], Module]
+) -> Callable[[array[int]], None]:
+    """What launches a series, one kernel after another, on Args.
 
     PyTorch hands memory on in the order of the stream, so that tensors need only live until the
     last launch.
 
     Args:
-        words: Args; some of them change from launch to launch.
         find: a kernel's name -> the module that has it.
     """
-    words = words[:]  # the next call begins with the caller's
-    address, length = words.buffer_info()
-    for name, full, blocks, warps, shared, changes in launches:
-        for place, value in changes:
-            words[place] = value
-        find(name).launch(full, blocks, (WARP, warps), shared, address, WORD * length)
+    known: tuple[Module, list[Ready]] | None = None
+
+    def launch(words: array[int]) -> None:
+        nonlocal known
+        held, first = known, find(launches[0][0])  # each time: in a forked process it raises
+        if held is None or held[0] is not first:
+            size = words.itemsize * len(words)
+            held = known = first, [find(name).ready(one, size) for name, one in launches]
+        first.run(held[1], words[:])  # the next call begins with the caller's
+
+    return launch
 
 
 class _Series:
@@ -115,7 +105,7 @@ class _Series:
     def __init__(self, job: Job) -> None:
         self.job, self.cut = job, job.cut
         self.across = -(-job.groups // job.cut.tiling.columns)
-        self.launches: list[Launch] = []
+        self.launches: list[Named] = []
         layout, _ = layout_of(job.spec)
         self._places = {name: layout.offsets[name] for name in CHANGED}
         self._changes: dict[int, int] = {}
@@ -139,12 +129,12 @@ class _Series:
     def over_blocks(self, name: str, blocks: int, warps: int, shared: int = 0) -> None:
         """Blocks of `warps` warps, with `shared` bytes of shared memory."""
         full, changes = f"{self.job.spec.name}_{name}", tuple(self._changes.items())
-        self.launches.append(Launch(name, full, blocks, warps, shared, changes))
+        self.launches.append((name, Launch(full, blocks, (WARP, warps), shared, changes)))
         self._changes.clear()
 
 
 @lru_cache(maxsize=1000)
-def forward(job: Job) -> tuple[Launch, ...]:
+def forward(job: Job) -> tuple[Named, ...]:
     """One pass over time, segments of a block, or segments of the grid and a pass for the rest."""
     series, cut = _Series(job), job.cut
     if cut.in_block:
@@ -169,7 +159,7 @@ def _sweeps(series: _Series) -> None:
 
 
 @lru_cache(maxsize=1000)
-def jacobians(job: Job) -> tuple[Launch, ...]:
+def jacobians(job: Job) -> tuple[Named, ...]:
     """The step Jacobians, one after another."""
     series = _Series(job)
     series.over_runs("jacobians", job.shape[0])
@@ -185,7 +175,7 @@ def kernels_of(number: int, affine: bool, newton: bool) -> list[str]:
 
 
 @lru_cache(maxsize=1000)
-def backward(job: Job) -> tuple[Launch, ...]:
+def backward(job: Job) -> tuple[Named, ...]:
     """The gradients of inputs and states, then the sums of those of params and shared inputs."""
     series, cut = _Series(job), job.cut
     batch, steps, _ = job.shape
