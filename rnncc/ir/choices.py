@@ -106,7 +106,7 @@ class Choices:
         """
         if not given:
             return AUTO
-        for name in sorted(given.keys() - RULES.keys()):
+        for name in sorted(name for name in given if name not in RULES):
             close = difflib.get_close_matches(name, options, 1, cutoff=0.7)
             raise ArgumentError(
                 f"{name}: no option has this name, expected one of {', '.join(options)}.\n"

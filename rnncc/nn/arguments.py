@@ -255,7 +255,7 @@ def _bind(
             f"{len(spec.arguments)}.\nFix: give inputs and params in this order; "
             "the state goes to h0="
         )
-    bound = dict(zip(spec.arguments, args, strict=False))
+    bound = dict(zip(spec.arguments[: len(args)], args, strict=True))
     for name, value in kwargs.items():
         if name not in spec.arguments or name in bound:
             twice, close = name in bound, difflib.get_close_matches(name, options, 1)

@@ -64,7 +64,7 @@ class Takes(NamedTuple):
             if state is not None:
                 raise self._refuse_both(places)
             state, args = args[-1], args[:-1]
-        values = dict(zip(wanted, args, strict=False))
+        values = dict(zip([*wanted][: len(args)], args, strict=True))
         if named:
             for name in named:
                 if name in values or name not in wanted:

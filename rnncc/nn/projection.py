@@ -149,7 +149,8 @@ def inputs(
     flat = cast(rows, wide).reshape(count, steps, layout.width)
     pieces = list(flat.split(layout.sizes, -1)) if len(layout.sizes) > 1 else [flat]
     found = [pieces.pop(0).unflatten(-1, (packed, channels))] if packed else []
-    for i, piece in zip(layout.alone, pieces, strict=False):  # one over if nothing is projected
+    pieces = pieces[: len(layout.alone)]  # one over if nothing is projected
+    for i, piece in zip(layout.alone, pieces, strict=True):
         taken[i.name] = piece.squeeze(-1) if i.shared else piece
     found += [cast(taken[i.name], wide) for i in layout.listed]
     return Projected(found, packed > 0, dtype)
