@@ -41,7 +41,8 @@ class Machine:
 
 
 # Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 4, AVX-512), g++ 12, 2026-11-27: medians
-# of three; `beside` and `wake` from whole calls of one sequence of 64 and 256 channels.
+# of three; `beside` and `wake` from whole calls of one sequence of 64 and 256 channels, `row` and
+# `piece` from calls of 2 to 64 sequences of 1 to 12 channels beside as many lanes in place.
 MEASURED = Machine(
     step=13.7, operation=0.32, function=5.3, row=0.6, piece=0.75, beside=20.0, wake=5000.0
 )
