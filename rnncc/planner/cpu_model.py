@@ -97,7 +97,7 @@ def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], stream
         function=taken * functions,
         row=0 if alone else copied,
         piece=copied * _pieces(columns, load.lanes),
-        beside=taken * min(wide, SLICE) if together and across > 1 else 0,
+        beside=taken * wide if together and across > 1 else 0,
         wake=1 if together else 0,
     )
 

@@ -21,8 +21,7 @@ class Machine:
             lanes of `LANE_BYTES`.
         row, piece: bringing a row of lanes from or to memory, and each value or part of a vector
             of it, where the kernel can't work in place.
-        beside: LANE_BYTES of a step, of at most a slice, of a tile whose rows in memory continue in
-            another thread's: where a row begins, the hardware fetches it late.
+        beside: LANE_BYTES of a step of a tile whose rows in memory continue in another thread's.
         wake: the other threads, once.
     """
 

@@ -15,7 +15,15 @@ from rnncc import ArgumentError
 from rnncc.bench.calibrate import fit
 from rnncc.ir.choices import Choices
 from rnncc.planner import machine
-from rnncc.planner.cpu import AFFINE_SWEEPS, BACK_WALKS, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, plan
+from rnncc.planner.cpu import (
+    AFFINE_SWEEPS,
+    ALIKE,
+    BACK_WALKS,
+    SHORTEST,
+    STEPS_SAVED,
+    WORTH_A_THREAD,
+    plan,
+)
 from rnncc.planner.cpu_model import LANE_BYTES, Load, counts, span_of
 from rnncc.planner.machine import MEASURED, Machine
 from rnncc.planner.plan import WARM_UP, Plan, Problem, Tiling
@@ -228,10 +236,14 @@ def test_rows_that_fill_no_vector_are_copied_in_two_pieces_or_by_value() -> None
     assert plan_for((4, 8192, 8), choices=Choices()).backward.tiling.segment < 8192
 
 
-def test_a_row_beside_another_threads_costs_more_at_its_beginning_alone() -> None:
-    beside = [counted(1, groups, 1, groups // 2).beside / 1000 for groups in (64, 512, 1024, 4096)]
-    assert beside == [2, 16, 16, 16]
-    assert counted(2, 512, 1, 512).beside == 0
+def test_of_lengths_that_cost_about_the_same_segments_are_the_longest() -> None:
+    shape = (1, 16384, 64)  # 703 us by segments of 2048, 718 by those of 4096, 767 by those of 8192
+    costs = {
+        n: plan_for(shape, choices=Choices("segmented", n)).forward for n in (2048, 4096, 8192)
+    }
+    least = costs[2048].predicted
+    assert least < costs[4096].predicted < ALIKE * least < costs[8192].predicted
+    assert plan_for(shape, choices=Choices()).forward.tiling.segment == 4096
 
 
 def test_the_fit_finds_the_constants_that_made_the_times() -> None:
