@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2c5554bae672c91d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5baab8092881b7f0")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3c16bceb70a183c9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b9b2f4ba3e660718")
 
 
 @_takes_options

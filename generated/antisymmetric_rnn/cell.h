@@ -259,6 +259,7 @@ struct Lanes : Cell {
       const real* __restrict x_xu = x[0].block(first);
       const real* __restrict x_xv = x[1].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_u_new_0, out_u_new, out_v_new_0, out_v_new;

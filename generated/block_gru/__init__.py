@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1e468fc2d596af37")
+_KERNEL = Kernel.read(_folder_of(__spec__), "34f278094a2cfe8e")
 
 
 @_takes_options

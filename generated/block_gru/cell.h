@@ -951,6 +951,7 @@ struct Lanes : Cell {
       real* __restrict y_1 = write ? y[1].block(first) : nullptr;
       real* __restrict y_2 = write ? y[2].block(first) : nullptr;
       real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z_ch0, out_z_ch1, out_z_ch2, out_z_ch3, out_r_ch0, out_r_ch1, out_r_ch2, out_r_ch3,

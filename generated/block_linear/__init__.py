@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9a935c9ec645300c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fdc74e1e97a13fdb")
 
 
 @_takes_options

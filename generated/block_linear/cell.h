@@ -586,6 +586,7 @@ struct Lanes : Cell {
       real* __restrict y_1 = write ? y[1].block(first) : nullptr;
       real* __restrict y_2 = write ? y[2].block(first) : nullptr;
       real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_s_ch0, out_s_ch1, out_s_ch2, out_s_ch3, out_h_next_0_ch0, out_h_next_0_ch1,

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ffdd841a2259dc76")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a4b58fb023f2b7bc")
 
 
 @_takes_options

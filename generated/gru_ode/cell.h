@@ -253,6 +253,7 @@ struct Lanes : Cell {
       const real* __restrict x_xg = x[2].block(first);
       const real* __restrict x_dt = x[3].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_r, out_z, out_g, out_h_next;

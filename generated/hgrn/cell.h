@@ -291,6 +291,7 @@ struct Lanes : Cell {
       const real* __restrict x_xc_im = x[2].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_decay_0, out_lambda_re_0, out_lambda_im_0, out_re_0, out_re, out_im_0, out_im;

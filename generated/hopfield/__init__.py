@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4ae7da866c0ecf0e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2843b5e3e7d3b0e4")
 
 
 @_takes_options

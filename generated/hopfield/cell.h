@@ -550,6 +550,7 @@ struct Lanes : Cell {
       real* __restrict y_1 = write ? y[1].block(first) : nullptr;
       real* __restrict y_2 = write ? y[2].block(first) : nullptr;
       real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_V_ch0, out_V_ch1, out_V_ch2, out_V_ch3, out_u_new_ch0, out_u_new_ch1,

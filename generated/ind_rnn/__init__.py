@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "eb195081aa11c8a5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d14b75c8061887d4")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8b1ef82adea9476e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9a3350221ec6c315")
 
 
 @_takes_options

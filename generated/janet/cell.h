@@ -239,6 +239,7 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xc = x[1].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_candidate, out_c_new_0, out_c_new_1, out_c_new;

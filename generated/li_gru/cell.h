@@ -233,6 +233,7 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[0].block(first);
       const real* __restrict x_xh = x[1].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_c, out_h_next;

@@ -337,6 +337,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_d_re_0, out_r_re, out_r_im, out_A_re, out_A_im, out_re, out_im, out_y;

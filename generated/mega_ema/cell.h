@@ -304,6 +304,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha1, out_alpha2, out_h1_new_0, out_h1_new, out_h2_new_0, out_h2_new, out_y;

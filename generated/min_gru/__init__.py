@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b0d9d88441dcdda1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "19581136e82192af")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0b57a4ca7ec2fa12")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cf05bcffd993bfce")
 
 
 @_takes_options

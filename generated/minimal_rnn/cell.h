@@ -231,6 +231,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_u, out_h_next;

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7de3f84ea872a32c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5aaab48dda8d5cfd")
 
 
 @_takes_options

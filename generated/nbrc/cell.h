@@ -811,6 +811,7 @@ struct Lanes : Cell {
       real* __restrict y_1 = write ? y[1].block(first) : nullptr;
       real* __restrict y_2 = write ? y[2].block(first) : nullptr;
       real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_1_ch0, out_a_1_ch1, out_a_1_ch2, out_a_1_ch3, out_a_ch0, out_a_ch1, out_a_ch2,

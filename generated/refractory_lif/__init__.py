@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "624671f33f71bb1e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b35a5c7b863ef7e9")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9fc8f21bfcde3e81")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1522610f313e405e")
 
 
 @_takes_options

@@ -388,6 +388,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
       real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_a, out_size, out_angle, out_A_re_0, out_A_im_0, out_less_0, out_less_1,

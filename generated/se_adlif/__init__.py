@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "298a54c135ac5bad")
+_KERNEL = Kernel.read(_folder_of(__spec__), "783d9f7bda14d4c8")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4181d3e477ff2d2b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f5ebcfdddc02923e")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "27a0b19035b7ea73")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7991293a1449e046")
 
 
 @_takes_options

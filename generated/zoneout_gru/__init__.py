@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "71e8928669d9a40d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b5f87fc8c1747b55")
 
 
 @_takes_options

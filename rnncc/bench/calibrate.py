@@ -22,10 +22,10 @@ from rnncc.runtime.call import plan_call
 from rnncc.runtime.cpu.allocator import empty
 from rnncc.runtime.cpu.backend import CpuBackend
 
-# The number of cells, and shapes that work in place, that copy rows of lanes, that copy values,
+# The number of cells, and shapes that work in place, that copy values, that copy rows in pieces,
 # and that share rows between threads.
 CELLS = 5
-ONE_THREAD = ((1, 2048, 16), (1, 1024, 128), (1, 512, 256), (16, 512, 16), (64, 512, 4))
+ONE_THREAD = ((1, 2048, 16), (1, 1024, 128), (1, 512, 256), (64, 512, 1), (64, 512, 4))
 ALL_THREADS = ((1, 16384, 64), (1, 8192, 128), (16, 512, 256))
 ROUNDS = 15
 ONE_PASS = Choices(solver="sequential")

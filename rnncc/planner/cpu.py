@@ -14,6 +14,7 @@ from rnncc.planner.plan import WARM_UP, Cut, Plan, Planner, Problem, Shape, Tili
 STEPS_SAVED = 16
 WORTH_A_THREAD = 16384  # values; with fewer, waking a thread costs more than it saves
 SHORTEST = 4 * WARM_UP[4]  # of the segments that `auto` takes
+ALIKE = 1.05  # of the least predicted cost
 WORTH_SEGMENTS = 1.25  # how many times faster segments must be than one pass, for `auto`
 # Sweeps that are taken, as a rule, where the guesses are not good enough: by Newton's iteration; by
 # an affine cell, one for M and then the solve and a correction.
@@ -183,6 +184,9 @@ class _Planner(Planner):
     ) -> int:
         """The length of segments that costs least: all steps, or a multiple of those saved.
 
+        Of lengths whose costs differ by less than the model knows it is the longest, by which fewer
+        streams run through memory at once.
+
         Args:
             in_vain: the part that may be wasted; only lengths count for which it is cheap.
         """
@@ -194,7 +198,9 @@ class _Planner(Planner):
                 continue
             if in_vain is None or in_vain(length) <= SLOWEST * one_pass:
                 lengths.append(length)
-        return min([self.steps, *lengths], key=cost)
+        least = min(map(cost, [self.steps, *lengths]))
+        alike = [length for length in lengths if cost(length) <= ALIKE * least]
+        return self.steps if one_pass == least else max(alike)
 
     def cut(self, segment: int, sweeps: int, predicted: float, one_pass: float) -> Cut:
         tiling, whole = (self.tiling(n, self.threads) for n in (segment, self.steps))

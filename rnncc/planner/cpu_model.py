@@ -89,13 +89,19 @@ def counts(load: Load, tiling: Tiling, steps: int, efforts: list[Effort], stream
     operations = sum(max(wide * e.operations, WAIT * e.chain_operations) for e in efforts)
     functions = sum(max(wide * e.functions, WAIT * e.chain_functions) for e in efforts)
     copied = 0 if span % load.lanes == 0 else taken * rows * streams
+    alone = columns == 1  # then many steps are copied in one loop
     together = load.threads > 1 and tiles > 1
     return Machine(
         step=taken * -(-wide // SLICE) * len(efforts),
         operation=taken * operations,
         function=taken * functions,
-        row=copied,
-        value=copied * columns,
+        row=0 if alone else copied,
+        piece=copied * _pieces(columns, load.lanes),
         beside=taken * wide if together and across > 1 else 0,
         wake=1 if together else 0,
     )
+
+
+def _pieces(columns: int, lanes: int) -> int:
+    """Of a row that fills no vector: its values, or two parts of a vector that may overlap."""
+    return columns if columns < lanes // 4 else 2

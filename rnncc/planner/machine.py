@@ -19,8 +19,8 @@ class Machine:
         step: one step of a tile, however wide.
         operation, function: an arithmetic operation, and a call of exp, tanh or the like, over the
             lanes of `LANE_BYTES`.
-        row, value: bringing a row of lanes from or to memory, and each value of it, where the
-            kernel can't work in place.
+        row, piece: bringing a row of lanes from or to memory, and each value or part of a vector
+            of it, where the kernel can't work in place.
         beside: LANE_BYTES of a step of a tile whose rows in memory continue in another thread's.
         wake: the other threads, once.
     """
@@ -29,7 +29,7 @@ class Machine:
     operation: float
     function: float
     row: float
-    value: float
+    piece: float
     beside: float
     wake: float
 
@@ -40,9 +40,10 @@ class Machine:
 
 
 # Fitted by `rnncc doctor --calibrate` on an AMD EPYC (Zen 4, AVX-512), g++ 12, 2026-11-27: medians
-# of three; `beside` and `wake` from whole calls of one sequence of 64 and 256 channels.
+# of three; `beside` and `wake` from whole calls of one sequence of 64 and 256 channels, `row` and
+# `piece` from calls of 2 to 64 sequences of 1 to 12 channels beside as many lanes in place.
 MEASURED = Machine(
-    step=13.7, operation=0.32, function=5.3, row=1.35, value=0.53, beside=20.0, wake=5000.0
+    step=13.7, operation=0.32, function=5.3, row=0.6, piece=0.75, beside=20.0, wake=5000.0
 )
 
 

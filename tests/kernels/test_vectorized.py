@@ -14,7 +14,8 @@ from rnncc.runtime.cpu.build import FLAGS, IO_TYPES
 from tests.support.runs import compiled
 
 # Names of functions that walk, in all of which a step or its adjoint is inlined.
-WALKS = ("take_steps", "take_steps_with_J", "step_to_store", "back", "back_alone")
+STEPS = ("take_steps", "take_steps_with_J", "step_to_store")
+WALKS = (*STEPS, "back", "back_alone")
 X86 = {
     "x86-64-v3": ("-march=x86-64-v3",),  # AVX2
     "x86-64-v4": ("-march=x86-64-v4", "-mprefer-vector-width=512"),  # AVX-512
@@ -65,6 +66,8 @@ def test_steps_and_conversions_are_vector_code_on_x86(
         assert not re.findall(r"\tv(?:fn?m\w+|div|mul|add|sub)ss\t", text), name
         vectors = re.findall(rf"\tv(?:fn?m\w+|div|mul|add|sub)ps\t.*{REGISTER[level]}", text)
         assert len(vectors) >= 15, name
+    for name in STEPS:  # each input is fetched ahead in the loop over blocks of lanes
+        assert found[name].count("\tprefetcht0\t") >= 3, name
     if dtype == "float32":
         return
     copies = [text for name, text in functions.items() if name.startswith("_ZNK5rnncc6Stream4each")]

@@ -15,10 +15,18 @@ from rnncc import ArgumentError
 from rnncc.bench.calibrate import fit
 from rnncc.ir.choices import Choices
 from rnncc.planner import machine
-from rnncc.planner.cpu import AFFINE_SWEEPS, BACK_WALKS, SHORTEST, STEPS_SAVED, WORTH_A_THREAD, plan
-from rnncc.planner.cpu_model import LANE_BYTES, span_of
+from rnncc.planner.cpu import (
+    AFFINE_SWEEPS,
+    ALIKE,
+    BACK_WALKS,
+    SHORTEST,
+    STEPS_SAVED,
+    WORTH_A_THREAD,
+    plan,
+)
+from rnncc.planner.cpu_model import LANE_BYTES, Load, counts, span_of
 from rnncc.planner.machine import MEASURED, Machine
-from rnncc.planner.plan import WARM_UP, Plan
+from rnncc.planner.plan import WARM_UP, Plan, Problem, Tiling
 from tests.support.runs import CORE, compiled
 
 SPECS = {name: compiled(name).kernel.spec for name in CORE}
@@ -211,6 +219,31 @@ def test_a_slow_affine_cell_takes_segments_only_where_all_its_sweeps_are_worth_i
 
 
 # --- the model -------------------------------------------------------------------------------
+
+
+def counted(batch: int, groups: int, rows: int, columns: int) -> Machine:
+    """The counts of one pass over 1000 steps, by two threads."""
+    load = Load(Problem(batch, 1000, batch * 1000, groups), LANE_BYTES // 4, 2)
+    effort = SPECS["para_gru"].effort.step
+    return counts(load, Tiling(1000, rows, columns), 1000, [effort], 4)
+
+
+def test_rows_that_fill_no_vector_are_copied_in_two_pieces_or_by_value() -> None:
+    pieces = {groups: counted(16, groups, 8, groups) for groups in (1, 2, 4, 8, 12, 16)}
+    copies = 1000 * 8 * 4
+    assert [pieces[g].piece / copies for g in pieces] == [1, 2, 2, 2, 2, 0]
+    assert [pieces[g].row / copies for g in pieces] == [0, 1, 1, 1, 1, 0]
+    assert plan_for((4, 8192, 8), choices=Choices()).backward.tiling.segment < 8192
+
+
+def test_of_lengths_that_cost_about_the_same_segments_are_the_longest() -> None:
+    shape = (1, 16384, 64)  # 703 us by segments of 2048, 718 by those of 4096, 767 by those of 8192
+    costs = {
+        n: plan_for(shape, choices=Choices("segmented", n)).forward for n in (2048, 4096, 8192)
+    }
+    least = costs[2048].predicted
+    assert least < costs[4096].predicted < ALIKE * least < costs[8192].predicted
+    assert plan_for(shape, choices=Choices()).forward.tiling.segment == 4096
 
 
 def test_the_fit_finds_the_constants_that_made_the_times() -> None:

@@ -21,6 +21,7 @@ constexpr int kTile = 256;            // the most lanes of several runs side by 
 constexpr int kWidest = 4096;         // the most of one run
 constexpr int kSlice = 16 * kLanes;   // the most that a step takes at once, in the nearest cache
 constexpr int kRow = kTile + kLanes;  // between the rows of a Jacobian, and of a large cell
+constexpr int kSoon = 8 * kLanes;     // from a block of an input to the one that is fetched with it
 
 // The sizes of `count` lanes so far, each the largest; NaN has none.
 RNNCC_ONCE static void note_sizes(int64_t count, const real* lanes, real* sizes) {
@@ -43,6 +44,13 @@ struct Row {
   bool past = false;      // lines of memory that are written past the cache
   real* block(int first) const { return at + blocks[first / kLanes] - first; }
 };
+
+// Brings what is read soon into the nearest cache, beside the work on a block. The hardware does so
+// too, but not across pages, and not where states and params that are wider than that cache are read
+// between two lines of a stream. Inlined, for a call would have no effect that compilers see.
+RNNCC_FN void fetch_soon(const Row* rows, int count, int first) {
+  for (int i = 0; i < count; ++i) __builtin_prefetch(rows[i].block(first) + first + kSoon, 0, 3);
+}
 
 // A block of lanes of a result, from `first` on, which goes to its row at the end; nowhere without one.
 struct Result {
