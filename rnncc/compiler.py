@@ -120,7 +120,7 @@ class CompiledCell:
             self._run = run
         if not kwargs:
             return self._run(self.kernel, args)
-        options = {k: kwargs.pop(k) for k in OPTIONS if k in kwargs}
+        options = {k: kwargs.pop(k) for k in [*kwargs] if k in OPTIONS}
         return self._run(self.kernel, args, kwargs, **options)
 
     def jacobians(self, /, *args: Any, h0: Any = None, **kwargs: Any) -> Tensor:

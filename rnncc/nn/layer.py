@@ -301,7 +301,8 @@ class CellLayer(nn.Module):
             last = Solve(whole.status)
             self.last_solve = tuple(Solve(s.status) for s in solutions) if count > 1 else last
         if count > 1:
-            whole = whole._replace(h=torch.cat([found.h for found in solutions], 1))
+            h = torch.cat([found.h for found in solutions], 1)
+            whole = Solution(whole.y, whole.z, h, whole.status)
         return unpack(self.kernel.spec, whole, leading, state_leading, True)  # type: ignore[no-any-return]
 
     def _between(self, y: Tensor, leading: tuple[int, ...]) -> Tensor:
