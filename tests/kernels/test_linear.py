@@ -65,6 +65,7 @@ def test_only_what_is_asked_for_is_computed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap`:FutureWarning")  # of torch 2.6's own
 def test_derivatives_of_all_kinds() -> None:
     x, w, b = (torch.randn(s).double().requires_grad_() for s in ((2, 3, 4), (5, 4), (5,)))
     assert torch.autograd.gradcheck(OPERATOR, (x, w, b), check_batched_grad=True)
