@@ -3,6 +3,8 @@
 // The backward is linear: g[t-1] = J[t]^T g[t] + the gradient that flows in at t. A run is walked
 // last step first, in blocks of at most kBlock steps: forward from a saved state, storing the lets
 // that the adjoint reads, then backward. Jacobians are never stored; the stored lets stay in cache.
+// Memory is read block by block from its end, which the hardware doesn't foresee: each step of a walk
+// fetches what the walk after it reads.
 #pragma once
 
 #include "rnncc/cpp/threads.h"
@@ -106,6 +108,18 @@ struct WalkBack {
     Row x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs];
   };
 
+  // The gradients of outputs that flow in at a step, for the walk back from there.
+  RNNCC_FN void fetch_dy(const WalkBack& walk, const Row* dy, const Slice& slice) {
+    for (int i = 0; i < Lanes::kOutputs; ++i)
+      if (walk.dy[i].direct) fetch(dy[i], 0, slice);
+  }
+
+  // The inputs of a step of the block before.
+  RNNCC_FN void fetch_x(const WalkBack& walk, const Row* x, const Slice& slice) {
+    for (int i = 0; i < Lanes::kInputs; ++i)
+      if (walk.x[i].direct) fetch(x[i], -kBlock, slice);
+  }
+
   void open(Row* rows, const Stream* streams, int count, int64_t first, int64_t step,
             int slice) const {
     for (int i = 0; i < count; ++i) rows[i] = streams[i].row(first, step, t.slice[slice]);
@@ -124,17 +138,20 @@ struct WalkBack {
     copy(from, h);
     Rows rows[kMostSlices];
     for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, count);
-    for (int i = 0; i < t.slices; ++i) open(rows[i].x, x, Lanes::kInputs, first, first, i);
+    for (int i = 0; i < t.slices; ++i) {
+      open(rows[i].x, x, Lanes::kInputs, first, first, i);
+      open(rows[i].dy, dy, Lanes::kOutputs, first, first, i);
+    }
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * t.pitch;
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
+        fetch_dy(*this, rows[i].dy, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
-        shift(rows[i].x, Lanes::kInputs, 1);
+        shift(rows[i].x, Lanes::kInputs, 1), shift(rows[i].dy, Lanes::kOutputs, 1);
       }
     }
   }
@@ -160,6 +177,7 @@ struct WalkBack {
       if (has_dz) add_dz(first, k);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
+        if (first) fetch_x(*this, rows[i].x, t.slice[i]);
         Lanes::adjoint<true>(rows[i].x, p + at, h + k * Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, rows[i].dy, g + at,
                              rows[i].dx, dp + at, t.slice[i].width, t.pitch);
@@ -213,8 +231,10 @@ struct WalkBack {
         if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
       }
       if (a.reset) reset(first + k, true);
-      for (int i = 0; i < t.slices; ++i)
+      for (int i = 0; i < t.slices; ++i) {
+        if (first) fetch_x(*this, rows[i].x, t.slice[i]);
         shift(rows[i].x, Lanes::kInputs, -1), shift(rows[i].dy, Lanes::kOutputs, -1);
+      }
     }
   }
 

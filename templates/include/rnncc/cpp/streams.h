@@ -120,15 +120,18 @@ struct Stream {
   }
 };
 
+// Brings a row of another step into the cache, `steps` after this one. Inlined, as all that calls it,
+// for a call would have no effect that compilers see.
+RNNCC_FN void fetch(const Row& row, int64_t steps, const Slice& slice) {
+  for (int lane = 0; lane < slice.width; lane += kLanes)
+    __builtin_prefetch(row.block(lane) + lane + steps * row.apart, 0, 2);
+}
+
 // Fetches the rows of a later step where they don't follow those of this one in memory: there the
-// hardware doesn't. Inlined, for a call of it would have no effect that compilers see.
+// hardware doesn't.
 RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, const Slice& slice) {
-  for (int i = 0; i < count; ++i) {
-    if (!streams[i].gaps) continue;
-    const Row& row = rows[i];
-    for (int lane = 0; lane < slice.width; lane += kLanes)
-      __builtin_prefetch(row.block(lane) + lane + kFetched * row.apart, 0, 2);
-  }
+  for (int i = 0; i < count; ++i)
+    if (streams[i].gaps) fetch(rows[i], kFetched, slice);
 }
 
 // From the rows of a step to those of the next, or of the one before.
