@@ -13,6 +13,7 @@ namespace rnncc {
 
 constexpr int64_t kBlock = 16;
 constexpr int64_t kBeyondCache = 8 << 20;  // bytes of gradients that the cache doesn't keep
+constexpr int64_t kBeyondNear = 1 << 20;   // bytes of inputs that the nearer caches don't keep
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -20,6 +21,7 @@ struct WalkBack {
   const Args& a;
   const Tile& t;
   const int width;
+  const bool fetches;
   double* sums;
   real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
@@ -39,13 +41,14 @@ struct WalkBack {
     return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
-  static bool large(const Args& a) {
+  // Bytes of the inputs, and of their gradients.
+  static int64_t bytes(const Args& a) {
     const int64_t rows = (a.joined ? 1 : a.batch) * a.extent;
-    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io)) >= kBeyondCache;
+    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io));
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
-      : a(args), t(tile), width(t.width()) {
+      : a(args), t(tile), width(t.width()), fetches(bytes(a) >= kBeyondNear) {
     auto take = [&](int64_t count) {
       real* rows = space;
       space += count * t.pitch;
@@ -61,7 +64,7 @@ struct WalkBack {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
-      if (large(a)) dx[i].write_past_cache();
+      if (bytes(a) >= kBeyondCache) dx[i].write_past_cache();
     }
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
@@ -148,7 +151,7 @@ struct WalkBack {
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        fetch_dy(*this, rows[i].dy, t.slice[i]);
+        if (fetches) fetch_dy(*this, rows[i].dy, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
         shift(rows[i].x, Lanes::kInputs, 1), shift(rows[i].dy, Lanes::kOutputs, 1);
@@ -177,7 +180,7 @@ struct WalkBack {
       if (has_dz) add_dz(first, k);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        if (first) fetch_x(*this, rows[i].x, t.slice[i]);
+        if (fetches && first) fetch_x(*this, rows[i].x, t.slice[i]);
         Lanes::adjoint<true>(rows[i].x, p + at, h + k * Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, rows[i].dy, g + at,
                              rows[i].dx, dp + at, t.slice[i].width, t.pitch);
@@ -232,7 +235,7 @@ struct WalkBack {
       }
       if (a.reset) reset(first + k, true);
       for (int i = 0; i < t.slices; ++i) {
-        if (first) fetch_x(*this, rows[i].x, t.slice[i]);
+        if (fetches && first) fetch_x(*this, rows[i].x, t.slice[i]);
         shift(rows[i].x, Lanes::kInputs, -1), shift(rows[i].dy, Lanes::kOutputs, -1);
       }
     }
