@@ -12,8 +12,7 @@
 namespace rnncc {
 
 constexpr int64_t kBlock = 16;
-constexpr int64_t kBeyondCache = 8 << 20;  // bytes of gradients that the cache doesn't keep
-constexpr int64_t kBeyondNear = 1 << 20;   // bytes of inputs that the nearer caches don't keep
+constexpr int64_t kFar = 1 << 20;  // bytes of inputs, and of gradients, that near caches don't keep
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -21,7 +20,8 @@ struct WalkBack {
   const Args& a;
   const Tile& t;
   const int width;
-  const bool fetches;
+  const bool far;
+  bool writes = false;  // gradients of the inputs, which are far
   double* sums;
   real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
@@ -48,7 +48,7 @@ struct WalkBack {
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
-      : a(args), t(tile), width(t.width()), fetches(bytes(a) >= kBeyondNear) {
+      : a(args), t(tile), width(t.width()), far(bytes(a) >= kFar) {
     auto take = [&](int64_t count) {
       real* rows = space;
       space += count * t.pitch;
@@ -64,7 +64,7 @@ struct WalkBack {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
-      if (bytes(a) >= kBeyondCache) dx[i].write_past_cache();
+      if (far) dx[i].write_past_cache();
     }
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
@@ -82,6 +82,7 @@ struct WalkBack {
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q. Else the largest
   // gradients of its first steps are in `peak`.
   RNNCC_ONCE void run(bool alone) {
+    writes = far && !alone;
     clear_lanes(Lanes::kStates * t.pitch, peak);
     const int64_t states = Lanes::kStates * t.pitch;
     for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
@@ -111,18 +112,6 @@ struct WalkBack {
     Row x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs];
   };
 
-  // The gradients of outputs that flow in at a step, for the walk back from there.
-  RNNCC_FN void fetch_dy(const WalkBack& walk, const Row* dy, const Slice& slice) {
-    for (int i = 0; i < Lanes::kOutputs; ++i)
-      if (walk.dy[i].direct) fetch(dy[i], 0, slice);
-  }
-
-  // The inputs of a step of the block before.
-  RNNCC_FN void fetch_x(const WalkBack& walk, const Row* x, const Slice& slice) {
-    for (int i = 0; i < Lanes::kInputs; ++i)
-      if (walk.x[i].direct) fetch(x[i], -kBlock, slice);
-  }
-
   void open(Row* rows, const Stream* streams, int count, int64_t first, int64_t step,
             int slice) const {
     for (int i = 0; i < count; ++i) rows[i] = streams[i].row(first, step, t.slice[slice]);
@@ -141,20 +130,18 @@ struct WalkBack {
     copy(from, h);
     Rows rows[kMostSlices];
     for (int i = 0; i < Lanes::kInputs; ++i) x[i].load(first, count);
-    for (int i = 0; i < t.slices; ++i) {
-      open(rows[i].x, x, Lanes::kInputs, first, first, i);
-      open(rows[i].dy, dy, Lanes::kOutputs, first, first, i);
-    }
+    for (int i = 0; i < t.slices; ++i) open(rows[i].x, x, Lanes::kInputs, first, first, i);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * t.pitch;
+      if (far) fetch<false>(dy, Lanes::kOutputs, first + k);
+      if (writes) fetch<true>(dx, Lanes::kInputs, first + k);
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        if (fetches) fetch_dy(*this, rows[i].dy, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
-        shift(rows[i].x, Lanes::kInputs, 1), shift(rows[i].dy, Lanes::kOutputs, 1);
+        shift(rows[i].x, Lanes::kInputs, 1);
       }
     }
   }
@@ -173,6 +160,7 @@ struct WalkBack {
     for (int64_t i = 0; i < Lanes::kParams * t.pitch; ++i) dp[i] = 0;
     for (int64_t k = count - 1; k >= 0; --k) {
       const int64_t step = first + k;
+      if (far && first) fetch<false>(x, Lanes::kInputs, step - kBlock);
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, g, held);
         hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * t.pitch);
@@ -180,7 +168,6 @@ struct WalkBack {
       if (has_dz) add_dz(first, k);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        if (fetches && first) fetch_x(*this, rows[i].x, t.slice[i]);
         Lanes::adjoint<true>(rows[i].x, p + at, h + k * Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, rows[i].dy, g + at,
                              rows[i].dx, dp + at, t.slice[i].width, t.pitch);
@@ -219,6 +206,7 @@ struct WalkBack {
       open(rows[i].dy, dy, Lanes::kOutputs, first, last, i);
     }
     for (int64_t k = count - 1; k >= 0; --k) {
+      if (far && first) fetch<false>(x, Lanes::kInputs, first + k - kBlock);
       for (int q = 0; q <= Lanes::kFed; ++q) {
         const bool own = q == Lanes::kFed;
         real* const column = own ? g : Q + q * Lanes::kStates * t.pitch;
@@ -234,10 +222,8 @@ struct WalkBack {
         if (!t.even) hold_ended(t, first + k, Lanes::kStates, held, column);
       }
       if (a.reset) reset(first + k, true);
-      for (int i = 0; i < t.slices; ++i) {
-        if (fetches && first) fetch_x(*this, rows[i].x, t.slice[i]);
+      for (int i = 0; i < t.slices; ++i)
         shift(rows[i].x, Lanes::kInputs, -1), shift(rows[i].dy, Lanes::kOutputs, -1);
-      }
     }
   }
 

@@ -120,18 +120,27 @@ struct Stream {
   }
 };
 
-// Brings a row of another step into the cache, `steps` after this one. Inlined, as all that calls it,
-// for a call would have no effect that compilers see.
-RNNCC_FN void fetch(const Row& row, int64_t steps, const Slice& slice) {
-  for (int lane = 0; lane < slice.width; lane += kLanes)
-    __builtin_prefetch(row.block(lane) + lane + steps * row.apart, 0, 2);
+// Fetches the rows of a later step where they don't follow those of this one in memory: there the
+// hardware doesn't. Inlined, for a call of it would have no effect that compilers see.
+RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, const Slice& slice) {
+  for (int i = 0; i < count; ++i) {
+    if (!streams[i].gaps) continue;
+    const Row& row = rows[i];
+    for (int lane = 0; lane < slice.width; lane += kLanes)
+      __builtin_prefetch(row.block(lane) + lane + kFetched * row.apart, 0, 2);
+  }
 }
 
-// Fetches the rows of a later step where they don't follow those of this one in memory: there the
-// hardware doesn't.
-RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, const Slice& slice) {
-  for (int i = 0; i < count; ++i)
-    if (streams[i].gaps) fetch(rows[i], kFetched, slice);
+// Fetches the rows of a step, to be read, or to be written to, unless that goes past the cache.
+template <bool write>
+RNNCC_FN void fetch(const Stream* streams, int count, int64_t step) {
+  for (int i = 0; i < count; ++i) {
+    const Stream& from = streams[i];
+    const int64_t rows = from.lane == 1 && from.present && !from.past ? from.tile->rows : 0;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < from.tile->columns; c += 64 / sizeof(io))
+        __builtin_prefetch(from.runs[r] + step * from.time + c, write, 2);
+  }
 }
 
 // From the rows of a step to those of the next, or of the one before.
