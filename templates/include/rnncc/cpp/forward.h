@@ -70,7 +70,7 @@ struct Walk {
         if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.checkpoint;
         stop = !plain || step >= tail ? step + 1 : saves && due < end ? due : end;
         if (step < tail && stop > tail) stop = tail;
-        if (write && !carry) take_steps(first, step, stop);
+        if (write && !carry) take_steps(first, step, stop, !direct);
         else take_steps_with_J(first, step, stop, write, carry);
         if (!t.even) hold_ended(t, step, Lanes::kStates, next, h);
         if (step >= tail) note_sizes(Lanes::kStates * t.pitch, h, peak);
@@ -92,12 +92,15 @@ struct Walk {
     void shift() { rnncc::shift(x, Lanes::kInputs, 1), rnncc::shift(y, Lanes::kOutputs, 1); }
   };
 
-  // Some of the steps from `first` on, whose rows are at hand.
-  RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop) {
+  // Some of the steps from `first` on, whose rows are at hand; `copies`: those of the next kAhead are
+  // to be copied, and the outputs of these.
+  RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop, bool copies) {
     real *now = h, *then = next;
     Rows rows[kMostSlices];
     for (int i = 0; i < t.slices; ++i) rows[i].open(*this, first, step, t.slice[i]);
     for (; step < stop; ++step) {
+      if (copies) fetch<false>(x, Lanes::kInputs, step + kAhead);
+      if (copies) fetch<true>(y, Lanes::kOutputs, step);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
         fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
