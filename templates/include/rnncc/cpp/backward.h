@@ -41,14 +41,8 @@ struct WalkBack {
     return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
-  // Bytes of the inputs, and of their gradients.
-  static int64_t bytes(const Args& a) {
-    const int64_t rows = (a.joined ? 1 : a.batch) * a.extent;
-    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io));
-  }
-
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
-      : a(args), t(tile), width(t.width()), far(bytes(a) >= kFar) {
+      : a(args), t(tile), width(t.width()), far(Lanes::kInputs * row_bytes(a) >= kFar) {
     auto take = [&](int64_t count) {
       real* rows = space;
       space += count * t.pitch;

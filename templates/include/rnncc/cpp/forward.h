@@ -5,6 +5,8 @@
 
 namespace rnncc {
 
+constexpr int64_t kBeyondCache = 8 << 20;  // bytes of an output that the cache doesn't keep
+
 // The walk of a tile through time.
 struct Walk {
   static constexpr int kEntries = Lanes::kStates * Lanes::kStates;
@@ -37,8 +39,10 @@ struct Walk {
     peak = take(Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
       x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
-    for (int i = 0; i < Lanes::kOutputs; ++i)
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
       y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+      if (row_bytes(a) >= kBeyondCache) y[i].write_past_cache();
+    }
     for (int i = 0; i < Lanes::kStates; ++i)
       z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
     J = space;
@@ -78,6 +82,7 @@ struct Walk {
       }
       for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(first, end - first);
     }
+    wait_for_stores();
   }
 
  private:
