@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2c5554bae672c91d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b27f16e58f79a603")
 
 
 @_takes_options

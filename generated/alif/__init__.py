@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7e3600e59b8ccd33")
+_KERNEL = Kernel.read(_folder_of(__spec__), "74cf2e824098a7be")
 
 
 @_takes_options

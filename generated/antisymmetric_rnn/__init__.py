@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3c16bceb70a183c9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e46d8902b49288c")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Biquad", "biquad"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b3d262546e191ae3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "12f7cf70c4b32903")
 
 
 @_takes_options

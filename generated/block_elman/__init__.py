@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "03af52e171c4bfdd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "499cec7e4f664b73")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1e468fc2d596af37")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d3676586aba0cedf")
 
 
 @_takes_options

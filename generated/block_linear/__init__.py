@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9a935c9ec645300c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0791dafa714dbd52")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c9354d8aa400f57b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b4616b82b2e7fda2")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ffdd841a2259dc76")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9cdf3d687af3e006")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b15c52ebc820c48f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d7c75b2c7a69f4e8")
 
 
 @_takes_options

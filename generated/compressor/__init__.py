@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Compressor", "compressor"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7848d244d0bfe53f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bea770ef46b5e4bf")
 
 
 @_takes_options

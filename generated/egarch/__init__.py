@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Egarch", "egarch"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0d7e8dc4c4caf0df")
+_KERNEL = Kernel.read(_folder_of(__spec__), "bd99fa0f0c7ed248")
 
 
 @_takes_options

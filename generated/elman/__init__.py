@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5ed1df5707fe38b4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7fd35cb313c7499e")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "39e80c12daf79842")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6734b99084f02a83")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8d4aa7e87bc9e021")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f71d8831d571bda0")
 
 
 @_takes_options

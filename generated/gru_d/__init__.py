@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f09d1f3dd70a6579")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dc348e406e1bc992")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ff7a8ce3bfccc489")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ea6efce27b237a43")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ef85b61682179795")
+_KERNEL = Kernel.read(_folder_of(__spec__), "947f65e0ef888b78")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "432b26c5a3bb5dac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a0f1394779b11708")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1d310c18715c3da9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9569f04aab714c98")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "89412e5a4c20f808")
+_KERNEL = Kernel.read(_folder_of(__spec__), "36d63117e2011f7e")
 
 
 @_takes_options

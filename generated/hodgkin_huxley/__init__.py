@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "43d18e657cdf3a01")
+_KERNEL = Kernel.read(_folder_of(__spec__), "930bc9d0ee1786a3")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4ae7da866c0ecf0e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8c867bb1b03213f9")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "eb195081aa11c8a5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a0472e8271d81f4c")
 
 
 @_takes_options

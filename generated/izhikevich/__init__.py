@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8b1ef82adea9476e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6036380e2c000a16")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "557aedbcc92e7585")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a82334947b8e166f")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Kalman", "kalman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f6dffa7dc04e4a25")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3e1401a6df63c2b8")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f842576dee87d194")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d9a450afefd4f8bc")
 
 
 @_takes_options

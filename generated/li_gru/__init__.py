@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "edf3922dc9a6437c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "026ff7195382a156")
 
 
 @_takes_options

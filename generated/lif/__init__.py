@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "31e336713037c7dd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8cdd860b096c5125")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LiquidS4", "liquid_s4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "482a83a35c0a42fa")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2741f68af85ce3cf")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "147acb21d2df9e19")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a1ad2ac66c253243")
 
 
 @_takes_options

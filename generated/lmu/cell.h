@@ -559,7 +559,7 @@ struct Lanes : Cell {
     real* __restrict k_n5 = stored + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_n0, out_n1, out_n2, out_n3, out_n4, out_n5, out_y;

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LRU", "lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "799ccedabb7287f6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f9dfa9bae16b6fac")
 
 
 @_takes_options

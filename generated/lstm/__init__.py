@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "da6fd90c6109556d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d24ecaf68ccb62cf")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "efa53b62c3749aa1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "eee32729a434f10d")
 
 
 @_takes_options

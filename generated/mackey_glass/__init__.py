@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MackeyGlass", "mackey_glass"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d78b301fa0b04487")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ba7cc36bdd4edf54")
 
 
 @_takes_options

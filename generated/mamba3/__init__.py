@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "529341af7760a3fc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "25a2cc8db8af62ba")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "adcaaf464aae4ae6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e18cad22db49156c")
 
 
 @_takes_options

@@ -303,7 +303,7 @@ struct Lanes : Cell {
     real* __restrict k_h2_new = stored + 5 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha1, out_alpha2, out_h1_new_0, out_h1_new, out_h2_new_0, out_h2_new, out_y;

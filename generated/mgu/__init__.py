@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "dfa212ab4e8b1608")
+_KERNEL = Kernel.read(_folder_of(__spec__), "00faad67987b3010")
 
 
 @_takes_options

@@ -234,7 +234,6 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xh = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_c, out_h_next;
@@ -249,7 +248,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xh = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f, out_c, out_h_next;

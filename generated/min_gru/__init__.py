@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b0d9d88441dcdda1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e2ac2beaef4e721d")
 
 
 @_takes_options

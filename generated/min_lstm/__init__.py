@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0b57a4ca7ec2fa12")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ce357e5adae5b9ef")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ed231da31bd6a73e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d3ca77092ffe496a")
 
 
 @_takes_options

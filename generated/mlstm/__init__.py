@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "76a5b704b536d83d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "cd774e2574d00100")
 
 
 @_takes_options

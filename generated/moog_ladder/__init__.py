@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MoogLadder", "moog_ladder"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "57f32cdc2e36df4b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "809fd4611bd69454")
 
 
 @_takes_options

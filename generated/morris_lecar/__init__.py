@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "44bc66149c52640a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "31230d7fb258d62c")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7de3f84ea872a32c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8bd3f75a97bd8348")
 
 
 @_takes_options

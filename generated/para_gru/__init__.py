@@ -20,7 +20,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaGRU", "para_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5366f22a9f21aee7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2bc525046ca2eb17")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4a08fb7caae4e9a9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d49065774f5900fe")
 
 
 @_takes_options

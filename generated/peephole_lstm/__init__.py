@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "af10c589f3ca2bc8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f1e101ed6a37c7ee")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "acead542f959d918")
+_KERNEL = Kernel.read(_folder_of(__spec__), "690ccc6f32991d43")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "981af60fd5a04f5c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "140681009efefb40")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0e0ed7179f857c20")
+_KERNEL = Kernel.read(_folder_of(__spec__), "20f8b303295d31bf")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "624671f33f71bb1e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ff4bea43e2c2fdb7")
 
 
 @_takes_options

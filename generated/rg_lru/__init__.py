@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7f5c219f07eed8a5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0f5012cbb6ed3f06")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "baad04ac24d54a3a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9ccfe6e4e5614d16")
 
 
 @_takes_options

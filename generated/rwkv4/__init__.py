@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9fc8f21bfcde3e81")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aeb9a4bf8b5234c0")
 
 
 @_takes_options

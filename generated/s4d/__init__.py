@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c2fe455ab6ef3ec7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ce5d36f3d675be42")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "298a54c135ac5bad")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e8fcbe4b18b747fd")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "76328e2b22bba637")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9aeb04b0c292f431")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3a969cc29afa1dc3")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f75b0ea6397ed401")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9dcac52c250c75a7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "792149f07a67eb06")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fef053b4ecc97dda")
+_KERNEL = Kernel.read(_folder_of(__spec__), "41918759d3017c86")
 
 
 @_takes_options

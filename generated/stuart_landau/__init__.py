@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e956a85ff04a47c9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9e57122faa4526f5")
 
 
 @_takes_options

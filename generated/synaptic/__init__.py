@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "86826d3f0f3d3dec")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0c2d8a534427b124")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e74b0c582717afc9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "92065d4fecc9d151")
 
 
 @_takes_options

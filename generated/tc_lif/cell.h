@@ -270,7 +270,7 @@ struct Lanes : Cell {
     real* __restrict k_s_0 = stored + 2 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_U_D_0, out_U_S_0, out_s_0, out_s, out_D_next, out_S_next;

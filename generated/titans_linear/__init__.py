@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4181d3e477ff2d2b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5547320d21b3368b")
 
 
 @_takes_options

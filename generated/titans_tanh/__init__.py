@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ffb62df8f751ae2a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9df70a8381cd45ff")
 
 
 @_takes_options

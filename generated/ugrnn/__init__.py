@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "832a33e4331de2d4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c9e412ea7d5ab9ec")
 
 
 @_takes_options

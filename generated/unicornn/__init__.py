@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7d64b39cbb1c72c6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a39283cedadc3235")
 
 
 @_takes_options

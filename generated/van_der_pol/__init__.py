@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "47934ba290b849fa")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2f68e1780acf44d8")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "27a0b19035b7ea73")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dcc6dd4e392cd018")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "71e8928669d9a40d")
+_KERNEL = Kernel.read(_folder_of(__spec__), "7e5aae7d10067472")
 
 
 @_takes_options
