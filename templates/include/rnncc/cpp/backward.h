@@ -4,7 +4,7 @@
 // last step first, in blocks of at most kBlock steps: forward from a saved state, storing the lets
 // that the adjoint reads, then backward. Jacobians are never stored; the stored lets stay in cache.
 // Memory is read block by block from its end, which the hardware doesn't foresee: each step of a walk
-// fetches what the walk after it reads.
+// fetches what the walk after it reads or writes.
 #pragma once
 
 #include "rnncc/cpp/threads.h"
@@ -13,6 +13,7 @@ namespace rnncc {
 
 constexpr int64_t kBlock = 16;
 constexpr int64_t kFar = 1 << 20;  // bytes of inputs, and of gradients, that near caches don't keep
+constexpr int64_t kNear = 512 << 10;  // bytes that they keep of a block and of the inputs before it
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -20,8 +21,8 @@ struct WalkBack {
   const Args& a;
   const Tile& t;
   const int width;
-  const bool far;
-  bool writes = false;  // gradients of the inputs, which are far
+  const bool far, ahead;  // ahead: the inputs of the block before are fetched
+  bool writes = false;    // gradients of the inputs, which are far
   double* sums;
   real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
@@ -41,8 +42,18 @@ struct WalkBack {
     return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
+  // Of the rows of a block, and of the inputs of the block before.
+  static int64_t block_bytes(const Tile& t) {
+    constexpr int64_t kept = Lanes::kStored + Lanes::kStates + Lanes::kOutputs;
+    return kBlock * (kept + 2 * Lanes::kInputs) * t.pitch * int64_t(sizeof(real));
+  }
+
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
-      : a(args), t(tile), width(t.width()), far(Lanes::kInputs * row_bytes(a) >= kFar) {
+      : a(args),
+        t(tile),
+        width(t.width()),
+        far(Lanes::kInputs * row_bytes(a) >= kFar),
+        ahead(far && block_bytes(t) <= kNear) {
     auto take = [&](int64_t count) {
       real* rows = space;
       space += count * t.pitch;
@@ -133,6 +144,7 @@ struct WalkBack {
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
+        if (!ahead) fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
         shift(rows[i].x, Lanes::kInputs, 1);
@@ -154,7 +166,7 @@ struct WalkBack {
     for (int64_t i = 0; i < Lanes::kParams * t.pitch; ++i) dp[i] = 0;
     for (int64_t k = count - 1; k >= 0; --k) {
       const int64_t step = first + k;
-      if (far && first) fetch<false>(x, Lanes::kInputs, step - kBlock);
+      if (ahead && first) fetch<false>(x, Lanes::kInputs, step - kBlock);
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, g, held);
         hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * t.pitch);
@@ -200,7 +212,7 @@ struct WalkBack {
       open(rows[i].dy, dy, Lanes::kOutputs, first, last, i);
     }
     for (int64_t k = count - 1; k >= 0; --k) {
-      if (far && first) fetch<false>(x, Lanes::kInputs, first + k - kBlock);
+      if (ahead && first) fetch<false>(x, Lanes::kInputs, first + k - kBlock);
       for (int q = 0; q <= Lanes::kFed; ++q) {
         const bool own = q == Lanes::kFed;
         real* const column = own ? g : Q + q * Lanes::kStates * t.pitch;
