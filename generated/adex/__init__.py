@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Adex", "adex"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5baab8092881b7f0")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ef73940ab49fc3ac")
 
 
 @_takes_options

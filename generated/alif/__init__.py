@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["ALIF", "alif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "169dd36ce10a357b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b5cc304f0d7161cf")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["AntisymmetricRNN", "antisymmetric_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b9b2f4ba3e660718")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b361cbab67a91052")
 
 
 @_takes_options

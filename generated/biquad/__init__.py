@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Biquad", "biquad"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "65978555c92c75f5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b54076521dc78e7d")
 
 
 @_takes_options

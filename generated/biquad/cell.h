@@ -286,7 +286,6 @@ struct Lanes : Cell {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_f = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -307,7 +306,7 @@ struct Lanes : Cell {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_f = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_w_0, out_w, out_alpha_2, out_alpha, out_c, out_b0, out_y, out_s1_new_0, out_s1_new,

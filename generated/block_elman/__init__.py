@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockElman", "block_elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6eb7d3e940d59611")
+_KERNEL = Kernel.read(_folder_of(__spec__), "82b093ad4caa5af6")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockGRU", "block_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "34f278094a2cfe8e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "269fecbc1ff17da0")
 
 
 @_takes_options

@@ -947,10 +947,6 @@ struct Lanes : Cell {
       const real* __restrict x_xc_ch1 = x[9].block(first);
       const real* __restrict x_xc_ch2 = x[10].block(first);
       const real* __restrict x_xc_ch3 = x[11].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -1001,10 +997,10 @@ struct Lanes : Cell {
       const real* __restrict x_xc_ch1 = x[9].block(first);
       const real* __restrict x_xc_ch2 = x[10].block(first);
       const real* __restrict x_xc_ch3 = x[11].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
+      Result y_2 = {write ? y + 2 : nullptr, first};
+      Result y_3 = {write ? y + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z_ch0, out_z_ch1, out_z_ch2, out_z_ch3, out_r_ch0, out_r_ch1, out_r_ch2, out_r_ch3,

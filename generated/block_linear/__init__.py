@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["BlockLinear", "block_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "fdc74e1e97a13fdb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "8b9ee27979f90f9e")
 
 
 @_takes_options

@@ -582,10 +582,10 @@ struct Lanes : Cell {
       const real* __restrict x_x_ch2 = x[2].block(first);
       const real* __restrict x_x_ch3 = x[3].block(first);
       const real* __restrict x_choice = x[4].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
+      Result y_2 = {write ? y + 2 : nullptr, first};
+      Result y_3 = {write ? y + 3 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

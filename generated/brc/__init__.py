@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["BRC", "brc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "43f600775153e2ba")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2be7d4d7438933e2")
 
 
 @_takes_options

@@ -251,7 +251,6 @@ struct Lanes : Cell {
       const real* __restrict x_xa = x[0].block(first);
       const real* __restrict x_xc = x[1].block(first);
       const real* __restrict x_x = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -270,7 +269,7 @@ struct Lanes : Cell {
       const real* __restrict x_xa = x[0].block(first);
       const real* __restrict x_xc = x[1].block(first);
       const real* __restrict x_x = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_0, out_a, out_c, out_h_next_0, out_h_next;

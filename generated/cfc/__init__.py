@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CFC", "cfc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a4b58fb023f2b7bc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4ef4e8c36b2f6584")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["CoRNN", "co_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7fdcfa4aedd58907")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0977bae9f9ebede3")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Compressor", "compressor"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7a7941b705100896")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e91e90fc8c6aff18")
 
 
 @_takes_options

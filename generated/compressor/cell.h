@@ -297,7 +297,6 @@ struct Lanes : Cell {
     real* __restrict k_y_0 = stored + 12 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -323,7 +322,6 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_over_0, out_over_1, out_bent_0, out_bent, out_wanted_0, out_wanted_1, out_wanted_2,
@@ -343,7 +341,7 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_over_0, out_over_1, out_bent_0, out_bent, out_wanted_0, out_wanted_1, out_wanted_2,

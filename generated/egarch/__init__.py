@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Egarch", "egarch"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "121a6210fc816b28")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c5a4455d2f74c135")
 
 
 @_takes_options

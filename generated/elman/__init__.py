@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["Elman", "elman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "250f8e8412f8aeda")
+_KERNEL = Kernel.read(_folder_of(__spec__), "403422838a82d3db")
 
 
 @_takes_options

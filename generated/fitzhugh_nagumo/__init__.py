@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["FitzhughNagumo", "fitzhugh_nagumo"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0a1a175f3254bcd4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "60d807421cffda47")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["GatedDeltaNet", "gated_delta_net"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "6f0159c498c598ac")
+_KERNEL = Kernel.read(_folder_of(__spec__), "e8b7ce24dc6b6706")
 
 
 @_takes_options

@@ -506,7 +506,6 @@ struct Lanes : Cell {
       const real* __restrict x_q4 = x[8].block(first);
       const real* __restrict x_x_dt = x[9].block(first);
       const real* __restrict x_x_beta = x[10].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -540,7 +539,7 @@ struct Lanes : Cell {
       const real* __restrict x_q4 = x[8].block(first);
       const real* __restrict x_x_dt = x[9].block(first);
       const real* __restrict x_x_beta = x[10].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_alpha_0, out_alpha_1, out_alpha, out_beta, out_unit_k_0, out_unit_k, out_held,

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUD", "gru_d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0f477f192e2376c5")
+_KERNEL = Kernel.read(_folder_of(__spec__), "26fad438a6b31aeb")
 
 
 @_takes_options

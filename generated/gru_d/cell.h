@@ -271,7 +271,6 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[1].block(first);
       const real* __restrict x_xr = x[2].block(first);
       const real* __restrict x_xc = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -290,7 +289,6 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[1].block(first);
       const real* __restrict x_xr = x[2].block(first);
       const real* __restrict x_xc = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_gamma, out_h_hat, out_z, out_r, out_c, out_h_next;
@@ -309,7 +307,7 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[1].block(first);
       const real* __restrict x_xr = x[2].block(first);
       const real* __restrict x_xc = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_gamma, out_h_hat, out_z, out_r, out_c, out_h_next;

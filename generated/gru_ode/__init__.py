@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["GRUODE", "gru_ode"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d1bf65be88f6b2d7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fe0040c8eca7349c")
 
 
 @_takes_options

@@ -252,7 +252,6 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[1].block(first);
       const real* __restrict x_xg = x[2].block(first);
       const real* __restrict x_dt = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -271,7 +270,7 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[1].block(first);
       const real* __restrict x_xg = x[2].block(first);
       const real* __restrict x_dt = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_r, out_z, out_g, out_h_next;

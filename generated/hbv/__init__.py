@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HBV", "hbv"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d236c1c20d985736")
+_KERNEL = Kernel.read(_folder_of(__spec__), "87377ec3dea1c5a1")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HGRN", "hgrn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c82c9f2d3fafd4ea")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b2da0f2d1787a2de")
 
 
 @_takes_options

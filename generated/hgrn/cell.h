@@ -289,8 +289,8 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xc_re = x[1].block(first);
       const real* __restrict x_xc_im = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HigherOrderLRU", "higher_order_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c9d39e21fc298620")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f4a1286f450a53d4")
 
 
 @_takes_options

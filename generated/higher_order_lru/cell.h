@@ -295,7 +295,7 @@ struct Lanes : Cell {
       const real* __restrict x_g1 = x[2].block(first);
       const real* __restrict x_g2 = x[3].block(first);
       const real* __restrict x_g3 = x[4].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HindmarshRose", "hindmarsh_rose"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "74e78c24bf6b5451")
+_KERNEL = Kernel.read(_folder_of(__spec__), "4acac5c0c630ec4a")
 
 
 @_takes_options

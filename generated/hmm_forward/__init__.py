@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["HMMForward", "hmm_forward"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ad171e78899141fc")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2a7914f0ee43353c")
 
 
 @_takes_options

@@ -830,7 +830,6 @@ struct Lanes : Cell {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
       const real* __restrict x_e_2 = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -880,7 +879,6 @@ struct Lanes : Cell {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
       const real* __restrict x_e_2 = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
@@ -926,7 +924,6 @@ struct Lanes : Cell {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
       const real* __restrict x_e_2 = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,
@@ -978,7 +975,7 @@ struct Lanes : Cell {
       const real* __restrict x_e_0 = x[0].block(first);
       const real* __restrict x_e_1 = x[1].block(first);
       const real* __restrict x_e_2 = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y_0_2, out_y_0_3, out_y_0_4, out_y_0_5, out_y_0, out_y_1_0, out_y_1_3, out_y_1,

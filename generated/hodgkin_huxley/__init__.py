@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["HodgkinHuxley", "hodgkin_huxley"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "97a6324289aec0d2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "33a94843d00bb8d7")
 
 
 @_takes_options

@@ -526,7 +526,6 @@ struct Lanes : Cell {
     real* __restrict k_v_new_1 = stored + 22 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -560,7 +559,6 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_m_1, out_a_m, out_b_m_0, out_b_m, out_a_h_0, out_a_h, out_b_h, out_a_n_1,
@@ -599,7 +597,7 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_m_1, out_a_m, out_b_m_0, out_b_m, out_a_h_0, out_a_h, out_b_h, out_a_n_1,

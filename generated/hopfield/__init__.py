@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Hopfield", "hopfield"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "2843b5e3e7d3b0e4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dd0b77f352ed438c")
 
 
 @_takes_options

@@ -546,10 +546,6 @@ struct Lanes : Cell {
       const real* __restrict x_I_ch1 = x[1].block(first);
       const real* __restrict x_I_ch2 = x[2].block(first);
       const real* __restrict x_I_ch3 = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -583,10 +579,10 @@ struct Lanes : Cell {
       const real* __restrict x_I_ch1 = x[1].block(first);
       const real* __restrict x_I_ch2 = x[2].block(first);
       const real* __restrict x_I_ch3 = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
+      Result y_2 = {write ? y + 2 : nullptr, first};
+      Result y_3 = {write ? y + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_V_ch0, out_V_ch1, out_V_ch2, out_V_ch3, out_u_new_ch0, out_u_new_ch1,

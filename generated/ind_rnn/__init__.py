@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["IndRNN", "ind_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d14b75c8061887d4")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b5be053f25bd1463")
 
 
 @_takes_options

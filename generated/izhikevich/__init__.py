@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["Izhikevich", "izhikevich"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9a3350221ec6c315")
+_KERNEL = Kernel.read(_folder_of(__spec__), "70a344be1dc825c1")
 
 
 @_takes_options

@@ -274,7 +274,7 @@ struct Lanes : Cell {
     real* __restrict k_v_hat = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_I = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

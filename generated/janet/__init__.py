@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Janet", "janet"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4b6dabb684725522")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dc579447a9f7b829")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Kalman", "kalman"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cc20c58fca1212b7")
+_KERNEL = Kernel.read(_folder_of(__spec__), "f1598813f2ba7190")
 
 
 @_takes_options

@@ -485,8 +485,7 @@ struct Lanes : Cell {
     real* __restrict k_loss_1 = stored + 6 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -516,8 +515,7 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_z = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      Result y_1 = {write ? y + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_p_hat_0, out_q_hat_0, out_total_0, out_total, out_gain, out_gain_b, out_l_next,

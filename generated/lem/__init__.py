@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LEM", "lem"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0acc860ac9f8b525")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9939cc81a5be8cf2")
 
 
 @_takes_options

@@ -311,7 +311,6 @@ struct Lanes : Cell {
       const real* __restrict x_x2 = x[1].block(first);
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xy = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -334,7 +333,7 @@ struct Lanes : Cell {
       const real* __restrict x_x2 = x[1].block(first);
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xy = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_step_z_0, out_step_y_0, out_step_y, out_z_new_0, out_z_new, out_y_new_0, out_y_new;

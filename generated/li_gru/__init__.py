@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LiGRU", "li_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "25d153ade311a455")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ade6fded2d77785e")
 
 
 @_takes_options

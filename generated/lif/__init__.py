@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["LIF", "lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8b3f621eccd4efd6")
+_KERNEL = Kernel.read(_folder_of(__spec__), "9145096b6ab62ab4")
 
 
 @_takes_options

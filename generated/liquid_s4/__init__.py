@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LiquidS4", "liquid_s4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4ae77a51bba8724a")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3d2c61ebed72b885")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["LMU", "lmu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "d14c79d0417f8b16")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d2ef58dbf384a019")
 
 
 @_takes_options

@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LRU", "lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7b4cb2de2229ef41")
+_KERNEL = Kernel.read(_folder_of(__spec__), "51867b14e2f8fcfe")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["LSTM", "lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ac06cc722d326acb")
+_KERNEL = Kernel.read(_folder_of(__spec__), "3c0b47c70b7c1c4d")
 
 
 @_takes_options

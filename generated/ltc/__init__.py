@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["LTC", "ltc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1cfaeb034b1f1b10")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1cdd6aee6d61c346")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["Mamba3", "mamba3"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "9dfe437588450ca8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "075f6618bf3314c7")
 
 
 @_takes_options

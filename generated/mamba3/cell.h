@@ -389,7 +389,6 @@ struct Lanes : Cell {
       const real* __restrict x_B_im = x[6].block(first);
       const real* __restrict x_C_re = x[7].block(first);
       const real* __restrict x_C_im = x[8].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -423,7 +422,7 @@ struct Lanes : Cell {
       const real* __restrict x_B_im = x[6].block(first);
       const real* __restrict x_C_re = x[7].block(first);
       const real* __restrict x_C_im = x[8].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_lam, out_alpha_0, out_alpha, out_turn_re_0, out_turn_re, out_turn_im_0,

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MegaEMA", "mega_ema"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "c45d9aab08941356")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1c9038916816ffbb")
 
 
 @_takes_options

@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["MGU", "mgu"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "8d42a095b2903011")
+_KERNEL = Kernel.read(_folder_of(__spec__), "b3278a153f7932fb")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinGRU", "min_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "19581136e82192af")
+_KERNEL = Kernel.read(_folder_of(__spec__), "057860a9698b58d1")
 
 
 @_takes_options

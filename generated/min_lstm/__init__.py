@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MinLSTM", "min_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "cf05bcffd993bfce")
+_KERNEL = Kernel.read(_folder_of(__spec__), "aeee52a94e87f233")
 
 
 @_takes_options

@@ -220,7 +220,6 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xi = x[1].block(first);
       const real* __restrict x_xh = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -238,7 +237,7 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[0].block(first);
       const real* __restrict x_xi = x[1].block(first);
       const real* __restrict x_xh = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_f_0, out_f_1, out_f, out_h_next;

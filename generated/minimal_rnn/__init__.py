@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["MinimalRNN", "minimal_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "79ad0e1e2c02578c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "14d2ecb9c2c40f34")
 
 
 @_takes_options

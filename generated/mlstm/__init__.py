@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MLSTM", "mlstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a8a6991dfd370129")
+_KERNEL = Kernel.read(_folder_of(__spec__), "714a4e8f2dccb7fd")
 
 
 @_takes_options

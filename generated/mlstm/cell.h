@@ -399,7 +399,6 @@ struct Lanes : Cell {
       const real* __restrict x_q2 = x[5].block(first);
       const real* __restrict x_xi = x[6].block(first);
       const real* __restrict x_xf = x[7].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -432,7 +431,7 @@ struct Lanes : Cell {
       const real* __restrict x_q2 = x[5].block(first);
       const real* __restrict x_xi = x[6].block(first);
       const real* __restrict x_xf = x[7].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_log_f, out_m_new, out_f, out_i_0, out_score, out_held, out_weight, out_h_0,

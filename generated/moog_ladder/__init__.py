@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["MoogLadder", "moog_ladder"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "bb378c8a592c9fe8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "526961716cdf9135")
 
 
 @_takes_options

@@ -580,7 +580,6 @@ struct Lanes : Cell, NoProducts {
     real* __restrict k_y4_0 = stored + 7 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -599,7 +598,6 @@ struct Lanes : Cell, NoProducts {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y1_0, out_y1, out_w1, out_y2, out_w2, out_y3, out_w3, out_y4_0, out_y4, out_half_;
@@ -618,7 +616,6 @@ struct Lanes : Cell, NoProducts {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y1_0, out_y1, out_w1, out_y2, out_w2, out_y3, out_w3, out_y4_0, out_y4, out_half_;
@@ -637,7 +634,7 @@ struct Lanes : Cell, NoProducts {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_x = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_y1_0, out_y1, out_w1, out_y2, out_w2, out_y3, out_w3, out_y4_0, out_y4, out_half_;

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["MorrisLecar", "morris_lecar"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "4378c6a4f286234e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "83a8fe404c36d294")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["NBRC", "nbrc"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "5aaab48dda8d5cfd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ac9aedb26570bd85")
 
 
 @_takes_options

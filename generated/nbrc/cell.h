@@ -807,10 +807,6 @@ struct Lanes : Cell {
       const real* __restrict x_x_ch1 = x[9].block(first);
       const real* __restrict x_x_ch2 = x[10].block(first);
       const real* __restrict x_x_ch3 = x[11].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -860,10 +856,10 @@ struct Lanes : Cell {
       const real* __restrict x_x_ch1 = x[9].block(first);
       const real* __restrict x_x_ch2 = x[10].block(first);
       const real* __restrict x_x_ch3 = x[11].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
-      real* __restrict y_2 = write ? y[2].block(first) : nullptr;
-      real* __restrict y_3 = write ? y[3].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
+      Result y_2 = {write ? y + 2 : nullptr, first};
+      Result y_3 = {write ? y + 3 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_a_1_ch0, out_a_1_ch1, out_a_1_ch2, out_a_1_ch3, out_a_ch0, out_a_ch1, out_a_ch2,

@@ -20,7 +20,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaGRU", "para_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "3024caa72be1e76f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "72cee865dfee1f9c")
 
 
 @_takes_options

@@ -21,7 +21,7 @@ from rnncc.generated import (
 
 __all__ = ["ParaLSTM", "para_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b79cf2756aff0c7b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "87531e7e11e73acc")
 
 
 @_takes_options

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["PeepholeLSTM", "peephole_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "33b5349972fa58e8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "311f7d211bbe13e6")
 
 
 @_takes_options

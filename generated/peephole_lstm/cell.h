@@ -329,7 +329,6 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[1].block(first);
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xo = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -352,7 +351,7 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[1].block(first);
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xo = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_i, out_f, out_z, out_c_new, out_o, out_h_new_0, out_h_new;

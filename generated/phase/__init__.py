@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Phase", "phase"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "38687ebf06109552")
+_KERNEL = Kernel.read(_folder_of(__spec__), "51164b3479e40bff")
 
 
 @_takes_options

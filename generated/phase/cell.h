@@ -230,7 +230,6 @@ struct Lanes : Cell {
     real* __restrict k_theta_new = stored + 1 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -247,7 +246,7 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_psi = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_theta_new_1, out_theta_new, out_y;

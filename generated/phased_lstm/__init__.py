@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["PhasedLSTM", "phased_lstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "464e4192b6a801fd")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ecfc756687e41289")
 
 
 @_takes_options

@@ -407,7 +407,6 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xo = x[3].block(first);
       const real* __restrict x_t = x[4].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -440,7 +439,7 @@ struct Lanes : Cell {
       const real* __restrict x_xz = x[2].block(first);
       const real* __restrict x_xo = x[3].block(first);
       const real* __restrict x_t = x[4].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_cycles_0, out_cycles, out_phi, out_r, out_k_1, out_k_2, out_k, out_c_new_0,

@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["QRNN", "qrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f0385f8eaa27008f")
+_KERNEL = Kernel.read(_folder_of(__spec__), "321f6460fe8ab69c")
 
 
 @_takes_options

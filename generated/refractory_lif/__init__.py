@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["RefractoryLIF", "refractory_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b35a5c7b863ef7e9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "6b434d6e8e6fda29")
 
 
 @_takes_options

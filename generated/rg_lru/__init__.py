@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["RGLRU", "rg_lru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a31d3b711fd7e0f1")
+_KERNEL = Kernel.read(_folder_of(__spec__), "5fcd353ed57df6cf")
 
 
 @_takes_options

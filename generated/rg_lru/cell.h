@@ -271,7 +271,6 @@ struct Lanes : Cell {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xi = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -291,7 +290,7 @@ struct Lanes : Cell {
       const real* __restrict x_x = x[0].block(first);
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xi = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_r, out_i, out_log_a_0, out_log_a, out_scale_0, out_scale, out_h_next_0, out_h_next;

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RotRNN", "rot_rnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e62975e0efee6bd8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dabf76edd412ec80")
 
 
 @_takes_options

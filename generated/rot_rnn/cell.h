@@ -304,8 +304,6 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u1 = x[0].block(first);
       const real* __restrict x_u2 = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -323,8 +321,8 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u1 = x[0].block(first);
       const real* __restrict x_u2 = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
-      real* __restrict y_1 = write ? y[1].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
+      Result y_1 = {write ? y + 1 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_nu, out_gamma, out_xi_0, out_xi, out_A_re_0, out_A_im_0, out_x1_new, out_x2_new;

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["RWKV4", "rwkv4"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "1522610f313e405e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c0e1faf9d68e6ede")
 
 
 @_takes_options

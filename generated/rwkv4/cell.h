@@ -349,7 +349,7 @@ struct Lanes : Cell {
       const real* __restrict x_k = x[0].block(first);
       const real* __restrict x_v = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -376,7 +376,6 @@ struct Lanes : Cell {
       const real* __restrict x_k = x[0].block(first);
       const real* __restrict x_v = x[1].block(first);
       const real* __restrict x_r = x[2].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_past, out_present, out_wkv, out_aged_0, out_aged, out_p_new, out_keep, out_take,

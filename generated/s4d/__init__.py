@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["S4D", "s4d"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "30af5bd917ee4167")
+_KERNEL = Kernel.read(_folder_of(__spec__), "44809da9f48b2051")
 
 
 @_takes_options

@@ -387,7 +387,6 @@ struct Lanes : Cell {
     real* __restrict k_im = stored + 15 * pitch;
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -412,7 +411,7 @@ struct Lanes : Cell {
     }
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_u = x[0].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_a, out_size, out_angle, out_A_re_0, out_A_im_0, out_less_0, out_less_1,

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SeADLIF", "se_adlif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "783d9f7bda14d4c8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fdb13e2ea3e529e9")
 
 
 @_takes_options

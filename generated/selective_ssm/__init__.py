@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["SelectiveSSM", "selective_ssm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "73d13952c25b187b")
+_KERNEL = Kernel.read(_folder_of(__spec__), "dd2a53d8db85e685")
 
 
 @_takes_options

@@ -381,7 +381,6 @@ struct Lanes : Cell {
       const real* __restrict x_C2 = x[7].block(first);
       const real* __restrict x_C3 = x[8].block(first);
       const real* __restrict x_C4 = x[9].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -416,7 +415,7 @@ struct Lanes : Cell {
       const real* __restrict x_C2 = x[7].block(first);
       const real* __restrict x_C3 = x[8].block(first);
       const real* __restrict x_C4 = x[9].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dt, out_u, out_h1_new_0, out_h1_new_1, out_h1_new, out_h2_new_0, out_h2_new_1,

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTM", "slstm"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0f4f823a48384e56")
+_KERNEL = Kernel.read(_folder_of(__spec__), "78772a7169e18b5e")
 
 
 @_takes_options

@@ -26,7 +26,7 @@ from rnncc.generated import (
 
 __all__ = ["SLSTMExp", "slstm_exp"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f9018e2fb9a42683")
+_KERNEL = Kernel.read(_folder_of(__spec__), "fd6567428b2dc770")
 
 
 @_takes_options

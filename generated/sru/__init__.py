@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["SRU", "sru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f95f6c3762ad8087")
+_KERNEL = Kernel.read(_folder_of(__spec__), "0e60b5cfd8f7340f")
 
 
 @_takes_options

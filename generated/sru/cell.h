@@ -236,7 +236,7 @@ struct Lanes : Cell {
       const real* __restrict x_xf = x[1].block(first);
       const real* __restrict x_xr = x[2].block(first);
       const real* __restrict x_skip = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

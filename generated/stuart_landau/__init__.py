@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["StuartLandau", "stuart_landau"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "943892faef988ccf")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2d398c5d1f412e03")
 
 
 @_takes_options

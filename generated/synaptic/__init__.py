@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["Synaptic", "synaptic"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "e0b4d1389c6cbd49")
+_KERNEL = Kernel.read(_folder_of(__spec__), "42bf42f3b5f4f824")
 
 
 @_takes_options

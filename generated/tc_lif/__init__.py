@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["TCLIF", "tc_lif"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "a586e794f614b4d2")
+_KERNEL = Kernel.read(_folder_of(__spec__), "2c8e92c46aac8b54")
 
 
 @_takes_options

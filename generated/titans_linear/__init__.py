@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansLinear", "titans_linear"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "f5ebcfdddc02923e")
+_KERNEL = Kernel.read(_folder_of(__spec__), "d91fb2ed00b6d145")
 
 
 @_takes_options

@@ -267,7 +267,7 @@ struct Lanes : Cell {
       const real* __restrict x_x_theta = x[3].block(first);
       const real* __restrict x_x_eta = x[4].block(first);
       const real* __restrict x_x_alpha = x[5].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {

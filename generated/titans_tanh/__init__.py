@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["TitansTanh", "titans_tanh"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "59228dcd21c5eb7c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "c715865bbb0ab912")
 
 
 @_takes_options

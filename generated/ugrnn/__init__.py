@@ -22,7 +22,7 @@ from rnncc.generated import (
 
 __all__ = ["UGRNN", "ugrnn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "0715d293a820352c")
+_KERNEL = Kernel.read(_folder_of(__spec__), "580387aa2de36cd5")
 
 
 @_takes_options

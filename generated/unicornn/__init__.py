@@ -24,7 +24,7 @@ from rnncc.generated import (
 
 __all__ = ["Unicornn", "unicornn"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "345a40fee85236b9")
+_KERNEL = Kernel.read(_folder_of(__spec__), "1eba3bd34e6e3933")
 
 
 @_takes_options

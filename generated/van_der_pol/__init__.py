@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["VanDerPol", "van_der_pol"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "ce68ef30624664e8")
+_KERNEL = Kernel.read(_folder_of(__spec__), "54e4bb764c7c0baa")
 
 
 @_takes_options

@@ -25,7 +25,7 @@ from rnncc.generated import (
 
 __all__ = ["WilsonCowan", "wilson_cowan"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "7991293a1449e046")
+_KERNEL = Kernel.read(_folder_of(__spec__), "ea46299e4d3dfa21")
 
 
 @_takes_options

@@ -340,7 +340,6 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_Q = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -359,7 +358,7 @@ struct Lanes : Cell {
     for (int first = 0; first < width; first += kLanes) {
       const real* __restrict x_P = x[0].block(first);
       const real* __restrict x_Q = x[1].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_dE_0, out_dE, out_dI_0, out_dI, out_dE_end_0, out_dI_end_0, out_E_new, out_I_new;

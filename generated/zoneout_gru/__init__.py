@@ -23,7 +23,7 @@ from rnncc.generated import (
 
 __all__ = ["ZoneoutGRU", "zoneout_gru"]
 
-_KERNEL = Kernel.read(_folder_of(__spec__), "b5f87fc8c1747b55")
+_KERNEL = Kernel.read(_folder_of(__spec__), "a9f82376fea01e04")
 
 
 @_takes_options

@@ -254,7 +254,6 @@ struct Lanes : Cell {
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xc = x[2].block(first);
       const real* __restrict x_keep = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
       fetch_soon(x, kInputs, first);
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
@@ -273,7 +272,7 @@ struct Lanes : Cell {
       const real* __restrict x_xr = x[1].block(first);
       const real* __restrict x_xc = x[2].block(first);
       const real* __restrict x_keep = x[3].block(first);
-      real* __restrict y_0 = write ? y[0].block(first) : nullptr;
+      Result y_0 = {write ? y + 0 : nullptr, first};
 #pragma omp simd
       for (int i = first; i < first + kLanes; ++i) {
         real out_z, out_r, out_c, out_h_next;

@@ -60,6 +60,14 @@ def copies(
     return _Copies(compiled, functions, at, indent, large).all(fission)
 
 
+def made_by(compiled: Compiled, part: int) -> set[str]:
+    """The values that a step has first after a part, or passes on after the last one."""
+    parts = compiled.fission.parts
+    here = {let.name for let in parts[part]}
+    passed = part == len(parts) - 1
+    return here | ({s.name for s in compiled.program.arguments} if passed else set())
+
+
 class _Copies:
     def __init__(
         self, compiled: Compiled, functions: Functions, at: Access, indent: int, large: bool
@@ -136,9 +144,7 @@ class _Copies:
     def step_stores(self, n: int) -> list[str]:
         """Where the results of a part go: next states, outputs, and rows."""
         program, fission = self.program, self.compiled.fission
-        here = {let.name for let in fission.parts[n]}
-        last = n == len(fission.parts) - 1
-        made = here | ({s.name for s in program.arguments} if last else set())
+        here, made = {let.name for let in fission.parts[n]}, made_by(self.compiled, n)
         nexts = [
             self.store(self.at("next", slot.symbol.name, s), self.value(v))
             for s, (slot, v) in enumerate(zip(program.states, program.next, strict=True))

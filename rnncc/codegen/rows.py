@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from rnncc.codegen.copies import made_by
 from rnncc.codegen.layout import statement
 from rnncc.codegen.once import Once
 from rnncc.ir.program import Compiled
@@ -21,11 +22,11 @@ class LoopRows:
 
     Attributes:
         whole: of one array [scalar][lane], before the loop.
-        blocks: that lie anywhere, block by block of lanes.
+        blocks: that lie anywhere, block by block of lanes; for each part of a step.
     """
 
     whole: str
-    blocks: str
+    blocks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def rows(compiled: Compiled, once: Once) -> Rows:
     k_written = packed("k", compiled.rows, "stored", const=False)
     M, N = packed("M", entries), packed("N", entries, "M_next", const=False)
     g, dp = packed("g", states, const=False), packed("dp", params, const=False)
-    y = _unread("y", outputs) if once.large else _apart("y", outputs, const=False, only="write")
+    y = _unread("y", outputs) if once.large else _results("y", outputs, only="write")
     dx = _unread("dx", inputs) if once.adjoint else _results("dx", inputs, only="all")
     dy = _apart("dy", outputs)
     return Rows(
-        step=_loop([*h, *next_, *p, *k_written], [*x, *y]),
+        step=_loop([*h, *next_, *p, *k_written], *[[*x, *own] for own in _by_part(compiled, y)]),
         jacobian=_loop([*h, *p, *k], x),
         carry=_loop([*M, *N] if once.large else [*h, *p, *k, *M, *N], [] if once.large else x),
         adjoint=_loop([*h, *p, *k, *g, *dp], [*x, *dy, *dx]),
@@ -65,6 +66,13 @@ def rows(compiled: Compiled, once: Once) -> Rows:
 
 
 Row = tuple[str, str]
+
+
+def _by_part(compiled: Compiled, y: list[Row]) -> Iterable[list[Row]]:
+    """The rows of the outputs that each part of a step writes."""
+    for part in range(len(compiled.fission.parts)):
+        made = made_by(compiled, part)
+        yield [row for row, o in zip(y, compiled.program.outputs, strict=True) if o.name in made]
 
 
 def _packed(
@@ -76,12 +84,8 @@ def _packed(
     ]
 
 
-def _apart(prefix: str, names: Iterable[str], const: bool = True, only: str = "") -> list[Row]:
-    """Some of them `only` if a flag of the loop is set."""
-    values = [f"{prefix}[{i}].block(first)" for i, _ in enumerate(names)]
-    if only:
-        values = [f"{only} ? {value} : nullptr" for value in values]
-    return [(_head(prefix, n, const), v) for n, v in zip(names, values, strict=True)]
+def _apart(prefix: str, names: Iterable[str]) -> list[Row]:
+    return [(_head(prefix, n, True), f"{prefix}[{i}].block(first)") for i, n in enumerate(names)]
 
 
 def _results(prefix: str, names: Iterable[str], only: str) -> list[Row]:
@@ -105,8 +109,8 @@ def _head(prefix: str, name: str, const: bool) -> str:
     return f"{'const ' if const else ''}real* __restrict {prefix}_{name}"
 
 
-def _loop(whole: list[Row], blocks: list[Row]) -> LoopRows:
+def _loop(whole: list[Row], *blocks: list[Row]) -> LoopRows:
     return LoopRows(
         whole="\n".join(statement(head, value, 4) for head, value in whole),
-        blocks="\n".join(statement(head, value, 6) for head, value in blocks),
+        blocks=tuple("\n".join(statement(*row, 6) for row in part) for part in blocks),
     )

@@ -89,9 +89,7 @@ def test_tiles_of_any_width_give_the_same_bits(
 
 
 @pytest.mark.parametrize(("name", "channels"), [("min_gru", 24), ("para_gru", 32)])
-def test_gradients_that_pass_the_cache_have_the_bits_of_small_ones(
-    name: str, channels: int
-) -> None:
+def test_results_that_pass_the_cache_have_the_bits_of_small_ones(name: str, channels: int) -> None:
     """In rows of whole lines, which 24 channels of two inputs fill, but not whole vectors."""
     torch.manual_seed(0)
     layer = compiled(name).layer(3, channels, solver="sequential")
@@ -99,7 +97,7 @@ def test_gradients_that_pass_the_cache_have_the_bits_of_small_ones(
     whole, pieces = x.clone().requires_grad_(), x.clone().requires_grad_()
     y, _ = layer(whole)
     found, state = [], None
-    for piece in pieces.chunk(8, 1):
+    for piece in pieces.chunk(48, 1):  # less than 1 MiB of gradients each
         part, state = layer(piece, state)
         found.append(part)
     assert torch.equal(y, torch.cat(found, 1))

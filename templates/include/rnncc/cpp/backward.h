@@ -3,6 +3,8 @@
 // The backward is linear: g[t-1] = J[t]^T g[t] + the gradient that flows in at t. A run is walked
 // last step first, in blocks of at most kBlock steps: forward from a saved state, storing the lets
 // that the adjoint reads, then backward. Jacobians are never stored; the stored lets stay in cache.
+// Memory is read block by block from its end, which the hardware doesn't foresee: each step of a walk
+// fetches what the walk after it reads or writes.
 #pragma once
 
 #include "rnncc/cpp/threads.h"
@@ -10,7 +12,8 @@
 namespace rnncc {
 
 constexpr int64_t kBlock = 16;
-constexpr int64_t kBeyondCache = 8 << 20;  // bytes of gradients that the cache doesn't keep
+constexpr int64_t kFar = 1 << 20;  // bytes of inputs, and of gradients, that near caches don't keep
+constexpr int64_t kNear = 512 << 10;  // bytes that they keep of a block and of the inputs before it
 
 static_assert(kBlock <= kAhead, "a block's rows are brought in at once");
 
@@ -18,6 +21,8 @@ struct WalkBack {
   const Args& a;
   const Tile& t;
   const int width;
+  const bool far, ahead;  // ahead: the inputs of the block before are fetched
+  bool writes = false;    // gradients of the inputs, which are far
   double* sums;
   real *p, *dp, *g, *g_initial, *initial, *peak, *Q, *held, *absent_row, *h, *stored, *inner;
   Stream x[Lanes::kInputs + 1], dx[Lanes::kInputs + 1], dy[Lanes::kOutputs], dz[Lanes::kStates];
@@ -37,13 +42,18 @@ struct WalkBack {
     return {cleared * cut.pitch(), (stored + buffers) * cut.pitch()};
   }
 
-  static bool large(const Args& a) {
-    const int64_t rows = (a.joined ? 1 : a.batch) * a.extent;
-    return rows * a.groups * Lanes::kInputs * int64_t(sizeof(io)) >= kBeyondCache;
+  // Of the rows of a block, and of the inputs of the block before.
+  static int64_t block_bytes(const Tile& t) {
+    constexpr int64_t kept = Lanes::kStored + Lanes::kStates + Lanes::kOutputs;
+    return kBlock * (kept + 2 * Lanes::kInputs) * t.pitch * int64_t(sizeof(real));
   }
 
   RNNCC_ONCE WalkBack(const Args& args, const Tile& tile, real* space)
-      : a(args), t(tile), width(t.width()) {
+      : a(args),
+        t(tile),
+        width(t.width()),
+        far(Lanes::kInputs * row_bytes(a) >= kFar),
+        ahead(far && block_bytes(t) <= kNear) {
     auto take = [&](int64_t count) {
       real* rows = space;
       space += count * t.pitch;
@@ -59,7 +69,7 @@ struct WalkBack {
       const Slot& slot = Lanes::inputs[i];
       x[i].open(a, a.x[slot.tensor], slot, t, take(kAhead));
       dx[i].open(a, slot.stride ? a.dx[slot.tensor] : View{}, slot, t, take(kAhead));
-      if (large(a)) dx[i].write_past_cache();
+      if (far) dx[i].write_past_cache();
     }
     for (int i = 0; i < Lanes::kOutputs; ++i) {
       dy[i].open(a, a.dy[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
@@ -77,6 +87,7 @@ struct WalkBack {
   // Every step of the tile, last first; `alone`: of the gradients only g, and Q. Else the largest
   // gradients of its first steps are in `peak`.
   RNNCC_ONCE void run(bool alone) {
+    writes = far && !alone;
     clear_lanes(Lanes::kStates * t.pitch, peak);
     const int64_t states = Lanes::kStates * t.pitch;
     for (int64_t first = (t.steps - 1) / a.checkpoint * a.checkpoint; t.steps && first >= 0;
@@ -127,11 +138,13 @@ struct WalkBack {
     for (int i = 0; i < t.slices; ++i) open(rows[i].x, x, Lanes::kInputs, first, first, i);
     for (int64_t k = 0; k < count; ++k) {
       real* const before = h + k * Lanes::kStates * t.pitch;
+      if (far) fetch<false>(dy, Lanes::kOutputs, first + k);
+      if (writes) fetch<true>(dx, Lanes::kInputs, first + k);
       for (int64_t r = 0; a.reset && r < t.rows; ++r)
         if (t.resets(a, r, first + k)) copy_row(t, r, Lanes::kStates, initial, before);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
-        fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
+        if (!ahead) fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);
         Lanes::step_to_store(rows[i].x, p + at, before + at, before + Lanes::kStates * t.pitch + at,
                              stored + k * Lanes::kStored * t.pitch + at, t.slice[i].width, t.pitch);
         shift(rows[i].x, Lanes::kInputs, 1);
@@ -153,6 +166,7 @@ struct WalkBack {
     for (int64_t i = 0; i < Lanes::kParams * t.pitch; ++i) dp[i] = 0;
     for (int64_t k = count - 1; k >= 0; --k) {
       const int64_t step = first + k;
+      if (ahead && first) fetch<false>(x, Lanes::kInputs, step - kBlock);
       if (uneven) {
         hold_ended(t, step, Lanes::kStates, g, held);
         hold_ended(t, step, Lanes::kParams, dp, held + Lanes::kStates * t.pitch);
@@ -198,6 +212,7 @@ struct WalkBack {
       open(rows[i].dy, dy, Lanes::kOutputs, first, last, i);
     }
     for (int64_t k = count - 1; k >= 0; --k) {
+      if (ahead && first) fetch<false>(x, Lanes::kInputs, first + k - kBlock);
       for (int q = 0; q <= Lanes::kFed; ++q) {
         const bool own = q == Lanes::kFed;
         real* const column = own ? g : Q + q * Lanes::kStates * t.pitch;

@@ -5,6 +5,8 @@
 
 namespace rnncc {
 
+constexpr int64_t kBeyondCache = 8 << 20;  // bytes of an output that the cache doesn't keep
+
 // The walk of a tile through time.
 struct Walk {
   static constexpr int kEntries = Lanes::kStates * Lanes::kStates;
@@ -37,8 +39,10 @@ struct Walk {
     peak = take(Lanes::kStates);
     for (int i = 0; i < Lanes::kInputs; ++i)
       x[i].open(a, a.x[Lanes::inputs[i].tensor], Lanes::inputs[i], t, take(kAhead));
-    for (int i = 0; i < Lanes::kOutputs; ++i)
+    for (int i = 0; i < Lanes::kOutputs; ++i) {
       y[i].open(a, a.y[Lanes::outputs[i].tensor], Lanes::outputs[i], t, take(kAhead));
+      if (row_bytes(a) >= kBeyondCache) y[i].write_past_cache();
+    }
     for (int i = 0; i < Lanes::kStates; ++i)
       z[i].open(a, a.z[Lanes::states[i].tensor], Lanes::states[i], t, nullptr);
     J = space;
@@ -70,7 +74,7 @@ struct Walk {
         if (saves && (step == due || !in_phase)) save(step, in_phase), due = step + a.checkpoint;
         stop = !plain || step >= tail ? step + 1 : saves && due < end ? due : end;
         if (step < tail && stop > tail) stop = tail;
-        if (write && !carry) take_steps(first, step, stop);
+        if (write && !carry) take_steps(first, step, stop, !direct);
         else take_steps_with_J(first, step, stop, write, carry);
         if (!t.even) hold_ended(t, step, Lanes::kStates, next, h);
         if (step >= tail) note_sizes(Lanes::kStates * t.pitch, h, peak);
@@ -78,6 +82,7 @@ struct Walk {
       }
       for (int i = 0; write && i < Lanes::kOutputs; ++i) y[i].store(first, end - first);
     }
+    wait_for_stores();
   }
 
  private:
@@ -92,12 +97,15 @@ struct Walk {
     void shift() { rnncc::shift(x, Lanes::kInputs, 1), rnncc::shift(y, Lanes::kOutputs, 1); }
   };
 
-  // Some of the steps from `first` on, whose rows are at hand.
-  RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop) {
+  // Some of the steps from `first` on, whose rows are at hand; `copies`: those of the next kAhead are
+  // to be copied, and the outputs of these.
+  RNNCC_ONCE void take_steps(int64_t first, int64_t step, int64_t stop, bool copies) {
     real *now = h, *then = next;
     Rows rows[kMostSlices];
     for (int i = 0; i < t.slices; ++i) rows[i].open(*this, first, step, t.slice[i]);
     for (; step < stop; ++step) {
+      if (copies) fetch<false>(x, Lanes::kInputs, step + kAhead);
+      if (copies) fetch<true>(y, Lanes::kOutputs, step);
       for (int i = 0; i < t.slices; ++i) {
         const int64_t at = t.slice[i].first;
         fetch_ahead(rows[i].x, x, Lanes::kInputs, t.slice[i]);

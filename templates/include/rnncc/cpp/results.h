@@ -17,6 +17,11 @@ static int64_t time_of(const Args& a, int64_t sequence, int64_t step) {
   return start + (a.reverse ? length_of(a, sequence) - 1 - step : step);
 }
 
+// Bytes of a scalar of the cell in memory: of an input, or of an output.
+static int64_t row_bytes(const Args& a) {
+  return (a.joined ? 1 : a.batch) * a.extent * a.groups * int64_t(sizeof(io));
+}
+
 // Where the states before a step lie in `saved`; no two sequences meet.
 static int64_t slot_of(const Args& a, int64_t sequence, int64_t step) {
   const int64_t before = a.joined ? a.starts[sequence] / a.checkpoint + sequence

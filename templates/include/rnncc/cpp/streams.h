@@ -131,6 +131,18 @@ RNNCC_FN void fetch_ahead(const Row* rows, const Stream* streams, int count, con
   }
 }
 
+// Fetches the rows of a step, to be read, or to be written to, unless that goes past the cache.
+template <bool write>
+RNNCC_FN void fetch(const Stream* streams, int count, int64_t step) {
+  for (int i = 0; i < count; ++i) {
+    const Stream& from = streams[i];
+    const int64_t rows = from.lane == 1 && from.present && !from.past ? from.tile->rows : 0;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < from.tile->columns; c += 64 / sizeof(io))
+        __builtin_prefetch(from.runs[r] + step * from.time + c, write, 2);
+  }
+}
+
 // From the rows of a step to those of the next, or of the one before.
 static void shift(Row* rows, int count, int64_t steps) {
   for (int i = 0; i < count; ++i) rows[i].at += steps * rows[i].apart;
