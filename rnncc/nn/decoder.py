@@ -56,6 +56,10 @@ class Decoder:
         self._build(_form([torch.empty(0, dtype=dtype, device=device)] * len(layer._takes.ranks)))
         self.reset()
 
+    def __call__(self, *args: Tensor, **named: Tensor) -> Any:
+        """Run one step, see `step`."""
+        return self.step(*args, **named)
+
     def step(self, *args: Tensor, **named: Tensor) -> Any:
         """Run one step: x [B, input_size] -> y [B, N], a tuple for several outputs.
 
@@ -79,11 +83,10 @@ class Decoder:
         self._side = 1 - self._side
         return self._y
 
-    __call__ = step  # without a second call of Python
-
     def _fits(self, x: Any) -> bool:
-        """It is as the one before was, and there is nothing else."""
-        return type(x) is Tensor and not x.is_nested and _kind(x) == self._alone
+        """It is as the one before was, and so are the threads; there is nothing else."""
+        same = type(x) is Tensor and not x.is_nested and _kind(x) == self._alone
+        return same and torch.get_num_threads() == self._form.threads
 
     def _take(self, args: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
         """Check all values, put those that are given where the kernels read them; x."""

@@ -45,7 +45,7 @@ from rnncc.nn.sequences import read_sequences, without_padding
 from rnncc.nn.settings import LINEAR, check_stack, read_sizes, show_settings
 from rnncc.nn.solution import Solution
 from rnncc.nn.status import Solve
-from rnncc.nn.steps import step
+from rnncc.nn.steps import Forms, step
 from rnncc.nn.vectors import learned_of, split
 from rnncc.runtime.backend import backend_of
 from rnncc.runtime.kernel import COMPUTE, Kernel
@@ -120,7 +120,7 @@ class CellLayer(nn.Module):
         self.num_layers, self.dropout, self.batch_first = num_layers, dropout, batch_first
         self.bidirectional = bidirectional
         self.last_solve = None
-        self._known: dict[Any, Any] = {}  # of steps; see steps.py
+        self._known = Forms()  # of steps
         self._spec = spec if projected else without(spec)
         self._takes = Takes.of(self._spec, projected)
         if not projected:
@@ -385,7 +385,7 @@ class CellLayer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """State for copies and pickles, without what belongs to this process."""
-        return {**self.__dict__, "last_solve": None, "_known": {}}
+        return {**self.__dict__, "last_solve": None, "_known": Forms()}
 
 
 OPTIONS = tuple(inspect.signature(CellLayer.__init__).parameters)[1:]

@@ -82,10 +82,11 @@ class Stack:
                 return True
         return backend_of(self._device) is not self.backend or self._places() != self._seen
 
-    def _places(self) -> list[int]:
-        """Where all parameters lie, and whether each is dense: .data may be another view of it."""
+    def _places(self) -> list[Any]:
+        """Where all parameters lie, and how: .data may be another view of the same memory."""
         values: list[Any] = [*filter(_is_there, chain.from_iterable(map(dict.values, self._owned)))]
-        return [*map(Tensor.data_ptr, values), *map(Tensor.is_contiguous, values)]
+        places, strides = map(Tensor.data_ptr, values), map(Tensor.stride, values)
+        return [*places, *strides, *map(Tensor.is_neg, values)]
 
 
 class Level:

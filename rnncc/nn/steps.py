@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 MOST = 16  # forms of x that a layer knows
 
 
+class Forms(dict[Any, "Known"]):
+    """The forms that a layer knows; a copy of the layer, by whomever, knows none yet."""
+
+    def __reduce__(self) -> Any:
+        return Forms, ()
+
+
 class Known(NamedTuple):
     """What runs a step of a form that passed all checks.
 
@@ -49,7 +56,7 @@ def step(layer: CellLayer, args: Any, state: Any, named: Any) -> tuple[Any, Any]
         known = layer._known.get(form)
         found = None if known is None or len(args) > 1 else _short(layer, known, args[0], state)
         if found is not None:
-            return found[0], found[1]
+            return found
     found = _as_sequence(layer, args, state, named)
     if form is not None:
         _learn(layer, form, args[0])
@@ -73,13 +80,14 @@ def _form(layer: CellLayer, x: Any) -> tuple[Any, ...] | None:
     return x.shape, x.dtype, x.device, torch.get_num_threads()
 
 
-def _short(layer: CellLayer, known: Known, x: Tensor, state: Any) -> Any:
+def _short(layer: CellLayer, known: Known, x: Tensor, state: Any) -> tuple[Any, Any] | None:
     """The step; None if the state is in another form, or the layer has changed."""
     stack = known.stack
     several = len(layer.kernel.spec.states) > 1
     held = _whole(state, known.shape, stack.compute, x.device) if _is(several, state) else None
     if (
         held is None
+        or stack.layer is not layer  # a replica shares what its original knows
         or layer.choices is not known.choices
         or (layer.dropout and layer.training)
         or stack.moved()

@@ -618,6 +618,63 @@ def widened() -> CellLayer:
 
 
 @no_grad
+def test_a_decoder_follows_a_parameter_into_any_view_of_its_memory() -> None:
+    layer, x, places = layer_of("para_gru"), torch.rand(2, FEATURES), torch.rand(500, 6 * FEATURES)
+    places = places[: layer.projection.out_features]
+    first, *others = (
+        lambda: places[:, : 2 * FEATURES : 2],
+        lambda: places[:, : 3 * FEATURES : 3],
+        lambda: places[:, :FEATURES]._neg_view(),
+    )
+    layer.projection.weight.data = first()
+    decoder = layer.decoder(2)
+    decoder(x)
+    for view in others:
+        layer.projection.weight.data = view()
+        decoder.reset()
+        assert_close(decoder(x), layer(x[:, None])[0][:, 0], torch.float32, "y")
+
+
+@no_grad
+def test_a_replica_steps_by_its_own_weights() -> None:
+    layer, x, state = layer_of("para_gru"), torch.rand(2, FEATURES), None
+    for _ in range(3):
+        _, state = layer.step(x, state)
+    replica = layer._replicate_for_data_parallel()
+    for name, p in layer.named_parameters(recurse=False):
+        setattr(replica, name, p * 0.5)
+    for own in (replica, layer, replica):
+        y, _ = own.step(x, state)
+        expected, _ = own(x[:, None], state)
+        assert_close(y, expected[:, 0], torch.float32, "y")
+
+
+@no_grad
+def test_a_parametrized_layer_can_be_copied_after_steps() -> None:
+    layer, x, state = layer_of("para_gru"), torch.rand(2, FEATURES), None
+    nn.utils.parametrize.register_parametrization(layer, "az", nn.Tanh())
+    for _ in range(3):
+        y, state = layer.step(x, state)
+    other, state = copy.deepcopy(layer), None
+    for _ in range(3):
+        z, state = other.step(x, state)
+    assert same(y, z)
+
+
+@no_grad
+def test_a_decoder_takes_as_many_threads_as_there_are_now() -> None:
+    layer, x, threads = layer_of("para_gru"), torch.rand(2, FEATURES), torch.get_num_threads()
+    decoder = layer.decoder(2)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            decoder(x)
+            assert decoder._form.threads == count
+    finally:
+        torch.set_num_threads(threads)
+
+
+@no_grad
 @pytest.mark.parametrize(("message", "call", "fixed"), REFUSED)
 def test_what_is_refused_and_how_it_is_fixed(
     message: str, call: Callable[[], Any], fixed: Callable[[], Any]

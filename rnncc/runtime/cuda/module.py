@@ -275,6 +275,7 @@ class _Loaded:
         before = driver.ctxGetCurrent()
         if before != context:
             driver.ctxSetCurrent(context)
+        launch, _ = series[0]
         try:
             stream = current_stream(self._index)
             for launch, put in series:
