@@ -72,7 +72,7 @@ class Job:
         return not self.cut.in_block and self.cut.tiling.segment < self.shape[1]
 
 
-Named = tuple[str, Launch]  # with the kernel's name, of which its name in the text is made
+Named = tuple[str, Launch]  # by the kernel's name in CUDA_KERNELS, by which its module is found
 
 
 def launcher(
